@@ -1,0 +1,57 @@
+# Each target sets itself up in .venv, from nothing but Python 3.11+, a C++ compiler and make.
+# PYTHON=/path/to/python3 picks the interpreter; ARGS="..." is handed on to pytest or regard.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PYTHON ?=
+ARGS   ?=
+
+# A long module of the standard library: the first of these that this Python has.
+DEMO   ?= _pydecimal turtle typing
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+setup: $(READY) ## install regard and its tools into .venv
+
+demo: $(READY) ## see the attention of the embedded model on a long Python file
+	@file=$$($(BIN)/python -c 'import sys, importlib.util as u; \
+	  print(next(s.origin for s in map(u.find_spec, sys.argv[1:]) if s))' $(DEMO)) && \
+	  $(BIN)/regard look "$$file" --out report.html $(ARGS)
+
+test: $(READY) ## style, types, the direction of imports, and the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: $(READY) ## measure speed and memory on this machine
+	@$(BIN)/regard bench $(ARGS)
+
+clean: ## remove what the others made
+	rm -rf $(VENV) build report.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The build tools go into .venv too and the build runs there (no isolation): one set of versions,
+# and a change in native/ recompiles only what it touches.
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.* native/*/*)
+	@ok='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	[ -x $(BIN)/python ] && $(BIN)/python -c "import pip; $$ok" 2>/dev/null && exit 0; \
+	for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+	  "$$python" -c "$$ok" 2>/dev/null && exec "$$python" -m venv --clear $(VENV); \
+	done; \
+	echo 'regard needs Python 3.11 or newer, and $(or $(PYTHON),python3) is not: make PYTHON=/path/to/python3.11' >&2; exit 1
+	@command -v c++ >/dev/null || command -v $(CXX) >/dev/null || \
+	  { echo 'regard needs a C++20 compiler, and neither c++ nor $(CXX) is here: install g++ or set CXX' >&2; exit 1; }
+	@echo 'setting up $(VENV): a few minutes the first time'
+	@$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
+	@$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]' \
+	  --config-settings=build-dir=build/editable --config-settings=cmake.define.REGARD_STRICT=ON
+	@touch $@

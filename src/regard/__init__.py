@@ -1,0 +1,53 @@
+"""regard: self-attention you can see into. Exact, at any length, at full speed.
+
+>>> import torch
+>>> import regard
+>>> q, k, v = torch.randn(3, 1, 8, 300, 64).unbind()
+>>> seen = regard.observe(q, k, v, regard.Entropy(), mask=regard.Causal())
+>>> bool((seen[regard.Entropy()][..., 0] == 0).all())  # the first token sees itself alone
+True
+"""
+
+from regard.attend import Plan, Seen, attention, explain, observe
+from regard.biases import T5, ALiBi, Bias, Dense, Kerple, Relative
+from regard.errors import RegardError
+from regard.masks import (
+    Blocks,
+    Causal,
+    Dilated,
+    Documents,
+    Everything,
+    Given,
+    Mask,
+    Padding,
+    Prefix,
+    Tile,
+    Where,
+    Window,
+)
+from regard.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax
+from regard.observers import (
+    DistanceMass,
+    Entropy,
+    LogSumExp,
+    MaxScore,
+    MeanDistance,
+    Observer,
+    Pooled,
+    Received,
+    Rows,
+    SpanMass,
+    TopK,
+)
+from regard.scores import Additive, Cosine, Dot, Euclidean, Score
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "T5", "ALiBi", "Additive", "Bias", "Blocks", "Causal", "Cosine", "Dense", "Dilated",
+    "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
+    "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
+    "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen",
+    "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Where", "Window", "attention",
+    "explain", "observe",
+]  # fmt: skip

@@ -1,0 +1,208 @@
+"""The three calls: `attention` returns the output, `observe` what was seen, `explain` how it would run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from regard import tiles
+from regard.backends import choose
+from regard.backends.chunked import block_rows
+from regard.biases import Bias
+from regard.errors import OptionError
+from regard.masks import Mask, Tile
+from regard.normalizers import Normalizer
+from regard.observers import Observer
+from regard.problem import Problem
+from regard.scores import Score
+from regard.shapes import Keys, Output, Queries, Values
+
+Result = TypeVar("Result")
+ScoreFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def attention(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    *,
+    mask: Mask | Tensor | None = None,
+    bias: Bias | Tensor | None = None,
+    score: Score | ScoreFunction | None = None,
+    normalizer: Normalizer | None = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> Output:
+    """Exact attention: for each query, the sum of the values weighted by how well their keys fit.
+
+    Args:
+        q, k, v: Queries, keys and values, in one floating dtype on one device. There may be fewer key
+            heads than query heads: query head i reads key head i // (h / g).
+        mask: Which keys a query may see: a `Mask`, or a bool tensor that broadcasts to (b, h, q, k), True
+            where it may. A row that may see nothing gives zeros.
+        bias: What is added to the scores: a `Bias`, or a float tensor that broadcasts to (b, h, q, k).
+        score: How queries and keys are compared; `Dot` by default, q·k / √d.
+        normalizer: How scores become weights; `Softmax` by default.
+        dropout: The probability that a weight is dropped; the rest grow by 1 / (1 − dropout).
+        backend: "auto", or the name of one, which then never falls back.
+
+    Raises:
+        RegardError: an argument that does not fit, and what to do about it.
+
+    >>> import torch
+    >>> from regard import attention, Causal
+    >>> q, k, v = torch.randn(3, 1, 8, 1000, 64).unbind()
+    >>> attention(q, k, v, mask=Causal()).shape
+    torch.Size([1, 8, 1000, 64])
+    """
+    problem = Problem.of(
+        q, k, v, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout
+    )
+    chosen, _ = choose(problem, backend)
+    return chosen.run(problem).out
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What `observe` saw: the output, and each observer's result under the observer."""
+
+    out: Output
+    _results: dict[Observer[Any], Any]
+
+    def __getitem__(self, observer: Observer[Result]) -> Result:
+        try:
+            return cast("Result", self._results[observer])
+        except KeyError:
+            asked = ", ".join(repr(one) for one in self._results) or "none"
+            raise OptionError("seen[…]", repr(observer), f"the observers asked for: {asked}",
+                              "Ask for it in observe(…).") from None  # fmt: skip
+
+    def __iter__(self) -> Iterator[Observer[Any]]:
+        return iter(self._results)
+
+    def __repr__(self) -> str:
+        return f"Seen(out={tuple(self.out.shape)}, {', '.join(repr(one) for one in self._results)})"
+
+
+def observe(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    *observers: Observer[Any],
+    mask: Mask | Tensor | None = None,
+    bias: Bias | Tensor | None = None,
+    score: Score | ScoreFunction | None = None,
+    normalizer: Normalizer | None = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> Seen:
+    """`attention`, and exact statistics of its weights from the same run, in linear memory.
+
+    The observers are values such as ``TopK(8)``, ``Entropy()`` or ``Received()``; the other arguments are
+    those of `attention`.
+
+    >>> import torch
+    >>> from regard import observe, Causal, Entropy, TopK
+    >>> q, k, v = torch.randn(3, 1, 8, 1000, 64).unbind()
+    >>> seen = observe(q, k, v, TopK(8), Entropy(), mask=Causal())
+    >>> seen.out.shape, seen[Entropy()].shape, seen[TopK(8)].keys.shape
+    (torch.Size([1, 8, 1000, 64]), torch.Size([1, 8, 1000]), torch.Size([1, 8, 1000, 8]))
+    """
+    problem = Problem.of(
+        q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout
+    )
+    chosen, _ = choose(problem, backend)
+    answer = chosen.run(problem)
+    asked = dict.fromkeys(observers)
+    results = {
+        name: bound.result(*tensors)
+        for name, bound, tensors in zip(asked, problem.observers, answer.observed, strict=True)
+    }
+    return Seen(answer.out, results)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call would run. Prints as a table."""
+
+    backend: str
+    reasons: dict[str, str]
+    """Why each backend before the chosen one was passed over."""
+    pairs: dict[Tile, int]
+    """Query-key pairs of one head in tiles of each kind; EMPTY ones cost nothing."""
+    flops: int
+    """Multiplications and additions of the two matrix products of the forward pass, over all heads."""
+    scores_bytes: int
+    """Memory for the scores that are held at a time."""
+    whole_bytes: int
+    """What all scores would take at once: what is not allocated."""
+
+    def __str__(self) -> str:
+        total = max(sum(self.pairs.values()), 1)
+        lines = [("backend", self.backend)]
+        lines += [(f"  not {name}", why) for name, why in self.reasons.items()]
+        lines += [(f"{kind.value} tiles", f"{100 * n / total:.1f} % of pairs")
+                  for kind, n in self.pairs.items()]  # fmt: skip
+        lines += [
+            ("work", f"{self.flops / 1e9:.3g} GFLOP forward"),
+            ("scores held", f"{_bytes(self.scores_bytes)} (all at once: {_bytes(self.whole_bytes)})"),
+        ]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
+
+
+def explain(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    *observers: Observer[Any],
+    mask: Mask | Tensor | None = None,
+    bias: Bias | Tensor | None = None,
+    score: Score | ScoreFunction | None = None,
+    normalizer: Normalizer | None = None,
+    dropout: float = 0.0,
+    backend: str = "auto",
+) -> Plan:
+    """How the same call of `observe` would run: which backend and why, what is skipped, what it takes.
+
+    >>> import torch
+    >>> from regard import explain, Causal
+    >>> q = k = v = torch.zeros(1, 8, 1024, 64)
+    >>> plan = explain(q, k, v, mask=Causal())
+    >>> plan.backend, round(plan.pairs[Tile.EMPTY] / 1024**2, 2)
+    ('chunked', 0.44)
+    """
+    problem = Problem.of(
+        q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout
+    )
+    chosen, reasons = choose(problem, backend)
+    sizes = problem.sizes
+    rows, together = block_rows(problem)
+    whole = chosen.name == "reference"
+    everything = range(sizes.b), range(sizes.h)
+    pairs = tiles.count(problem.mask, *everything, sizes.q, sizes.k, rows)
+    visited = sum(pairs.values()) - (0 if whole else pairs[Tile.EMPTY])
+    item = torch.finfo(torch.float64 if whole else problem.compute_dtype).bits // 8
+    heads = sizes.h // max(sizes.g, 1) * together
+    all_scores = item * sizes.b * sizes.h * sizes.q * sizes.k
+    held = all_scores if whole else min(item * heads * rows * sizes.k, all_scores)
+    return Plan(
+        backend=chosen.name,
+        reasons=reasons,
+        pairs=pairs,
+        flops=2 * sizes.b * sizes.h * visited * (sizes.d + sizes.dv),
+        scores_bytes=held,
+        whole_bytes=all_scores,
+    )
+
+
+def _bytes(n: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.3g} {unit}"
+        n = n // 1024 if n >= 10240 else n / 1024  # type: ignore[assignment]
+    return f"{n:.3g} GiB"

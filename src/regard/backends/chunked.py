@@ -1,0 +1,380 @@
+"""Exact attention in plain PyTorch: every feature, any device, O(n · chunk) memory, forward and backward.
+
+Queries are taken a block at a time, with all the keys that the block may see, so that a row of weights is
+whole when it is normalized and observed. Nothing of a block is kept: the backward computes it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from regard.biases import Nothing
+from regard.dropout import keeps
+from regard.masks import Mask, Tile, indices_of
+from regard.observers import Block, Observer
+from regard.problem import Answer, Problem
+from regard.shapes import Box
+from regard.tiles import Run, runs
+from regard.values import readable
+
+name = "chunked"
+
+BUDGET = 1 << 21
+"""Scores held at a time, about: 8 MiB in float32, which stays in a processor's last cache."""
+
+LEAST_ROWS, GOOD_ROWS, MOST_ROWS = 16, 128, 256
+
+
+def here() -> str | None:
+    """Why this backend cannot run on this machine, or None."""
+    return None
+
+
+def why_not(problem: Problem) -> str | None:
+    """Why this backend cannot run the call, or None."""
+    del problem
+    return None
+
+
+def run(problem: Problem) -> Answer:
+    """Attention a block of queries at a time."""
+    if torch.compiler.is_compiling():
+        return _uncompiled(problem)
+    clean, *bad = problem.finite()
+    exact = clean.cast(problem.compute_dtype)
+    tensors = exact.tensors()
+    recompute = (
+        torch.is_grad_enabled()
+        and any(t.requires_grad for t in tensors)
+        and readable(problem.q)
+        and not _has_tangent(tensors)
+    )
+    if recompute:
+        flat = list(_Recomputed.apply(exact, tuple(bad), *tensors))  # pyright: ignore
+    else:
+        flat = _evaluate(exact, (bad[0], bad[1]))
+    return _answer(problem, flat)
+
+
+@torch.compiler.disable
+def _uncompiled(problem: Problem) -> Answer:
+    return run(problem)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A block of queries of some batch rows and heads, with the keys that it may see."""
+
+    b: range
+    h: range
+    g: range
+    q: range
+    runs: tuple[Run, ...]
+
+    def of_queries(self, tensor: Tensor) -> Tensor:
+        """This part's rows of a tensor (b, h, q, …)."""
+        return _cut(tensor, self.b, self.h, self.q)
+
+    def of_keys(self, tensor: Tensor) -> list[Tensor]:
+        """This part's keys of a tensor (b, g, k, …), run by run."""
+        return [_cut(tensor, self.b, self.g, run.keys) for run in self.runs]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Some batch rows and heads of a call, and their queries block by block."""
+
+    b: range
+    h: range
+    parts: tuple[_Part, ...]
+
+
+def block_rows(problem: Problem) -> tuple[int, int]:
+    """Queries in a block, and key heads (of any batch row) taken together, within the budget."""
+    sizes, mask = problem.sizes, problem.mask
+    everything = range(sizes.b), range(sizes.h)
+    visible = 1
+    for start in {0, sizes.q // 2, max(sizes.q - LEAST_ROWS, 0)}:
+        q = range(start, min(start + LEAST_ROWS, sizes.q))
+        visible = max(visible, sum(len(run.keys) for run in runs(mask, *everything, q, sizes.k)))
+    per_head = sizes.h // max(sizes.g, 1) * visible * problem.score.inner(sizes.d)
+    heads = sizes.b * sizes.g
+    together = min(max(BUDGET // (per_head * GOOD_ROWS), 1), max(heads, 1))
+    rows = BUDGET // (per_head * together)
+    return min(max(rows, LEAST_ROWS), MOST_ROWS), together
+
+
+def _groups(problem: Problem) -> Iterator[_Group]:
+    sizes, mask = problem.sizes, problem.mask
+    rows, together = block_rows(problem)
+    if not readable(problem.q):
+        together = sizes.b * sizes.g
+    # Whole batch rows together where the budget allows it, else some heads of one batch row.
+    batch = max(together // max(sizes.g, 1), 1)
+    repeats = sizes.h // max(sizes.g, 1)
+    for b in _ranges(sizes.b, batch):
+        for g in _ranges(sizes.g, min(together, max(sizes.g, 1))):
+            h = range(g.start * repeats, g.stop * repeats)
+            blocks = _ranges(sizes.q, rows)
+            yield _Group(b, h, tuple(_Part(b, h, g, q, runs(mask, b, h, q, sizes.k)) for q in blocks))
+
+
+Bad = tuple[Tensor | None, Tensor | None]
+
+
+def _owners(problem: Problem) -> list[Observer[Any]]:
+    """Whose tensor each of the flat results is: the output's (joined like a row's statistic) comes first."""
+    return [Observer(), *(o for o in problem.observers for _ in range(o.tensors_made))]
+
+
+def _evaluate(problem: Problem, bad: Bad) -> list[Tensor]:
+    """The output and every observer's tensors, differentiable by plain autograd."""
+    owners = _owners(problem)
+    whole: dict[range, list[list[Tensor]]] = {}
+    for group in _groups(problem):
+        columns: list[list[Tensor]] = [[] for _ in owners]
+        for part in group.parts:
+            for owner, column, made in zip(owners, columns, _of_part(problem, bad, part), strict=True):
+                column.append(made)
+                if not owner.by_row:
+                    column[:] = [owner.join(column)]
+        joined = [owner.join(column) for owner, column in zip(owners, columns, strict=True)]
+        whole.setdefault(group.b, []).append(joined)
+    rows = [[_cat(made, 1) for made in zip(*heads, strict=True)] for heads in whole.values()]
+    return [_cat(made, 0) for made in zip(*rows, strict=True)]
+
+
+def _of_part(problem: Problem, bad: Bad, part: _Part) -> list[Tensor]:
+    return _attend(
+        replace(problem, bias=problem.bias.cut(part.b, part.h, part.q)),
+        bad,
+        part,
+        part.of_queries(problem.q),
+        part.of_keys(problem.k),
+        part.of_keys(problem.v),
+    )
+
+
+def _attend(
+    problem: Problem, bad: Bad, part: _Part, q: Tensor, ks: Sequence[Tensor], vs: Sequence[Tensor]
+) -> list[Tensor]:
+    """One block of queries: its output rows, and each observer's tensors."""
+    sizes, device = problem.sizes, problem.sizes.device
+    k = _cat(ks, 2) if ks else problem.k[part.b.start : part.b.stop, part.g.start : part.g.stop, :0]
+    v = _cat(vs, 2) if vs else problem.v[part.b.start : part.b.stop, part.g.start : part.g.stop, :0]
+    keys = [torch.arange(run.keys.start, run.keys.stop, device=device) for run in part.runs]
+    keys = _cat(keys, 0) if keys else torch.zeros(0, dtype=torch.int64, device=device)
+
+    scores = problem.score.heads(part.h).of(q, k)
+    if part.runs and not isinstance(problem.bias, Nothing):
+        boxes = [Box(part.b, part.h, part.q, run.keys) for run in part.runs]
+        blocks = [problem.bias.block(box) for box in boxes]
+        shape = torch.broadcast_shapes(*(block.shape[:-1] for block in blocks)) if len(blocks) > 1 else ()
+        wide = [
+            block if len(blocks) == 1 else block.expand(*shape, len(run.keys))
+            for block, run in zip(blocks, part.runs, strict=True)
+        ]
+        scores = scores + _cat(wide, -1).to(scores.dtype)
+    forbidden = _forbidden(problem.mask, part, device)
+    if forbidden is not None:
+        scores = scores.masked_fill(forbidden, -torch.inf)
+
+    blind = _blind(scores, forbidden, always=not isinstance(problem.bias, Nothing))
+    normalizer = problem.normalizer.heads(part.h)
+    rows = scores if blind is None else scores.masked_fill(blind, 0)
+    weights = normalizer.weigh(rows) if len(keys) else rows
+    if blind is not None:
+        weights = weights.masked_fill(blind, 0)
+    spoilt = _spoilt(bad, part, keys, forbidden)
+    if spoilt is not None:
+        weights = weights.masked_fill(spoilt, torch.nan)
+
+    def log_sum_exp() -> Tensor:
+        lse = normalizer.lse(rows)
+        lse = lse if blind is None else lse.masked_fill(blind[..., 0], -torch.inf)
+        return lse if spoilt is None else lse.masked_fill(spoilt[..., 0], torch.nan)
+
+    kept = weights
+    if problem.dropout:
+        stays = keeps(problem.seed, problem.dropout, Box(part.b, part.h, part.q, range(0)), keys)
+        kept = torch.where(stays, weights / (1 - problem.dropout), 0)
+    out = mix(kept, v)
+    if not problem.observers:
+        return [out]
+    block = Block(weights, scores, log_sum_exp, part.q, keys, sizes)
+    return [out, *(tensor for observer in problem.observers for tensor in observer.of(block))]
+
+
+def _forbidden(mask: Mask, part: _Part, device: torch.device) -> Tensor | None:
+    """True where a query of the part may not see a key; None where all may see all."""
+    if all(run.kind is Tile.FULL for run in part.runs):
+        return None
+    pieces: list[Tensor] = []
+    for run in part.runs:
+        indices = indices_of(part.b, part.h, part.q, run.keys, device)
+        allowed = mask.allows(*indices)
+        pieces.append(~allowed.expand(*allowed.shape[:-1], len(run.keys)))
+    if len(pieces) == 1:
+        return pieces[0]
+    shape = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
+    return torch.cat([piece.expand(*shape, piece.shape[-1]) for piece in pieces], dim=-1)
+
+
+def _blind(scores: Tensor, forbidden: Tensor | None, always: bool) -> Tensor | None:
+    """Which rows see nothing, (…, q, 1); None where it is sure that none is."""
+    if not scores.shape[-1]:
+        return torch.ones((*scores.shape[:-1], 1), dtype=torch.bool, device=scores.device)
+    if always:
+        blind = scores.detach().amax(-1, keepdim=True) == -torch.inf
+    elif forbidden is not None:
+        blind = forbidden.all(-1, keepdim=True)
+    else:
+        return None
+    return blind if not readable(scores) or bool(blind.any()) else None
+
+
+def _spoilt(bad: Bad, part: _Part, keys: Tensor, forbidden: Tensor | None) -> Tensor | None:
+    """Which rows see a number that is not finite, or hold one and see anything, (b, h, q, 1)."""
+    if bad[0] is None or bad[1] is None:
+        return None
+    bad_pairs = part.of_queries(bad[0])[..., None] | _cut(bad[1], part.b, part.h)[:, :, None, keys]
+    seen = bad_pairs if forbidden is None else bad_pairs & ~forbidden
+    return seen.any(-1, keepdim=True)
+
+
+class _Recomputed(torch.autograd.Function):
+    """The whole call as one step of autograd that stores its inputs only."""
+
+    @staticmethod
+    def forward(ctx: Any, problem: Problem, bad: Bad, *tensors: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.save_for_backward(*tensors)
+        ctx.problem, ctx.bad = problem, bad
+        ctx.set_materialize_grads(False)
+        flat = _evaluate(problem, bad)
+        owners = _owners(problem)[1:]
+        still = [t for o, t in zip(owners, flat[1:], strict=True) if not o.differentiable]
+        ctx.mark_non_differentiable(*still)
+        return tuple(flat)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        tensors = ctx.saved_tensors
+        problem: Problem = ctx.problem.with_tensors(tensors)
+        needed: tuple[bool, ...] = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():  # a backward that will be differentiated again
+            flat = _evaluate(problem, ctx.bad)
+            found = _grads(flat, grads, [t for t, n in zip(tensors, needed, strict=True) if n], True)
+            each = iter(found)
+            return None, None, *(next(each) if n else None for n in needed)
+        return None, None, *_gradients(problem, ctx.bad, grads, needed)
+
+
+def _gradients(
+    problem: Problem, bad: Bad, grads: Sequence[Tensor | None], needed: Sequence[bool]
+) -> list[Tensor | None]:
+    """The gradient of every tensor, a block of queries at a time."""
+    tensors = problem.tensors()
+    totals = [torch.zeros_like(t) if n else None for t, n in zip(tensors, needed, strict=True)]
+    # The same call with totals in place of tensors: cut alike, its pieces are where gradients belong.
+    sums = problem.with_tensors([t if s is None else s for t, s in zip(tensors, totals, strict=True)])
+    owners = _owners(problem)
+    for group in _groups(problem):
+        for part in group.parts:
+            sources, targets = _pieces(problem, part), _pieces(sums, part)
+            flags = _piece_flags(problem, part, needed)
+            leaves = [t.detach().requires_grad_(n) for t, n in zip(sources, flags, strict=True)]
+            with torch.enable_grad():
+                flat = _attend_pieces(problem, bad, part, leaves)
+            mine = [
+                None if g is None else owner.part(_cut(g, part.b, part.h), part.q)
+                for owner, g in zip(owners, grads, strict=True)
+            ]
+            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            into = [target for target, n in zip(targets, flags, strict=True) if n]
+            for target, found in zip(into, _grads(flat, mine, wanted, False), strict=True):
+                if found is not None:
+                    target.add_(found)
+    return totals
+
+
+def _pieces(problem: Problem, part: _Part) -> list[Tensor]:
+    """The views of a call's tensors that a part works on, in a fixed order."""
+    bias = problem.bias.cut(part.b, part.h, part.q)
+    kept = (problem.score, bias, problem.normalizer)
+    return [
+        part.of_queries(problem.q),
+        *part.of_keys(problem.k),
+        *part.of_keys(problem.v),
+        *(t for value in kept for t in value.tensors()),
+    ]
+
+
+def _piece_flags(problem: Problem, part: _Part, needed: Sequence[bool]) -> list[bool]:
+    q, k, v, *rest = needed
+    return [q, *[k] * len(part.runs), *[v] * len(part.runs), *rest]
+
+
+def _attend_pieces(problem: Problem, bad: Bad, part: _Part, pieces: Sequence[Tensor]) -> list[Tensor]:
+    n = len(part.runs)
+    q, ks, vs, rest = pieces[0], pieces[1 : n + 1], pieces[n + 1 : 2 * n + 1], pieces[2 * n + 1 :]
+    cut = replace(problem, bias=problem.bias.cut(part.b, part.h, part.q))
+    return _attend(cut.with_tensors([problem.q, problem.k, problem.v, *rest]), bad, part, q, ks, vs)
+
+
+def _grads(
+    made: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    wanted: Sequence[Tensor],
+    again: bool,
+) -> Sequence[Tensor | None]:
+    """The gradients of what was made, of those that have one."""
+    pairs = [(t, g) for t, g in zip(made, grads, strict=True) if g is not None and t.requires_grad]
+    if not pairs:
+        return [None] * len(wanted)
+    outputs, given = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True)
+
+
+def _answer(problem: Problem, flat: Sequence[Tensor]) -> Answer:
+    out, *rest = flat
+    observed: list[tuple[Tensor, ...]] = []
+    for observer in problem.observers:
+        observed.append(tuple(rest[: observer.tensors_made]))
+        rest = rest[observer.tensors_made :]
+    return Answer(out.to(problem.q.dtype), tuple(observed))
+
+
+def mix(weights: Tensor, v: Tensor) -> Tensor:
+    """The weighted sum of the values; the query heads of a group are the rows of one matrix product."""
+    b, h, n, k = weights.shape
+    g = v.shape[1]
+    if g in (0, h):
+        return weights @ v
+    return (weights.reshape(b, g, (h // g) * n, k) @ v).reshape(b, h, n, v.shape[-1])
+
+
+def _has_tangent(tensors: Sequence[Tensor]) -> bool:
+    """Whether forward-mode differentiation is under way: it runs through the plain operations."""
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def _cut(tensor: Tensor, *parts: range) -> Tensor:
+    for dim, part in enumerate(parts):
+        if len(part) != tensor.shape[dim]:
+            tensor = tensor.narrow(dim, part.start, len(part))
+    return tensor
+
+
+def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=dim)
+
+
+def _ranges(n: int, step: int) -> list[range]:
+    """0 … n in pieces of `step`; one empty piece for n = 0, so that shapes come out right."""
+    return [range(i, min(i + step, n)) for i in range(0, n, step)] or [range(0)]

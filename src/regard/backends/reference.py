@@ -1,0 +1,56 @@
+"""The meaning of an attention call, in float64 and n² memory: the oracle that every backend agrees with.
+
+Never chosen by ``backend="auto"``; ``backend="reference"`` runs it.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from regard.dropout import keeps
+from regard.masks import dense
+from regard.observers import Block
+from regard.problem import Answer, Problem
+from regard.shapes import Box
+
+name = "reference"
+
+
+def here() -> str | None:
+    """Why this backend cannot run on this machine, or None."""
+    return None
+
+
+def why_not(problem: Problem) -> str | None:
+    """Why this backend cannot run the call, or None."""
+    del problem
+    return None
+
+
+def run(problem: Problem) -> Answer:
+    """Attention as it is defined, on the whole map at once."""
+    clean, bad_queries, bad_keys = problem.finite()
+    exact, sizes = clean.cast(torch.float64), clean.sizes
+    whole = Box(range(sizes.b), range(sizes.h), range(sizes.q), range(sizes.k))
+    keys = torch.arange(sizes.k, device=sizes.device)
+
+    scores = exact.score.of(exact.q, exact.k) + exact.bias.block(whole)
+    scores = scores.masked_fill(~dense(exact.mask, sizes), -torch.inf)
+    sees = (scores > -torch.inf).any(-1, keepdim=True)
+    rows = torch.where(sees, scores, 0)
+    weights = torch.where(sees, exact.normalizer.weigh(rows), 0) if sizes.k else rows
+    lse = torch.where(sees[..., 0], exact.normalizer.lse(rows), -torch.inf)
+    if bad_queries is not None and bad_keys is not None:
+        seen = (scores > -torch.inf) & (bad_queries[..., :, None] | bad_keys[..., None, :])
+        weights = torch.where(seen.any(-1, keepdim=True), torch.nan, weights)
+        lse = torch.where(seen.any(-1), torch.nan, lse)
+
+    kept = weights
+    if problem.dropout:
+        kept = weights * keeps(problem.seed, problem.dropout, whole, keys) / (1 - problem.dropout)
+    values = exact.v.repeat_interleave(sizes.h // max(sizes.g, 1), dim=1)
+    out = kept @ values
+
+    block = Block(weights, scores, lambda: lse, whole.q, keys, sizes)
+    observed = tuple(observer.of(block) for observer in exact.observers)
+    return Answer(out.to(problem.q.dtype), observed)

@@ -1,0 +1,278 @@
+"""What is added to the scores before the softmax, so that attention knows of positions or of pairs.
+
+A bias by distance is one function of the distance between query and key (`ByDistance.of_distance`); every
+backend and its gradient come with it. Biases add up: ``ALiBi(heads=8) + tensor``. Learned ones hold their
+parameters as tensors; ``T5.learned(heads=8)`` makes fresh ones.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import Parameter
+
+from regard.errors import DtypeError, OptionError, ShapeError
+from regard.shapes import Box, Sizes
+from regard.values import Aligned, Value
+
+
+@dataclass(frozen=True)
+class Bias(Value):
+    """A number for each pair of query and key, added to its score."""
+
+    def block(self, box: Box) -> Tensor:
+        """The bias of a box of pairs: broadcasts to the box's (b, h, q, k)."""
+        raise NotImplementedError
+
+    def __add__(self, other: Bias | Tensor) -> Bias:
+        return Sum(self, as_bias(other))
+
+
+@dataclass(frozen=True)
+class Nothing(Bias):
+    """No bias: what ``bias=None`` means."""
+
+    def block(self, box: Box) -> Tensor:
+        return torch.zeros(())
+
+
+@dataclass(frozen=True)
+class ByDistance(Aligned, Bias):
+    """A bias that depends on the head and on the distance alone."""
+
+    def of_distance(self, distance: Tensor) -> Float[Tensor, "h n"]:
+        """The bias of each head at each of these distances (query position − key position)."""
+        raise NotImplementedError
+
+    def block(self, box: Box) -> Float[Tensor, "1 h q k"]:
+        # One number per diagonal. In a table from the greatest distance down, a query's keys are a
+        # run of entries, and the query before it has the run one further on.
+        queries, keys = box.q, box.k
+        if not len(queries) or not len(keys):
+            return torch.zeros(1, len(box.h), len(queries), len(keys))
+        greatest = queries.stop - 1 + self.shift - keys.start
+        least = queries.start + self.shift - (keys.stop - 1)
+        distances = torch.arange(greatest, least - 1, -1, device=self.tensors()[0].device)
+        table = self.of_distance(distances)[None, box.h.start : box.h.stop]
+        return table.unfold(-1, len(keys), 1).flip(-2)
+
+
+@dataclass(frozen=True, eq=False)
+class ALiBi(ByDistance):
+    """Attention with linear biases: −slope · |distance|, a fixed slope for each head (Press et al., 2022).
+
+    Head ``i`` of ``n`` has the slope ``2 ** (−8 (i + 1) / n)`` where ``n`` is a power of two; for other
+    counts the paper's code interleaves the slopes of the next power. `slopes` gives them directly.
+
+    >>> ALiBi(heads=4).slopes.tolist()
+    [0.25, 0.0625, 0.015625, 0.00390625]
+    """
+
+    slopes: Float[Tensor, " h"]
+
+    def __init__(
+        self,
+        heads: int | None = None,
+        *,
+        slopes: Float[Tensor, " h"] | None = None,
+        offset: int | None = None,
+    ) -> None:
+        if (heads is None) == (slopes is None):
+            raise OptionError("ALiBi", f"heads={heads}, slopes={slopes}", "one of heads and slopes",
+                              "Write ALiBi(heads=8).")  # fmt: skip
+        if heads is not None and heads < 1:
+            raise OptionError("ALiBi(heads=…)", heads, "a whole number ≥ 1", "Give the query heads.")
+        chosen = slopes if slopes is not None else torch.tensor(_alibi_slopes(heads or 1))
+        object.__setattr__(self, "slopes", chosen)
+        object.__setattr__(self, "offset", offset)
+
+    def bind(self, sizes: Sizes) -> Self:
+        _one_per_head("ALiBi(slopes=…)", self.slopes, sizes.h, 0)
+        return super().bind(sizes)
+
+    def of_distance(self, distance: Tensor) -> Float[Tensor, "h n"]:
+        return -self.slopes[:, None] * distance.abs()
+
+
+@dataclass(frozen=True, eq=False)
+class T5(ByDistance):
+    """A learned number for each head and each bucket of distances (Raffel et al., 2020).
+
+    Half of the buckets hold one distance each; the rest grow logarithmically up to `max_distance`, and
+    the last takes all beyond. In a `causal` model all buckets serve the past; otherwise half of them
+    serve the keys ahead. T5 itself uses ``Dot(scale=1.0)`` with it.
+    """
+
+    table: Float[Tensor, "buckets h"]
+    max_distance: int = 128
+    causal: bool = True
+
+    def __post_init__(self) -> None:
+        least = 2 if self.causal else 4
+        if self.table.ndim != 2 or self.table.shape[0] < least:
+            raise ShapeError("T5(table=…)", f"shape {tuple(self.table.shape)}",
+                             f"(buckets, h) with at least {least} buckets", "T5.learned makes one.")  # fmt: skip
+        exact = self.table.shape[0] // (2 if self.causal else 4)
+        if self.max_distance <= exact:
+            raise OptionError("T5(max_distance=…)", self.max_distance,
+                              f"more than the {exact} distances that have a bucket of their own",
+                              "Give fewer buckets or a greater distance.")  # fmt: skip
+
+    @classmethod
+    def learned(
+        cls, heads: int, buckets: int = 32, max_distance: int = 128, causal: bool = True
+    ) -> Self:
+        """With a fresh parameter of zeros."""
+        return cls(Parameter(torch.zeros(buckets, heads)), max_distance, causal)
+
+    def bind(self, sizes: Sizes) -> Self:
+        _one_per_head("T5(table=…)", self.table, sizes.h, 1)
+        return super().bind(sizes)
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The bucket of each distance."""
+        buckets = self.table.shape[0] if self.causal else self.table.shape[0] // 2
+        past = distance.clamp(min=0) if self.causal else distance.abs()
+        exact = buckets // 2
+        growth = torch.log(past.clamp(min=1).double() / exact) / math.log(self.max_distance / exact)
+        far = exact + (growth * (buckets - exact)).long()
+        bucket = torch.where(past < exact, past, far.clamp(max=buckets - 1))
+        return bucket if self.causal else bucket + buckets * (distance < 0)
+
+    def of_distance(self, distance: Tensor) -> Float[Tensor, "h n"]:
+        return self.table[self.bucket(distance)].T
+
+
+@dataclass(frozen=True, eq=False)
+class Kerple(ByDistance):
+    """A learned logarithmic decay for each head: −a · log(1 + c · |distance|) (Chi et al., 2022).
+
+    `a` and `c` must be positive; `Kerple.learned` starts them so. It extrapolates to lengths never trained on.
+    """
+
+    a: Float[Tensor, " h"]
+    c: Float[Tensor, " h"]
+
+    @classmethod
+    def learned(cls, heads: int) -> Self:
+        """With fresh parameters: decays from gentle to steep over the heads."""
+        return cls(Parameter(torch.linspace(0.5, 2.0, heads)), Parameter(torch.ones(heads)))
+
+    def bind(self, sizes: Sizes) -> Self:
+        _one_per_head("Kerple(a=…)", self.a, sizes.h, 0)
+        _one_per_head("Kerple(c=…)", self.c, sizes.h, 0)
+        return super().bind(sizes)
+
+    def of_distance(self, distance: Tensor) -> Float[Tensor, "h n"]:
+        return -self.a[:, None] * torch.log1p(self.c[:, None] * distance.abs())
+
+
+@dataclass(frozen=True, eq=False)
+class Relative(ByDistance):
+    """A learned number for each head and each distance, the same beyond a greatest one (Shaw et al., 2018).
+
+    ``table[h, m + distance]`` for −m ≤ distance ≤ m, where the table is 2 m + 1 wide.
+    """
+
+    table: Float[Tensor, "h distances"]
+
+    def __post_init__(self) -> None:
+        if self.table.ndim != 2 or self.table.shape[1] % 2 == 0:
+            raise ShapeError("Relative(table=…)", f"shape {tuple(self.table.shape)}",
+                             "(h, 2 m + 1): an odd width", "Relative.learned makes one.")  # fmt: skip
+
+    @classmethod
+    def learned(cls, heads: int, max_distance: int = 128) -> Self:
+        """With a fresh parameter of zeros."""
+        return cls(Parameter(torch.zeros(heads, 2 * max_distance + 1)))
+
+    def bind(self, sizes: Sizes) -> Self:
+        _one_per_head("Relative(table=…)", self.table, sizes.h, 0)
+        return super().bind(sizes)
+
+    def of_distance(self, distance: Tensor) -> Float[Tensor, "h n"]:
+        greatest = self.table.shape[1] // 2
+        return self.table[:, distance.clamp(-greatest, greatest) + greatest]
+
+
+@dataclass(frozen=True, eq=False)
+class Dense(Bias):
+    """A float tensor that broadcasts to (b, h, q, k). −inf forbids the pair, as in PyTorch."""
+
+    table: Float[Tensor, "*#bhqk"]
+    origin: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        if not self.table.is_floating_point():
+            raise DtypeError("bias", f"a {self.table.dtype} tensor", "a floating-point tensor",
+                             "A bool tensor, True = may attend, is a mask: mask=tensor.")  # fmt: skip
+
+    def bind(self, sizes: Sizes) -> Self:
+        needed = (sizes.b, sizes.h, sizes.q, sizes.k)
+        ends = zip(reversed(self.table.shape), reversed(needed), strict=False)
+        if self.table.ndim > 4 or not all(mine in (1, wanted) for mine, wanted in ends):
+            raise ShapeError("bias", f"a tensor of shape {tuple(self.table.shape)}",
+                             f"one that broadcasts to (b, h, q, k) = {needed}",
+                             "Add dimensions of size 1 where it is shared.")  # fmt: skip
+        missing = (1,) * (4 - self.table.ndim)
+        return replace(super().bind(sizes), table=self.table.reshape(missing + self.table.shape))
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        return self  # as large as the weights: cast block by block
+
+    def cut(self, b: range, h: range, q: range) -> Self:
+        return replace(self, table=self._cut((b, h, q)), origin=(b.start, h.start, q.start))
+
+    def block(self, box: Box) -> Tensor:
+        return self._cut(box)
+
+    def _cut(self, parts: tuple[range, ...]) -> Tensor:
+        table = self.table
+        for dim, (part, start) in enumerate(zip(parts, (*self.origin, 0), strict=False)):
+            if table.shape[dim] > 1:
+                table = table.narrow(dim, part.start - start, len(part))
+        return table
+
+
+@dataclass(frozen=True)
+class Sum(Bias):
+    """Two biases added: ``a + b``."""
+
+    left: Bias
+    right: Bias
+
+    def block(self, box: Box) -> Tensor:
+        return self.left.block(box) + self.right.block(box)
+
+    def cut(self, b: range, h: range, q: range) -> Self:
+        return replace(self, left=self.left.cut(b, h, q), right=self.right.cut(b, h, q))
+
+
+def as_bias(bias: Bias | Tensor | None) -> Bias:
+    """What a caller may give as a bias, as a `Bias`."""
+    if bias is None:
+        return Nothing()
+    if isinstance(bias, Bias):
+        return bias
+    if isinstance(bias, Tensor):
+        return Dense(bias)
+    raise DtypeError("bias", f"a {type(bias).__name__}", "a Bias, a float tensor or None",
+                     "Any bias can be written as a tensor that broadcasts to (b, h, q, k).")  # fmt: skip
+
+
+def _alibi_slopes(heads: int) -> list[float]:
+    power = 2 ** int(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+    between = [2.0 ** (-4.0 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
+    return slopes + between
+
+
+def _one_per_head(name: str, tensor: Tensor, heads: int, dim: int) -> None:
+    if tensor.shape[dim] != heads:
+        raise ShapeError(name, f"{tensor.shape[dim]} heads", f"{heads}, the heads of the queries",
+                         "Make the bias for as many heads as q has.")  # fmt: skip

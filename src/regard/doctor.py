@@ -1,0 +1,101 @@
+"""What runs here, and what does not, and why: the facts behind `regard doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from regard import backends
+from regard._native import core
+
+Facts = list[tuple[str, str]]
+
+# Rooms that the plan names and this version does not have yet. A row goes when its backend comes.
+NOT_YET = {
+    "native": "the compiled core holds only the CPU probe in this version",
+    "flex": "not built yet: on CUDA the chunked backend runs every call in this version",
+}
+
+
+def report() -> Facts:
+    """Every fact, as (name, value), in the order in which `regard doctor` prints them.
+
+    >>> dict(report())["python"] == platform.python_version()
+    True
+    """
+    return [*versions(), *machine(), *runs()]
+
+
+def versions() -> Facts:
+    """What is installed, and how the compiled core was built."""
+    probe = core.probe()
+    cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    return [
+        ("regard", metadata.version("regard")),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__ + cuda),
+        ("compiled core", f"{probe.version} by {probe.compiler}, C++{probe.standard // 100 % 100}"),
+        ("its flags", probe.flags or "none"),
+    ]
+
+
+def machine() -> Facts:
+    """The system, the processor and the threads that may be used."""
+    probe = core.probe()
+    absent = [isa for isa in probe.known if isa not in probe.isas]
+    return [
+        ("system", platform.platform(terse=True)),
+        ("processor", processor()),
+        ("architecture", probe.architecture),
+        ("instruction sets", ", ".join(probe.isas)),
+        ("not here", ", ".join(absent) or "none"),
+        ("threads", f"{torch.get_num_threads()} for torch, {probe.threads} in hardware"),
+        *((f"gpu {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())),
+    ]
+
+
+def runs() -> Facts:
+    """For each backend, in the order of choice: "runs here", or the one sentence why not."""
+    said: dict[str, str] = {}
+    for backend in backends.ORDER:
+        why_not = backend.here()
+        said[backend.name] = f"no: {why_not}" if why_not else "runs here"
+    missing = {name: f"no: {why}" for name, why in NOT_YET.items() if name not in said}
+    return [(f"backend {name}", text) for name, text in (missing | said).items()]
+
+
+def processor() -> str:
+    """The processor's name as its maker gives it.
+
+    >>> len(processor()) > 0
+    True
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    if sys.platform == "darwin":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    return platform.processor() or os.environ.get("PROCESSOR_IDENTIFIER", "unknown")
+
+
+def main(console: Console) -> None:
+    """Print the report as a table."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in report():
+        style = "yellow" if value.startswith("no: ") else ""
+        table.add_row(name, value, style=style)
+    console.print(table)

@@ -1,0 +1,328 @@
+"""Train the embedded model: `python -m regard.models.train`.
+
+One seeded run on two cores. The recipe: Muon on matrices and Adam on the rest; a short warm-up, a long
+constant rate, a linear fall to zero; sequences that grow from 512 to 2048 tokens; modules take more of the
+later batches, their tests more of the earlier ones. Checkpoints are written beside and renamed, so a run that
+is cut off goes on with `--resume` where the last one stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from regard.models.data import Source, corpus
+from regard.models.model import LAYERS, LOCAL, NEAR, build
+from regard.models.tokens import Tokens, train_tokenizer
+from regard.nn import Block, Transformer
+
+WORKERS = 2
+WARM_UP, FALL = 40, 0.6
+MATRIX_RATE, OTHER_RATE, TABLE_RATE = 0.02, 0.004, 0.02
+MOMENTUM = 0.95
+
+
+@dataclass(frozen=True)
+class Stage:
+    """From this part of the run on: sequences of this length, so many in a batch."""
+
+    start: float
+    length: int
+    batch: int
+
+
+STAGES = (Stage(0.0, 512, 8), Stage(0.3, 1024, 8), Stage(0.8, 2048, 4))
+
+
+class Batches:
+    """Windows of the corpus without replacement, in an order that the seed alone fixes."""
+
+    def __init__(self, modules: Tensor, tests: Tensor, steps: int, seed: int) -> None:
+        self.streams, self.steps = (modules, tests), steps
+        self.generator = torch.Generator().manual_seed(seed)
+        self.queues: dict[tuple[int, int], list[int]] = {}
+
+    def draw(self, step: int) -> tuple[int, list[tuple[int, int]]]:
+        """The length of the sequences of a step, and the stream and start of each."""
+        stage = max((s for s in STAGES if s.start <= step / self.steps), key=lambda s: s.start)
+        share = 0.35 + 0.45 * step / self.steps
+        picks = list[tuple[int, int]]()
+        for _ in range(stage.batch):
+            stream = int(torch.rand((), generator=self.generator) >= share)
+            picks.append((stream, self._next(stream, stage.length)))
+        return stage.length, picks
+
+    def _next(self, stream: int, length: int) -> int:
+        queue = self.queues.setdefault((stream, length), [])
+        if not queue:
+            # A new pass: cut at other places, in another order.
+            last = len(self.streams[stream]) - length - 1
+            shift = int(torch.randint(length, (), generator=self.generator))
+            starts = range(shift, last, length)
+            order = torch.randperm(len(starts), generator=self.generator).tolist()
+            queue.extend(starts[i] for i in order)
+        return queue.pop()
+
+    def tokens(self, length: int, picks: list[tuple[int, int]]) -> Tensor:
+        """The picked windows with one token more each, for the targets."""
+        return torch.stack([self.streams[s][i : i + length + 1] for s, i in picks]).long()
+
+
+class Muon:
+    """Momentum, made orthogonal: each step moves all directions of a matrix alike (Jordan et al., 2024).
+
+    `torch.optim.Muon` works in bfloat16, which a processor without it does slowly; this is float32, and
+    iterates on the small Gram matrix.
+    """
+
+    def __init__(self, matrices: list[Tensor]) -> None:
+        self.matrices = matrices
+        self.momenta = [torch.zeros_like(m) for m in matrices]
+
+    @torch.no_grad()
+    def step(self, gradients: list[Tensor], rate: float) -> None:
+        """Move every matrix against its gradient."""
+        for matrix, momentum, gradient in zip(self.matrices, self.momenta, gradients, strict=True):
+            momentum.lerp_(gradient, 1 - MOMENTUM)
+            update = orthogonal(gradient.lerp(momentum, MOMENTUM))
+            tall = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+            matrix.add_(update, alpha=-rate * tall)
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """Nearly the closest matrix with singular values 1, by five Newton-Schulz steps."""
+    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    x = wide / (wide.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(3.4445 * x, torch.addmm(-4.775 * gram, gram, gram, beta=1, alpha=2.0315), x)
+    return x if matrix.shape[0] <= matrix.shape[1] else x.T
+
+
+def hidden(model: Transformer, tokens: Tensor) -> Tensor:
+    """`model.hidden(tokens)` by PyTorch's fused attention: the same numbers, faster at training lengths.
+
+    At a few hundred visible keys the fused kernel, with windows folded into the batch, takes a third of
+    the time of our plain-torch backend. A test holds the two equal.
+    """
+    x = model.embedding_norm(model.embedding(tokens))
+    for kind, block in zip(LAYERS, model.blocks, strict=True):
+        assert isinstance(block, Block)
+        layer = block.attention
+        q, k, v = layer.projected(block.attention_norm(x))
+        if kind == "far":
+            assert layer.bias is not None
+            out = _far(q, k, v, layer.bias().slopes)
+        else:
+            table = layer.bias().table if layer.bias is not None else None
+            out = _windowed(q, k, v, NEAR if kind == "near" else LOCAL, table)
+        x = x + layer.output(out.transpose(1, 2).flatten(-2))
+        x = x + block.feed_forward(block.feed_forward_norm(x))
+    return model.norm(x)
+
+
+def _far(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> Tensor:
+    # Blocks of queries with the keys up to them: half of the square is never computed.
+    n, size = q.shape[2], 256
+    outs = list[Tensor]()
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        distance = torch.arange(start, stop)[:, None] - torch.arange(stop)
+        bias = (-slopes[:, None, None] * distance).masked_fill(distance < 0, -math.inf)[None]
+        args = q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop]
+        outs.append(F.scaled_dot_product_attention(*args, attn_mask=bias))
+    return torch.cat(outs, dim=2)
+
+
+def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int, table: Tensor | None) -> Tensor:
+    b, h, n, d = q.shape
+    if n % window:
+        raise ValueError(f"{n} tokens are no multiple of the window, {window}")
+    blocks = n // window
+
+    def own(t: Tensor) -> Tensor:
+        return t.reshape(b, h, blocks, window, d)
+
+    def with_previous(t: Tensor) -> Tensor:
+        return torch.cat((own(t)[:, :, :-1], own(t)[:, :, 1:]), dim=3).transpose(1, 2).flatten(0, 1)
+
+    distance = torch.arange(window)[:, None] + window - torch.arange(2 * window)
+    bias = torch.zeros(1, 1, 1) if table is None else table[:, table.shape[1] // 2 + distance.clamp(0, window)]
+    bias = bias.masked_fill((distance < 0) | (distance >= window), -math.inf)[None]
+    first = _small(q[:, :, :window], k[:, :, :window], v[:, :, :window], bias[..., window:], table)
+    if blocks == 1:
+        return first
+    queries = own(q)[:, :, 1:].transpose(1, 2).flatten(0, 1)
+    rest = _small(queries, with_previous(k), with_previous(v), bias, table)
+    rest = rest.unflatten(0, (b, blocks - 1)).transpose(1, 2).flatten(2, 3)
+    return torch.cat((first, rest), dim=2)
+
+
+def _small(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, table: Tensor | None) -> Tensor:
+    if table is None:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    # The fused kernel gives a bias no gradient.
+    return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias, dim=-1) @ v
+
+
+def rate_at(step: int, steps: int) -> float:
+    """The share of the full learning rate at a step."""
+    return min(1.0, (step + 1) / WARM_UP, max((1 - step / steps) / FALL, 0.0))
+
+
+class Run:
+    """A training run: a model, its optimizers, and where it stands."""
+
+    def __init__(self, vocabulary: int, steps: int, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.model = build(vocabulary)
+        self.steps, self.seed, self.step = steps, seed, 0
+        named = dict(self.model.named_parameters())
+        is_matrix = {name: p.ndim == 2 and name.endswith(".weight") and "embedding" not in name
+                     for name, p in named.items()}  # fmt: skip
+        self.matrices = [p for name, p in named.items() if is_matrix[name]]
+        tables = [p for name, p in named.items() if name.endswith(".table")]
+        self.others = [p for name, p in named.items() if not is_matrix[name]]
+        self.muon = Muon(list(self.matrices))
+        plain = [p for p in self.others if all(p is not t for t in tables)]
+        self.adam = torch.optim.Adam(
+            [{"params": plain, "full": OTHER_RATE}, {"params": tables, "full": TABLE_RATE}],
+            betas=(0.8, 0.95), eps=1e-10,
+        )  # fmt: skip
+        self.pool = ThreadPoolExecutor(WORKERS)
+
+    def update(self, tokens: Tensor) -> float:
+        """One step on a batch; the loss in nats per token.
+
+        Each worker thread takes a share of the batch on one core: on small matrices that beats two
+        cores on one operation, all the more when something else uses one of them.
+        """
+        parameters = self.matrices + self.others
+        parts = tokens.chunk(WORKERS)
+
+        def gradients(part: Tensor) -> tuple[float, tuple[Tensor, ...]]:
+            torch.set_num_threads(1)
+            found = hidden(self.model, part[:, :-1])
+            loss = F.cross_entropy(self.model.logits(found).flatten(0, 1), part[:, 1:].flatten())
+            loss = loss * (len(part) / len(tokens))
+            return loss.item(), torch.autograd.grad(loss, parameters)
+
+        losses, per_part = zip(*self.pool.map(gradients, parts), strict=True)
+        total = [torch.stack(each).sum(0) for each in zip(*per_part, strict=True)]
+        share = rate_at(self.step, self.steps)
+        half = len(self.matrices)
+        self.muon.step(total[:half], MATRIX_RATE * share)
+        for parameter, gradient in zip(self.others, total[half:], strict=True):
+            parameter.grad = gradient
+        for group in self.adam.param_groups:
+            group["lr"] = group["full"] * share
+        self.adam.step()
+        self.step += 1
+        return sum(losses)
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint beside `path`, then put it in its place."""
+        state = {"model": self.model.state_dict(), "momenta": self.muon.momenta,
+                 "adam": self.adam.state_dict(), "step": self.step, "seed": self.seed}  # fmt: skip
+        beside = path.with_suffix(".new")
+        torch.save(state, beside)
+        os.replace(beside, path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint."""
+        state: dict[str, Any] = torch.load(path)
+        self.model.load_state_dict(state["model"])
+        for mine, saved in zip(self.muon.momenta, state["momenta"], strict=True):
+            mine.copy_(saved)
+        self.adam.load_state_dict(state["adam"])
+        self.step = state["step"]
+
+
+@torch.no_grad()
+def bits_per_token(model: Transformer, stream: Tensor, length: int = 1024, windows: int = 8) -> float:
+    """A quick look at held-out text while training: some windows spread over it."""
+    starts = torch.linspace(0, len(stream) - length - 1, windows).long().tolist()
+    total = 0.0
+    for start in starts:
+        part = stream[start : start + length + 1].long()[None]
+        logits = model.logits(hidden(model, part[:, :-1]))
+        total += F.cross_entropy(logits[0], part[0, 1:]).item()
+    return total / windows / math.log(2)
+
+
+def streams(tokens: Tokens, sources: tuple[Source, ...]) -> Tensor:
+    """Sources one after the other as one stream, each after the token that begins a file."""
+    parts = [torch.tensor(tokens.with_start(source.text), dtype=torch.int32) for source in sources]
+    return torch.cat(parts)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Read the command line and train."""
+    parser = argparse.ArgumentParser(prog="python -m regard.models.train", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("model"), help="folder for what is written")
+    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    options = parser.parse_args(arguments)
+    out: Path = options.out
+    out.mkdir(parents=True, exist_ok=True)
+
+    code = corpus()
+    if not (out / "tokenizer.json").exists():
+        train_tokenizer([source.text for source in code.train]).save(str(out / "tokenizer.json"))
+    tokens = Tokens.read(out / "tokenizer.json")
+    modules = streams(tokens, tuple(s for s in code.train if not s.is_test))
+    tests = streams(tokens, tuple(s for s in code.train if s.is_test))
+    kept = streams(tokens, code.held_out)
+    bytes_per_token = sum(len(s.text.encode()) for s in code.held_out) / len(kept)
+    print(f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(kept):,} held out", flush=True)
+
+    run = Run(tokens.size, options.steps, options.seed)
+    checkpoint = out / "checkpoint.pt"
+    if options.resume:
+        run.load(checkpoint)
+    batches = Batches(modules, tests, options.steps, options.seed)
+    for done in range(run.step):
+        batches.draw(done)  # the order is the seed's: pass over what has been learned from
+    train(run, batches, kept, bytes_per_token, checkpoint)
+
+
+def train(run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, checkpoint: Path) -> None:
+    """Take the steps that are left, with a progress bar, a line now and then, and checkpoints."""
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    smooth, seen, began = None, 0, time.monotonic()
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(),
+               TextColumn("{task.fields[state]}"))  # fmt: skip
+    with Progress(*columns) as progress:
+        task = progress.add_task("training", total=run.steps, completed=run.step, state="")
+        while run.step < run.steps:
+            length, picks = batches.draw(run.step)
+            loss = run.update(batches.tokens(length, picks)) / math.log(2) / bytes_per_token
+            smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
+            seen += length * len(picks)
+            speed = seen / (time.monotonic() - began)
+            state = f"{smooth:.3f} bits/byte, {speed:,.0f} tokens/s"
+            progress.update(task, completed=run.step, state=state)
+            if run.step % 20 == 0:
+                progress.console.print(f"{time.strftime('%T')} step {run.step}/{run.steps} {state}")
+            if run.step % 100 == 0 or run.step == run.steps:
+                run.save(checkpoint)
+            if run.step % 250 == 0 or run.step == run.steps:
+                held = bits_per_token(run.model, kept) / bytes_per_token
+                progress.console.print(f"step {run.step}: held-out {held:.4f} bits/byte at 1024 tokens")
+    print(f"trained {run.step} steps in {(time.monotonic() - began) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,381 @@
+"""Attention with learned projections, and the small transformer that our own models are made of.
+
+Whatever `regard.attention` takes (masks, biases, scores, normalizers) a layer takes as a value, and holds
+the tensors of learned ones as its own parameters. `layer(x)` returns a tensor; `layer.observe(x, …)` is the
+same computation and returns what was seen of the weights too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from regard.attend import Seen, attention, observe
+from regard.biases import Bias, as_bias
+from regard.errors import OptionError, ShapeError
+from regard.masks import Mask, as_mask
+from regard.normalizers import Normalizer
+from regard.observers import Observer
+from regard.positions import Position, Positions
+from regard.scores import Score, as_score
+from regard.values import Value
+
+AnyValue = TypeVar("AnyValue", bound=Value)
+
+
+class Held(nn.Module, Generic[AnyValue]):
+    """A value whose tensors belong to a module: parameters stay parameters, the rest become buffers.
+
+    Called, it gives the value with the module's tensors of that moment, so that moving, saving, training
+    and `torch.func.functional_call` work for any value, under the names of the value's fields.
+
+    >>> from regard.biases import Kerple
+    >>> held = Held(Kerple.learned(heads=4))
+    >>> sorted(held.state_dict())
+    ['a', 'c']
+    """
+
+    def __init__(self, value: AnyValue) -> None:
+        super().__init__()
+        self._names = tuple(_names(value))
+        tensors = value.tensors()
+        for name, tensor in zip(self._names, tensors, strict=True):
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name, tensor)
+            else:
+                self.register_buffer(name, tensor)
+        self._form = value.with_tensors([tensor.detach() for tensor in tensors])
+
+    def forward(self) -> AnyValue:
+        """The value, with the tensors that this module holds now."""
+        return self._form.with_tensors([getattr(self, name) for name in self._names])
+
+    def extra_repr(self) -> str:
+        return repr(self._form) if not self._names else type(self._form).__name__
+
+
+def _names(value: Value, prefix: str = "") -> Iterator[str]:
+    for part in fields(value):
+        content = getattr(value, part.name)
+        if isinstance(content, Tensor):
+            yield prefix + part.name
+        elif isinstance(content, Value):
+            yield from _names(content, f"{prefix}{part.name}_")
+
+
+class MultiHeadAttention(nn.Module):
+    """Learned projections to queries, keys and values, attention, and a projection back.
+
+    The layer attends to its input, or to a `context` of width `context_width` (cross-attention). Fewer
+    `key_value_heads` than `heads` are grouped: query head i reads key head i // (h / g) (Ainslie et al.,
+    2023). `qk_norm` makes a norm for queries and keys from the head size, such as `nn.RMSNorm`
+    (Dehghani et al., 2023). `position`, `mask`, `bias`, `score` and `normalizer` are values of this library;
+    what they learn becomes this layer's parameters. In training, `dropout` drops weights and `head_dropout`
+    whole heads (Zhou et al., 2020); what stays is scaled up.
+
+    The paper is Vaswani et al. (2017). Query, key and value projections start normal with deviation
+    1/√(inputs), which keeps a unit variance; the output projection likewise.
+
+    >>> from regard.masks import Causal
+    >>> from regard.positions import Rotary
+    >>> layer = MultiHeadAttention(64, heads=4, key_value_heads=2, position=Rotary(), mask=Causal())
+    >>> layer(torch.randn(1, 10, 64)).shape
+    torch.Size([1, 10, 64])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        key_value_heads: int | None = None,
+        head_size: int | None = None,
+        value_size: int | None = None,
+        context_width: int | None = None,
+        out_width: int | None = None,
+        qk_norm: Callable[[int], nn.Module] | None = None,
+        position: Position | None = None,
+        mask: Mask | Tensor | None = None,
+        bias: Bias | Tensor | None = None,
+        score: Score | Callable[[Tensor, Tensor], Tensor] | None = None,
+        normalizer: Normalizer | None = None,
+        dropout: float = 0.0,
+        head_dropout: float = 0.0,
+        projection_bias: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        shared = heads if key_value_heads is None else key_value_heads
+        if head_size is None:
+            if width < 1 or heads < 1 or width % heads:
+                raise OptionError("heads", f"{heads} for width {width}", "a divisor of the width",
+                                  "Give head_size to choose both freely.")  # fmt: skip
+            head_size = width // heads
+        if shared < 1 or heads % shared:
+            raise OptionError("key_value_heads", shared, f"a divisor of heads, {heads}",
+                              "None gives every query head a key head of its own.")  # fmt: skip
+        for name, rate in (("dropout", dropout), ("head_dropout", head_dropout)):
+            if not 0 <= rate < 1:
+                raise OptionError(name, rate, "a number from 0 up to 1", "0 turns it off.")
+        value_size = head_size if value_size is None else value_size
+        self.width, self.context_width = width, width if context_width is None else context_width
+        self.heads, self.key_value_heads = heads, shared
+        self.head_size, self.value_size = head_size, value_size
+        self.dropout, self.head_dropout, self.backend = dropout, head_dropout, backend
+
+        def linear(inputs: int, outputs: int) -> nn.Linear:
+            layer = nn.Linear(inputs, outputs, bias=projection_bias)
+            nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs))
+            if projection_bias:
+                nn.init.zeros_(layer.bias)
+            return layer
+
+        self.query = linear(width, heads * head_size)
+        self.key = linear(self.context_width, shared * head_size)
+        self.value = linear(self.context_width, shared * value_size)
+        self.output = linear(heads * value_size, width if out_width is None else out_width)
+        self.query_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
+        self.key_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
+        self.position = None if position is None else Held(position)
+        self.mask = None if mask is None else Held(as_mask(mask))
+        self.bias = None if bias is None else Held(as_bias(bias))
+        self.score = None if score is None else Held(as_score(score))
+        self.normalizer = None if normalizer is None else Held(normalizer)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b n width"],
+        context: Float[Tensor, "b m context"] | None = None,
+        *,
+        mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+        context_positions: Positions | None = None,
+    ) -> Float[Tensor, "b n out"]:
+        """Attend from `x` to itself, or to `context`.
+
+        `mask` narrows this layer's own mask for one call (padding, packed documents). `positions` are the
+        places of the inputs, (n,) or (b, n); by default 0 … n − 1, and likewise for the context.
+        """
+        q, k, v = self.projected(x, context, positions, context_positions)
+        return self._merged(attention(q, k, v, backend=self.backend, **self._values(mask)))
+
+    def observe(
+        self,
+        x: Float[Tensor, "b n width"],
+        *observers: Observer[Any],
+        context: Float[Tensor, "b m context"] | None = None,
+        mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+        context_positions: Positions | None = None,
+    ) -> Seen:
+        """The same as calling the layer, with statistics of its weights; `seen.out` is the layer's output.
+
+        >>> from regard.observers import Entropy
+        >>> layer = MultiHeadAttention(64, heads=4)
+        >>> layer.observe(torch.randn(1, 10, 64), Entropy())[Entropy()].shape
+        torch.Size([1, 4, 10])
+        """
+        q, k, v = self.projected(x, context, positions, context_positions)
+        seen = observe(q, k, v, *observers, backend=self.backend, **self._values(mask))
+        return replace(seen, out=self._merged(seen.out))
+
+    def projected(
+        self,
+        x: Float[Tensor, "b n width"],
+        context: Float[Tensor, "b m context"] | None = None,
+        positions: Positions | None = None,
+        context_positions: Positions | None = None,
+    ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b g m d"], Float[Tensor, "b g m dv"]]:
+        """Queries, keys and values as they enter attention: projected, normed and turned."""
+        _check_input("x", x, self.width)
+        if context is None:
+            if self.context_width != self.width:
+                raise ShapeError("context", "None", f"a tensor (b, m, {self.context_width})",
+                                 "This layer was made with a context_width, for cross-attention.")  # fmt: skip
+        else:
+            _check_input("context", context, self.context_width)
+        position = None if self.position is None else self.position()
+        if position is not None:
+            if positions is None:
+                positions = torch.arange(x.shape[1], device=x.device)
+            x = position.add(x, positions)
+            if context is None:
+                context_positions = positions
+            else:
+                if context_positions is None:
+                    context_positions = torch.arange(context.shape[1], device=x.device)
+                context = position.add(context, context_positions)
+        source = x if context is None else context
+        q = self.query_norm(_split(self.query(x), self.heads))
+        k = self.key_norm(_split(self.key(source), self.key_value_heads))
+        v = _split(self.value(source), self.key_value_heads)
+        if position is not None:
+            assert positions is not None and context_positions is not None
+            q, k = position.turn(q, positions), position.turn(k, context_positions)
+        return q, k, v
+
+    def _values(self, mask: Mask | Tensor | None) -> dict[str, Any]:
+        values = {
+            name: None if held is None else held()
+            for name, held in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer))
+        }
+        own = None if self.mask is None else self.mask()
+        given = None if mask is None else as_mask(mask)
+        both = own & given if own is not None and given is not None else own or given
+        return values | {"mask": both, "dropout": self.dropout if self.training else 0.0}
+
+    def _merged(self, out: Float[Tensor, "b h n dv"]) -> Float[Tensor, "b n out"]:
+        if self.training and self.head_dropout:
+            kept = torch.rand(*out.shape[:2], 1, 1, device=out.device) >= self.head_dropout
+            out = out * kept / (1 - self.head_dropout)
+        return self.output(out.transpose(1, 2).flatten(-2))
+
+    def extra_repr(self) -> str:
+        return (
+            f"heads={self.heads}, key_value_heads={self.key_value_heads}, head_size={self.head_size},"
+            f" value_size={self.value_size}"
+        )
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a squared ReLU between them (Primer, So et al., 2021)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden, bias=False)
+        self.down = nn.Linear(hidden, width, bias=False)
+        nn.init.normal_(self.up.weight, std=1 / math.sqrt(width))
+        nn.init.normal_(self.down.weight, std=1 / math.sqrt(hidden))
+
+    def forward(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b n width"]:
+        """Each position for itself."""
+        return self.down(F.relu(self.up(x)).square())
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward layer; each reads a normed residual stream and adds to it.
+
+    Both add nothing at first (their last projections start at zero), so a deep stack starts as the
+    identity and trains from the first step (Fixup, Zhang et al., 2019; modded-nanogpt).
+    """
+
+    def __init__(self, attention: MultiHeadAttention, hidden: int) -> None:
+        super().__init__()
+        width = attention.width
+        self.attention_norm, self.attention = nn.RMSNorm(width), attention
+        self.feed_forward_norm, self.feed_forward = nn.RMSNorm(width), FeedForward(width, hidden)
+        nn.init.zeros_(self.attention.output.weight)
+        nn.init.zeros_(self.feed_forward.down.weight)
+
+    def forward(
+        self, x: Float[Tensor, "b n width"], *, mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> Float[Tensor, "b n width"]:  # fmt: skip
+        """The stream after this block."""
+        x = x + self.attention(self.attention_norm(x), mask=mask, positions=positions)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+    def observe(
+        self, x: Float[Tensor, "b n width"], *observers: Observer[Any],
+        mask: Mask | Tensor | None = None, positions: Positions | None = None,
+    ) -> tuple[Float[Tensor, "b n width"], Seen]:  # fmt: skip
+        """The stream after this block, and what was seen of its attention."""
+        normed = self.attention_norm(x)
+        seen = self.attention.observe(normed, *observers, mask=mask, positions=positions)
+        x = x + seen.out
+        return x + self.feed_forward(self.feed_forward_norm(x)), seen
+
+
+class Watched(NamedTuple):
+    """A transformer's pass under observation."""
+
+    hidden: Float[Tensor, "b n width"]
+    """The last layer's normed output; `transformer.logits` makes logits of it, or of a part."""
+    layers: list[Seen]
+
+
+class Transformer(nn.Module):
+    """A pre-norm transformer on tokens, with the embedding as its head (Press and Wolf, 2017).
+
+    Its layers are given, so each may have its own mask, positions and heads; `mask=Causal()` in every
+    layer makes it a language model.
+
+    >>> from regard.masks import Causal, Window
+    >>> layers = [MultiHeadAttention(32, 2, mask=Causal() & Window(8)), MultiHeadAttention(32, 2, mask=Causal())]
+    >>> model = Transformer(vocabulary=100, layers=layers)
+    >>> model(torch.zeros(1, 5, dtype=torch.long)).shape
+    torch.Size([1, 5, 100])
+    """
+
+    def __init__(
+        self, vocabulary: int, layers: Sequence[MultiHeadAttention], *, hidden: int | None = None
+    ) -> None:
+        super().__init__()
+        widths = {layer.width for layer in layers} | {layer.output.out_features for layer in layers}
+        if len(widths) != 1:
+            raise OptionError("layers", f"widths {sorted(widths)}", "one width, of one layer or more",
+                              "Every layer reads and adds to the same stream.")  # fmt: skip
+        (width,) = widths
+        self.embedding = nn.Embedding(vocabulary, width)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        self.embedding_norm = nn.RMSNorm(width)
+        self.blocks = nn.ModuleList(Block(layer, hidden or 4 * width) for layer in layers)
+        self.norm = nn.RMSNorm(width)
+
+    def forward(
+        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> Float[Tensor, "b n vocabulary"]:  # fmt: skip
+        """Logits of the token after each token."""
+        return self.logits(self.hidden(tokens, mask=mask, positions=positions))
+
+    def hidden(
+        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> Float[Tensor, "b n width"]:  # fmt: skip
+        """The normed output of the last layer: all but the logits, which for long inputs are the most."""
+        x = self.embedding_norm(self.embedding(tokens))
+        for block in self.blocks:
+            x = block(x, mask=mask, positions=positions)
+        return self.norm(x)
+
+    def logits(self, hidden: Float[Tensor, "*b width"]) -> Float[Tensor, "*b vocabulary"]:
+        """Logits from hidden vectors, of all positions or of some."""
+        return F.linear(hidden, self.embedding.weight)
+
+    def observe(
+        self, tokens: Int[Tensor, "b n"], *observers: Observer[Any],
+        mask: Mask | Tensor | None = None, positions: Positions | None = None,
+    ) -> Watched:  # fmt: skip
+        """Run without logits, with statistics of every layer's weights.
+
+        >>> from regard.observers import Entropy
+        >>> model = Transformer(100, [MultiHeadAttention(32, 2)])
+        >>> model.observe(torch.zeros(1, 5, dtype=torch.long), Entropy()).layers[0][Entropy()].shape
+        torch.Size([1, 2, 5])
+        """
+        x = self.embedding_norm(self.embedding(tokens))
+        layers = list[Seen]()
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            x, seen = block.observe(x, *observers, mask=mask, positions=positions)
+            layers.append(seen)
+        return Watched(self.norm(x), layers)
+
+
+def _check_input(name: str, x: Tensor, width: int) -> None:
+    if x.ndim != 3 or x.shape[-1] != width:
+        raise ShapeError(name, f"shape {tuple(x.shape)}", f"(batch, sequence, {width})",
+                         "Its last dimension is the width that the layer was made for.")  # fmt: skip
+
+
+def _split(x: Tensor, heads: int) -> Tensor:
+    """(b, n, heads · size) → (b, heads, n, size)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,370 @@
+"""What people want to know of the weights, without the weights.
+
+An observer is a value with one meaning, `Observer.of`: its statistic of a block of rows. The whole call is
+one such block in the reference; elsewhere it is many, and `Observer.join` puts their statistics together.
+Statistics are of the weights before dropout. `regard.observe` returns each under its observer:
+
+>>> from regard import observe, Causal
+>>> q = k = v = torch.ones(1, 1, 4, 8)
+>>> seen = observe(q, k, v, Entropy(), TopK(2), mask=Causal())
+>>> seen[Entropy()].exp().round().tolist()
+[[[1.0, 2.0, 3.0, 4.0]]]
+>>> seen[TopK(2)].keys.tolist()
+[[[[0, -1], [0, 1], [0, 1], [0, 1]]]]
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Generic, NamedTuple, Self, TypeVar, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from regard.errors import OptionError
+from regard.shapes import Sizes
+from regard.values import Value
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Block:
+    """Whole rows of weights: everything that some queries give to the keys that they may see.
+
+    Keys that none of these queries may see can be absent; `keys` holds the index of each that is there.
+    """
+
+    weights: Float[Tensor, "b h q k"]
+    scores: Float[Tensor, "b h q k"]
+    log_sum_exp: Callable[[], Float[Tensor, "b h q"]]
+    queries: range
+    keys: Int[Tensor, " k"]
+    sizes: Sizes
+
+    @functools.cached_property
+    def lse(self) -> Float[Tensor, "b h q"]:
+        """The log-sum-exp of each row of scores; −inf where a row sees nothing."""
+        return self.log_sum_exp()
+
+    @functools.cached_property
+    def positions(self) -> Int[Tensor, " q"]:
+        """Where each query stands among the keys."""
+        start, stop = self.queries.start, self.queries.stop
+        return torch.arange(start, stop, device=self.keys.device) + self.sizes.offset
+
+    def distances(self) -> Int[Tensor, "q k"]:
+        """How far each key lies before each query (negative: after it)."""
+        return self.positions[:, None] - self.keys
+
+    def on_all_keys(self, per_key: Float[Tensor, "b h *s k"]) -> Float[Tensor, "b h *s all"]:
+        """Numbers for the keys that are here, on all keys of the call: 0 for the absent."""
+        if per_key.shape[-1] == self.sizes.k:
+            return per_key
+        empty = per_key.new_zeros((*per_key.shape[:-1], self.sizes.k))
+        return empty.index_copy(-1, self.keys, per_key)
+
+
+@dataclass(frozen=True)
+class Observer(Value, Generic[Result]):
+    """A statistic of the weights."""
+
+    differentiable: ClassVar[bool] = False
+    """Whether gradients flow through the statistic to queries, keys and biases."""
+
+    by_row: ClassVar[bool] = True
+    """Whether the statistic has a row for each query; otherwise blocks of rows add up."""
+
+    tensors_made: ClassVar[int] = 1
+    """How many tensors `of` returns."""
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        """The statistic of a block of rows, as tensors that begin with (b, h)."""
+        raise NotImplementedError
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """One tensor of the whole from those of successive blocks of rows."""
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(list(parts), dim=2) if self.by_row else functools.reduce(torch.add, parts)
+
+    def part(self, whole: Tensor, queries: range) -> Tensor:
+        """What of a whole tensor a block of rows had a share in: its rows, or all, for gradients."""
+        return whole.narrow(2, queries.start, len(queries)) if self.by_row else whole
+
+    def result(self, *tensors: Tensor) -> Result:
+        """What the caller gets, from the whole tensors."""
+        return cast("Result", tensors[0])
+
+
+class Top(NamedTuple):
+    """The strongest keys of each query, strongest first."""
+
+    keys: Int[Tensor, "b h q n"]
+    """Key indices; −1 where a query gives weight to fewer keys."""
+    weights: Float[Tensor, "b h q n"]
+
+
+@dataclass(frozen=True)
+class TopK(Observer[Top]):
+    """The `count` keys of greatest weight for each query; of equal weights, the lower key first."""
+
+    count: int
+    tensors_made = 2
+
+    def __post_init__(self) -> None:
+        _at_least_one("TopK(count)", self.count)
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        weights = block.weights.detach()
+        n = weights.shape[-1]
+        found, where = _strongest(weights, min(self.count, n))
+        index = block.keys[where] if n else where
+        missing = self.count - found.shape[-1]
+        index = torch.where(found > 0, index, -1)
+        return (
+            torch.nn.functional.pad(index, (0, missing), value=-1),
+            torch.nn.functional.pad(found, (0, missing)),
+        )
+
+    def result(self, *tensors: Tensor) -> Top:
+        return Top(*tensors)
+
+
+@dataclass(frozen=True)
+class Entropy(Observer[Tensor]):
+    """−Σ w ln w of each row, in nats: (b, h, q). Its exponential is the effective number of keys."""
+
+    differentiable = True
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        w = block.weights
+        # The smallest normal number for 0: its share is 0 all the same, and the gradient stays finite.
+        return (-(w * w.clamp(min=torch.finfo(w.dtype).tiny).log()).sum(-1),)
+
+
+@dataclass(frozen=True)
+class Received(Observer[Tensor]):
+    """The weight that each key receives from all queries together, Σ_q w: (b, h, k)."""
+
+    differentiable = True
+    by_row = False
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        return (block.on_all_keys(block.weights.sum(-2)),)
+
+
+@dataclass(frozen=True)
+class MeanDistance(Observer[Tensor]):
+    """Σ w · |query position − key position| of each row, in tokens: (b, h, q)."""
+
+    differentiable = True
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        return ((block.weights * block.distances().abs()).sum(-1),)
+
+
+@dataclass(frozen=True)
+class SpanMass(Observer[Tensor]):
+    """The weight that each query gives to each span of keys: (b, h, q, spans).
+
+    `spans` are (start, stop) pairs of key indices, half-open; they may overlap and may be empty.
+
+    >>> SpanMass((0, 1), (1, 100)).spans
+    ((0, 1), (1, 100))
+    """
+
+    spans: tuple[tuple[int, int], ...]
+    differentiable = True
+
+    def __init__(self, *spans: tuple[int, int]) -> None:
+        object.__setattr__(self, "spans", tuple((int(start), int(stop)) for start, stop in spans))
+        for start, stop in self.spans:
+            if not 0 <= start <= stop:
+                raise OptionError("SpanMass", (start, stop), "0 ≤ start ≤ stop", "Spans are half-open.")
+
+    def bind(self, sizes: Sizes) -> Self:
+        for start, stop in self.spans:
+            if stop > sizes.k:
+                raise OptionError("SpanMass", (start, stop), f"spans within the {sizes.k} keys",
+                                  "Cut the span at the last key.")  # fmt: skip
+        return self
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        inside = [(block.keys >= start) & (block.keys < stop) for start, stop in self.spans]
+        table = torch.stack(inside, -1) if inside else block.keys.new_zeros((len(block.keys), 0))
+        return (block.weights @ table.to(block.weights.dtype),)
+
+
+@dataclass(frozen=True)
+class DistanceMass(Observer[Tensor]):
+    """The weight that each query gives to the keys `low` to `high` places before it: (b, h, q).
+
+    ``DistanceMass(1)`` is the weight on the previous token.
+    """
+
+    low: int
+    high: int = field(default=None)  # pyright: ignore[reportAssignmentType]
+    differentiable = True
+
+    def __post_init__(self) -> None:
+        if self.high is None:
+            object.__setattr__(self, "high", self.low)
+        if self.low > self.high:
+            raise OptionError("DistanceMass", (self.low, self.high), "low ≤ high",
+                              "Distances are query position − key position.")  # fmt: skip
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        w, keys = block.weights, block.keys
+        if not len(keys):
+            return (w.sum(-1),)
+        if self.high - self.low >= 16:
+            distance = block.distances()
+            return ((w * ((self.low <= distance) & (distance <= self.high))).sum(-1),)
+        reach = torch.arange(self.low, self.high + 1, device=keys.device)
+        wanted = block.positions[:, None] - reach
+        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
+        there = keys[place] == wanted
+        return ((w.gather(-1, place.expand(*w.shape[:2], *place.shape)) * there).sum(-1),)
+
+
+@dataclass(frozen=True)
+class Pooled(Observer[Tensor]):
+    """The map of weights at a size one can look at: (b, h, rows, cols).
+
+    Query i falls into row ``i · rows // q``, key j into column ``j · cols // k``; `how` is "mean", "max"
+    or "sum" over all pairs of a cell, the masked ones as 0. There are never more rows than queries, nor
+    more columns than keys.
+    """
+
+    rows: int
+    cols: int
+    how: str = "mean"
+    by_row = False
+
+    def __post_init__(self) -> None:
+        _at_least_one("Pooled(rows)", self.rows)
+        _at_least_one("Pooled(cols)", self.cols)
+        if self.how not in ("mean", "max", "sum"):
+            raise OptionError("Pooled(how)", repr(self.how), "'mean', 'max' or 'sum'",
+                              "A maximum keeps single strong weights visible.")  # fmt: skip
+
+    def bind(self, sizes: Sizes) -> Self:
+        return replace(self, rows=min(self.rows, max(sizes.q, 1)), cols=min(self.cols, max(sizes.k, 1)))
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        weights, sizes = block.weights.detach(), block.sizes
+        result = weights.new_zeros((*weights.shape[:2], self.rows, self.cols))
+        if not len(block.queries) or not len(block.keys):
+            return (result,)
+        column = (block.keys * self.cols).div(sizes.k, rounding_mode="floor")
+        first = block.queries.start * self.rows // sizes.q
+        last = (block.queries.stop - 1) * self.rows // sizes.q
+        for row in range(first, last + 1):
+            # The queries of a row: i · rows // q == row.
+            start = max(-(-row * sizes.q // self.rows), block.queries.start)
+            stop = min(-(-(row + 1) * sizes.q // self.rows), block.queries.stop)
+            mine = weights[:, :, start - block.queries.start : stop - block.queries.start]
+            line = mine.amax(2) if self.how == "max" else mine.sum(2)
+            target = result[:, :, row]
+            if self.how == "max":
+                target.scatter_reduce_(-1, column.expand_as(line), line, "amax")
+            else:
+                target.index_add_(-1, column, line)
+        return (result / self._pairs(sizes, result) if self.how == "mean" else result,)
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        return functools.reduce(torch.maximum if self.how == "max" else torch.add, parts)
+
+    def _pairs(self, sizes: Sizes, like: Tensor) -> Tensor:
+        """How many pairs each cell holds."""
+        high = [-(-(i + 1) * sizes.q // self.rows) - -(-i * sizes.q // self.rows) for i in range(self.rows)]
+        wide = [-(-(j + 1) * sizes.k // self.cols) - -(-j * sizes.k // self.cols) for j in range(self.cols)]
+        return torch.outer(like.new_tensor(high), like.new_tensor(wide))
+
+
+@dataclass(frozen=True)
+class Rows(Observer[Tensor]):
+    """The weights of some queries in full, in the order given: (b, h, len(queries), k)."""
+
+    queries: tuple[int, ...]
+
+    def __init__(self, *queries: int) -> None:
+        object.__setattr__(self, "queries", tuple(int(query) for query in queries))
+
+    def bind(self, sizes: Sizes) -> Self:
+        for query in self.queries:
+            if not 0 <= query < sizes.q:
+                raise OptionError("Rows", query, f"0 to {sizes.q - 1}, the queries of this call",
+                                  "Count queries from 0.")  # fmt: skip
+        return self
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        mine = [query - block.queries.start for query in self._inside(block.queries)]
+        return (block.on_all_keys(block.weights.detach()[:, :, mine]),)
+
+    def result(self, *tensors: Tensor) -> Tensor:
+        # Blocks come in the order of queries: put the rows in the order asked for.
+        found = sorted(range(len(self.queries)), key=lambda i: self.queries[i])
+        order = [found.index(i) for i in range(len(self.queries))]
+        return tensors[0][:, :, order]
+
+    def _inside(self, queries: range) -> list[int]:
+        return sorted(query for query in self.queries if query in queries)
+
+
+@dataclass(frozen=True)
+class LogSumExp(Observer[Tensor]):
+    """The log-sum-exp of each row of scores: (b, h, q); −inf where a query sees nothing.
+
+    With softmax, a weight is exp(score − lse): with q, k and lse any weight can be had again.
+    """
+
+    differentiable = True
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        return (block.lse,)
+
+
+@dataclass(frozen=True)
+class MaxScore(Observer[Tensor]):
+    """The greatest score of each row: (b, h, q); −inf where a query sees nothing."""
+
+    def of(self, block: Block) -> tuple[Tensor, ...]:
+        scores = block.scores.detach()
+        if not scores.shape[-1]:
+            return (scores.new_full(scores.shape[:-1], -torch.inf),)
+        return (scores.amax(-1),)
+
+
+_GROUP = 32
+
+
+def _strongest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` greatest of each row and their places; of equal ones the lower place first.
+
+    A full sort is slow. The strongest `count` stand in the `count` groups of 32 neighbours with the
+    strongest members (ties to the lower group), so groups are sorted by their maximum, and then only
+    the members of the chosen groups.
+    """
+    n = weights.shape[-1]
+    if n > 4 * _GROUP * count:
+        whole = n // _GROUP * _GROUP
+        grouped = weights[..., :whole].unflatten(-1, (-1, _GROUP)).amax(-1)
+        groups = grouped.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+        groups = groups.sort(dim=-1).values  # ascending, so that the lower place still comes first
+        place = (groups[..., None] * _GROUP + torch.arange(_GROUP, device=weights.device)).flatten(-2)
+        rest = torch.arange(whole, n, device=weights.device).expand(*place.shape[:-1], n - whole)
+        place = torch.cat((place, rest), dim=-1)
+        found, where = weights.gather(-1, place).sort(dim=-1, descending=True, stable=True)
+        return found[..., :count], place.gather(-1, where[..., :count])
+    found, where = weights.sort(dim=-1, descending=True, stable=True)
+    return found[..., :count], where[..., :count]
+
+
+def _at_least_one(name: str, given: object) -> None:
+    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
+        raise OptionError(name, repr(given), "a whole number ≥ 1", "Ask for at least one.")

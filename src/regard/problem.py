@@ -1,0 +1,183 @@
+"""One attention call, checked: the value that every backend takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.biases import Bias, as_bias
+from regard.errors import DeviceError, DtypeError, OptionError, ShapeError
+from regard.masks import Mask, as_mask
+from regard.normalizers import Normalizer, as_normalizer
+from regard.observers import Observer
+from regard.scores import Score, as_score
+from regard.shapes import Keys, Output, Queries, Sizes, Values
+from regard.values import readable
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A validated attention call.
+
+    Scores are scaled and soft-capped, then come bias, mask, normalizer and dropout, in this order. Every
+    part is bound to the sizes of the call. A `Problem` is made by `Problem.of`, which checks everything.
+    """
+
+    q: Queries
+    k: Keys
+    v: Values
+    score: Score
+    mask: Mask
+    bias: Bias
+    normalizer: Normalizer
+    dropout: float
+    seed: int
+    observers: tuple[Observer[Any], ...]
+    sizes: Sizes
+
+    @classmethod
+    def of(
+        cls,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        observers: Sequence[Observer[Any]] = (),
+        *,
+        mask: Mask | Tensor | None = None,
+        bias: Bias | Tensor | None = None,
+        score: Score | Callable[[Tensor, Tensor], Tensor] | None = None,
+        normalizer: Normalizer | None = None,
+        dropout: float = 0.0,
+    ) -> Problem:
+        """Check a call and bind its parts to its sizes."""
+        sizes = _sizes(q, k, v)
+        for observer in observers:
+            if not isinstance(observer, Observer):
+                kind = observer.__name__ if isinstance(observer, type) else type(observer).__name__
+                raise DtypeError("observers", kind, "observer values, such as Entropy() or TopK(8)",
+                                 "Write the parentheses: an observer is a value.")  # fmt: skip
+        if isinstance(mask, Tensor) and mask.dtype != torch.bool and mask.is_floating_point():
+            raise DtypeError("mask", f"a {mask.dtype} tensor", "a Mask or a bool tensor, True = may attend",
+                             "A float tensor that is added to scores is a bias: bias=tensor.")  # fmt: skip
+        return cls(
+            q,
+            k,
+            v,
+            as_score(score).bind(sizes),
+            as_mask(mask).bind(sizes),
+            as_bias(bias).bind(sizes),
+            as_normalizer(normalizer).bind(sizes),
+            _probability(dropout),
+            # One number from PyTorch's generator; every weight's fate follows from it (dropout.py).
+            int(torch.randint(2**31, ()).item()) if dropout else 0,
+            tuple(observer.bind(sizes) for observer in dict.fromkeys(observers)),
+            sizes,
+        )
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of scores and sums: at least float32."""
+        return self.q.dtype if self.q.dtype == torch.float64 else torch.float32
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that may need a gradient."""
+        parts = (self.score, self.bias, self.normalizer)
+        return (self.q, self.k, self.v, *(t for part in parts for t in part.tensors()))
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Problem:
+        """The same call on other tensors, in the order of `tensors`."""
+        q, k, v, *rest = tensors
+        parts: list[Any] = []
+        for part in (self.score, self.bias, self.normalizer):
+            count = len(part.tensors())
+            parts.append(part.with_tensors(rest[:count]))
+            rest = rest[count:]
+        score, bias, normalizer = parts
+        return replace(self, q=q, k=k, v=v, score=score, bias=bias, normalizer=normalizer)
+
+    def cast(self, dtype: torch.dtype) -> Problem:
+        """The same call in another dtype."""
+        q, k, v = (t.to(dtype) for t in (self.q, self.k, self.v))
+        parts = (part.cast(dtype) for part in (self.score, self.bias, self.normalizer))
+        score, bias, normalizer = parts
+        return replace(self, q=q, k=k, v=v, score=score, bias=bias, normalizer=normalizer)
+
+    def finite(self) -> tuple[Problem, Tensor | None, Tensor | None]:
+        """The call with every number that is not finite set to 0, and which queries and keys had one.
+
+        A masked key may hold anything, and 0 · NaN is NaN: so what is not finite is taken out first, and
+        a row that *sees* such a key (or is such a query) is made NaN in the end. Where all is finite, as
+        nearly always, both answers are None.
+        """
+        good_q, good_k, good_v = (torch.isfinite(t) for t in (self.q, self.k, self.v))
+        if readable(self.q) and bool((good_q.all() & good_k.all() & good_v.all()).item()):
+            return self, None, None
+        clean = replace(
+            self,
+            q=torch.where(good_q, self.q, 0),
+            k=torch.where(good_k, self.k, 0),
+            v=torch.where(good_v, self.v, 0),
+        )
+        repeats = self.sizes.h // max(self.sizes.g, 1)
+        bad_keys = ~(good_k.all(-1) & good_v.all(-1))
+        return clean, ~good_q.all(-1), bad_keys.repeat_interleave(repeats, dim=1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a backend returns: the output, and each observer's whole tensors in order."""
+
+    out: Output
+    observed: tuple[tuple[Tensor, ...], ...]
+
+
+def _sizes(q: object, k: object, v: object) -> Sizes:
+    layout = "(batch, heads, sequence, head size)"
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, Tensor):
+            raise DtypeError(name, f"a {type(tensor).__name__}", f"a tensor {layout}",
+                             "Convert it with torch.as_tensor(…).")  # fmt: skip
+        if tensor.ndim != 4:
+            raise ShapeError(name, f"{tensor.ndim} dimensions, shape {tuple(tensor.shape)}",
+                             f"4: {layout}", "Add a batch or a heads dimension with [None].")  # fmt: skip
+        if tensor.dtype not in DTYPES:
+            raise DtypeError(name, str(tensor.dtype), "float16, bfloat16, float32 or float64",
+                             "Convert it with .float().")  # fmt: skip
+    assert isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.device != q.device:
+            raise DeviceError(name, f"a tensor on {tensor.device}", f"the device of q, {q.device}",
+                              f"Move it with .to({str(q.device)!r}).")  # fmt: skip
+        if tensor.dtype != q.dtype:
+            raise DtypeError(name, str(tensor.dtype), f"the dtype of q, {q.dtype}",
+                             f"Convert it with .to({q.dtype}).")  # fmt: skip
+        if tensor.shape[0] != q.shape[0]:
+            raise ShapeError(name, f"batch {tensor.shape[0]}", f"the batch of q, {q.shape[0]}",
+                             f"Expand a shared one with .expand({q.shape[0]}, -1, -1, -1).")  # fmt: skip
+    if k.shape[3] != q.shape[3]:
+        raise ShapeError("k", f"head size {k.shape[3]}", f"the head size of q, {q.shape[3]}",
+                         "Queries and keys meet in a dot product; only v may differ.")  # fmt: skip
+    if v.shape[1] != k.shape[1]:
+        raise ShapeError("v", f"{v.shape[1]} heads", f"the heads of k, {k.shape[1]}",
+                         "Keys and values come in pairs.")  # fmt: skip
+    if v.shape[2] != k.shape[2]:
+        raise ShapeError("v", f"{v.shape[2]} positions", f"the positions of k, {k.shape[2]}",
+                         "Keys and values come in pairs.")  # fmt: skip
+    h, g = q.shape[1], k.shape[1]
+    if (g == 0 and h > 0) or (g > 0 and h % g):
+        raise ShapeError("k", f"{g} heads", f"a number that divides the {h} heads of q",
+                         "Query head i reads key head i // (h / g).")  # fmt: skip
+    return Sizes(q.shape[0], h, g, q.shape[2], k.shape[2], q.shape[3], v.shape[3], q.device)
+
+
+def _probability(dropout: float) -> float:
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise OptionError("dropout", repr(dropout), "a probability, 0 ≤ dropout < 1",
+                          "Give 0.0 outside training.")  # fmt: skip
+    return float(dropout)

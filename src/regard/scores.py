@@ -1,0 +1,177 @@
+"""How well a query and a key fit: what the softmax sees before bias and mask."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.errors import DtypeError, OptionError, ShapeError
+from regard.shapes import Keys, Queries, Sizes
+from regard.values import Value
+
+
+@dataclass(frozen=True)
+class Score(Value):
+    """A number for each pair of query and key."""
+
+    def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+        """The score of every query with every key; query head i meets key head i // (h / g)."""
+        raise NotImplementedError
+
+    def heads(self, h: range) -> Self:
+        """The part of this score that these query heads need."""
+        del h
+        return self
+
+    def inner(self, d: int) -> int:
+        """Numbers held for each pair while scores are computed; 1 where a matrix product does it."""
+        del d
+        return 1
+
+
+@dataclass(frozen=True)
+class Dot(Score):
+    """scale · q·k, the scaled dot product (Vaswani et al., 2017). `scale` None is 1/√d.
+
+    `softcap` c bounds the scores smoothly: c · tanh(score / c) (Gemma 2, 2024).
+    """
+
+    scale: float | None = None
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale is not None and not math.isfinite(self.scale):
+            raise OptionError("Dot(scale=…)", self.scale, "a finite number or None", "None is 1/√d.")
+        if self.softcap is not None and not 0 < self.softcap < math.inf:
+            raise OptionError("Dot(softcap=…)", self.softcap, "a positive number or None",
+                              "None leaves scores as they are; Gemma 2 uses 50.0.")  # fmt: skip
+
+    def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+        scores = products(q * _scale(self.scale, q.shape[-1]), k)
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
+
+@dataclass(frozen=True, eq=False)
+class Cosine(Score):
+    """scale · cos(q, k): only directions matter (query-key normalisation, Henry et al., 2020).
+
+    `scale` is a number, or a tensor of one for each head, which may be learned. A zero vector scores 0.
+    """
+
+    scale: float | Float[Tensor, " h"] = 10.0
+
+    def bind(self, sizes: Sizes) -> Self:
+        if isinstance(self.scale, Tensor) and self.scale.shape != (sizes.h,):
+            raise ShapeError("Cosine(scale=…)", f"shape {tuple(self.scale.shape)}",
+                             f"a number or ({sizes.h},), one for each head of q",
+                             "Give one scale for each query head.")  # fmt: skip
+        return super().bind(sizes)
+
+    def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+        scale = self.scale[:, None, None] if isinstance(self.scale, Tensor) else self.scale
+        return products(_direction(q) * scale, _direction(k))
+
+    def heads(self, h: range) -> Self:
+        return type(self)(self.scale[h.start : h.stop]) if isinstance(self.scale, Tensor) else self
+
+
+@dataclass(frozen=True)
+class Euclidean(Score):
+    """−scale · ‖q − k‖² / 2: near means alike (L2 attention, Kim et al., 2021). `scale` None is 1/√d.
+
+    For vectors of one length its weights are those of `Dot` with the same scale.
+    """
+
+    scale: float | None = None
+
+    def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+        repeats = q.shape[1] // max(k.shape[1], 1)
+        lengths = q.square().sum(-1)[..., :, None] + _repeat(k.square().sum(-1), repeats)[..., None, :]
+        return (products(q, k) - lengths / 2) * _scale(self.scale, q.shape[-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Additive(Score):
+    """Σ_d weight_d · tanh(q_d + k_d), the first attention (Bahdanau et al., 2015).
+
+    The maps of the paper's W and U are the learned query and key maps; `weight` is its v, one vector for
+    each head. It holds a number for each pair and component, so it is slow.
+    """
+
+    weight: Float[Tensor, "h d"]
+
+    def bind(self, sizes: Sizes) -> Self:
+        if tuple(self.weight.shape) != (sizes.h, sizes.d):
+            raise ShapeError("Additive(weight=…)", f"shape {tuple(self.weight.shape)}",
+                             f"(h, d) = {(sizes.h, sizes.d)}", "Give one vector for each query head.")  # fmt: skip
+        return super().bind(sizes)
+
+    def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+        keys = _repeat(k, q.shape[1] // max(k.shape[1], 1))
+        hidden = torch.tanh(q[..., :, None, :] + keys[..., None, :, :])
+        return (hidden @ self.weight[:, None, :, None]).squeeze(-1)
+
+    def heads(self, h: range) -> Self:
+        return type(self)(self.weight[h.start : h.stop])
+
+    def inner(self, d: int) -> int:
+        return max(d, 1)
+
+
+@dataclass(frozen=True)
+class Custom(Score):
+    """A user's own function of queries (b, h, q, d) and keys (b, h, k, d) that returns (b, h, q, k).
+
+    It is called on blocks, so each score may depend on its own query and key only.
+    """
+
+    function: Callable[[Tensor, Tensor], Tensor]
+
+    def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+        scores = self.function(q, _repeat(k, q.shape[1] // max(k.shape[1], 1)))
+        wanted = (*q.shape[:-1], k.shape[-2])
+        if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
+            given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(type(scores))
+            raise ShapeError("score", f"{given} from the function", f"(b, h, q, k) = {wanted}",
+                             "Return one score for each pair of query and key.")  # fmt: skip
+        return scores
+
+
+def as_score(score: Score | Callable[[Tensor, Tensor], Tensor] | None) -> Score:
+    """What a caller may give as a score, as a `Score`."""
+    if score is None:
+        return Dot()
+    if isinstance(score, Score):
+        return score
+    if callable(score):
+        return Custom(score)
+    raise DtypeError("score", f"a {type(score).__name__}", "a Score, a function of (q, k) or None",
+                     "None is Dot(): the dot product over √d.")  # fmt: skip
+
+
+def products(q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+    """Every dot product; the query heads of a group are the rows of one matrix product."""
+    b, h, n, d = q.shape
+    g = k.shape[1]
+    if g in (0, h):
+        return q @ k.transpose(-1, -2)
+    rows = q.reshape(b, g, (h // g) * n, d)
+    return (rows @ k.transpose(-1, -2)).reshape(b, h, n, k.shape[-2])
+
+
+def _scale(scale: float | None, d: int) -> float:
+    return scale if scale is not None else 1.0 / math.sqrt(max(d, 1))
+
+
+def _direction(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=-1, eps=1e-12)
+
+
+def _repeat(k: Tensor, times: int) -> Tensor:
+    return k if times == 1 else k.repeat_interleave(times, dim=1)

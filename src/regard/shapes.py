@@ -1,0 +1,59 @@
+"""The dimensions of an attention call. Tensors are always (batch, heads, sequence, head size).
+
+======  =========================================================
+letter  dimension
+======  =========================================================
+``b``   batch
+``h``   query heads
+``g``   key and value heads; ``h`` is a multiple of ``g``
+``q``   query positions
+``k``   key positions
+``d``   head size of queries and keys
+``dv``  head size of values
+======  =========================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Queries = Float[Tensor, "b h q d"]
+Keys = Float[Tensor, "b g k d"]
+Values = Float[Tensor, "b g k dv"]
+Output = Float[Tensor, "b h q dv"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of one call, and the device that its tensors lie on."""
+
+    b: int
+    h: int
+    g: int
+    q: int
+    k: int
+    d: int
+    dv: int
+    device: torch.device
+
+    @property
+    def offset(self) -> int:
+        """What to add to a query's index to get its position among the keys.
+
+        The last query stands at the last key, as decoding with a cache needs.
+        """
+        return self.k - self.q
+
+
+class Box(NamedTuple):
+    """A block of query-key pairs: half-open ranges of batch, heads, queries and keys, none empty."""
+
+    b: range
+    h: range
+    q: range
+    k: range
