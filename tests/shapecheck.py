@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintPep673Exception
+
+checked = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int will do where a float is asked
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with its arguments and result checked at each call."""
     try:
-        return beartype(function)
+        return checked(function)
     except BeartypeDecorHintPep673Exception:
         hints = function.__annotations__
         function.__annotations__ = {k: v for k, v in hints.items() if "Self" not in str(v)}
-        return beartype(function)
+        return checked(function)

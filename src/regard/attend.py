@@ -113,7 +113,15 @@ def observe(
     (torch.Size([1, 8, 1000, 64]), torch.Size([1, 8, 1000]), torch.Size([1, 8, 1000, 8]))
     """
     problem = Problem.of(
-        q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout
+        q,
+        k,
+        v,
+        observers,
+        mask=mask,
+        bias=bias,
+        score=score,
+        normalizer=normalizer,
+        dropout=dropout,
     )
     chosen, _ = choose(problem, backend)
     answer = chosen.run(problem)
@@ -149,7 +157,10 @@ class Plan:
                   for kind, n in self.pairs.items()]  # fmt: skip
         lines += [
             ("work", f"{self.flops / 1e9:.3g} GFLOP forward"),
-            ("scores held", f"{_bytes(self.scores_bytes)} (all at once: {_bytes(self.whole_bytes)})"),
+            (
+                "scores held",
+                f"{_bytes(self.scores_bytes)} (all at once: {_bytes(self.whole_bytes)})",
+            ),
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
@@ -177,7 +188,15 @@ def explain(
     ('chunked', 0.44)
     """
     problem = Problem.of(
-        q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout
+        q,
+        k,
+        v,
+        observers,
+        mask=mask,
+        bias=bias,
+        score=score,
+        normalizer=normalizer,
+        dropout=dropout,
     )
     chosen, reasons = choose(problem, backend)
     sizes = problem.sizes
@@ -200,9 +219,9 @@ def explain(
     )
 
 
-def _bytes(n: int) -> str:
+def _bytes(n: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if n < 1024:
             return f"{n:.3g} {unit}"
-        n = n // 1024 if n >= 10240 else n / 1024  # type: ignore[assignment]
+        n /= 1024
     return f"{n:.3g} GiB"

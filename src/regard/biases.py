@@ -18,7 +18,7 @@ from torch.nn import Parameter
 
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.shapes import Box, Sizes
-from regard.values import Aligned, Value
+from regard.values import Aligned, Value, readable
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ class Bias(Value):
     def block(self, box: Box) -> Tensor:
         """The bias of a box of pairs: broadcasts to the box's (b, h, q, k)."""
         raise NotImplementedError
+
+    def forbids(self) -> bool:
+        """Whether it may hold −inf, so that a row may see nothing because of it."""
+        return True
 
     def __add__(self, other: Bias | Tensor) -> Bias:
         return Sum(self, as_bias(other))
@@ -40,6 +44,9 @@ class Nothing(Bias):
     def block(self, box: Box) -> Tensor:
         return torch.zeros(())
 
+    def forbids(self) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class ByDistance(Aligned, Bias):
@@ -48,6 +55,12 @@ class ByDistance(Aligned, Bias):
     def of_distance(self, distance: Tensor) -> Float[Tensor, "h n"]:
         """The bias of each head at each of these distances (query position − key position)."""
         raise NotImplementedError
+
+    def forbids(self) -> bool:
+        parts = self.tensors()
+        return not (
+            all(readable(t) for t in parts) and all(bool(t.isfinite().all()) for t in parts)
+        )
 
     def block(self, box: Box) -> Float[Tensor, "1 h q k"]:
         # One number per diagonal. In a table from the greatest distance down, a query's keys are a
@@ -86,7 +99,9 @@ class ALiBi(ByDistance):
             raise OptionError("ALiBi", f"heads={heads}, slopes={slopes}", "one of heads and slopes",
                               "Write ALiBi(heads=8).")  # fmt: skip
         if heads is not None and heads < 1:
-            raise OptionError("ALiBi(heads=…)", heads, "a whole number ≥ 1", "Give the query heads.")
+            raise OptionError(
+                "ALiBi(heads=…)", heads, "a whole number ≥ 1", "Give the query heads."
+            )
         chosen = slopes if slopes is not None else torch.tensor(_alibi_slopes(heads or 1))
         object.__setattr__(self, "slopes", chosen)
         object.__setattr__(self, "offset", offset)
@@ -116,7 +131,8 @@ class T5(ByDistance):
         least = 2 if self.causal else 4
         if self.table.ndim != 2 or self.table.shape[0] < least:
             raise ShapeError("T5(table=…)", f"shape {tuple(self.table.shape)}",
-                             f"(buckets, h) with at least {least} buckets", "T5.learned makes one.")  # fmt: skip
+                             f"(buckets, h) with at least {least} buckets",
+                             "T5.learned makes one.")  # fmt: skip
         exact = self.table.shape[0] // (2 if self.causal else 4)
         if self.max_distance <= exact:
             raise OptionError("T5(max_distance=…)", self.max_distance,
@@ -152,7 +168,8 @@ class T5(ByDistance):
 class Kerple(ByDistance):
     """A learned logarithmic decay for each head: −a · log(1 + c · |distance|) (Chi et al., 2022).
 
-    `a` and `c` must be positive; `Kerple.learned` starts them so. It extrapolates to lengths never trained on.
+    `a` and `c` must be positive; `Kerple.learned` starts them so. It extrapolates to lengths that
+    were never trained on.
     """
 
     a: Float[Tensor, " h"]
@@ -249,11 +266,14 @@ class Sum(Bias):
     def block(self, box: Box) -> Tensor:
         return self.left.block(box) + self.right.block(box)
 
+    def forbids(self) -> bool:
+        return self.left.forbids() or self.right.forbids()
+
     def cut(self, b: range, h: range, q: range) -> Self:
         return replace(self, left=self.left.cut(b, h, q), right=self.right.cut(b, h, q))
 
 
-def as_bias(bias: Bias | Tensor | None) -> Bias:
+def as_bias(bias: object) -> Bias:
     """What a caller may give as a bias, as a `Bias`."""
     if bias is None:
         return Nothing()

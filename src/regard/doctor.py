@@ -20,7 +20,6 @@ Facts = list[tuple[str, str]]
 
 # Rooms that the plan names and this version does not have yet. A row goes when its backend comes.
 NOT_YET = {
-    "native": "the compiled core holds only the CPU probe in this version",
     "flex": "not built yet: on CUDA the chunked backend runs every call in this version",
 }
 
@@ -64,12 +63,9 @@ def machine() -> Facts:
 
 def runs() -> Facts:
     """For each backend, in the order of choice: "runs here", or the one sentence why not."""
-    said: dict[str, str] = {}
-    for backend in backends.ORDER:
-        why_not = backend.here()
-        said[backend.name] = f"no: {why_not}" if why_not else "runs here"
-    missing = {name: f"no: {why}" for name, why in NOT_YET.items() if name not in said}
-    return [(f"backend {name}", text) for name, text in (missing | said).items()]
+    said = {backend.name: backend.here() for backend in backends.ORDER}
+    said |= {name: why for name, why in NOT_YET.items() if name not in said}
+    return [(f"backend {name}", f"no: {why}" if why else "runs here") for name, why in said.items()]
 
 
 def processor() -> str:

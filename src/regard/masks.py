@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -186,7 +186,10 @@ class Padding(Mask):
     def __post_init__(self) -> None:
         if self.side not in ("left", "right"):
             raise OptionError(
-                "Padding(side=…)", repr(self.side), "'left' or 'right'", "Say where the padding stands."
+                "Padding(side=…)",
+                repr(self.side),
+                "'left' or 'right'",
+                "Say where the padding stands.",
             )
         _integers("Padding(lengths=…)", self.lengths)
 
@@ -343,7 +346,7 @@ class Where(Mask):
     function: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        allowed = self.function(b, h, q, k)
+        allowed = cast("object", self.function(b, h, q, k))
         if not isinstance(allowed, Tensor) or allowed.dtype != torch.bool:
             kind = f"{allowed.dtype} tensor" if isinstance(allowed, Tensor) else repr(type(allowed))
             raise DtypeError("Where(function)", f"a {kind} from the function", "a bool tensor",
@@ -447,7 +450,7 @@ class Not(Mask):
         return swapped[self.inner.tile(box)]
 
 
-def as_mask(mask: Mask | Tensor | None) -> Mask:
+def as_mask(mask: object) -> Mask:
     """What a caller may give as a mask, as a `Mask`."""
     if mask is None:
         return Everything()
@@ -461,7 +464,9 @@ def as_mask(mask: Mask | Tensor | None) -> Mask:
 
 def dense(mask: Mask, sizes: Sizes) -> Bool[Tensor, "b h q k"]:
     """The whole mask of a call as one tensor: for tests, pictures and the reference; n² memory."""
-    indices = indices_of(range(sizes.b), range(sizes.h), range(sizes.q), range(sizes.k), sizes.device)
+    indices = indices_of(
+        range(sizes.b), range(sizes.h), range(sizes.q), range(sizes.k), sizes.device
+    )
     allowed = mask.bind(sizes).allows(*indices)
     return allowed.expand(sizes.b, sizes.h, sizes.q, sizes.k)
 
@@ -477,8 +482,8 @@ def indices_of(
 def show(mask: Mask | Tensor, queries: int, keys: int) -> None:
     """Print a mask's first batch row and head, ``#`` where a query may see a key."""
     sizes = Sizes(1, 1, 1, queries, keys, 1, 1, torch.device("cpu"))
-    for row in dense(as_mask(mask), sizes)[0, 0]:
-        print("".join("#" if allowed else "." for allowed in row.tolist()))
+    for row in dense(as_mask(mask), sizes)[0, 0].numpy():
+        print("".join("#" if allowed else "." for allowed in row))
 
 
 def broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:
@@ -535,11 +540,17 @@ def _at_least(name: str, given: object, least: int) -> None:
 def _integers(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor) or tensor.is_floating_point() or tensor.dtype == torch.bool:
         kind = str(tensor.dtype) if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
-        raise DtypeError(name, kind, "an integer tensor", "Convert it with torch.as_tensor(…).long().")
+        raise DtypeError(
+            name, kind, "an integer tensor", "Convert it with torch.as_tensor(…).long()."
+        )
 
 
 def _bools(name: str, tensor: object) -> None:
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.bool:
-        kind = f"a {tensor.dtype} tensor" if isinstance(tensor, Tensor) else f"a {type(tensor).__name__}"
+        kind = (
+            f"a {tensor.dtype} tensor"
+            if isinstance(tensor, Tensor)
+            else f"a {type(tensor).__name__}"
+        )
         raise DtypeError(name, kind, "a bool tensor, True where a query may see a key",
                          "Convert it with .bool(); numbers that are added to scores are a bias.")  # fmt: skip

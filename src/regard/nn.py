@@ -198,7 +198,7 @@ class MultiHeadAttention(nn.Module):
         if context is None:
             if self.context_width != self.width:
                 raise ShapeError("context", "None", f"a tensor (b, m, {self.context_width})",
-                                 "This layer was made with a context_width, for cross-attention.")  # fmt: skip
+                                 "The layer has a context_width: it is for cross-attention.")  # fmt: skip
         else:
             _check_input("context", context, self.context_width)
         position = None if self.position is None else self.position()
@@ -217,14 +217,19 @@ class MultiHeadAttention(nn.Module):
         k = self.key_norm(_split(self.key(source), self.key_value_heads))
         v = _split(self.value(source), self.key_value_heads)
         if position is not None:
-            assert positions is not None and context_positions is not None
+            assert positions is not None
+            assert context_positions is not None
             q, k = position.turn(q, positions), position.turn(k, context_positions)
         return q, k, v
 
     def _values(self, mask: Mask | Tensor | None) -> dict[str, Any]:
         values = {
             name: None if held is None else held()
-            for name, held in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer))
+            for name, held in (
+                ("bias", self.bias),
+                ("score", self.score),
+                ("normalizer", self.normalizer),
+            )
         }
         own = None if self.mask is None else self.mask()
         given = None if mask is None else as_mask(mask)
@@ -308,7 +313,8 @@ class Transformer(nn.Module):
     layer makes it a language model.
 
     >>> from regard.masks import Causal, Window
-    >>> layers = [MultiHeadAttention(32, 2, mask=Causal() & Window(8)), MultiHeadAttention(32, 2, mask=Causal())]
+    >>> masks = Causal() & Window(8), Causal()
+    >>> layers = [MultiHeadAttention(32, 2, mask=mask) for mask in masks]
     >>> model = Transformer(vocabulary=100, layers=layers)
     >>> model(torch.zeros(1, 5, dtype=torch.long)).shape
     torch.Size([1, 5, 100])

@@ -105,7 +105,7 @@ class Sigmoid(Normalizer):
 
 @dataclass(frozen=True)
 class Sparsemax(Normalizer):
-    """The point of the simplex nearest to the scores: most weights are exactly 0 (Martins, Astudillo, 2016)."""
+    """The point of the simplex nearest to the scores; most weights are 0 (Martins et al., 2016)."""
 
     def weigh(self, scores: Rows) -> Rows:
         z = _below_maximum(scores, 1.0)
@@ -141,7 +141,7 @@ class Entmax15(Normalizer):
         return (z - threshold).clamp(min=0).square()
 
 
-def as_normalizer(normalizer: Normalizer | None) -> Normalizer:
+def as_normalizer(normalizer: object) -> Normalizer:
     """What a caller may give as a normalizer, as a `Normalizer`."""
     if normalizer is None:
         return Softmax()

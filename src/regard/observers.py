@@ -17,18 +17,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from regard.errors import OptionError
 from regard.shapes import Sizes
-from regard.values import Value
+from regard.values import Aligned, Value, readable
 
 Result = TypeVar("Result")
+Shares = tuple[Float[Tensor, "b h q"], Float[Tensor, "b h q"]]
 
 
 @dataclass(frozen=True)
@@ -50,15 +52,10 @@ class Block:
         """The log-sum-exp of each row of scores; −inf where a row sees nothing."""
         return self.log_sum_exp()
 
-    @functools.cached_property
-    def positions(self) -> Int[Tensor, " q"]:
-        """Where each query stands among the keys."""
+    def positions(self, offset: int) -> Int[Tensor, " q"]:
+        """Where each query stands among the keys, if the first query stands at key `offset`."""
         start, stop = self.queries.start, self.queries.stop
-        return torch.arange(start, stop, device=self.keys.device) + self.sizes.offset
-
-    def distances(self) -> Int[Tensor, "q k"]:
-        """How far each key lies before each query (negative: after it)."""
-        return self.positions[:, None] - self.keys
+        return torch.arange(start + offset, stop + offset, device=self.keys.device)
 
     def on_all_keys(self, per_key: Float[Tensor, "b h *s k"]) -> Float[Tensor, "b h *s all"]:
         """Numbers for the keys that are here, on all keys of the call: 0 for the absent."""
@@ -95,6 +92,16 @@ class Observer(Value, Generic[Result]):
         """What of a whole tensor a block of rows had a share in: its rows, or all, for gradients."""
         return whole.narrow(2, queries.start, len(queries)) if self.by_row else whole
 
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        """The statistic of rows whose keys were split in two, from those of the pieces.
+
+        `shares` is the part of each row's mass that each piece has, (b, h, q); the first has `keys` keys.
+        """
+        raise OptionError("merge", repr(self), "statistics that follow from those of the pieces",
+                          "Ask for it in a run over all keys.")  # fmt: skip
+
     def result(self, *tensors: Tensor) -> Result:
         """What the caller gets, from the whole tensors."""
         return cast("Result", tensors[0])
@@ -130,6 +137,14 @@ class TopK(Observer[Top]):
             torch.nn.functional.pad(found, (0, missing)),
         )
 
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        weights = torch.cat((first[1] * shares[0][..., None], second[1] * shares[1][..., None]), -1)
+        later = torch.where(second[0] < 0, -1, second[0] + keys)
+        best = _first(weights, self.count)
+        return torch.cat((first[0], later), -1).gather(-1, best), weights.gather(-1, best)
+
     def result(self, *tensors: Tensor) -> Top:
         return Top(*tensors)
 
@@ -142,8 +157,17 @@ class Entropy(Observer[Tensor]):
 
     def of(self, block: Block) -> tuple[Tensor, ...]:
         w = block.weights
+        tangent = forward_ad.unpack_dual(w).tangent
+        if not w.requires_grad and tangent is None and readable(w):
+            return (_entropies(w).sum(-1),)
         # The smallest normal number for 0: its share is 0 all the same, and the gradient stays finite.
         return (-(w * w.clamp(min=torch.finfo(w.dtype).tiny).log()).sum(-1),)
+
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        a, b = shares
+        return (a * first[0] + _entropies(a) + b * second[0] + _entropies(b),)
 
 
 @dataclass(frozen=True)
@@ -158,13 +182,30 @@ class Received(Observer[Tensor]):
 
 
 @dataclass(frozen=True)
-class MeanDistance(Observer[Tensor]):
+class MeanDistance(Aligned, Observer[Tensor]):
     """Σ w · |query position − key position| of each row, in tokens: (b, h, q)."""
 
     differentiable = True
 
     def of(self, block: Block) -> tuple[Tensor, ...]:
-        return ((block.weights * block.distances().abs()).sum(-1),)
+        w, keys, dtype = block.weights, block.keys, block.weights.dtype
+        if not len(keys):
+            return (w.sum(-1),)
+        # Keys before all of the block's queries: Σ w (p − k) = Σ w (first − k) + (p − first) Σ w, one
+        # narrow matrix product. Only the keys among and after the queries need a distance for each pair.
+        positions = block.positions(self.shift)
+        first = positions[0]
+        near = int(torch.searchsorted(keys, first)) if readable(keys) else 0
+        table = torch.stack((first - keys[:near], torch.ones_like(keys[:near])), -1).to(dtype)
+        far, mass = (w[..., :near] @ table).unbind(-1)
+        ahead = (positions - first).to(dtype)
+        apart = (positions[:, None] - keys[near:]).abs().to(dtype)
+        return (far + ahead * mass + (w[..., near:] * apart).sum(-1),)
+
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        return _shared(first, second, shares)
 
 
 @dataclass(frozen=True)
@@ -184,7 +225,9 @@ class SpanMass(Observer[Tensor]):
         object.__setattr__(self, "spans", tuple((int(start), int(stop)) for start, stop in spans))
         for start, stop in self.spans:
             if not 0 <= start <= stop:
-                raise OptionError("SpanMass", (start, stop), "0 ≤ start ≤ stop", "Spans are half-open.")
+                raise OptionError(
+                    "SpanMass", (start, stop), "0 ≤ start ≤ stop", "Spans are half-open."
+                )
 
     def bind(self, sizes: Sizes) -> Self:
         for start, stop in self.spans:
@@ -198,21 +241,27 @@ class SpanMass(Observer[Tensor]):
         table = torch.stack(inside, -1) if inside else block.keys.new_zeros((len(block.keys), 0))
         return (block.weights @ table.to(block.weights.dtype),)
 
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        return _shared(first, second, shares)
+
 
 @dataclass(frozen=True)
-class DistanceMass(Observer[Tensor]):
+class DistanceMass(Aligned, Observer[Tensor]):
     """The weight that each query gives to the keys `low` to `high` places before it: (b, h, q).
 
     ``DistanceMass(1)`` is the weight on the previous token.
     """
 
     low: int
-    high: int = field(default=None)  # pyright: ignore[reportAssignmentType]
+    high: int
     differentiable = True
 
-    def __post_init__(self) -> None:
-        if self.high is None:
-            object.__setattr__(self, "high", self.low)
+    def __init__(self, low: int, high: int | None = None, *, offset: int | None = None) -> None:
+        object.__setattr__(self, "offset", offset)
+        object.__setattr__(self, "low", low)
+        object.__setattr__(self, "high", low if high is None else high)
         if self.low > self.high:
             raise OptionError("DistanceMass", (self.low, self.high), "low ≤ high",
                               "Distances are query position − key position.")  # fmt: skip
@@ -222,13 +271,18 @@ class DistanceMass(Observer[Tensor]):
         if not len(keys):
             return (w.sum(-1),)
         if self.high - self.low >= 16:
-            distance = block.distances()
+            distance = block.positions(self.shift)[:, None] - keys
             return ((w * ((self.low <= distance) & (distance <= self.high))).sum(-1),)
         reach = torch.arange(self.low, self.high + 1, device=keys.device)
-        wanted = block.positions[:, None] - reach
+        wanted = block.positions(self.shift)[:, None] - reach
         place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
         there = keys[place] == wanted
         return ((w.gather(-1, place.expand(*w.shape[:2], *place.shape)) * there).sum(-1),)
+
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        return _shared(first, second, shares)
 
 
 @dataclass(frozen=True)
@@ -253,7 +307,9 @@ class Pooled(Observer[Tensor]):
                               "A maximum keeps single strong weights visible.")  # fmt: skip
 
     def bind(self, sizes: Sizes) -> Self:
-        return replace(self, rows=min(self.rows, max(sizes.q, 1)), cols=min(self.cols, max(sizes.k, 1)))
+        return replace(
+            self, rows=min(self.rows, max(sizes.q, 1)), cols=min(self.cols, max(sizes.k, 1))
+        )
 
     def of(self, block: Block) -> tuple[Tensor, ...]:
         weights, sizes = block.weights.detach(), block.sizes
@@ -281,8 +337,14 @@ class Pooled(Observer[Tensor]):
 
     def _pairs(self, sizes: Sizes, like: Tensor) -> Tensor:
         """How many pairs each cell holds."""
-        high = [-(-(i + 1) * sizes.q // self.rows) - -(-i * sizes.q // self.rows) for i in range(self.rows)]
-        wide = [-(-(j + 1) * sizes.k // self.cols) - -(-j * sizes.k // self.cols) for j in range(self.cols)]
+        high = [
+            -(-(i + 1) * sizes.q // self.rows) - -(-i * sizes.q // self.rows)
+            for i in range(self.rows)
+        ]
+        wide = [
+            -(-(j + 1) * sizes.k // self.cols) - -(-j * sizes.k // self.cols)
+            for j in range(self.cols)
+        ]
         return torch.outer(like.new_tensor(high), like.new_tensor(wide))
 
 
@@ -328,6 +390,11 @@ class LogSumExp(Observer[Tensor]):
     def of(self, block: Block) -> tuple[Tensor, ...]:
         return (block.lse,)
 
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        return (torch.logaddexp(first[0], second[0]),)
+
 
 @dataclass(frozen=True)
 class MaxScore(Observer[Tensor]):
@@ -339,6 +406,25 @@ class MaxScore(Observer[Tensor]):
             return (scores.new_full(scores.shape[:-1], -torch.inf),)
         return (scores.amax(-1),)
 
+    def merge(
+        self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
+    ) -> tuple[Tensor, ...]:
+        return (torch.maximum(first[0], second[0]),)
+
+
+def _entropies(w: Tensor) -> Tensor:
+    """−w ln w, 0 for 0."""
+    return cast("Tensor", torch.special.entr(w))  # pyright: ignore[reportUnknownMemberType]
+
+
+def _shared(
+    first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares
+) -> tuple[Tensor, ...]:
+    """The merge of a statistic that is linear in the weights: its shares add up."""
+    (mine,), (theirs,) = first, second
+    a, b = (share if mine.ndim == 3 else share[..., None] for share in shares)
+    return (a * mine + b * theirs,)
+
 
 _GROUP = 32
 
@@ -347,22 +433,32 @@ def _strongest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` greatest of each row and their places; of equal ones the lower place first.
 
     A full sort is slow. The strongest `count` stand in the `count` groups of 32 neighbours with the
-    strongest members (ties to the lower group), so groups are sorted by their maximum, and then only
-    the members of the chosen groups.
+    strongest members (ties to the lower group): those groups first, then the strongest of their members.
     """
     n = weights.shape[-1]
-    if n > 4 * _GROUP * count:
-        whole = n // _GROUP * _GROUP
-        grouped = weights[..., :whole].unflatten(-1, (-1, _GROUP)).amax(-1)
-        groups = grouped.sort(dim=-1, descending=True, stable=True).indices[..., :count]
-        groups = groups.sort(dim=-1).values  # ascending, so that the lower place still comes first
-        place = (groups[..., None] * _GROUP + torch.arange(_GROUP, device=weights.device)).flatten(-2)
-        rest = torch.arange(whole, n, device=weights.device).expand(*place.shape[:-1], n - whole)
-        place = torch.cat((place, rest), dim=-1)
-        found, where = weights.gather(-1, place).sort(dim=-1, descending=True, stable=True)
-        return found[..., :count], place.gather(-1, where[..., :count])
-    found, where = weights.sort(dim=-1, descending=True, stable=True)
-    return found[..., :count], where[..., :count]
+    if n <= 4 * _GROUP * count:
+        where = _first(weights, count)
+        return weights.gather(-1, where), where
+    whole = n // _GROUP * _GROUP
+    groups = _first(weights[..., :whole].reshape(*weights.shape[:-1], -1, _GROUP).amax(-1), count)
+    groups = groups.sort(dim=-1).values  # ascending, so that the lower place still comes first
+    place = (groups[..., None] * _GROUP + torch.arange(_GROUP, device=weights.device)).flatten(-2)
+    rest = torch.arange(whole, n, device=weights.device).expand(*place.shape[:-1], n - whole)
+    place = torch.cat((place, rest), dim=-1)
+    candidates = weights.gather(-1, place)
+    best = _first(candidates, count)
+    return candidates.gather(-1, best), place.gather(-1, best)
+
+
+def _first(numbers: Tensor, count: int) -> Tensor:
+    """The places of the `count` greatest of each row, none negative; of equal ones the lower first."""
+    if numbers.dtype != torch.float32:
+        return numbers.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    # topk keeps no order among equals. The bits of floats ≥ 0 are ordered as the floats are, so a number
+    # and its place fit into one integer, and no two are equal.
+    places = torch.arange(numbers.shape[-1], device=numbers.device)
+    keys = (numbers.contiguous().view(torch.int32).long() << 32) | (2**32 - 1 - places)
+    return 2**32 - 1 - (keys.topk(count, dim=-1).values & (2**32 - 1))
 
 
 def _at_least_one(name: str, given: object) -> None:

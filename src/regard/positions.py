@@ -26,7 +26,9 @@ Positions = Int[Tensor, "*b n"]
 class Position(Value):
     """A way to tell a model where tokens stand: adds to the inputs, or turns queries and keys."""
 
-    def add(self, x: Float[Tensor, "b n width"], positions: Positions) -> Float[Tensor, "b n width"]:
+    def add(
+        self, x: Float[Tensor, "b n width"], positions: Positions
+    ) -> Float[Tensor, "b n width"]:
         """The inputs of a layer with their positions added; unchanged by default."""
         del positions
         return x
@@ -56,7 +58,9 @@ class Rotary(Position):
 
     def __post_init__(self) -> None:
         if not self.base > 1:
-            raise OptionError("Rotary(base=…)", self.base, "a number above 1", "Most models use 10000.")
+            raise OptionError(
+                "Rotary(base=…)", self.base, "a number above 1", "Most models use 10000."
+            )
         if self.size is not None and (self.size < 2 or self.size % 2):
             raise OptionError("Rotary(size=…)", self.size, "an even number ≥ 2, or None",
                               "None turns every component of a head.")  # fmt: skip
@@ -97,9 +101,13 @@ class Sinusoidal(Position):
 
     def __post_init__(self) -> None:
         if not self.base > 1:
-            raise OptionError("Sinusoidal(base=…)", self.base, "a number above 1", "The paper uses 10000.")
+            raise OptionError(
+                "Sinusoidal(base=…)", self.base, "a number above 1", "The paper uses 10000."
+            )
 
-    def add(self, x: Float[Tensor, "b n width"], positions: Positions) -> Float[Tensor, "b n width"]:
+    def add(
+        self, x: Float[Tensor, "b n width"], positions: Positions
+    ) -> Float[Tensor, "b n width"]:
         width = x.shape[-1]
         positions = _checked(positions, x.shape[-2])
         wide = torch.float32 if x.device.type == "mps" else torch.float64
@@ -129,7 +137,9 @@ class Learned(Position):
         """With a fresh parameter, normal with deviation 0.02 as in BERT and GPT-2."""
         return cls(Parameter(torch.randn(length, width) * 0.02))
 
-    def add(self, x: Float[Tensor, "b n width"], positions: Positions) -> Float[Tensor, "b n width"]:
+    def add(
+        self, x: Float[Tensor, "b n width"], positions: Positions
+    ) -> Float[Tensor, "b n width"]:
         length, width = self.table.shape
         if width != x.shape[-1]:
             raise ShapeError("Learned(table=…)", f"width {width}", f"the width of the inputs, {x.shape[-1]}",

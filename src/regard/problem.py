@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class Problem:
     ) -> Problem:
         """Check a call and bind its parts to its sizes."""
         sizes = _sizes(q, k, v)
-        for observer in observers:
+        for observer in cast("Sequence[object]", observers):
             if not isinstance(observer, Observer):
                 kind = observer.__name__ if isinstance(observer, type) else type(observer).__name__
                 raise DtypeError("observers", kind, "observer values, such as Entropy() or TopK(8)",
@@ -149,7 +149,7 @@ def _sizes(q: object, k: object, v: object) -> Sizes:
         if tensor.dtype not in DTYPES:
             raise DtypeError(name, str(tensor.dtype), "float16, bfloat16, float32 or float64",
                              "Convert it with .float().")  # fmt: skip
-    assert isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)
+    q, k, v = cast("tuple[Tensor, Tensor, Tensor]", (q, k, v))
     for name, tensor in (("k", k), ("v", v)):
         if tensor.device != q.device:
             raise DeviceError(name, f"a tensor on {tensor.device}", f"the device of q, {q.device}",
@@ -176,7 +176,7 @@ def _sizes(q: object, k: object, v: object) -> Sizes:
     return Sizes(q.shape[0], h, g, q.shape[2], k.shape[2], q.shape[3], v.shape[3], q.device)
 
 
-def _probability(dropout: float) -> float:
+def _probability(dropout: object) -> float:
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
         raise OptionError("dropout", repr(dropout), "a probability, 0 ≤ dropout < 1",
                           "Give 0.0 outside training.")  # fmt: skip

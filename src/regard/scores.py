@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, cast
 
 import torch
 from jaxtyping import Float
@@ -47,7 +47,9 @@ class Dot(Score):
 
     def __post_init__(self) -> None:
         if self.scale is not None and not math.isfinite(self.scale):
-            raise OptionError("Dot(scale=…)", self.scale, "a finite number or None", "None is 1/√d.")
+            raise OptionError(
+                "Dot(scale=…)", self.scale, "a finite number or None", "None is 1/√d."
+            )
         if self.softcap is not None and not 0 < self.softcap < math.inf:
             raise OptionError("Dot(softcap=…)", self.softcap, "a positive number or None",
                               "None leaves scores as they are; Gemma 2 uses 50.0.")  # fmt: skip
@@ -92,7 +94,9 @@ class Euclidean(Score):
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
         repeats = q.shape[1] // max(k.shape[1], 1)
-        lengths = q.square().sum(-1)[..., :, None] + _repeat(k.square().sum(-1), repeats)[..., None, :]
+        lengths = (
+            q.square().sum(-1)[..., :, None] + _repeat(k.square().sum(-1), repeats)[..., None, :]
+        )
         return (products(q, k) - lengths / 2) * _scale(self.scale, q.shape[-1])
 
 
@@ -109,7 +113,8 @@ class Additive(Score):
     def bind(self, sizes: Sizes) -> Self:
         if tuple(self.weight.shape) != (sizes.h, sizes.d):
             raise ShapeError("Additive(weight=…)", f"shape {tuple(self.weight.shape)}",
-                             f"(h, d) = {(sizes.h, sizes.d)}", "Give one vector for each query head.")  # fmt: skip
+                             f"(h, d) = {(sizes.h, sizes.d)}",
+                             "Give one vector for each query head.")  # fmt: skip
         return super().bind(sizes)
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
@@ -134,23 +139,26 @@ class Custom(Score):
     function: Callable[[Tensor, Tensor], Tensor]
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
-        scores = self.function(q, _repeat(k, q.shape[1] // max(k.shape[1], 1)))
+        keys = _repeat(k, q.shape[1] // max(k.shape[1], 1))
+        scores = cast("object", self.function(q, keys))
         wanted = (*q.shape[:-1], k.shape[-2])
         if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
-            given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(type(scores))
+            given = (
+                f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(type(scores))
+            )
             raise ShapeError("score", f"{given} from the function", f"(b, h, q, k) = {wanted}",
                              "Return one score for each pair of query and key.")  # fmt: skip
         return scores
 
 
-def as_score(score: Score | Callable[[Tensor, Tensor], Tensor] | None) -> Score:
+def as_score(score: object) -> Score:
     """What a caller may give as a score, as a `Score`."""
     if score is None:
         return Dot()
     if isinstance(score, Score):
         return score
     if callable(score):
-        return Custom(score)
+        return Custom(cast("Callable[[Tensor, Tensor], Tensor]", score))
     raise DtypeError("score", f"a {type(score).__name__}", "a Score, a function of (q, k) or None",
                      "None is Dot(): the dot product over √d.")  # fmt: skip
 

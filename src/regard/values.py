@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -110,5 +110,4 @@ def readable(tensor: Tensor) -> bool:
         return False
     if tensor.device.type == "meta":
         return False
-    active = cast("bool", torch._C._are_functorch_transforms_active())  # pyright: ignore
-    return not active
+    return not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]

@@ -6,13 +6,14 @@ for those who want to read what a call means; it is run only when asked for by n
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from regard.backends import chunked, native, reference
 from regard.errors import BackendError, OptionError
 from regard.problem import Answer, Problem
 
 
+@runtime_checkable  # what checks signatures in tests asks isinstance
 class Backend(Protocol):
     """What a backend module offers."""
 
@@ -35,7 +36,9 @@ def choose(problem: Problem, wanted: str = "auto") -> tuple[Backend, dict[str, s
     names = [backend.name for backend in ALL]
     if wanted != "auto" and wanted not in names:
         allowed = ", ".join(repr(name) for name in ("auto", *names))
-        raise OptionError("backend", repr(wanted), allowed, "'auto' takes the fastest that can run.")
+        raise OptionError(
+            "backend", repr(wanted), allowed, "'auto' takes the fastest that can run."
+        )
     reasons: dict[str, str] = {}
     for backend in ORDER if wanted == "auto" else (b for b in ALL if b.name == wanted):
         reason = backend.why_not(problem)

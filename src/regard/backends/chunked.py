@@ -6,9 +6,10 @@ whole when it is normalized and observed. Nothing of a block is kept: the backwa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,14 +20,17 @@ from regard.dropout import keeps
 from regard.masks import Mask, Tile, indices_of
 from regard.observers import Block, Observer
 from regard.problem import Answer, Problem
+from regard.scores import Custom
 from regard.shapes import Box
 from regard.tiles import Run, runs
 from regard.values import readable
 
 name = "chunked"
 
-BUDGET = 1 << 21
-"""Scores held at a time, about: 8 MiB in float32, which stays in a processor's last cache."""
+Made = TypeVar("Made")
+
+BUDGET = 1 << 20
+"""Scores held at a time, about: 4 MiB in float32, which stays in a processor's last cache."""
 
 LEAST_ROWS, GOOD_ROWS, MOST_ROWS = 16, 128, 256
 
@@ -54,17 +58,31 @@ def run(problem: Problem) -> Answer:
         and any(t.requires_grad for t in tensors)
         and readable(problem.q)
         and not _has_tangent(tensors)
+        and not _captures(exact)
     )
     if recompute:
-        flat = list(_Recomputed.apply(exact, tuple(bad), *tensors))  # pyright: ignore
+        flat = list(_Recomputed.apply(exact, tuple(bad), *tensors))  # pyright: ignore[reportArgumentType, reportCallIssue]
     else:
         flat = _evaluate(exact, (bad[0], bad[1]))
     return _answer(problem, flat)
 
 
-@torch.compiler.disable
-def _uncompiled(problem: Problem) -> Answer:
-    return run(problem)
+_uncompiled = cast("Callable[[Problem], Answer]", torch.compiler.disable(lambda p: run(p)))  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]  # fmt: skip
+"""`run` outside of `torch.compile`, which would unroll every block."""
+
+
+def _exactly(function: Callable[..., Made]) -> Callable[..., Made]:
+    """Outside of autocast, which would round scores and sums to half precision."""
+
+    @functools.wraps(function)
+    def wrapped(problem: Problem, *rest: Any) -> Made:
+        device = problem.sizes.device.type
+        if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):  # pyright: ignore[reportUnknownMemberType]
+            return function(problem, *rest)
+        with torch.autocast(device, enabled=False):
+            return function(problem, *rest)
+
+    return wrapped
 
 
 @dataclass(frozen=True)
@@ -77,13 +95,24 @@ class _Part:
     q: range
     runs: tuple[Run, ...]
 
+    @property
+    def spans(self) -> list[range]:
+        """The keys as few spans as possible: runs that touch, whatever their kind, are one."""
+        found: list[range] = []
+        for run in self.runs:
+            if found and found[-1].stop == run.keys.start:
+                found[-1] = range(found[-1].start, run.keys.stop)
+            else:
+                found.append(run.keys)
+        return found
+
     def of_queries(self, tensor: Tensor) -> Tensor:
         """This part's rows of a tensor (b, h, q, …)."""
         return _cut(tensor, self.b, self.h, self.q)
 
     def of_keys(self, tensor: Tensor) -> list[Tensor]:
-        """This part's keys of a tensor (b, g, k, …), run by run."""
-        return [_cut(tensor, self.b, self.g, run.keys) for run in self.runs]
+        """This part's keys of a tensor (b, g, k, …), span by span."""
+        return [_cut(tensor, self.b, self.g, span) for span in self.spans]
 
 
 @dataclass(frozen=True)
@@ -103,7 +132,7 @@ def block_rows(problem: Problem) -> tuple[int, int]:
     for start in {0, sizes.q // 2, max(sizes.q - LEAST_ROWS, 0)}:
         q = range(start, min(start + LEAST_ROWS, sizes.q))
         visible = max(visible, sum(len(run.keys) for run in runs(mask, *everything, q, sizes.k)))
-    per_head = sizes.h // max(sizes.g, 1) * visible * problem.score.inner(sizes.d)
+    per_head = max(sizes.h // max(sizes.g, 1), 1) * visible * problem.score.inner(sizes.d)
     heads = sizes.b * sizes.g
     together = min(max(BUDGET // (per_head * GOOD_ROWS), 1), max(heads, 1))
     rows = BUDGET // (per_head * together)
@@ -122,10 +151,13 @@ def _groups(problem: Problem) -> Iterator[_Group]:
         for g in _ranges(sizes.g, min(together, max(sizes.g, 1))):
             h = range(g.start * repeats, g.stop * repeats)
             blocks = _ranges(sizes.q, rows)
-            yield _Group(b, h, tuple(_Part(b, h, g, q, runs(mask, b, h, q, sizes.k)) for q in blocks))
+            yield _Group(
+                b, h, tuple(_Part(b, h, g, q, runs(mask, b, h, q, sizes.k)) for q in blocks)
+            )
 
 
 Bad = tuple[Tensor | None, Tensor | None]
+Permitted = list[tuple[range, Tensor]]
 
 
 def _owners(problem: Problem) -> list[Observer[Any]]:
@@ -133,6 +165,7 @@ def _owners(problem: Problem) -> list[Observer[Any]]:
     return [Observer(), *(o for o in problem.observers for _ in range(o.tensors_made))]
 
 
+@_exactly
 def _evaluate(problem: Problem, bad: Bad) -> list[Tensor]:
     """The output and every observer's tensors, differentiable by plain autograd."""
     owners = _owners(problem)
@@ -140,7 +173,9 @@ def _evaluate(problem: Problem, bad: Bad) -> list[Tensor]:
     for group in _groups(problem):
         columns: list[list[Tensor]] = [[] for _ in owners]
         for part in group.parts:
-            for owner, column, made in zip(owners, columns, _of_part(problem, bad, part), strict=True):
+            for owner, column, made in zip(
+                owners, columns, _of_part(problem, bad, part), strict=True
+            ):
                 column.append(made)
                 if not owner.by_row:
                     column[:] = [owner.join(column)]
@@ -165,33 +200,37 @@ def _attend(
     problem: Problem, bad: Bad, part: _Part, q: Tensor, ks: Sequence[Tensor], vs: Sequence[Tensor]
 ) -> list[Tensor]:
     """One block of queries: its output rows, and each observer's tensors."""
-    sizes, device = problem.sizes, problem.sizes.device
-    k = _cat(ks, 2) if ks else problem.k[part.b.start : part.b.stop, part.g.start : part.g.stop, :0]
-    v = _cat(vs, 2) if vs else problem.v[part.b.start : part.b.stop, part.g.start : part.g.stop, :0]
-    keys = [torch.arange(run.keys.start, run.keys.stop, device=device) for run in part.runs]
-    keys = _cat(keys, 0) if keys else torch.zeros(0, dtype=torch.int64, device=device)
+    sizes, spans = problem.sizes, part.spans
+    none = _cut(problem.k, part.b, part.g, range(0)), _cut(problem.v, part.b, part.g, range(0))
+    k, v = (_cat(ks, 2), _cat(vs, 2)) if spans else none
+    keys = [torch.arange(span.start, span.stop, device=sizes.device) for span in spans]
+    keys = _cat(keys, 0) if keys else torch.zeros(0, dtype=torch.int64, device=sizes.device)
 
     scores = problem.score.heads(part.h).of(q, k)
-    if part.runs and not isinstance(problem.bias, Nothing):
-        boxes = [Box(part.b, part.h, part.q, run.keys) for run in part.runs]
-        blocks = [problem.bias.block(box) for box in boxes]
-        shape = torch.broadcast_shapes(*(block.shape[:-1] for block in blocks)) if len(blocks) > 1 else ()
-        wide = [
-            block if len(blocks) == 1 else block.expand(*shape, len(run.keys))
-            for block, run in zip(blocks, part.runs, strict=True)
-        ]
-        scores = scores + _cat(wide, -1).to(scores.dtype)
-    forbidden = _forbidden(problem.mask, part, device)
-    if forbidden is not None:
-        scores = scores.masked_fill(forbidden, -torch.inf)
+    users = isinstance(problem.score, Custom)
+    if users:
+        scores = scores.clone()  # the user's function may still hold what it returned
+    # Where nobody else holds the scores, they are changed in place: each pass over them counts.
+    ours = not torch.is_grad_enabled() and readable(q)
+    biased = bool(spans) and not isinstance(problem.bias, Nothing)
+    if biased:
+        blocks = [problem.bias.block(Box(part.b, part.h, part.q, span)) for span in spans]
+        bias = _cat_last(blocks, [len(span) for span in spans]).to(scores.dtype)
+        scores = scores.add_(bias) if ours else scores + bias
+    permitted = _permitted(problem.mask, part, sizes.device)
+    for columns, allowed in permitted:
+        if ours or len(columns) < len(keys):
+            scores[..., columns.start : columns.stop].masked_fill_(~allowed, -torch.inf)
+        else:
+            scores = scores.masked_fill(~allowed, -torch.inf)
 
-    blind = _blind(scores, forbidden, always=not isinstance(problem.bias, Nothing))
+    blind = _blind(scores, permitted, users or (biased and problem.bias.forbids()))
     normalizer = problem.normalizer.heads(part.h)
     rows = scores if blind is None else scores.masked_fill(blind, 0)
     weights = normalizer.weigh(rows) if len(keys) else rows
     if blind is not None:
         weights = weights.masked_fill(blind, 0)
-    spoilt = _spoilt(bad, part, keys, forbidden)
+    spoilt = _spoilt(bad, part, keys, scores)
     if spoilt is not None:
         weights = weights.masked_fill(spoilt, torch.nan)
 
@@ -211,41 +250,41 @@ def _attend(
     return [out, *(tensor for observer in problem.observers for tensor in observer.of(block))]
 
 
-def _forbidden(mask: Mask, part: _Part, device: torch.device) -> Tensor | None:
-    """True where a query of the part may not see a key; None where all may see all."""
-    if all(run.kind is Tile.FULL for run in part.runs):
-        return None
-    pieces: list[Tensor] = []
+def _permitted(mask: Mask, part: _Part, device: torch.device) -> Permitted:
+    """Where only some queries may see some keys: the columns of the block, and who may see them."""
+    found: Permitted = []
+    start = 0
     for run in part.runs:
-        indices = indices_of(part.b, part.h, part.q, run.keys, device)
-        allowed = mask.allows(*indices)
-        pieces.append(~allowed.expand(*allowed.shape[:-1], len(run.keys)))
-    if len(pieces) == 1:
-        return pieces[0]
-    shape = torch.broadcast_shapes(*(piece.shape[:-1] for piece in pieces))
-    return torch.cat([piece.expand(*shape, piece.shape[-1]) for piece in pieces], dim=-1)
+        columns = range(start, start + len(run.keys))
+        start = columns.stop
+        if run.kind is Tile.MIXED:
+            found.append(
+                (columns, mask.allows(*indices_of(part.b, part.h, part.q, run.keys, device)))
+            )
+    return found
 
 
-def _blind(scores: Tensor, forbidden: Tensor | None, always: bool) -> Tensor | None:
+def _blind(scores: Tensor, permitted: Permitted, uncertain: bool) -> Tensor | None:
     """Which rows see nothing, (…, q, 1); None where it is sure that none is."""
-    if not scores.shape[-1]:
+    n = scores.shape[-1]
+    if not n:
         return torch.ones((*scores.shape[:-1], 1), dtype=torch.bool, device=scores.device)
-    if always:
+    if uncertain:
         blind = scores.detach().amax(-1, keepdim=True) == -torch.inf
-    elif forbidden is not None:
-        blind = forbidden.all(-1, keepdim=True)
+    elif sum(len(columns) for columns, _ in permitted) == n:
+        sees = [allowed.any(-1, keepdim=True) for _, allowed in permitted]
+        blind = ~functools.reduce(torch.logical_or, sees)
     else:
-        return None
+        return None  # some keys may be seen by all
     return blind if not readable(scores) or bool(blind.any()) else None
 
 
-def _spoilt(bad: Bad, part: _Part, keys: Tensor, forbidden: Tensor | None) -> Tensor | None:
+def _spoilt(bad: Bad, part: _Part, keys: Tensor, scores: Tensor) -> Tensor | None:
     """Which rows see a number that is not finite, or hold one and see anything, (b, h, q, 1)."""
     if bad[0] is None or bad[1] is None:
         return None
-    bad_pairs = part.of_queries(bad[0])[..., None] | _cut(bad[1], part.b, part.h)[:, :, None, keys]
-    seen = bad_pairs if forbidden is None else bad_pairs & ~forbidden
-    return seen.any(-1, keepdim=True)
+    pairs = part.of_queries(bad[0])[..., None] | _cut(bad[1], part.b, part.h)[:, :, None, keys]
+    return (pairs & (scores.detach() > -torch.inf)).any(-1, keepdim=True)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -269,12 +308,15 @@ class _Recomputed(torch.autograd.Function):
         needed: tuple[bool, ...] = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # a backward that will be differentiated again
             flat = _evaluate(problem, ctx.bad)
-            found = _grads(flat, grads, [t for t, n in zip(tensors, needed, strict=True) if n], True)
+            found = _grads(
+                flat, grads, [t for t, n in zip(tensors, needed, strict=True) if n], True
+            )
             each = iter(found)
             return None, None, *(next(each) if n else None for n in needed)
         return None, None, *_gradients(problem, ctx.bad, grads, needed)
 
 
+@_exactly
 def _gradients(
     problem: Problem, bad: Bad, grads: Sequence[Tensor | None], needed: Sequence[bool]
 ) -> list[Tensor | None]:
@@ -282,7 +324,9 @@ def _gradients(
     tensors = problem.tensors()
     totals = [torch.zeros_like(t) if n else None for t, n in zip(tensors, needed, strict=True)]
     # The same call with totals in place of tensors: cut alike, its pieces are where gradients belong.
-    sums = problem.with_tensors([t if s is None else s for t, s in zip(tensors, totals, strict=True)])
+    sums = problem.with_tensors(
+        [t if s is None else s for t, s in zip(tensors, totals, strict=True)]
+    )
     owners = _owners(problem)
     for group in _groups(problem):
         for part in group.parts:
@@ -317,11 +361,14 @@ def _pieces(problem: Problem, part: _Part) -> list[Tensor]:
 
 def _piece_flags(problem: Problem, part: _Part, needed: Sequence[bool]) -> list[bool]:
     q, k, v, *rest = needed
-    return [q, *[k] * len(part.runs), *[v] * len(part.runs), *rest]
+    spans = len(part.spans)
+    return [q, *[k] * spans, *[v] * spans, *rest]
 
 
-def _attend_pieces(problem: Problem, bad: Bad, part: _Part, pieces: Sequence[Tensor]) -> list[Tensor]:
-    n = len(part.runs)
+def _attend_pieces(
+    problem: Problem, bad: Bad, part: _Part, pieces: Sequence[Tensor]
+) -> list[Tensor]:
+    n = len(part.spans)
     q, ks, vs, rest = pieces[0], pieces[1 : n + 1], pieces[n + 1 : 2 * n + 1], pieces[2 * n + 1 :]
     cut = replace(problem, bias=problem.bias.cut(part.b, part.h, part.q))
     return _attend(cut.with_tensors([problem.q, problem.k, problem.v, *rest]), bad, part, q, ks, vs)
@@ -364,6 +411,15 @@ def _has_tangent(tensors: Sequence[Tensor]) -> bool:
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
+def _captures(problem: Problem) -> bool:
+    """Whether a user's score function holds learned tensors of its own, which only autograd can find."""
+    if not isinstance(problem.score, Custom):
+        return False
+    with torch.enable_grad():
+        one = problem.q[:, :, :1].detach(), problem.k[:, :, :1].detach()
+        return problem.score.of(*one).requires_grad
+
+
 def _cut(tensor: Tensor, *parts: range) -> Tensor:
     for dim, part in enumerate(parts):
         if len(part) != tensor.shape[dim]:
@@ -373,6 +429,14 @@ def _cut(tensor: Tensor, *parts: range) -> Tensor:
 
 def _cat(tensors: Sequence[Tensor], dim: int) -> Tensor:
     return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors), dim=dim)
+
+
+def _cat_last(blocks: Sequence[Tensor], widths: Sequence[int]) -> Tensor:
+    """Blocks side by side, each of its width, where they may still have to be expanded."""
+    if len(blocks) == 1:
+        return blocks[0]
+    shape = torch.broadcast_shapes(*(block.shape[:-1] for block in blocks))
+    return torch.cat([b.expand(*shape, n) for b, n in zip(blocks, widths, strict=True)], dim=-1)
 
 
 def _ranges(n: int, step: int) -> list[range]:

@@ -1,0 +1,60 @@
+"""The embedded model: a small language model of Python code that ships with the package.
+
+>>> from regard import models
+>>> embedded = models.load()
+>>> embedded.encode("def f(x):\\n    return x").texts
+['def', ' f', '(', 'x', '):', '\\n    ', 'return', ' x']
+
+`python -m regard.models.train` makes it again from the standard library's sources, and
+`python -m regard.models.evaluate` prints its figures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from regard.errors import OptionError
+from regard.models.model import build
+from regard.models.tokens import Encoded, Tokens
+from regard.nn import Transformer
+
+__all__ = ["Embedded", "Encoded", "Tokens", "load"]
+
+WEIGHTS, TOKENIZER = "weights.safetensors", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A model with its tokens, and what is known of its making (Python version, seed, steps)."""
+
+    model: Transformer
+    tokens: Tokens
+    facts: dict[str, str]
+
+    def encode(self, text: str) -> Encoded:
+        """A text as token ids, the text of each and its characters' place."""
+        return self.tokens.encode(text)
+
+
+def load(folder: str | Path | None = None) -> Embedded:
+    """The embedded model, ready to be asked: in evaluation mode, in float32, on the CPU.
+
+    `folder` holds another model of the same shape, as `python -m regard.models.train --out` writes it.
+    """
+    from safetensors import safe_open
+
+    where = Path(folder) if folder is not None else Path(__file__).parent
+    if not (where / WEIGHTS).is_file() or not (where / TOKENIZER).is_file():
+        raise OptionError("folder", str(where), f"a folder with {WEIGHTS} and {TOKENIZER}",
+                          "Train one: python -m regard.models.train --out FOLDER.")  # fmt: skip
+    tokens = Tokens.read(where / TOKENIZER)
+    model = build(tokens.size)
+    with safe_open(str(where / WEIGHTS), framework="pt") as file:
+        # Stored in half precision: what rounding costs is below a thousandth of a bit per byte.
+        state = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
+        facts = dict(file.metadata() or {})
+    model.load_state_dict(state)
+    return Embedded(model.eval(), tokens, facts)

@@ -42,9 +42,17 @@ def _layer(kind: str) -> MultiHeadAttention:
             )  # fmt: skip
         case "local":
             return MultiHeadAttention(
-                WIDTH, HEADS, qk_norm=nn.RMSNorm, mask=Causal() & Window(LOCAL - 1), position=Rotary()
+                WIDTH,
+                HEADS,
+                qk_norm=nn.RMSNorm,
+                mask=Causal() & Window(LOCAL - 1),
+                position=Rotary(),
             )
         case _:
             return MultiHeadAttention(
-                WIDTH, HEADS, qk_norm=nn.RMSNorm, mask=Causal(), bias=ALiBi(slopes=torch.tensor(SLOPES))
+                WIDTH,
+                HEADS,
+                qk_norm=nn.RMSNorm,
+                mask=Causal(),
+                bias=ALiBi(slopes=torch.tensor(SLOPES)),
             )

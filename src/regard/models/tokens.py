@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from regard.errors import OptionError
+
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 SIZE = 4096
 START = "<|file|>"
@@ -41,7 +43,10 @@ class Tokens:
         """The encoding in a tokenizer.json."""
         from tokenizers import Tokenizer
 
-        return cls(Tokenizer.from_file(str(path)))
+        tokenizer = Tokenizer.from_file(str(path))
+        # A text that holds "<|file|>" means these characters, not the token.
+        tokenizer.encode_special_tokens = True
+        return cls(tokenizer)
 
     @property
     def size(self) -> int:
@@ -54,19 +59,35 @@ class Tokens:
         start: Any = self.tokenizer.token_to_id(START)
         return int(start)
 
+    @property
+    def byte_lengths(self) -> list[int]:
+        """How many bytes of text each token stands for; none for the token that begins a file."""
+        # In the file every byte is written as one printable character.
+        names = [str(self.tokenizer.id_to_token(token)) for token in range(self.size)]
+        return [0 if name == START else len(name) for name in names]
+
     def encode(self, text: str) -> Encoded:
         """A text as tokens."""
-        found = self.tokenizer.encode(text)
+        found = self._encoded(text)
         spans = [(int(start), int(stop)) for start, stop in found.offsets]
         return Encoded(list(found.ids), [text[start:stop] for start, stop in spans], spans)
 
     def with_start(self, text: str) -> list[int]:
         """The ids of a file: the start token and its text."""
-        return [self.start, *self.tokenizer.encode(text).ids]
+        return [self.start, *self._encoded(text).ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some tokens."""
         return self.tokenizer.decode(list(ids), skip_special_tokens=False)
+
+    def _encoded(self, text: str) -> Encoding:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            given = repr(text[error.start : error.end])
+            raise OptionError("text", given, "Unicode text without lone surrogates",
+                              "Read the file with errors='replace'.") from error  # fmt: skip
+        return self.tokenizer.encode(text)
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -74,13 +95,13 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(  # pyright: ignore[reportAttributeAccessIssue]
         [
             pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(
         vocab_size=SIZE,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
+import platform
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,41 +21,42 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regard.models import TOKENIZER, WEIGHTS
 from regard.models.data import Source, corpus
 from regard.models.model import LAYERS, LOCAL, NEAR, build
 from regard.models.tokens import Tokens, train_tokenizer
 from regard.nn import Block, Transformer
 
 WORKERS = 2
-WARM_UP, FALL = 40, 0.6
-MATRIX_RATE, OTHER_RATE, TABLE_RATE = 0.02, 0.004, 0.02
+WARM_UP, FALL = 40, 0.55
+MATRIX_RATE, OTHER_RATE, TABLE_RATE = 0.02, 0.006, 0.02
 MOMENTUM = 0.95
 
 
 @dataclass(frozen=True)
 class Stage:
-    """From this part of the run on: sequences of this length, so many in a batch."""
+    """From this step on: sequences of this length, so many in a batch."""
 
-    start: float
+    start: int
     length: int
     batch: int
 
 
-STAGES = (Stage(0.0, 512, 8), Stage(0.3, 1024, 8), Stage(0.8, 2048, 4))
+STAGES = (Stage(0, 512, 8), Stage(870, 1024, 8), Stage(1800, 2048, 4))
 
 
 class Batches:
     """Windows of the corpus without replacement, in an order that the seed alone fixes."""
 
-    def __init__(self, modules: Tensor, tests: Tensor, steps: int, seed: int) -> None:
-        self.streams, self.steps = (modules, tests), steps
+    def __init__(self, modules: Tensor, tests: Tensor, seed: int) -> None:
+        self.streams = (modules, tests)
         self.generator = torch.Generator().manual_seed(seed)
         self.queues: dict[tuple[int, int], list[int]] = {}
 
     def draw(self, step: int) -> tuple[int, list[tuple[int, int]]]:
         """The length of the sequences of a step, and the stream and start of each."""
-        stage = max((s for s in STAGES if s.start <= step / self.steps), key=lambda s: s.start)
-        share = 0.35 + 0.45 * step / self.steps
+        stage = max((s for s in STAGES if s.start <= step), key=lambda s: s.start)
+        share = min(0.35 + 0.45 * step / 2900, 0.8)  # of modules; the rest are tests
         picks = list[tuple[int, int]]()
         for _ in range(stage.batch):
             stream = int(torch.rand((), generator=self.generator) >= share)
@@ -89,14 +90,17 @@ class Muon:
         self.matrices = matrices
         self.momenta = [torch.zeros_like(m) for m in matrices]
 
-    @torch.no_grad()
-    def step(self, gradients: list[Tensor], rate: float) -> None:
+    def step(self, gradients: list[Tensor], rate: float, pool: ThreadPoolExecutor) -> None:
         """Move every matrix against its gradient."""
-        for matrix, momentum, gradient in zip(self.matrices, self.momenta, gradients, strict=True):
-            momentum.lerp_(gradient, 1 - MOMENTUM)
-            update = orthogonal(gradient.lerp(momentum, MOMENTUM))
-            tall = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
-            matrix.add_(update, alpha=-rate * tall)
+
+        def move(matrix: Tensor, momentum: Tensor, gradient: Tensor) -> None:
+            with torch.no_grad():
+                momentum.lerp_(gradient, 1 - MOMENTUM)
+                update = orthogonal(gradient.lerp(momentum, MOMENTUM))
+                tall = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
+                matrix.add_(update, alpha=-rate * tall)
+
+        list(pool.map(move, self.matrices, self.momenta, gradients))
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
@@ -157,7 +161,11 @@ def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int, table: Tensor | None
         return torch.cat((own(t)[:, :, :-1], own(t)[:, :, 1:]), dim=3).transpose(1, 2).flatten(0, 1)
 
     distance = torch.arange(window)[:, None] + window - torch.arange(2 * window)
-    bias = torch.zeros(1, 1, 1) if table is None else table[:, table.shape[1] // 2 + distance.clamp(0, window)]
+    bias = (
+        torch.zeros(1, 1, 1)
+        if table is None
+        else table[:, table.shape[1] // 2 + distance.clamp(0, window)]
+    )
     bias = bias.masked_fill((distance < 0) | (distance >= window), -math.inf)[None]
     first = _small(q[:, :, :window], k[:, :, :window], v[:, :, :window], bias[..., window:], table)
     if blocks == 1:
@@ -199,7 +207,7 @@ class Run:
             [{"params": plain, "full": OTHER_RATE}, {"params": tables, "full": TABLE_RATE}],
             betas=(0.8, 0.95), eps=1e-10,
         )  # fmt: skip
-        self.pool = ThreadPoolExecutor(WORKERS)
+        self.pool = ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(1,))
 
     def update(self, tokens: Tensor) -> float:
         """One step on a batch; the loss in nats per token.
@@ -211,7 +219,6 @@ class Run:
         parts = tokens.chunk(WORKERS)
 
         def gradients(part: Tensor) -> tuple[float, tuple[Tensor, ...]]:
-            torch.set_num_threads(1)
             found = hidden(self.model, part[:, :-1])
             loss = F.cross_entropy(self.model.logits(found).flatten(0, 1), part[:, 1:].flatten())
             loss = loss * (len(part) / len(tokens))
@@ -221,7 +228,7 @@ class Run:
         total = [torch.stack(each).sum(0) for each in zip(*per_part, strict=True)]
         share = rate_at(self.step, self.steps)
         half = len(self.matrices)
-        self.muon.step(total[:half], MATRIX_RATE * share)
+        self.muon.step(total[:half], MATRIX_RATE * share, self.pool)
         for parameter, gradient in zip(self.others, total[half:], strict=True):
             parameter.grad = gradient
         for group in self.adam.param_groups:
@@ -236,7 +243,7 @@ class Run:
                  "adam": self.adam.state_dict(), "step": self.step, "seed": self.seed}  # fmt: skip
         beside = path.with_suffix(".new")
         torch.save(state, beside)
-        os.replace(beside, path)
+        beside.replace(path)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint."""
@@ -249,7 +256,9 @@ class Run:
 
 
 @torch.no_grad()
-def bits_per_token(model: Transformer, stream: Tensor, length: int = 1024, windows: int = 8) -> float:
+def bits_per_token(
+    model: Transformer, stream: Tensor, length: int = 1024, windows: int = 8
+) -> float:
     """A quick look at held-out text while training: some windows spread over it."""
     starts = torch.linspace(0, len(stream) - length - 1, windows).long().tolist()
     total = 0.0
@@ -266,11 +275,21 @@ def streams(tokens: Tokens, sources: tuple[Source, ...]) -> Tensor:
     return torch.cat(parts)
 
 
+def export(model: Transformer, facts: dict[str, str], path: Path) -> None:
+    """Write a model's tensors in half precision, with what is known of its making."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, str(path), metadata=facts)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m regard.models.train", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("model"), help="folder for what is written")
-    parser.add_argument("--steps", type=int, default=2600)
+    parser.add_argument(
+        "--out", type=Path, default=Path("model"), help="folder for what is written"
+    )
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     options = parser.parse_args(arguments)
@@ -278,26 +297,34 @@ def main(arguments: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
 
     code = corpus()
-    if not (out / "tokenizer.json").exists():
-        train_tokenizer([source.text for source in code.train]).save(str(out / "tokenizer.json"))
-    tokens = Tokens.read(out / "tokenizer.json")
+    if not (out / TOKENIZER).exists():
+        train_tokenizer([source.text for source in code.train]).save(str(out / TOKENIZER))
+    tokens = Tokens.read(out / TOKENIZER)
     modules = streams(tokens, tuple(s for s in code.train if not s.is_test))
     tests = streams(tokens, tuple(s for s in code.train if s.is_test))
     kept = streams(tokens, code.held_out)
     bytes_per_token = sum(len(s.text.encode()) for s in code.held_out) / len(kept)
-    print(f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(kept):,} held out", flush=True)
+    print(
+        f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(kept):,} held out",
+        flush=True,
+    )
 
     run = Run(tokens.size, options.steps, options.seed)
     checkpoint = out / "checkpoint.pt"
     if options.resume:
         run.load(checkpoint)
-    batches = Batches(modules, tests, options.steps, options.seed)
+    batches = Batches(modules, tests, options.seed)
     for done in range(run.step):
         batches.draw(done)  # the order is the seed's: pass over what has been learned from
     train(run, batches, kept, bytes_per_token, checkpoint)
+    facts = {"python": platform.python_version(), "seed": str(run.seed), "steps": str(run.steps)}
+    export(run.model, facts, out / WEIGHTS)
+    print(f"wrote {out / WEIGHTS}")
 
 
-def train(run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, checkpoint: Path) -> None:
+def train(
+    run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, checkpoint: Path
+) -> None:
     """Take the steps that are left, with a progress bar, a line now and then, and checkpoints."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -320,7 +347,9 @@ def train(run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, chec
                 run.save(checkpoint)
             if run.step % 250 == 0 or run.step == run.steps:
                 held = bits_per_token(run.model, kept) / bytes_per_token
-                progress.console.print(f"step {run.step}: held-out {held:.4f} bits/byte at 1024 tokens")
+                progress.console.print(
+                    f"step {run.step}: held-out {held:.4f} bits/byte at 1024 tokens"
+                )
     print(f"trained {run.step} steps in {(time.monotonic() - began) / 60:.1f} minutes")
 
 

@@ -1,0 +1,121 @@
+"""The command `regard`: each subcommand is a few lines over the library, and is imported when called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+FAULT, INTERRUPTED = 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """Every option of every subcommand."""
+    whole = argparse.ArgumentParser(
+        prog="regard",
+        description="Self-attention you can see into: exact, at any length, at full speed.",
+    )
+    whole.add_argument("--version", action="store_true", help="print the version and end")
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND")
+
+    look = commands.add_parser("look", help="see the attention of a model on a text",
+                               description="See the attention of a model on a text: every head in numbers, and "
+                               "the telling ones with their strongest links and maps.")  # fmt: skip
+    look.add_argument("what", metavar="FILE", help="a file, - for standard input, or a text")
+    look.add_argument("--model", default="python", metavar="NAME_OR_PATH",
+                      help="'python' (embedded, the default) or what regard.models.train wrote")  # fmt: skip
+    look.add_argument("--layer", type=int, metavar="N", help="only this layer, from 0")
+    look.add_argument("--head", type=int, metavar="N", help="only this head of each layer, from 0")
+    look.add_argument("--out", metavar="REPORT.html", help="write all of it as one HTML file too")
+    look.set_defaults(run=_look)
+
+    learn = commands.add_parser("learn", help="a worked example with every number",
+                                description="Self-attention worked by hand: every number from x to the output.")  # fmt: skip
+    learn.add_argument(
+        "--text", metavar="WORDS", help="words of your own, instead of the example's"
+    )
+    learn.add_argument("--step", action="store_true", help="wait for Enter after each step")
+    learn.set_defaults(run=_learn)
+
+    bench = commands.add_parser("bench", help="measure speed and memory here", add_help=False)
+    bench.set_defaults(run=_bench)
+
+    doctor = commands.add_parser("doctor", help="what runs here, and what does not, and why")
+    doctor.set_defaults(run=_doctor)
+    return whole
+
+
+def _look(options: argparse.Namespace, console: Console) -> None:
+    from regard.look.main import main as look
+
+    look(options, console)
+
+
+def _learn(options: argparse.Namespace, console: Console) -> None:
+    from regard.learn import main as learn
+
+    learn(options.text, options.step, console)
+
+
+def _bench(options: argparse.Namespace, console: Console) -> None:
+    from regard.lab.bench import main as bench
+
+    bench(options.rest)
+
+
+def _doctor(options: argparse.Namespace, console: Console) -> None:
+    from regard.doctor import main as doctor
+
+    doctor(console)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code: 0, 2 for what the caller can mend, 130 for Ctrl-C."""
+    whole = parser()
+    options, rest = whole.parse_known_args(arguments)
+    if rest and options.command != "bench":
+        whole.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
+    if options.version:
+        from importlib.metadata import version
+
+        print(f"regard {version('regard')}")
+        return 0
+    if options.command is None:
+        whole.print_help()
+        return FAULT
+    try:
+        code = _run(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader went away (`regard look … | head`): not our fault, and nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from regard.errors import RegardError
+
+    console = Console(highlight=False)
+    try:
+        options.run(options, console)
+    except BrokenPipeError:
+        raise
+    except (RegardError, OSError) as error:
+        print(f"regard {options.command}: {error}", file=sys.stderr)
+        return FAULT
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""`regard learn`: self-attention worked through in the terminal, every number from embedding to output.
+
+All numbers come from `regard.lesson`; this room only chooses sentences and draws.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.rule import Rule
+from rich.text import Text
+
+from regard.learn.steps import steps
+from regard.lesson import TEXT, Lesson
+
+WIDEST = 100
+"""Columns beyond which lines get hard to read."""
+
+PATIENCE = 2.0
+"""Seconds to wait for a line where standard input is not a terminal and stays silent."""
+
+
+def main(text: str | None, step: bool, console: Console) -> None:
+    """Tell the lesson.
+
+    Args:
+        text: Two to six words of one's own, or None for the words that the numbers were chosen for.
+        step: Wait for Enter after each step; q, or the end of input, ends the lesson.
+        console: Where to print.
+
+    Raises:
+        OptionError: too few or too many words.
+
+    >>> import io
+    >>> printed = io.StringIO()
+    >>> main(None, False, Console(file=printed, width=80))
+    >>> "q₁(bank) = 0.5×1 + 0.5×1 = 0.5 + 0.5 = 1" in printed.getvalue()
+    True
+    """
+    told = steps(Lesson.of(TEXT if text is None else text))
+    width = min(console.width, WIDEST)
+    for place, one in enumerate(told, 1):
+        title = Text(f"{place}  {one.title}", "bold")
+        console.print(Rule(title, align="left", style="dim"), width=width)
+        console.print()
+        for drawn in one.drawn:
+            console.print(Padding(drawn, (0, 0, 1, 2)), width=width)
+        if step and place < len(told) and not _onward(console, place, len(told)):
+            return
+
+
+def _onward(console: Console, place: int, last: int) -> bool:
+    """Whether the reader wants the next step."""
+    console.print(Text(f"{place} of {last} · Enter: next · q: leave ", "dim"), end="")
+    sys.stdout.flush()
+    try:
+        answer = _line()
+    except (EOFError, KeyboardInterrupt):
+        answer = "q"
+        console.print()
+    return not answer.strip().lower().startswith("q")
+
+
+def _line() -> str:
+    """The next line of standard input; an empty one where nobody is there to write it."""
+    if sys.stdin.isatty():
+        return input()
+    # A pipe: byte by byte, so that what is left in it can still be waited for.
+    written, source = b"", sys.stdin.fileno()
+    while not written.endswith(b"\n"):
+        if not select.select([source], [], [], PATIENCE)[0]:
+            break
+        byte = os.read(source, 1)
+        if not byte:
+            raise EOFError
+        written += byte
+    print()
+    return written.decode(errors="replace")

@@ -1,0 +1,182 @@
+"""Numbers, sums and tables of the lesson as lines of a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from regard.lesson import COLOURS, Lesson, Matrix, Number, Role, Vector
+
+FEW = 3
+"""Words up to which every sum is written out; of more, those of the last word."""
+
+DECIMALS = range(3, 8)
+
+
+def style(role: Role) -> str:
+    """The colour of a role, or none."""
+    return COLOURS.get(role, "")
+
+
+def say(text: str) -> Text:
+    """A sentence, in the terminal's own colour."""
+    return Text(text)
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """A number as it is shown: as short as it is exact, else with four decimals (or as many as asked).
+
+    >>> number(0.5), number(-2.0), number(2**0.5), number(-float("inf"))
+    ('0.5', '−2', '1.4142', '−∞')
+    """
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if exact(value) and (decimals is None or decimals >= 3):
+        text = f"{value:.3f}".rstrip("0").rstrip(".")
+    else:
+        text = f"{value:.{4 if decimals is None else decimals}f}"
+    return "0" if text.strip("-0.") == "" and exact(value) else text.replace("-", "−")
+
+
+def exact(value: float) -> bool:
+    """Whether three decimals say the whole of a number."""
+    return math.isinf(value) or abs(value - round(value, 3)) < 1e-12
+
+
+def vector(numbers: Iterable[Number]) -> str:
+    """A few numbers in parentheses.
+
+    >>> vector(Lesson.of().x[1])
+    '(2, 0)'
+    """
+    return f"({', '.join(number(one.value) for one in numbers)})"
+
+
+def equation(made: Number) -> Text:
+    """A sum of products, written out: factors, terms, result, each factor in the colour of its role.
+
+    >>> print(equation(Lesson.of().heads[0].scores[2][1]))
+    score(bank → river) = 1×1 + 1×2 = 1 + 2 = 3
+    """
+    factors, terms = _sides(made)
+    return factors + terms
+
+
+def _sides(made: Number) -> tuple[Text, Text]:
+    """An equation in two parts, each of which may have a line of its own."""
+    decimals = settled(made)
+    whole = all(exact(one.value) for one in (made, *made.operands))
+    line = Text.assemble((made.name, style(made.role)), " = ")
+    for place, (a, b) in enumerate(made.terms):
+        line.append(" + " if place else "")
+        line.append(_factor(a, decimals + 1, first=not place), style(a.role))
+        line.append("×")
+        line.append(_factor(b, decimals + 1), style(b.role))
+    terms = [number(a.value * b.value, decimals) for a, b in made.terms]
+    after = Text(" = " if whole else " ≈ ")
+    after.append(" + ".join(terms).replace("+ −", "− "))
+    after.append(" = ")
+    after.append(number(made.value, decimals), f"bold {style(made.role)}")
+    return line, after
+
+
+def settled(made: Number) -> int:
+    """The least number of decimals with which the printed terms add up to the printed sum."""
+    for decimals in DECIMALS:
+        terms = [round(round(a.value * b.value, decimals) * 10**decimals) for a, b in made.terms]
+        if sum(terms) == round(round(made.value, decimals) * 10**decimals):
+            return decimals
+    return DECIMALS[-1]
+
+
+class Equations:
+    """The sums of some rows: a line for each, or two where the terminal is too narrow for one."""
+
+    def __init__(self, rows: Matrix) -> None:
+        self.made = [made for row in rows for made in row]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for made in self.made:
+            before, after = _sides(made)
+            if before.cell_len + after.cell_len <= options.max_width:
+                yield before + after
+            else:
+                yield before
+                yield Text(" " * Text(made.name).cell_len) + after
+
+
+def shown_rows(rows: Matrix) -> Matrix:
+    """The rows whose sums are written out: all of a few words, else those of the last one."""
+    return rows if len(rows) <= FEW else rows[-1:]
+
+
+def table(
+    names: Sequence[str],
+    columns: Sequence[str],
+    rows: Matrix,
+    colour: str = "",
+    *,
+    extra: tuple[str, Vector] | None = None,
+    corner: str = "",
+    bare: bool = False,
+) -> Table:
+    """A matrix with a name for each row and column, and perhaps a number more for each row."""
+    drawn = Table(
+        box=None if bare else box.SIMPLE_HEAD,
+        show_header=not bare,
+        pad_edge=False,
+        show_edge=False,
+    )
+    drawn.add_column(Text(corner, "dim"), no_wrap=True)
+    for name in columns:
+        drawn.add_column(Text(name, colour), justify="right", no_wrap=True)
+    if extra:
+        drawn.add_column(Text(extra[0], "dim"), justify="right", no_wrap=True)
+    for place, (name, row) in enumerate(zip(names, rows, strict=True)):
+        cells = [Text(number(one.value), colour) for one in row]
+        if extra:
+            cells.append(Text(number(extra[1][place].value), "dim"))
+        drawn.add_row(Text(name), *cells)
+    return drawn
+
+
+def pairs(
+    lesson: Lesson,
+    rows: Matrix,
+    extra: tuple[str, Vector] | None = None,
+    colour: str = "",
+    corner: str = "query ↓ key →",
+) -> Table:
+    """A matrix with a row for each query and a column for each key."""
+    return table(lesson.labels, lesson.labels, rows, colour, extra=extra, corner=corner)
+
+
+class Beside:
+    """Several drawings in one line where there is room, else below each other."""
+
+    def __init__(self, *drawn: RenderableType) -> None:
+        self.drawn = drawn
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        gap = 4
+        widths = [Measurement.get(console, options, one).maximum for one in self.drawn]
+        if sum(widths) + gap * (len(widths) - 1) <= options.max_width:
+            line = Table.grid(padding=(0, gap, 0, 0))
+            line.add_row(*self.drawn)
+            yield line
+            return
+        for place, one in enumerate(self.drawn):
+            if place:
+                yield Text("")
+            yield one
+
+
+def _factor(factor: Number, decimals: int, first: bool = False) -> str:
+    text = number(factor.value, decimals)
+    return text if first or not text.startswith("−") else f"({text})"

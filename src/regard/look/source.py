@@ -1,0 +1,68 @@
+"""What to look at: a file, standard input, or the words themselves."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from regard.errors import OptionError
+
+_PATH_LIKE = re.compile(r"\S*([/\\]\S*|\.\w{1,8})")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A text and where it came from."""
+
+    name: str
+    text: str
+    size: int
+    """Its bytes, as they were read."""
+
+    @property
+    def lines(self) -> int:
+        """How many lines it has; a last line without a line break counts."""
+        return self.text.count("\n") + (not self.text.endswith("\n"))
+
+
+def read(given: str, stdin: BinaryIO | None = None) -> Source:
+    """The text that a person means: "-" is standard input, an existing path its file, all else itself.
+
+    Raises:
+        OptionError: it is empty, a folder, not text, or looks like a path to a file that is not there.
+
+    >>> read("the cat sat").name
+    'the given text'
+    """
+    if given == "-":
+        return _decoded("standard input", (stdin or sys.stdin.buffer).read())
+    if os.path.exists(given):  # noqa: PTH110  (Path.exists raises on names that are too long)
+        path = Path(given)
+        if path.is_dir():
+            raise OptionError("FILE", f"{given}, a folder", "a file, - or a text",
+                              "Name a file in it.")  # fmt: skip
+        return _decoded(path.name, path.read_bytes(), given)
+    if _PATH_LIKE.fullmatch(given):
+        raise OptionError("FILE", f"{given}, which is not there", "a file, - or a text",
+                          "Check the path; a text that looks like one can be piped to `regard look -`.")  # fmt: skip
+    return _decoded("the given text", given.encode("utf-8", "surrogateescape"))
+
+
+def _decoded(name: str, data: bytes, given: str | None = None) -> Source:
+    given = name if given is None else given
+    if b"\0" in data:
+        raise OptionError("FILE", f"{given}, which holds binary data", "text",
+                          "Choose a text file.")  # fmt: skip
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise OptionError("FILE", f"{given}, whose byte {error.start} is not UTF-8", "text in UTF-8",
+                          "Convert it, with iconv for example.") from None  # fmt: skip
+    if not text:
+        raise OptionError("FILE", f"{given}, which is empty", "at least one character",
+                          "Choose a file with something in it.")  # fmt: skip
+    return Source(name, text, len(data))

@@ -1,0 +1,131 @@
+"""A study in the terminal: the heads in a table, and the telling ones with their links and maps."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from regard.look import picture
+from regard.look.lines import label, snippet
+from regard.look.study import Head, Study
+from regard.look.telling import Link, Pick, strongest, telling
+
+QUERY, KEY = "bold black on cyan", "bold black on yellow"
+NARROW = 76
+
+
+def show(console: Console, study: Study) -> None:
+    """Print all of it."""
+    console.print(opening(study))
+    console.print()
+    console.print(table(study, console.width, picture.blocks(console)))
+    for pick in telling(study):
+        console.print()
+        console.print(_closer(console, study, pick))
+
+
+def opening(study: Study) -> RenderableType:
+    """What was read and what it took."""
+    size = f"{study.source.size:,} bytes, {study.source.lines:,} lines, {len(study.words):,} tokens"
+    took = f"{study.seconds:.1f} s" + (f", {study.peak / 2**20:,.0f} MiB at most" if study.peak else "")
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row("read", Text.assemble((study.source.name, "bold"), f"  {size}"))
+    n, heads = len(study.words), len(study.heads)
+    grid.add_row("model", f"{study.model}, {len(study.layers)} layers of {study.heads_per_layer} heads")
+    for i in sorted({head.layer for head in study.heads}):
+        grid.add_row(f"layer {i}" if i else "layer 0", study.layers[i])
+    pairs = sum(int(head.visible.sum()) for head in study.heads)
+    grid.add_row("took", f"{took}; exact statistics of all {pairs:,} weights of {heads} "
+                         f"head{'s' * (heads > 1)}, and never {n:,} × {n:,} of them at once")  # fmt: skip
+    return grid
+
+
+def table(study: Study, width: int, blocks: bool) -> Table:
+    """Every head in a row."""
+    wide = width >= NARROW
+    made = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="dim")
+    made.add_column("head", no_wrap=True, style="bold")
+    for name in ("entropy", "previous", "first"):
+        made.add_column(name if wide else name[:4], no_wrap=True)
+    made.add_column("distance" if wide else "dist", justify="right", no_wrap=True)
+    if wide:
+        made.add_column("keys", justify="right", no_wrap=True)
+    made.add_column("receives most", no_wrap=True, overflow="ellipsis", ratio=1)
+    for head in study.heads:
+        shares = [_share(value, wide and blocks) for value in (head.entropy, head.previous, head.first)]
+        keys = [f"{head.effective:,.1f}"] if wide else []
+        made.add_row(head.name, *shares, f"{head.distance:,.1f}", *keys, _most(study, head),
+                     end_section=False)  # fmt: skip
+    made.caption = (
+        "entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the previous and on the first token ·"
+        " mean distance in tokens · keys looked at (e^entropy) · × what even attention would give"
+    )
+    made.caption_justify = "left"
+    return made
+
+
+def _share(value: float, bar: bool) -> Text:
+    shown = Text(f"{value:.2f}")
+    if bar:
+        eighths = round(min(max(value, 0), 1) * 40)
+        full, rest = divmod(eighths, 8)
+        drawn = "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
+        shown.append(" ").append(f"{drawn:<5}", style="cyan")
+    return shown
+
+
+def _most(study: Study, head: Head) -> Text:
+    token = head.collector
+    times = head.received[token] / max(float(head.share[token]), 1e-12)
+    return Text.assemble(
+        (label(study, token), KEY),
+        (f" line {study.words.lines[token]}", "dim"),
+        f"  {head.received[token]:,.1f}, {times:,.1f}×",
+    )
+
+
+def _closer(console: Console, study: Study, pick: Pick) -> RenderableType:
+    alone = len(study.heads) == 1
+    few = len({head.layer for head in study.heads}) == 1
+    count = 24 if alone else 8 if few else 4
+    links = strongest(study, pick.head, count, pick.reach)
+    drawn = picture.of_map(study, pick.head, console, large=alone or few)
+    title = Text.assemble("head ", (pick.head.name, "bold"), f"  {pick.title}")
+    parts: list[RenderableType] = [Rule(title, align="left", style="dim")]
+    why = Text(f"{pick.head.name} {pick.why}" if pick.why != "as asked" else study.layers[pick.head.layer])
+    parts += [why, Text(), drawn, Text()]
+    kind = "itself, its neighbour and the start" if pick.reach <= 2 else f"those less than {pick.reach} tokens back"
+    parts.append(Text(f"{'strongest' if links else 'no'} links, leaving out {kind}", style="dim"))
+    parts += [_link(study, link, console) for link in links]
+    return Group(*parts)
+
+
+def _link(study: Study, link: Link, console: Console) -> RenderableType:
+    """Query and key in their lines; in one line where both stand in it."""
+    digits = len(str(study.source.lines))
+    room = max(console.width - digits - 16, 20)
+    colour = console.color_system is not None
+
+    def marked(token: str, style: str) -> tuple[str, str] | str:
+        signs = "⟦⟧" if style is QUERY else "‹›"
+        return (token, style) if colour else f"{signs[0]}{token}{signs[1]}"
+
+    def line(lead: str, role: str, number: int, *parts: tuple[str, str] | str) -> Text:
+        return Text.assemble((lead, "bold"), (f"{role:>6}", "dim"), f" {number:>{digits}}", (" │ ", "dim"),
+                             *parts, no_wrap=True, overflow="crop")  # fmt: skip
+
+    weight = f"{link.weight:4.2f}"
+    query, key = (snippet(study, token, room) for token in (link.query, link.key))
+    start = query.before.rfind(key.before + key.token)
+    if query.line == key.line and key.before and start == 0:
+        between = query.before[len(key.before + key.token) :]
+        return line(weight, "both", query.line, key.before, marked(key.token, KEY), between,
+                    marked(query.token, QUERY), query.after)  # fmt: skip
+    return Group(
+        line(weight, "query", query.line, query.before, marked(query.token, QUERY), query.after),
+        line("    ", "key", key.line, key.before, marked(key.token, KEY), key.after),
+    )

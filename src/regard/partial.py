@@ -1,0 +1,71 @@
+"""Attention over some of the keys, and how two such results become one.
+
+Keys may come in pieces: chunks of a cache, splits for more threads, shards on other machines. Each piece
+gives an output, its rows' log-sum-exp and its statistics as if there were no other keys; `merge` makes of
+two neighbours what one run over both would have given, to rounding. It holds for softmax without a sink; a
+sink is one more piece, with `lse` the sink and an output of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.errors import ShapeError
+from regard.observers import Observer
+from regard.shapes import Output
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What a run over `keys` neighbouring keys gave."""
+
+    out: Output
+    lse: Float[Tensor, "b h q"]
+    keys: int
+    observed: tuple[tuple[Tensor, ...], ...] = ()
+    """The tensors of each observer, in an order that all pieces share. Positions in them (spans, distances)
+    are those of the whole: give each piece's observers the offset that they have in it."""
+
+
+def merge(first: Partial, second: Partial, observers: Sequence[Observer[Any]] = ()) -> Partial:
+    """The result over the keys of both pieces; those of `second` come after those of `first`.
+
+    A row of the whole gives each piece a share of its mass, exp(its lse − the whole lse), and outputs
+    and statistics follow from the shares. Merging is associative, to rounding.
+
+    >>> from regard import LogSumExp, attention, observe
+    >>> q, k, v = torch.randn(3, 1, 2, 10, 8).unbind()
+    >>> cuts = slice(6), slice(6, 10)
+    >>> pieces = [observe(q, k[:, :, cut], v[:, :, cut], LogSumExp()) for cut in cuts]
+    >>> left, right = (Partial(s.out, s[LogSumExp()], n) for s, n in zip(pieces, (6, 4)))
+    >>> torch.allclose(merge(left, right).out, attention(q, k, v), atol=1e-6)
+    True
+    """
+    if first.lse.shape != second.lse.shape:
+        raise ShapeError("merge", f"rows of shapes {tuple(first.lse.shape)} and {tuple(second.lse.shape)}",
+                         "two pieces with the same batch, heads and queries",
+                         "Only the keys may be split; results of other queries are concatenated.")  # fmt: skip
+    if not len(observers) == len(first.observed) == len(second.observed):
+        raise ShapeError("merge",
+                         f"{len(first.observed)} and {len(second.observed)} statistics, "
+                         f"{len(observers)} observers",
+                         "the same number of each", "Observe the same in both pieces.")  # fmt: skip
+    lse = torch.logaddexp(first.lse, second.lse)
+    mine, theirs = (_share(piece.lse, lse) for piece in (first, second))
+    out = mine[..., None] * first.out.to(lse.dtype) + theirs[..., None] * second.out.to(lse.dtype)
+    observed = tuple(
+        observer.merge(a, b, (mine, theirs), first.keys)
+        for observer, a, b in zip(observers, first.observed, second.observed, strict=True)
+    )
+    return Partial(out.to(first.out.dtype), lse, first.keys + second.keys, observed)
+
+
+def _share(piece: Tensor, whole: Tensor) -> Tensor:
+    """How much of each row's mass a piece has; 0 where the row sees nothing at all."""
+    return torch.where(whole == -torch.inf, 0, (piece - whole).exp())

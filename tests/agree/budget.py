@@ -1,0 +1,120 @@
+"""How far a result may lie from float64: twice as far as the plain formula, plus one rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import plain
+from cases import Call, Case, Draw, observers
+from regard.observers import Observer, Top
+
+# In float64 the reference is no better than the rest, so its own rounding counts too.
+ROUNDINGS = {torch.float64: 64}
+
+Run = Callable[[Call, tuple[Observer[Any], ...]], tuple[Tensor, Mapping[Observer[Any], Any]]]
+
+
+def by_backend(name: str) -> Run:
+    def run(call: Call, asked: tuple[Observer[Any], ...]) -> tuple[Tensor, Mapping[Observer[Any], Any]]:
+        seen = call.observe(*asked, backend=name)
+        return seen.out, {observer: seen[observer] for observer in asked}
+
+    return run
+
+
+def by_plain(call: Call, asked: tuple[Observer[Any], ...]) -> tuple[Tensor, Mapping[Observer[Any], Any]]:
+    return plain.run(call, *asked)
+
+
+def results(case: Case, run: Run, dtype: torch.dtype | None = None) -> dict[str, Tensor]:
+    """Everything that a call answers, by name: output, statistics, and the gradients of both."""
+    call = case.build(dtype).requiring_gradients()
+    asked = observers(case.sizes)
+    out, seen = run(call, asked)
+    found: dict[str, Tensor] = {"out": out}
+    for observer, result in seen.items():
+        if isinstance(result, Top):
+            found[f"{observer!r} keys"], found[f"{observer!r} weights"] = result
+        else:
+            found[repr(observer)] = result
+    lonely, _ = run(call, ())
+    losses = {"out": weighted(lonely, "out")}
+    differentiable = {o: r for o, r in seen.items() if o.differentiable and r.requires_grad}
+    losses["all"] = weighted(out, "out")
+    for observer, result in differentiable.items():
+        losses["all"] = losses["all"] + weighted(result, repr(observer))
+    leaves = call.leaves()
+    for name, loss in losses.items():
+        if not loss.requires_grad:
+            continue
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        for leaf, grad in zip(leaves, grads, strict=True):
+            found[f"d {name} / d {leaf}"] = torch.zeros(()) if grad is None else grad
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def weighted(result: Tensor, name: str) -> Tensor:
+    """A sum with weights that every dtype holds exactly; rows without a finite value stay out."""
+    weights = Draw(name).integers(-8, 9, *result.shape).double() / 8
+    return (torch.where(torch.isinf(result), 0, result).double() * weights).sum()
+
+
+def hold(
+    got: dict[str, Tensor], exact: dict[str, Tensor], usual: dict[str, Tensor], case: Case
+) -> None:
+    """Assert that every result keeps within the budget."""
+    assert got.keys() == exact.keys() == usual.keys()
+    late: list[str] = []
+    for name, mine in got.items():
+        if name.endswith(" keys"):
+            continue
+        want = exact[name]
+        assert mine.shape == want.shape or not want.ndim, f"{name}: {mine.shape}, not {want.shape}"
+        infinite = torch.isinf(want)
+        assert torch.equal(torch.isinf(mine), infinite.expand_as(mine)), name
+        assert not bool(mine.isnan().any()), f"{name}: NaN"
+        error, least = distance(mine, want), distance(usual[name], want)
+        scale = float(want.double().masked_fill(infinite, 0).abs().max()) if want.numel() else 0.0
+        rounding = torch.finfo(mine.dtype).eps * ROUNDINGS.get(mine.dtype, 1) * scale
+        if not error <= 2 * least + rounding:
+            late.append(f"{name}: {error:.3g} off, the plain formula {least:.3g}, one rounding {rounding:.3g}")
+    assert not late, f"{case}\n  " + "\n  ".join(late)
+    for observer in observers(case.sizes):
+        if f"{observer!r} keys" in got:
+            strongest(got, exact, usual, repr(observer), case)
+
+
+def distance(mine: Tensor, want: Tensor) -> float:
+    if not mine.numel():
+        return 0.0
+    gap = mine.double() - want.double()
+    return float(torch.where(torch.isinf(want), 0, gap).abs().max())
+
+
+def strongest(
+    got: dict[str, Tensor], exact: dict[str, Tensor], usual: dict[str, Tensor], name: str, case: Case
+) -> None:
+    """The keys found are the strongest, or as strong as rounding lets one tell."""
+    keys, weights = got[f"{name} keys"], got[f"{name} weights"]
+    assert keys.dtype == torch.int64
+    assert torch.equal(keys == -1, weights == 0), f"{case}: {name} names a key of no weight"
+    if not weights.numel() or not case.sizes.k:
+        return
+    whole = by_backend("reference")(case.build(), (every_row := rows_of(case),))[1][every_row]
+    at_keys = whole.gather(-1, keys.clamp(min=0)).masked_fill(keys < 0, 0)
+    slack = 2 * distance(usual[f"{name} weights"], exact[f"{name} weights"])
+    slack += torch.finfo(weights.dtype).eps * ROUNDINGS.get(weights.dtype, 1)
+    assert distance(at_keys, exact[f"{name} weights"]) <= 2 * slack, f"{case}: {name} keys"
+    for row in keys.flatten(0, 2)[:50]:
+        there = row[row >= 0]
+        assert len(there.unique()) == len(there), f"{case}: {name} names a key twice"
+
+
+def rows_of(case: Case) -> Observer[Any]:
+    from regard.observers import Rows
+
+    return Rows(*range(case.sizes.q))

@@ -1,0 +1,48 @@
+"""The chunked backend against the reference, on every case: output, statistics and all gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agree.budget import by_backend, by_plain, hold, results
+from cases import CASES, FP64, Case, observers
+from conftest import shrink
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_chunked_keeps_within_the_budget(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = results(case, by_backend("reference"), FP64)
+    usual = results(case, by_plain)
+    hold(results(case, by_backend("chunked")), exact, usual, case)
+    shrink(monkeypatch)
+    hold(results(case, by_backend("chunked")), exact, usual, case)
+
+
+@pytest.mark.parametrize("case", CASES[::7], ids=str)
+def test_the_same_from_run_to_run_and_over_threads(case: Case, small_chunks: None) -> None:
+    run = by_backend("chunked")
+    first, again = results(case, run), results(case, run)
+    torch.set_num_threads(2)
+    try:
+        two, two_again = results(case, run), results(case, run)
+    finally:
+        torch.set_num_threads(1)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, again[name]), name
+        assert torch.equal(two[name], two_again[name]), name
+        if tensor.is_floating_point():
+            eps = torch.finfo(tensor.dtype).eps
+            scale = float(torch.where(tensor.isinf(), 0, tensor).abs().amax()) if tensor.numel() else 0
+            torch.testing.assert_close(two[name], tensor, rtol=0, atol=8 * eps * scale, msg=name)
+
+
+@pytest.mark.parametrize("observer", observers(Case().sizes), ids=repr)
+def test_an_observer_alone_sees_what_it_sees_among_others(observer) -> None:
+    case = Case(mask="causal", bias="alibi", dropout=0.2)
+    alone = case.build().observe(observer, backend="chunked")
+    among = case.build().observe(*observers(case.sizes), backend="chunked")
+    mine, theirs = alone[observer], among[observer]
+    for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (mine, theirs)), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(alone.out, among.out)

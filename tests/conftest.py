@@ -1,0 +1,57 @@
+"""What every test shares: one thread, repeatable examples, small chunks on request."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from jaxtyping import config as jaxtyping_config
+
+from regard import tiles
+from regard.backends import chunked
+
+torch.set_num_threads(1)  # tensors are small here: threads would only get into each other's way
+
+settings.register_profile(
+    "house",
+    deadline=None,
+    max_examples=40,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.register_profile("search", settings.get_profile("house"), max_examples=2000, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many blocks of queries, runs of keys and groups of heads, even in a small call."""
+    shrink(monkeypatch)
+
+
+def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "BUDGET", 1 << 10)
+    monkeypatch.setattr(chunked, "LEAST_ROWS", 4)
+    monkeypatch.setattr(chunked, "GOOD_ROWS", 8)
+    monkeypatch.setattr(chunked, "MOST_ROWS", 8)
+    monkeypatch.setattr(tiles, "KEYS", 8)
+
+
+@pytest.fixture
+def as_users_run_it() -> Iterator[None]:
+    """Without the run-time shape checks of the tests, which would speak before regard's own messages."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)

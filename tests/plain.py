@@ -1,0 +1,215 @@
+"""Attention as a textbook writes it, eagerly, in the dtype of its inputs: what rounding costs anyone.
+
+It shares nothing with the backends but the meaning of masks (`dense`) and dropout's `keeps`; each score,
+bias, normalizer and statistic is written again. A backend may be at most twice as far from float64 as this.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cases import Call
+from regard import biases, normalizers, observers, scores
+from regard.dropout import keeps
+from regard.masks import as_mask, dense
+from regard.observers import Observer
+from regard.shapes import Box
+
+
+def run(call: Call, *asked: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], Any]]:
+    """The output and each observer's result, in the dtype of the queries throughout."""
+    problem = call.problem(*asked)
+    s = problem.sizes
+    times = s.h // max(s.g, 1)
+    k, v = call.k.repeat_interleave(times, 1), call.v.repeat_interleave(times, 1)
+    distance = (torch.arange(s.q)[:, None] + s.k - s.q) - torch.arange(s.k)
+    raw = score(call.score, call.q, k) + bias(call.bias, distance, call.q.dtype)
+    raw = raw.masked_fill(~dense(as_mask(call.mask), s), -torch.inf)
+    sees = (raw > -torch.inf).any(-1, keepdim=True)
+    rows = torch.where(sees, raw, 0)
+    weights = torch.where(sees, weigh(call.normalizer, rows), 0) if s.k else rows
+    kept = weights
+    if call.dropout:
+        box = Box(range(s.b), range(s.h), range(s.q), range(s.k))
+        stays = keeps(problem.seed, call.dropout, box, torch.arange(s.k))
+        kept = weights * stays / (1 - call.dropout)
+    results = {o: statistic(o, weights, raw, rows, sees, distance, call.normalizer) for o in asked}
+    return kept @ v, results
+
+
+def score(value: scores.Score, q: Tensor, k: Tensor) -> Tensor:
+    root = 1 / math.sqrt(max(q.shape[-1], 1))
+    match value:
+        case scores.Dot():
+            x = (q @ k.mT) * (root if value.scale is None else value.scale)
+            return x if value.softcap is None else value.softcap * torch.tanh(x / value.softcap)
+        case scores.Cosine():
+            lengths = [x.square().sum(-1).clamp(min=1e-12).sqrt() for x in (q, k)]
+            scale = value.scale
+            scale = scale[:, None, None] if isinstance(scale, Tensor) else scale
+            return scale * (q @ k.mT) / (lengths[0][..., :, None] * lengths[1][..., None, :])
+        case scores.Euclidean():
+            apart = (q[..., :, None, :] - k[..., None, :, :]).square().sum(-1)
+            return apart * (-(root if value.scale is None else value.scale) / 2)
+        case scores.Additive():
+            both = torch.tanh(q[..., :, None, :] + k[..., None, :, :])
+            return (both * value.weight[:, None, None, :]).sum(-1)
+        case scores.Custom():
+            return value.function(q, k)
+    raise NotImplementedError(f"write {type(value).__name__} here")
+
+
+def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
+    """Of all pairs; `distance` is that of a bias without an offset of its own."""
+    if isinstance(value, biases.ByDistance) and value.offset is not None:
+        q, k = distance.shape
+        distance = distance - (k - q) + value.offset
+    match value:
+        case biases.Nothing():
+            return torch.zeros((), dtype=dtype)
+        case biases.ALiBi():
+            return -value.slopes[:, None, None] * distance.abs()
+        case biases.T5():
+            return value.table[t5_bucket(distance, value)].permute(2, 0, 1)
+        case biases.Kerple():
+            a, c = value.a[:, None, None], value.c[:, None, None]
+            return -a * torch.log(1 + c * distance.abs())
+        case biases.Relative():
+            m = value.table.shape[1] // 2
+            return value.table[:, m + distance.clamp(-m, m)]
+        case biases.Dense():
+            return value.table
+        case biases.Sum():
+            return bias(value.left, distance, dtype) + bias(value.right, distance, dtype)
+    raise NotImplementedError(f"write {type(value).__name__} here")
+
+
+def t5_bucket(distance: Tensor, value: biases.T5) -> Tensor:
+    """Number by number, from the paper's description."""
+
+    def one(n: int) -> int:
+        buckets, start = value.table.shape[0], 0
+        if not value.causal:
+            buckets //= 2
+            start = buckets if n < 0 else 0
+            n = abs(n)
+        n = max(n, 0)
+        exact = buckets // 2
+        if n < exact:
+            return start + n
+        far = math.log(n / exact) / math.log(value.max_distance / exact) * (buckets - exact)
+        return start + min(exact + math.floor(far + 1e-12), buckets - 1)
+
+    return torch.tensor([one(int(n)) for n in distance.flatten()], dtype=torch.int64).reshape(
+        distance.shape
+    )
+
+
+def weigh(value: normalizers.Normalizer, rows: Tensor) -> Tensor:
+    match value:
+        case normalizers.Softmax():
+            top = rows.detach().amax(-1, keepdim=True)
+            if value.sink is None:
+                e = torch.exp(rows - top)
+                return e / e.sum(-1, keepdim=True)
+            sink = value.sink[:, None, None]
+            top = torch.maximum(top, sink.detach())
+            e = torch.exp(rows - top)
+            return e / (e.sum(-1, keepdim=True) + torch.exp(sink - top))
+        case normalizers.Sigmoid():
+            shift = -math.log(max(rows.shape[-1], 1)) if value.shift is None else value.shift
+            return 1 / (1 + torch.exp(-(rows + shift)))
+        case normalizers.Sparsemax():
+            inside, n = _support(rows, lambda z, t: (z - t), 1.0)
+            mean = torch.where(inside, rows, 0).sum(-1, keepdim=True) / n
+            return torch.where(inside, rows - mean + 1 / n, 0).clamp(min=0)
+        case normalizers.Entmax15():
+            inside, n = _support(rows / 2, lambda z, t: (z - t) ** 2, 1.0)
+            z = torch.where(inside, rows / 2, 0)
+            mean = z.sum(-1, keepdim=True) / n
+            spread = torch.where(inside, (z - mean) ** 2, 0).sum(-1, keepdim=True)
+            threshold = mean - ((1 - spread) / n).clamp(min=1e-12).sqrt()
+            return torch.where(inside, z - threshold, 0).clamp(min=0) ** 2
+    raise NotImplementedError(f"write {type(value).__name__} here")
+
+
+def _support(z: Tensor, weight: Any, reach: float) -> tuple[Tensor, Tensor]:
+    """Which scores have weight, by bisection of the threshold; and how many in each row."""
+    exact = z.detach().double()
+    high = exact.amax(-1, keepdim=True)
+    low = high - reach
+    for _ in range(60):
+        middle = (low + high) / 2
+        total = weight(exact.clamp(min=middle), middle).sum(-1, keepdim=True)
+        low, high = torch.where(total >= 1, middle, low), torch.where(total >= 1, high, middle)
+    inside = exact > low
+    inside |= exact == exact.amax(-1, keepdim=True)
+    return inside, inside.sum(-1, keepdim=True)
+
+
+def statistic(
+    value: Observer[Any],
+    w: Tensor,
+    raw: Tensor,
+    rows: Tensor,
+    sees: Tensor,
+    distance: Tensor,
+    normalizer: normalizers.Normalizer,
+) -> Any:
+    b, h, q, k = w.shape
+    match value:
+        case observers.TopK():
+            order = w.detach().sort(dim=-1, descending=True, stable=True)
+            n = min(value.count, k)
+            found, where = order.values[..., :n], order.indices[..., :n].masked_fill(
+                order.values[..., :n] <= 0, -1
+            )
+            full = (b, h, q, value.count)
+            keys, weights = w.new_full(full, -1, dtype=torch.int64), w.new_zeros(full)
+            keys[..., :n], weights[..., :n] = where, found
+            return observers.Top(keys, weights)
+        case observers.Entropy():
+            some = torch.where(w > 0, w, 1)
+            return -(some * some.log()).sum(-1)
+        case observers.Received():
+            return w.sum(-2)
+        case observers.MeanDistance():
+            return (w * distance.abs()).sum(-1)
+        case observers.SpanMass():
+            each = [w[..., start:stop].sum(-1) for start, stop in value.spans]
+            return torch.stack(each, -1) if each else w.new_zeros((b, h, q, 0))
+        case observers.DistanceMass():
+            return (w * ((distance >= value.low) & (distance <= value.high))).sum(-1)
+        case observers.Pooled():
+            return pooled(w.detach(), value)
+        case observers.Rows():
+            return w.detach()[:, :, list(value.queries)]
+        case observers.LogSumExp():
+            sink = normalizer.sink if isinstance(normalizer, normalizers.Softmax) else None
+            if sink is not None:
+                rows = torch.cat((rows, sink[:, None, None].expand(b, h, q, 1)), -1)
+            return torch.where(sees[..., 0], torch.logsumexp(rows, -1), -torch.inf)
+        case observers.MaxScore():
+            return raw.detach().amax(-1) if k else raw.new_full((b, h, q), -torch.inf)
+    raise NotImplementedError(f"write {type(value).__name__} here")
+
+
+def pooled(w: Tensor, value: observers.Pooled) -> Tensor:
+    """Cell by cell, from the pairs that fall into it."""
+    b, h, q, k = w.shape
+    rows, cols = min(value.rows, max(q, 1)), min(value.cols, max(k, 1))
+    result = w.new_zeros((b, h, rows, cols))
+    for i in range(rows if q and k else 0):
+        for j in range(cols):
+            mine = [n for n in range(q) if n * rows // q == i]
+            theirs = [n for n in range(k) if n * cols // k == j]
+            cell = w[:, :, mine[0] : mine[-1] + 1, theirs[0] : theirs[-1] + 1].flatten(2)
+            if value.how == "max":
+                result[:, :, i, j] = cell.amax(-1)
+            else:
+                result[:, :, i, j] = cell.sum(-1) if value.how == "sum" else cell.mean(-1)
+    return result

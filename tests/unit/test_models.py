@@ -1,0 +1,191 @@
+"""The embedded model: a fair split, tokens that lose nothing, a recipe that resumes, true figures."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from regard import models
+from regard.errors import OptionError
+from regard.models import data, evaluate, train
+from regard.models.model import LAYERS, build
+from regard.models.tokens import START, Tokens
+
+SHIPPED = Path(models.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    return Tokens.read(SHIPPED / models.TOKENIZER)
+
+
+def library(folder: Path, *names: str) -> data.Corpus:
+    """A corpus of files of these names."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"name = {name!r}\n")
+    return data.corpus(folder)
+
+
+def test_the_split_is_by_top_level_module_and_takes_its_tests_along(tmp_path: Path) -> None:
+    assert data.held_out("json")
+    assert data.held_out("logging")
+    assert not data.held_out("shelve")
+    code = library(
+        tmp_path, "json/decoder.py", "logging/__init__.py", "shelve.py", "_shelve.py",
+        "test/test_json/test_dump.py",
+        "test/test_logging.py", "test/json_tests.py", "test/test_shelve.py", "test/test_cmd_line.py",
+        "encodings/cp437.py", "site-packages/json.py", "shelve/tests/a.py", "shelve/idle_test/test_shelf.py",
+    )  # fmt: skip
+    assert [source.name for source in code.held_out] == ["json/decoder.py", "logging/__init__.py"]
+    assert {(source.name, source.is_test) for source in code.train} == {
+        ("_shelve.py", False), ("shelve.py", False), ("test/test_shelve.py", True),
+        ("shelve/idle_test/test_shelf.py", True),
+    }  # fmt: skip
+
+
+def test_about_one_module_in_twenty_is_held_out() -> None:
+    share = sum(data.held_out(f"module{i}") for i in range(4000)) / 4000
+    assert share == pytest.approx(1 / data.HELD_OUT_ONE_IN, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "\n", "def f(x):\r\n\treturn x  \n", " " * 77 + "x", "α = 'naïve' # 中文 🦊\n", "\x00\x7f\ufeff",
+        f"{START} is text", "x" * 5000, "\u2028\u0301e\u0301", "if a:\n    if b:\n        c\n\n\nd",
+    ],
+)  # fmt: skip
+def test_no_byte_is_lost(tokens: Tokens, text: str) -> None:
+    found = tokens.encode(text)
+    assert tokens.decode(found.ids) == text
+    assert sum(tokens.byte_lengths[token] for token in found.ids) == len(text.encode())
+    assert [text[start:stop] for start, stop in found.spans] == found.texts
+    assert tokens.start not in found.ids
+
+
+def test_a_line_break_and_its_indentation_are_one_token(tokens: Tokens) -> None:
+    assert tokens.encode("if a:\n        return").texts == ["if", " a", ":", "\n        ", "return"]
+
+
+def test_a_lone_surrogate_is_refused(tokens: Tokens) -> None:
+    with pytest.raises(OptionError, match="errors='replace'"):
+        tokens.encode("a\ud800b")
+
+
+def awake() -> train.Transformer:
+    """A fresh model in which nothing is zero."""
+    torch.manual_seed(0)
+    model = build(300)
+    for parameter in model.parameters():
+        if parameter.ndim == 2 and not parameter.any():
+            nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def test_the_fast_path_of_training_is_the_model() -> None:
+    model = awake()
+    tokens = torch.randint(300, (2, 384))
+    parameters = list(model.parameters())
+    results = []
+    for hidden in (train.hidden(model, tokens), model.hidden(tokens)):
+        gradients = torch.autograd.grad(hidden.square().sum() + hidden[..., 0].sum(), parameters)
+        results.append((hidden, *gradients))
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(
+            fast, plain, rtol=1e-3, atol=1e-4 * float(plain.detach().abs().max())
+        )
+
+
+def test_orthogonal_brings_singular_values_near_one() -> None:
+    for shape in ((96, 24), (24, 96), (32, 32)):
+        values = torch.linalg.svdvals(train.orthogonal(torch.randn(shape)))
+        assert values.max() < 1.3
+        assert values.median() > 0.6
+
+
+def test_batches_cover_a_stream_without_replacement_and_depend_on_the_seed_alone() -> None:
+    streams = torch.arange(512 * 40), torch.arange(512 * 80)
+    batches = train.Batches(*streams, seed=5)
+    drawn = [batches.draw(step) for step in range(10)]
+    again = train.Batches(*streams, seed=5)
+    assert drawn == [again.draw(step) for step in range(10)]
+    assert drawn != [train.Batches(*streams, seed=6).draw(0)] * 10
+    starts = [pick for _, picks in drawn for pick in picks if pick[0] == 0][:38]
+    assert len(set(starts)) == len(starts)
+    length, picks = drawn[0]
+    window = batches.tokens(length, picks)
+    assert window.shape == (8, 513)
+    assert window[:, 0].tolist() == [start for _, start in picks]
+    assert [batches.draw(step)[0] for step in (10, 900, 2000)] == [512, 1024, 2048]
+
+
+def test_the_rate_rises_stays_and_falls_to_zero() -> None:
+    rates = [train.rate_at(step, 1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(1 / train.WARM_UP)
+    assert rates[100] == rates[400] == 1
+    assert rates[900] == pytest.approx(0.1 / train.FALL)
+    assert rates[1000] == 0
+
+
+def test_a_run_that_is_cut_off_goes_on_as_if_it_were_not(tmp_path: Path) -> None:
+    batch = torch.randint(300, (2, 129), generator=torch.Generator().manual_seed(1))
+    whole = train.Run(300, steps=50, seed=2)
+    losses = [whole.update(batch) for _ in range(4)]
+    assert losses[0] == pytest.approx(math.log(300), abs=0.2)
+    assert losses[3] < losses[0]
+    first = train.Run(300, steps=50, seed=2)
+    for _ in range(2):
+        first.update(batch)
+    first.save(tmp_path / "checkpoint.pt")
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    second = train.Run(300, steps=50, seed=2)
+    second.load(tmp_path / "checkpoint.pt")
+    assert second.step == 2
+    assert [second.update(batch) for _ in range(2)] == pytest.approx(losses[2:], rel=1e-5)
+
+
+def test_a_model_comes_back_from_its_files(tmp_path: Path, tokens: Tokens) -> None:
+    model = build(tokens.size)
+    train.export(model, {"seed": "7"}, tmp_path / models.WEIGHTS)
+    with pytest.raises(OptionError, match=r"regard\.models\.train"):
+        models.load(tmp_path)
+    tokens.tokenizer.save(str(tmp_path / models.TOKENIZER))
+    back = models.load(tmp_path)
+    assert back.facts == {"seed": "7"}
+    assert not back.model.training
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(back.model.state_dict()[name], tensor.half().float())
+
+
+def test_the_shipped_weights_are_small() -> None:
+    assert (SHIPPED / models.WEIGHTS).stat().st_size <= 8_000_000
+    assert len(models.load().model.blocks) == len(LAYERS)
+
+
+def test_figures_are_what_they_say(monkeypatch: pytest.MonkeyPatch, tokens: Tokens) -> None:
+    monkeypatch.setattr(evaluate, "HALF", 128)
+    monkeypatch.setattr(evaluate, "SHORT", 64)
+    monkeypatch.setattr(evaluate, "SKIPPED", 32)
+    torch.manual_seed(0)
+    model = build(tokens.size).eval()
+    text = "def function(argument):\n    return argument + 1\n" * 40
+    sources = (data.Source("a.py", text, False), data.Source("b.py", "x = 1\n", False))
+    found = evaluate.figures(models.Embedded(model, tokens, {}), sources)
+    stream = torch.tensor([i for source in sources for i in tokens.with_start(source.text)])
+    # Fresh layers add nothing, so that what a token costs does not depend on its place.
+    with torch.no_grad():
+        logits = model(stream[None, :-1])[0]
+    costs = nn.functional.cross_entropy(logits, stream[1:], reduction="none") / math.log(2)
+    assert found.bits == pytest.approx(
+        float(costs.sum()) / sum(len(s.text) for s in sources), rel=1e-4
+    )
+    assert found.near_bits == pytest.approx(found.far_bits, rel=1e-4)
+    late = len(tokens.decode(stream[129:].tolist()).replace(START, ""))
+    assert found.far_bits == pytest.approx(float(costs[128:].sum()) / late, rel=1e-4)
+    assert found.xz_bits < 1
