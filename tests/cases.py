@@ -141,7 +141,9 @@ MASKS: dict[str, Part] = {
     "shared padding": lambda s, r: Padding(torch.tensor([s.k * 2 // 3])),
     "causal left padding": lambda s, r: Causal() & Padding(torch.arange(s.b) * s.k // 2, "left"),
     "documents": lambda s, r: Documents(_documents(s), offset=0),
-    "documents of each": lambda s, r: Causal() & Documents(r.integers(0, 3, s.b, s.k).sort().values),
+    "documents of each": lambda s, r: (
+        Causal() & Documents(r.integers(0, 3, s.b, s.k).sort().values)
+    ),
     "documents unordered": lambda s, r: Documents(r.integers(0, 3, s.k)),
     "blocks": _blocks,
     "dilated": lambda s, r: Dilated(3),
@@ -251,7 +253,11 @@ class Call:
     def leaves(self) -> dict[str, Tensor]:
         """Every tensor that takes a gradient, by name."""
         found = {"q": self.q, "k": self.k, "v": self.v}
-        for name, part in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer)):
+        for name, part in (
+            ("bias", self.bias),
+            ("score", self.score),
+            ("normalizer", self.normalizer),
+        ):
             found |= {f"{name} {i}": tensor for i, tensor in enumerate(part.tensors())}
         return found
 
@@ -380,9 +386,15 @@ def _list() -> tuple[Case, ...]:
     cases += [of(dtype=t) for t in (FP16, BF16, FP64)]
     cases += [of(dtype=t, mask="causal", shape="grouped", bias="t5") for t in (FP16, BF16, FP64)]
     for mask in ("window", "documents of each", "not window", "blocks", "sinks", "shared padding"):
-        cases += [of(mask=mask, shape="long"), of(mask=mask, shape="long", dtype=FP16, bias="kerple")]
+        cases += [
+            of(mask=mask, shape="long"),
+            of(mask=mask, shape="long", dtype=FP16, bias="kerple"),
+        ]
     for share, mask in ((0.1, "no mask"), (0.5, "causal"), (0.9, "tensor"), (0.3, "window")):
-        cases += [of(dropout=share, mask=mask), of(dropout=share, mask=mask, shape="grouped", dtype=FP64)]
+        cases += [
+            of(dropout=share, mask=mask),
+            of(dropout=share, mask=mask, shape="grouped", dtype=FP64),
+        ]
     cases += [of(dropout=0.25, mask="sinks", bias="sum", score="cosine per head", normalizer="sink",
                  shape="grouped")]  # fmt: skip
     cases += [of(dropout=0.2, shape="long", mask="window"), of(dropout=0.2, dtype=BF16)]

@@ -23,7 +23,9 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.register_profile("search", settings.get_profile("house"), max_examples=2000, derandomize=False)
+settings.register_profile(
+    "search", settings.get_profile("house"), max_examples=2000, derandomize=False
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 
@@ -32,7 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if "gpu" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+            item.add_marker(
+                pytest.mark.skip(reason="needs a CUDA device, and this machine has none")
+            )
 
 
 @pytest.fixture
@@ -42,6 +46,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Signatures are checked in full-size calls; here their checks would take most of the time.
+    monkeypatch.setattr(jaxtyping_config, "jaxtyping_disable", True)
     monkeypatch.setattr(chunked, "BUDGET", 1 << 10)
     monkeypatch.setattr(chunked, "LEAST_ROWS", 4)
     monkeypatch.setattr(chunked, "GOOD_ROWS", 8)

@@ -124,7 +124,7 @@ def weigh(value: normalizers.Normalizer, rows: Tensor) -> Tensor:
             shift = -math.log(max(rows.shape[-1], 1)) if value.shift is None else value.shift
             return 1 / (1 + torch.exp(-(rows + shift)))
         case normalizers.Sparsemax():
-            inside, n = _support(rows, lambda z, t: (z - t), 1.0)
+            inside, n = _support(rows, lambda z, t: z - t, 1.0)
             mean = torch.where(inside, rows, 0).sum(-1, keepdim=True) / n
             return torch.where(inside, rows - mean + 1 / n, 0).clamp(min=0)
         case normalizers.Entmax15():
@@ -165,8 +165,9 @@ def statistic(
         case observers.TopK():
             order = w.detach().sort(dim=-1, descending=True, stable=True)
             n = min(value.count, k)
-            found, where = order.values[..., :n], order.indices[..., :n].masked_fill(
-                order.values[..., :n] <= 0, -1
+            found, where = (
+                order.values[..., :n],
+                order.indices[..., :n].masked_fill(order.values[..., :n] <= 0, -1),
             )
             full = (b, h, q, value.count)
             keys, weights = w.new_full(full, -1, dtype=torch.int64), w.new_zeros(full)

@@ -17,7 +17,7 @@ from regard.errors import OptionError
 from regard.masks import Mask, Tile
 from regard.normalizers import Normalizer
 from regard.observers import Observer
-from regard.problem import Problem
+from regard.problem import Answer, Problem
 from regard.scores import Score
 from regard.shapes import Keys, Output, Queries, Values
 
@@ -59,11 +59,8 @@ def attention(
     >>> attention(q, k, v, mask=Causal()).shape
     torch.Size([1, 8, 1000, 64])
     """
-    problem = Problem.of(
-        q, k, v, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout
-    )
-    chosen, _ = choose(problem, backend)
-    return chosen.run(problem).out
+    parts = _parts(mask, bias, score, normalizer, dropout)
+    return _run(q, k, v, (), backend, parts)[1].out
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +214,40 @@ def explain(
         scores_bytes=held,
         whole_bytes=all_scores,
     )
+
+
+def _parts(
+    mask: Mask | Tensor | None,
+    bias: Bias | Tensor | None,
+    score: Score | ScoreFunction | None,
+    normalizer: Normalizer | None,
+    dropout: float,
+) -> dict[str, Any]:
+    """The keyword arguments that the three calls share, as `Problem.of` takes them."""
+    return {
+        "mask": mask,
+        "bias": bias,
+        "score": score,
+        "normalizer": normalizer,
+        "dropout": dropout,
+    }
+
+
+def _check_and_run(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    observers: tuple[Observer[Any], ...],
+    backend: str,
+    parts: dict[str, Any],
+) -> tuple[Problem, Answer]:
+    problem = Problem.of(q, k, v, observers, **parts)
+    chosen, _ = choose(problem, backend)
+    return problem, chosen.run(problem)
+
+
+# A compiled graph leaves the call out: a trace would unroll every block of queries, for one mask only.
+_run = cast("Callable[..., tuple[Problem, Answer]]", torch.compiler.disable(_check_and_run))  # pyright: ignore[reportUnknownMemberType]
 
 
 def _bytes(n: float) -> str:

@@ -23,9 +23,12 @@ def parser() -> argparse.ArgumentParser:
     whole.add_argument("--version", action="store_true", help="print the version and end")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND")
 
-    look = commands.add_parser("look", help="see the attention of a model on a text",
-                               description="See the attention of a model on a text: every head in numbers, and "
-                               "the telling ones with their strongest links and maps.")  # fmt: skip
+    look = commands.add_parser(
+        "look",
+        help="see the attention of a model on a text",
+        description="See the attention of a model on a text: every head in numbers, and the telling "
+        "ones with their strongest links and maps.",
+    )
     look.add_argument("what", metavar="FILE", help="a file, - for standard input, or a text")
     look.add_argument("--model", default="python", metavar="NAME_OR_PATH",
                       help="'python' (embedded, the default) or what regard.models.train wrote")  # fmt: skip
@@ -34,8 +37,11 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--out", metavar="REPORT.html", help="write all of it as one HTML file too")
     look.set_defaults(run=_look)
 
-    learn = commands.add_parser("learn", help="a worked example with every number",
-                                description="Self-attention worked by hand: every number from x to the output.")  # fmt: skip
+    learn = commands.add_parser(
+        "learn",
+        help="a worked example with every number",
+        description="Self-attention worked by hand: every number from x to the output.",
+    )
     learn.add_argument(
         "--text", metavar="WORDS", help="words of your own, instead of the example's"
     )

@@ -111,7 +111,8 @@ class Number:
 
     def origins(self) -> Iterator[Number]:
         """This number and all that it was made of, each once, back to those that were given."""
-        waiting, seen = [self], set[int]()
+        waiting: list[Number] = [self]
+        seen = set[int]()
         while waiting:
             number = waiting.pop()
             if id(number) not in seen:
@@ -368,7 +369,7 @@ def _words(text: str) -> list[str]:
 
 
 def _labels(words: Sequence[str]) -> tuple[str, ...]:
-    short = [word if len(word) <= 9 else word[:8] + "…" for word in words]
+    short = [word if len(word) <= 8 else word[:7] + "…" for word in words]
     often = Counter(short)
     return tuple(
         f"{word}{_sub(i)}" if often[word] > 1 else word for i, word in enumerate(short)

@@ -75,7 +75,7 @@ class Softmax(Normalizer):
     def heads(self, h: range) -> Self:
         return self if self.sink is None else replace(self, sink=self.sink[h.start : h.stop])
 
-    def _with_sink(self, scores: Rows) -> Rows:
+    def _with_sink(self, scores: Rows) -> Float[Tensor, "b h q keys_and_sink"]:
         assert self.sink is not None
         return torch.cat((scores, self.sink[:, None, None].expand(*scores.shape[:-1], 1)), dim=-1)
 

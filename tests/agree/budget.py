@@ -19,14 +19,18 @@ Run = Callable[[Call, tuple[Observer[Any], ...]], tuple[Tensor, Mapping[Observer
 
 
 def by_backend(name: str) -> Run:
-    def run(call: Call, asked: tuple[Observer[Any], ...]) -> tuple[Tensor, Mapping[Observer[Any], Any]]:
+    def run(
+        call: Call, asked: tuple[Observer[Any], ...]
+    ) -> tuple[Tensor, Mapping[Observer[Any], Any]]:
         seen = call.observe(*asked, backend=name)
         return seen.out, {observer: seen[observer] for observer in asked}
 
     return run
 
 
-def by_plain(call: Call, asked: tuple[Observer[Any], ...]) -> tuple[Tensor, Mapping[Observer[Any], Any]]:
+def by_plain(
+    call: Call, asked: tuple[Observer[Any], ...]
+) -> tuple[Tensor, Mapping[Observer[Any], Any]]:
     return plain.run(call, *asked)
 
 
@@ -81,7 +85,9 @@ def hold(
         scale = float(want.double().masked_fill(infinite, 0).abs().max()) if want.numel() else 0.0
         rounding = torch.finfo(mine.dtype).eps * ROUNDINGS.get(mine.dtype, 1) * scale
         if not error <= 2 * least + rounding:
-            late.append(f"{name}: {error:.3g} off, the plain formula {least:.3g}, one rounding {rounding:.3g}")
+            late.append(
+                f"{name}: {error:.3g} off, the plain formula {least:.3g}, one rounding {rounding:.3g}"
+            )
     assert not late, f"{case}\n  " + "\n  ".join(late)
     for observer in observers(case.sizes):
         if f"{observer!r} keys" in got:
@@ -96,7 +102,11 @@ def distance(mine: Tensor, want: Tensor) -> float:
 
 
 def strongest(
-    got: dict[str, Tensor], exact: dict[str, Tensor], usual: dict[str, Tensor], name: str, case: Case
+    got: dict[str, Tensor],
+    exact: dict[str, Tensor],
+    usual: dict[str, Tensor],
+    name: str,
+    case: Case,
 ) -> None:
     """The keys found are the strongest, or as strong as rounding lets one tell."""
     keys, weights = got[f"{name} keys"], got[f"{name} weights"]

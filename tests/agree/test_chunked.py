@@ -33,7 +33,9 @@ def test_the_same_from_run_to_run_and_over_threads(case: Case, small_chunks: Non
         assert torch.equal(two[name], two_again[name]), name
         if tensor.is_floating_point():
             eps = torch.finfo(tensor.dtype).eps
-            scale = float(torch.where(tensor.isinf(), 0, tensor).abs().amax()) if tensor.numel() else 0
+            scale = (
+                float(torch.where(tensor.isinf(), 0, tensor).abs().amax()) if tensor.numel() else 0
+            )
             torch.testing.assert_close(two[name], tensor, rtol=0, atol=8 * eps * scale, msg=name)
 
 

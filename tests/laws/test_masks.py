@@ -15,6 +15,10 @@ from regard.masks import And, Mask, Not, Or, Tile, as_mask, dense
 from regard.shapes import Box
 from regard.tiles import count, runs
 
+pytestmark = pytest.mark.usefixtures(
+    "as_users_run_it"
+)  # quick: these call each mask thousands of times
+
 SHAPES = [Shape(2, 2, 2, 19, 31, 4, 4), Shape(3, 2, 1, 24, 13, 4, 4), Shape(1, 1, 1, 17, 17, 4, 4)]
 
 

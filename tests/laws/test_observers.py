@@ -51,7 +51,9 @@ def test_joined_blocks_are_the_whole(
         assert joined.dtype == expected.dtype
         torch.testing.assert_close(joined, expected, rtol=3e-6, atol=3e-6)
         if observer.by_row:
-            for part, (start, stop) in zip(parts, zip([0, *cuts], [*cuts, SHAPE.q], strict=True), strict=True):
+            for part, (start, stop) in zip(
+                parts, zip([0, *cuts], [*cuts, SHAPE.q], strict=True), strict=True
+            ):
                 if expected.shape[2] == SHAPE.q:
                     rows = observer.part(joined, range(start, stop))
                     torch.testing.assert_close(rows, part[i], rtol=0, atol=0)

@@ -88,7 +88,10 @@ def test_forward_mode_is_backward_mode(mask: str, observer: Observer[Any]) -> No
 
     by_func = torch.func.jvp(run, (call.q, call.k, call.v), tuple(tangents))[1]
     with forward_ad.dual_level():
-        duals = [forward_ad.make_dual(t, d) for t, d in zip((call.q, call.k, call.v), tangents, strict=True)]
+        duals = [
+            forward_ad.make_dual(t, d)
+            for t, d in zip((call.q, call.k, call.v), tangents, strict=True)
+        ]
         by_dual = [forward_ad.unpack_dual(t).tangent for t in run(*duals)]
     leaves = [t.detach().requires_grad_() for t in (call.q, call.k, call.v)]
     for one, other, made in zip(by_func, by_dual, run(*leaves), strict=True):
@@ -143,7 +146,9 @@ def test_vmap_of_grad_jacrev_and_hessian() -> None:
     many = torch.stack([call.q, call.q * 2])
 
     def loss(q: Tensor) -> Tensor:
-        seen = call.with_leaves(q, *list(call.leaves().values())[1:]).observe(Entropy(), backend="chunked")
+        seen = call.with_leaves(q, *list(call.leaves().values())[1:]).observe(
+            Entropy(), backend="chunked"
+        )
         return seen.out.square().sum() + seen[Entropy()].sum()
 
     got = torch.vmap(torch.func.grad(loss))(many)
@@ -195,7 +200,9 @@ def test_checkpoint_keeps_dropout(reentrant: bool) -> None:
 
     def run(*leaves: Tensor) -> Tensor:
         there = call.with_leaves(*leaves)
-        return regard.attention(there.q, there.k, there.v, mask=there.mask, bias=there.bias, dropout=0.3)
+        return regard.attention(
+            there.q, there.k, there.v, mask=there.mask, bias=there.bias, dropout=0.3
+        )
 
     torch.manual_seed(4)
     want = torch.autograd.grad(run(*leaves).square().sum(), leaves)
@@ -286,7 +293,12 @@ def test_gradients_of_a_statistic_alone() -> None:
 
 def values() -> list[Any]:
     s, found = SHAPES["square"], []
-    for table, read in ((MASKS, as_mask), (BIASES, as_bias), (SCORES, as_score), (NORMALIZERS, as_normalizer)):
+    for table, read in (
+        (MASKS, as_mask),
+        (BIASES, as_bias),
+        (SCORES, as_score),
+        (NORMALIZERS, as_normalizer),
+    ):
         for name, part in table.items():
             value = read(part(s, Draw(name)))
             found.append(pytest.param(value, id=name))
@@ -296,7 +308,9 @@ def values() -> list[Any]:
 @pytest.mark.parametrize("value", values())
 def test_a_value_can_be_copied_and_pickled(value: Value) -> None:
     copies = [copy.deepcopy(value)]
-    if "where" not in repr(value).lower() and not isinstance(value, Custom):  # lambdas cannot be pickled
+    if "where" not in repr(value).lower() and not isinstance(
+        value, Custom
+    ):  # lambdas cannot be pickled
         copies.append(pickle.loads(pickle.dumps(value)))
     bound = value.bind(SHAPES["square"].sizes())
     for other in copies:
@@ -310,7 +324,9 @@ def test_a_value_can_be_copied_and_pickled(value: Value) -> None:
             assert other == value
             assert hash(other) == hash(value)
         elif hasattr(value, "allows"):
-            assert torch.equal(dense(other, SHAPES["square"].sizes()), dense(value, SHAPES["square"].sizes()))  # pyright: ignore
+            assert torch.equal(
+                dense(other, SHAPES["square"].sizes()), dense(value, SHAPES["square"].sizes())
+            )  # pyright: ignore
 
 
 @pytest.mark.parametrize("value", values())
@@ -332,7 +348,9 @@ def test_learned_parameters_train_and_reach_an_optimizer() -> None:
     optimizer = torch.optim.SGD(parameters, lr=0.5)
     losses: list[float] = []
     for _ in range(3):
-        out = regard.attention(call.q, call.k, call.v, mask=Causal(), bias=bias, normalizer=normalizer)
+        out = regard.attention(
+            call.q, call.k, call.v, mask=Causal(), bias=bias, normalizer=normalizer
+        )
         loss = out.square().mean()
         optimizer.zero_grad()
         loss.backward()

@@ -47,7 +47,9 @@ def test_alibi_by_pairs() -> None:
     assert first[0, 0, 2].tolist() == [-1.0, -0.5, 0.0, -0.5, -1.0]
 
 
-def t5_bucket_of_transformers(relative_position: Tensor, bidirectional: bool, n: int, most: int) -> Tensor:
+def t5_bucket_of_transformers(
+    relative_position: Tensor, bidirectional: bool, n: int, most: int
+) -> Tensor:
     """As T5's own code has it (in its float32); relative_position = key − query."""
     buckets = torch.zeros_like(relative_position)
     if bidirectional:
@@ -57,9 +59,12 @@ def t5_bucket_of_transformers(relative_position: Tensor, bidirectional: bool, n:
     else:
         relative_position = -torch.min(relative_position, torch.zeros_like(relative_position))
     exact = n // 2
-    large = exact + (
-        torch.log(relative_position.float() / exact) / math.log(most / exact) * (n - exact)
-    ).nan_to_num(0, 0, 0).long()
+    large = (
+        exact
+        + (torch.log(relative_position.float() / exact) / math.log(most / exact) * (n - exact))
+        .nan_to_num(0, 0, 0)
+        .long()
+    )
     large = torch.min(large, torch.full_like(large, n - 1))
     return buckets + torch.where(relative_position < exact, relative_position, large)
 
@@ -106,7 +111,9 @@ def test_learned_biases_start_as_parameters_and_do_nothing_much() -> None:
     assert (table(Kerple.learned(3), 3, 5, 5) <= 0).all()
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 1, 5), (4, 1), (5,), (), (1, 1, 1, 1), (2, 1, 1, 5)])
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 5), (3, 1, 5), (4, 1), (5,), (), (1, 1, 1, 1), (2, 1, 1, 5)]
+)
 def test_dense_biases_broadcast_and_cut(shape: tuple[int, ...]) -> None:
     x = Draw("dense").normal(*shape)
     assert torch.equal(table(Dense(x), 3, 4, 5, b=2), x.expand(2, 3, 4, 5))
@@ -124,4 +131,6 @@ def test_biases_add_up() -> None:
     assert torch.allclose(table(both, 2, 4, 4), want, rtol=1e-12)
     box = Box(range(1), range(2), range(1, 3), range(2, 4))
     bound = both.bind(sizes(2, 4, 4))
-    assert torch.allclose(bound.cut(range(1), range(2), range(1, 3)).block(box), want[:, :, 1:3, 2:4])
+    assert torch.allclose(
+        bound.cut(range(1), range(2), range(1, 3)).block(box), want[:, :, 1:3, 2:4]
+    )

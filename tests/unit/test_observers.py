@@ -60,7 +60,15 @@ def test_entropy() -> None:
 def test_received_distance_and_spans() -> None:
     w = weights()
     spans = SpanMass((0, 3), (2, 9), (4, 4))
-    seen = see(w, Received(), MeanDistance(), spans, DistanceMass(1), DistanceMass(-2, 0), DistanceMass(0, 20))
+    seen = see(
+        w,
+        Received(),
+        MeanDistance(),
+        spans,
+        DistanceMass(1),
+        DistanceMass(-2, 0),
+        DistanceMass(0, 20),
+    )
     torch.testing.assert_close(seen[Received()], w.sum(2))
     for q in range(6):
         place = q + 3

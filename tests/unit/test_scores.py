@@ -73,7 +73,10 @@ def test_additive() -> None:
     weight = Draw("additive").normal(4, 5)
     got = Additive(weight).of(q, k)
     for b, h, i, j in ((0, 0, 0, 0), (1, 3, 2, 3), (0, 2, 1, 1)):
-        terms = [math.tanh(x + y) for x, y in zip(q[b, h, i].tolist(), k[b, h // 2, j].tolist(), strict=True)]
+        terms = [
+            math.tanh(x + y)
+            for x, y in zip(q[b, h, i].tolist(), k[b, h // 2, j].tolist(), strict=True)
+        ]
         want = sum(w * t for w, t in zip(weight[h].tolist(), terms, strict=True))
         assert float(got[b, h, i, j]) == pytest.approx(want, rel=1e-12)
     part = Additive(weight).heads(range(2, 4)).of(q[:, 2:], k[:, 1:])
@@ -98,7 +101,12 @@ def test_what_a_function_captures_gets_its_gradient(backend: str, small_chunks: 
     call = Case(mask="causal", dtype=FP64).build().requiring_gradients()
     learned = torch.tensor(0.4, dtype=FP64, requires_grad=True)
     out = regard.attention(
-        call.q, call.k, call.v, mask=call.mask, score=lambda q, k: learned * (q @ k.mT), backend=backend
+        call.q,
+        call.k,
+        call.v,
+        mask=call.mask,
+        score=lambda q, k: learned * (q @ k.mT),
+        backend=backend,
     )
     (got,) = torch.autograd.grad(out.square().sum(), learned)
     step = 1e-6

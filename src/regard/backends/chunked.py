@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -48,8 +48,6 @@ def why_not(problem: Problem) -> str | None:
 
 def run(problem: Problem) -> Answer:
     """Attention a block of queries at a time."""
-    if torch.compiler.is_compiling():
-        return _uncompiled(problem)
     clean, *bad = problem.finite()
     exact = clean.cast(problem.compute_dtype)
     tensors = exact.tensors()
@@ -65,10 +63,6 @@ def run(problem: Problem) -> Answer:
     else:
         flat = _evaluate(exact, (bad[0], bad[1]))
     return _answer(problem, flat)
-
-
-_uncompiled = cast("Callable[[Problem], Answer]", torch.compiler.disable(lambda p: run(p)))  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]  # fmt: skip
-"""`run` outside of `torch.compile`, which would unroll every block."""
 
 
 def _exactly(function: Callable[..., Made]) -> Callable[..., Made]:

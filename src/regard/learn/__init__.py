@@ -60,8 +60,10 @@ def _onward(console: Console, place: int, last: int) -> bool:
     try:
         answer = _line()
     except (EOFError, KeyboardInterrupt):
-        answer = "q"
         console.print()
+        return False
+    if not sys.stdin.isatty():
+        console.print()  # in a terminal, Enter itself ends the line
     return not answer.strip().lower().startswith("q")
 
 
@@ -78,5 +80,4 @@ def _line() -> str:
         if not byte:
             raise EOFError
         written += byte
-    print()
     return written.decode(errors="replace")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -101,14 +101,19 @@ class Equations:
     def __init__(self, rows: Matrix) -> None:
         self.made = [made for row in rows for made in row]
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         for made in self.made:
             before, after = _sides(made)
             if before.cell_len + after.cell_len <= options.max_width:
                 yield before + after
             else:
-                yield before
-                yield Text(" " * Text(made.name).cell_len) + after
+                apart = Table.grid()
+                name = Text(made.name, style(made.role))
+                apart.add_row(name, before[name.cell_len :])
+                apart.add_row("", after)
+                yield apart
 
 
 def shown_rows(rows: Matrix) -> Matrix:
@@ -130,6 +135,7 @@ def table(
     drawn = Table(
         box=None if bare else box.SIMPLE_HEAD,
         show_header=not bare,
+        padding=(0, 0, 0, 1),
         pad_edge=False,
         show_edge=False,
     )
@@ -151,9 +157,10 @@ def pairs(
     rows: Matrix,
     extra: tuple[str, Vector] | None = None,
     colour: str = "",
-    corner: str = "query ↓ key →",
+    corner: str = "",
 ) -> Table:
     """A matrix with a row for each query and a column for each key."""
+    corner = corner or ("query ↓ key →" if len(rows) <= FEW else "q ↓ k →")
     return table(lesson.labels, lesson.labels, rows, colour, extra=extra, corner=corner)
 
 
@@ -163,7 +170,9 @@ class Beside:
     def __init__(self, *drawn: RenderableType) -> None:
         self.drawn = drawn
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
         gap = 4
         widths = [Measurement.get(console, options, one).maximum for one in self.drawn]
         if sum(widths) + gap * (len(widths) - 1) <= options.max_width:

@@ -380,7 +380,7 @@ def _most(lesson: Lesson, head: Head, where: str = "") -> str:
     place = max(range(len(row)), key=lambda j: row[j])
     me = lesson.labels[-1]
     whom = "itself" if place == len(row) - 1 else f"“{lesson.labels[place]}”"
-    return f"“{me}” gives most of its weight{where} to {whom}: {row[place]:.0%}."
+    return f"“{me}” gives the most weight{where} to {whom}: {row[place]:.0%}."
 
 
 def _fits(lesson: Lesson, head: Head) -> str:

@@ -42,7 +42,7 @@ class Band(Observer[Tensor]):
         if self.how == "mean":
             near = near / torch.bincount(rows, minlength=self.rows)[mine][:, None]
             return (result.index_add_(2, mine, near),)
-        return (result.index_reduce_(2, mine, near, "amax"),)
+        return (result.scatter_reduce_(2, mine[:, None].expand_as(near), near, "amax"),)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         whole = parts[0]

@@ -26,7 +26,9 @@ def main(options: Namespace, console: Console) -> None:
     terminal.show(console, found)
     console.print()
     if out is None:
-        console.print("[dim]every head's map, and the code coloured by attention: add[/] --out report.html")
+        console.print(
+            "[dim]every head's map, and the code coloured by attention: add[/] --out report.html"
+        )
     else:
         size = report.write(found, out)
         console.print(f"the report, one file of {size / 2**20:.1f} MiB, is", end=" ")

@@ -8,6 +8,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from numpy import ndarray
 
+from regard.look.study import Head
+
 DECADES = 4
 """How many powers of ten the colours span."""
 
@@ -42,18 +44,30 @@ class Scale:
         return np.where(values >= self.low, np.maximum(level, 1), 0).astype(np.uint8)
 
 
-def scale_for(how: str, values: Float[ndarray, "rows cols"]) -> Scale:
-    """Maxima on one scale up to 1, so that heads compare; means up to the greatest of the map."""
-    return Scale(1.0 if how == "max" else max(float(values.max()), 1e-12))
+def scale_for(head: Head, how: str) -> Scale:
+    """Up to 1, so that heads compare; but means over many keys are small, and reach up to their greatest."""
+    if how == "max" or head.band:
+        return Scale(1.0)
+    return Scale(max(float(head.maps[how].max()), 1e-12))
 
 
-def shrink(values: Float[ndarray, "rows cols"], rows: int, cols: int) -> Float[ndarray, "r c"]:
-    """A map of maxima with at most so many rows and columns, by whole factors."""
-    for axis, most in enumerate((rows, cols)):
-        factor = -(-values.shape[axis] // most)
-        starts = np.arange(0, values.shape[axis], factor)
-        values = np.maximum.reduceat(values, starts, axis=axis)
-    return values
+def shrink(head: Head, n: int, rows: int, cols: int) -> Float[ndarray, "r c"]:
+    """A head's map with at most so many rows and columns, by whole factors: of `n` queries in all.
+
+    It stays exact: a maximum of maxima, or a mean that weighs each row by its queries.
+    """
+    values = head.maps[head.pooling]
+    height = -(-values.shape[0] // rows)
+    width = -(-values.shape[1] // cols)
+    down, right = (
+        np.arange(0, size, step) for size, step in zip(values.shape, (height, width), strict=True)
+    )
+    if head.pooling == "max":
+        return np.maximum.reduceat(np.maximum.reduceat(values, down, axis=0), right, axis=1)
+    queries = np.bincount(np.arange(n) * len(values) // n, minlength=len(values))
+    total = np.add.reduceat(values * queries[:, None], down, axis=0)
+    columns = np.diff([*right, values.shape[1]])
+    return np.add.reduceat(total / np.add.reduceat(queries, down)[:, None], right, axis=1) / columns
 
 
 def viridis(levels: int = 255) -> UInt8[ndarray, "levels 3"]:

@@ -25,28 +25,32 @@ def blocks(console: Console) -> bool:
 
 
 def of_map(study: Study, head: Head, console: Console, *, large: bool) -> RenderableType:
-    """The map of maxima: queries downwards, keys to the right, both named by their lines."""
+    """A head's map: queries downwards, keys (or distances) to the right; lines of code name the places."""
     most = min(LARGE if large else SMALL, console.width - 12)
-    values = shrink(head.maps["max"], most, most)
+    values = shrink(head, len(study.words), most, most)
     colour = console.color_system is not None and blocks(console)
-    drawn = _coloured(values) if colour else _shaded(values, blocks(console))
+    drawn = _coloured(values) if colour else _shaded(values, head.pooling, blocks(console))
     rows, cols = values.shape
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(justify="right", style="dim", no_wrap=True, min_width=4)
-    grid.add_column(no_wrap=True)
+    grid.add_column()
     step = max(len(drawn) // 4, 1)
     for i, line in enumerate(drawn):
         named = i % step == 0 and i + step // 2 < len(drawn)
         grid.add_row(str(_line(study, 2 * i, rows)) if named else "", line)
-    grid.add_row("line", _ruler(study, cols))
-    grid.add_row("", Text(_legend(study, values, colour), style="dim", no_wrap=False, overflow="fold"))
+    names = [_line(study, place, cols) for place in range(cols)]
+    if head.band:
+        reach = head.maps["max"].shape[1]
+        names = [reach - 1 - place * -(-reach // cols) for place in range(cols)]
+    grid.add_row("back" if head.band else "line", _ruler(names))
+    grid.add_row("", Text(_legend(study, head, rows, cols, colour), style="dim"))
     return grid
 
 
 def _coloured(values: ndarray) -> list[Text]:
     """Two cells in a character: its upper half and the ground behind it."""
     levels = Scale(1.0).of(values)
-    colours = ["#%02x%02x%02x" % tuple(colour) for colour in viridis().tolist()]
+    colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in viridis().tolist()]
     if len(levels) % 2:
         levels = np.concatenate((levels, np.zeros_like(levels[:1])))
     lines = list[Text]()
@@ -64,10 +68,13 @@ def _coloured(values: ndarray) -> list[Text]:
     return lines
 
 
-def _shaded(values: ndarray, unicode: bool) -> list[Text]:
-    """Two cells in a character, by the greater of them."""
+def _shaded(values: ndarray, how: str, unicode: bool) -> list[Text]:
+    """Two cells in a character, pooled as they are themselves."""
     shades = SHADES if unicode else PLAIN
-    pairs = np.maximum.reduceat(values, np.arange(0, len(values), 2), axis=0)
+    starts = np.arange(0, len(values), 2)
+    pairs = np.maximum.reduceat(values, starts, axis=0)
+    if how == "mean":
+        pairs = np.add.reduceat(values, starts, axis=0) / np.diff([*starts, len(values)])[:, None]
     levels = Scale(1.0, len(shades) - 1, SHADE_DECADES).of(pairs)
     return [Text("".join(shades[level] for level in row)) for row in levels.tolist()]
 
@@ -77,20 +84,22 @@ def _line(study: Study, place: int, places: int) -> int:
     return int(study.words.lines[min(-(-place * len(study.words) // places), len(study.words) - 1)])
 
 
-def _ruler(study: Study, cols: int) -> Text:
+def _ruler(names: list[int]) -> Text:
     ruler = ""
-    for place in range(0, cols, 10):
-        named = str(_line(study, place, cols))
-        if place >= len(ruler) and place + len(named) <= cols:
+    for place in range(0, len(names), 10):
+        named = str(names[place])
+        if place >= len(ruler) and place + len(named) <= len(names):
             ruler = ruler.ljust(place) + named
     return Text(ruler, style="dim")
 
 
-def _legend(study: Study, values: ndarray, colour: bool) -> str:
-    rows, cols = (-(-len(study.words) // count) for count in values.shape)
-    if not colour:
-        rows *= 2
+def _legend(study: Study, head: Head, rows: int, cols: int, colour: bool) -> str:
+    queries = -(-len(study.words) // rows) * (1 if colour else 2)
+    keys = -(-(head.maps["max"].shape[1] if head.band else len(study.words)) // cols)
+    across = "distances back" if head.band else "keys"
+    how = "maximum" if head.pooling == "max" else "mean"
+    low = 10.0 ** -(DECADES if colour else SHADE_DECADES)
     return (
-        f"1 cell = {rows}×{cols} weights, maximum, log scale: blank under {10.0 ** -(DECADES if colour else SHADE_DECADES):g}, "
-        f"{'yellow' if colour else 'darkest'} 1; queries down, keys across"
+        f"1 cell = {queries:,}×{keys:,} weights, {how}, log scale: blank under {low:g}, "
+        f"{'yellow' if colour else 'darkest'} 1; queries downwards, {across} to the right"
     )

@@ -30,13 +30,15 @@ CHUNK = 40
 def writable(path: Path) -> Path:
     """The path, if a report can be written there: better known before a long run than after it."""
     if path.is_dir():
-        raise OptionError("--out", f"{path}, a folder", "the name of a file", "Add report.html to it.")
+        raise OptionError(
+            "--out", f"{path}, a folder", "the name of a file", "Add report.html to it."
+        )
     if not path.parent.is_dir():
         raise OptionError("--out", f"{path}, in a folder that is not there", "a file in a folder that is",
                           f"Make it first: mkdir -p {path.parent}")  # fmt: skip
     if not os.access(path.parent, os.W_OK):
-        raise OptionError("--out", f"{path}, in a folder that may not be written to", "a file in one that may",
-                          "Choose another folder.")  # fmt: skip
+        raise OptionError("--out", f"{path}, in a folder that may not be written to",
+                          "a file in one that may", "Choose another folder.")  # fmt: skip
     return path
 
 
@@ -46,7 +48,7 @@ def write(study: Study, path: Path) -> int:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.write_bytes(data)
-        os.replace(beside, path)
+        beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
     return len(data)
@@ -78,7 +80,7 @@ def page(study: Study) -> str:
         seconds=f"{study.seconds:,.1f} s",
         peak=f"{study.peak / 2**20:,.0f} MiB" if study.peak else "not known",
         cards="".join(_card(study, pick) for pick in picks),
-        pixel="{} × {}".format(*study.cell),
+        pixels=" ".join(_pixels(study)),
         low=f"{Scale(1.0).low:g}",
         columns=max(sum(h.layer == i for h in study.heads) for i in {h.layer for h in study.heads}),
         atlas="".join(_rows(study)),
@@ -91,14 +93,28 @@ def page(study: Study) -> str:
 
 
 def _palette() -> str:
-    stops = ",".join("#{:02x}{:02x}{:02x}".format(*colour) for colour in viridis(16).tolist())
+    stops = ",".join(f"#{r:02x}{g:02x}{b:02x}" for r, g, b in viridis(16).tolist())
     return f":root{{--viridis:{stops}}}\n"
 
 
-def picture(head: Head, how: str = "max") -> str:
+def _pixels(study: Study) -> Iterator[str]:
+    """What a pixel is, for each kind of map that the study has."""
+    for band in sorted({head.band for head in study.heads}):
+        some = next(head for head in study.heads if head.band is band)
+        rows, cols = study.cell(some)
+        if band:
+            yield (f"Heads that see few tokens back are drawn by distance: queries downwards, to the right "
+                   f"the distance down to 0, the query itself; a pixel is the exact mean over {rows} "
+                   f"quer{'ies' if rows > 1 else 'y'}.")  # fmt: skip
+        else:
+            yield (f"Queries run downwards, keys to the right, both in the order of the text; a pixel is the "
+                   f"exact maximum of {rows} × {cols} weights.")  # fmt: skip
+
+
+def picture(head: Head) -> str:
     """A head's map as a data URI."""
-    values = head.maps[how]
-    data = png.encode(scale_for(how, values).of(values), viridis())
+    levels = scale_for(head, head.pooling).of(head.maps[head.pooling])
+    data = png.encode(levels, viridis())
     return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
 
 
@@ -117,7 +133,10 @@ def _link(study: Study, link: Link) -> str:
     lines = "".join(
         f'<span class="ln">{part.line}</span><code>{escape(part.before)}'
         f'<mark class="{role}">{escape(part.token)}</mark>{escape(part.after)}</code>'
-        for role, part in (("q", snippet(study, link.query, 44)), ("k", snippet(study, link.key, 44)))
+        for role, part in (
+            ("q", snippet(study, link.query, 44)),
+            ("k", snippet(study, link.key, 44)),
+        )
     )
     return f'<li><b>{link.weight:.2f}</b><span class="pair">{lines}</span></li>'
 
@@ -212,6 +231,8 @@ def _json(study: Study, chosen: Head, with_links: dict[str, str]) -> str:
             {
                 "name": head.name,
                 "layer": head.layer,
+                "how": head.pooling,
+                "band": head.band,
                 "sees": study.layers[head.layer],
                 "facts": [head.entropy, head.previous, head.first, head.distance, head.effective],
                 "received": packing.numbers(head.received),

@@ -7,7 +7,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from regard.errors import OptionError
 
@@ -29,7 +29,7 @@ class Source:
         return self.text.count("\n") + (not self.text.endswith("\n"))
 
 
-def read(given: str, stdin: BinaryIO | None = None) -> Source:
+def read(given: str, stdin: IO[bytes] | None = None) -> Source:
     """The text that a person means: "-" is standard input, an existing path its file, all else itself.
 
     Raises:
@@ -48,7 +48,8 @@ def read(given: str, stdin: BinaryIO | None = None) -> Source:
         return _decoded(path.name, path.read_bytes(), given)
     if _PATH_LIKE.fullmatch(given):
         raise OptionError("FILE", f"{given}, which is not there", "a file, - or a text",
-                          "Check the path; a text that looks like one can be piped to `regard look -`.")  # fmt: skip
+                          "Check the path; a text that looks like one can be piped into `regard look -`."
+                          )  # fmt: skip
     return _decoded("the given text", given.encode("utf-8", "surrogateescape"))
 
 

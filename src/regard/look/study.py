@@ -100,6 +100,11 @@ class Head:
         return f"{self.layer}.{self.head}"
 
     @property
+    def pooling(self) -> str:
+        """How a map tells most: maxima keep single links in sight, but by distance they are all strong."""
+        return "mean" if self.band else "max"
+
+    @property
     def collector(self) -> int:
         """The token that receives most beyond its even share."""
         return int((self.received - self.share).argmax())

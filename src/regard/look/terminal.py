@@ -29,13 +29,17 @@ def show(console: Console, study: Study) -> None:
 def opening(study: Study) -> RenderableType:
     """What was read and what it took."""
     size = f"{study.source.size:,} bytes, {study.source.lines:,} lines, {len(study.words):,} tokens"
-    took = f"{study.seconds:.1f} s" + (f", {study.peak / 2**20:,.0f} MiB at most" if study.peak else "")
+    took = f"{study.seconds:.1f} s" + (
+        f", {study.peak / 2**20:,.0f} MiB at most" if study.peak else ""
+    )
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
     grid.add_row("read", Text.assemble((study.source.name, "bold"), f"  {size}"))
     n, heads = len(study.words), len(study.heads)
-    grid.add_row("model", f"{study.model}, {len(study.layers)} layers of {study.heads_per_layer} heads")
+    grid.add_row(
+        "model", f"{study.model}, {len(study.layers)} layers of {study.heads_per_layer} heads"
+    )
     for i in sorted({head.layer for head in study.heads}):
         grid.add_row(f"layer {i}" if i else "layer 0", study.layers[i])
     pairs = sum(int(head.visible.sum()) for head in study.heads)
@@ -56,13 +60,15 @@ def table(study: Study, width: int, blocks: bool) -> Table:
         made.add_column("keys", justify="right", no_wrap=True)
     made.add_column("receives most", no_wrap=True, overflow="ellipsis", ratio=1)
     for head in study.heads:
-        shares = [_share(value, wide and blocks) for value in (head.entropy, head.previous, head.first)]
+        shares = [
+            _share(value, wide and blocks) for value in (head.entropy, head.previous, head.first)
+        ]
         keys = [f"{head.effective:,.1f}"] if wide else []
-        made.add_row(head.name, *shares, f"{head.distance:,.1f}", *keys, _most(study, head),
-                     end_section=False)  # fmt: skip
+        made.add_row(head.name, *shares, f"{head.distance:,.1f}", *keys, _most(study, head))
     made.caption = (
-        "entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the previous and on the first token ·"
-        " mean distance in tokens · keys looked at (e^entropy) · × what even attention would give"
+        "entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the previous and on the "
+        "first token · mean distance in tokens · keys looked at (e^entropy) · what the token receives in "
+        "all, and × its share if attention were even"
     )
     made.caption_justify = "left"
     return made
@@ -96,9 +102,12 @@ def _closer(console: Console, study: Study, pick: Pick) -> RenderableType:
     drawn = picture.of_map(study, pick.head, console, large=alone or few)
     title = Text.assemble("head ", (pick.head.name, "bold"), f"  {pick.title}")
     parts: list[RenderableType] = [Rule(title, align="left", style="dim")]
-    why = Text(f"{pick.head.name} {pick.why}" if pick.why != "as asked" else study.layers[pick.head.layer])
+    why = Text(
+        f"{pick.head.name} {pick.why}" if pick.why != "as asked" else study.layers[pick.head.layer]
+    )
     parts += [why, Text(), drawn, Text()]
-    kind = "itself, its neighbour and the start" if pick.reach <= 2 else f"those less than {pick.reach} tokens back"
+    near = f"those less than {pick.reach} tokens back"
+    kind = "itself, its neighbour and the start" if pick.reach <= 2 else near
     parts.append(Text(f"{'strongest' if links else 'no'} links, leaving out {kind}", style="dim"))
     parts += [_link(study, link, console) for link in links]
     return Group(*parts)

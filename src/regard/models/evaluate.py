@@ -89,8 +89,13 @@ def bits(model: Transformer, hidden: Tensor, targets: Tensor) -> float:
 
 def _long(model: Transformer, stream: Tensor) -> tuple[float, float]:
     """Bits of the first half window, and of all that follows it at positions 16k to 32k."""
+    from rich.console import Console
+    from rich.progress import track
+
     total = [0.0, 0.0]
-    for begin in range(0, len(stream) - 1, HALF):
+    begins = range(0, len(stream) - 1, HALF)
+    # Minutes: a long window holds half a thousand million pairs for each head that sees them all.
+    for begin in track(begins, "long windows", console=Console(stderr=True), transient=True):
         end = min(begin + HALF, len(stream) - 1)
         window = max(begin - HALF, 0)
         hidden = model.hidden(stream[None, window:end])[0, begin - window :]

@@ -4,7 +4,7 @@ Three kinds of layer. The first sees 32 tokens with a learned number for each di
 previous-token head needs. `local` layers see 128 tokens with rotary positions: what they compute does not
 depend on how long the text is. `far` layers see everything behind them, with linear biases that fade
 from a few tokens to a few thousand, and so keep their meaning beyond the lengths of training (Press et al.,
-2022). Ten of 30 heads are far, so 25,000 tokens stay cheap to look at.
+2022). Twelve of 30 heads are far, so 25,000 tokens stay cheap to look at.
 """
 
 from __future__ import annotations

@@ -281,6 +281,7 @@ def export(model: Transformer, facts: dict[str, str], path: Path) -> None:
 
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, str(path), metadata=facts)
+    path.chmod(0o644)  # the library writes files that only their owner can read
 
 
 def main(arguments: list[str] | None = None) -> None:

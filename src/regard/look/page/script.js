@@ -3,7 +3,7 @@
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const heads = new Map(data.heads.map((head) => [head.name, head]));
-const state = { head: heads.get(data.chosen), how: "max", tint: "", token: -1, cell: null };
+const state = { head: heads.get(data.chosen), how: null, tint: "", token: -1, cell: null };
 
 async function bytes(packed) {
   const raw = Uint8Array.from(atob(packed), (c) => c.charCodeAt(0));
@@ -47,11 +47,11 @@ const tokenText = (t) => {
   const shown = parts[t].map((p) => p.textContent + (p.classList.contains("n") ? "↵" : "")).join("");
   return shown.trim() || shown.replaceAll(" ", "␣") || "·";
 };
-// Links name the line on which a word stands: for a line break, the line that it ends.
+// Three digits, and no more zeros than a person reads at a glance.
 function figure(value) {
   if (!value) return "0";
   if (value >= 1000) return Math.round(value).toLocaleString("en");
-  return value >= 0.001 ? String(+value.toPrecision(3)) : value.toExponential(1).replace("-", "−");
+  return value >= 0.0001 ? String(+value.toPrecision(3)) : value.toExponential(1).replace("-", "−");
 }
 function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
@@ -77,13 +77,15 @@ function colour(share) {
   const at = share * (stops.length - 1), i = Math.min(Math.floor(at), stops.length - 2);
   return stops[i].map((low, j) => low + (stops[i + 1][j] - low) * (at - i));
 }
+const pooling = () => state.how ?? state.head.how; // what tells most for the head, until one is asked for
 const range = (i, count) => [Math.ceil((i * data.n) / count), Math.ceil(((i + 1) * data.n) / count) - 1];
 
 async function drawMap() {
-  const head = state.head, [rows, cols] = head.size, how = state.how;
+  const head = state.head, [rows, cols] = head.size, how = pooling();
   const values = await once(head.maps[how], numbers);
-  if (head !== state.head || how !== state.how) return;
-  const high = how === "max" ? 1 : Math.max(values.reduce((a, b) => Math.max(a, b), 0), 1e-12);
+  if (head !== state.head || how !== pooling()) return;
+  for (const button of document.querySelectorAll("[data-how]")) button.setAttribute("aria-pressed", button.dataset.how === how);
+  const high = how === "max" || head.band ? 1 : Math.max(values.reduce((a, b) => Math.max(a, b), 0), 1e-12);
   const low = high / 10 ** data.decades, image = new ImageData(cols, rows);
   values.forEach((value, i) => {
     if (value >= low) image.data.set([...colour(Math.min(1 + Math.log10(value / high) / data.decades, 1)), 255], 4 * i);
@@ -94,13 +96,13 @@ async function drawMap() {
   state.values = values;
   $("large-name").replaceChildren(`head ${head.name}`, element("small", {}, head.sees));
   $("low").textContent = figure(low); $("high").textContent = figure(high);
-  const [q, k] = [rows, cols].map((count) => Math.ceil(data.n / count));
-  $("pixel").textContent = `1 cell = up to ${q} × ${k} weights, exact ${how === "max" ? "maximum" : "mean, masked ones as 0"}, log scale; blank is under ${figure(low)} or may not be seen. Axes: lines of code; queries downwards, keys to the right.`;
-  for (const [axis, count, side] of [["axis-y", rows, "top"], ["axis-x", cols, "left"]])
-    $(axis).replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((part) => {
-      const token = Math.min(Math.round(part * data.n), data.n - 1);
-      return element("span", { style: `${side}:${100 * part}%` }, String(lineOf[token]));
-    }));
+  const q = Math.ceil(data.n / rows), k = head.band ? 1 : Math.ceil(data.n / cols);
+  $("pixel").textContent = `1 cell = up to ${q} queries × ${k} ${head.band ? "distance" : "keys"}, exact ${how === "max" ? "maximum" : "mean, with 0 for what may not be seen"}, log scale; blank is under ${figure(low)} or may not be seen. ` +
+    (head.band ? "Queries downwards, by lines of code; to the right the distance down to 0, the query itself." : "Queries downwards, keys to the right, both by lines of code.");
+  const line = (part) => lineOf[Math.min(Math.round(part * data.n), data.n - 1)];
+  const back = (part) => (part < 1 ? Math.round(cols - 1 - part * cols) : 0);
+  for (const [axis, side, name] of [["axis-y", "top", line], ["axis-x", "left", head.band ? back : line]])
+    $(axis).replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((part) => element("span", { style: `${side}:${100 * part}%` }, String(name(part)))));
   const names = ["entropy ÷ log keys", "previous token", "first token", "mean distance", "keys looked at"];
   $("facts").replaceChildren(...names.map((name, i) => element("div", {}, element("dt", {}, name), element("dd", {}, figure(head.facts[i])))));
   $("strongest").replaceChildren(...head.strongest.map(([query, key, weight]) => {
@@ -123,8 +125,9 @@ function readCell() {
   $("cell").hidden = !cell;
   if (!cell) { $("readout").textContent = "Point at the map, or focus it and use the arrow keys, to read a cell."; return; }
   const [r, c] = cell, [q0, q1] = range(r, rows), [k0, k1] = range(c, cols);
+  const what = state.head.band ? `${cols - 1 - c} tokens back` : `keys of ${lines(k0, k1)}`;
   $("cell").style.cssText = `left:${(100 * c) / cols}%;top:${(100 * r) / rows}%;width:${100 / cols}%;height:${100 / rows}%`;
-  $("readout").replaceChildren(`queries of ${lines(q0, q1)} × keys of ${lines(k0, k1)}: ${state.how === "max" ? "maximum" : "mean"} `, element("b", {}, figure(state.values[r * cols + c])));
+  $("readout").replaceChildren(`queries of ${lines(q0, q1)} × ${what}: ${pooling() === "max" ? "maximum" : "mean"} `, element("b", {}, figure(state.values[r * cols + c])));
 }
 canvas.addEventListener("pointermove", (event) => {
   const box = canvas.getBoundingClientRect(), [rows, cols] = state.head.size;
@@ -155,7 +158,6 @@ for (const button of document.querySelectorAll(".card .map, tbody button"))
 for (const button of document.querySelectorAll("[data-how]"))
   button.onclick = () => {
     state.how = button.dataset.how;
-    for (const other of document.querySelectorAll("[data-how]")) other.setAttribute("aria-pressed", other === button);
     drawMap();
   };
 

@@ -1,0 +1,523 @@
+"""`regard look`: its figures against plain softmax, its page parsed, its pictures decoded."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy import ndarray
+from rich.console import Console
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from regard import Causal, Window, observe
+from regard.errors import OptionError
+from regard.look import packing, png, report, terminal
+from regard.look.band import Band
+from regard.look.even import even
+from regard.look.lines import printable, snippet
+from regard.look.maps import Scale, shrink, viridis
+from regard.look.opening import Opened, open_model
+from regard.look.source import Source, read
+from regard.look.study import CELLS, LINKS, Head, Study, study
+from regard.look.telling import strongest, telling
+from regard.masks import dense
+from regard.models.tokens import Tokens, train_tokenizer
+from regard.nn import Block, MultiHeadAttention, Transformer
+from regard.positions import Rotary
+from regard.shapes import Sizes
+
+TEXT = '''"""Ends scripts: </script><b>&amp;\x1b[2J"""
+
+def first(items, *, key=None):
+    for item in items:
+        if key is None or key(item):
+            return item\r
+\treturn "naïve 漢字 🙂"
+
+
+class Last:
+    def __call__(self, items):
+        return first(reversed(items))
+'''  # fmt: skip
+WINDOW = 8
+
+
+@pytest.fixture(scope="module")
+def opened() -> Opened:
+    torch.manual_seed(0)
+    layers = [
+        MultiHeadAttention(16, 2, mask=Causal() & Window(WINDOW - 1), position=Rotary()),
+        MultiHeadAttention(16, 4, key_value_heads=2, mask=Causal(), position=Rotary()),
+    ]
+    tokens = Tokens(train_tokenizer([TEXT]))
+    return Opened("tiny <model>", Transformer(tokens.size, layers).eval(), tokens)
+
+
+@pytest.fixture(scope="module")
+def seen(opened: Opened) -> Study:
+    return study(opened, Source("some <file>.py", TEXT, len(TEXT.encode())))
+
+
+@torch.no_grad()
+def weights_of(opened: Opened, found: Study) -> list[ndarray]:
+    """Every head's weights, by the formula."""
+    x = opened.model.embedding_norm(opened.model.embedding(torch.from_numpy(found.words.ids)[None]))
+    n, result = len(found.words), list[ndarray]()
+    for block in opened.model.blocks:
+        assert isinstance(block, Block)
+        layer = block.attention
+        q, k, _ = layer.projected(block.attention_norm(x))
+        k = k.repeat_interleave(layer.heads // layer.key_value_heads, 1)
+        assert layer.mask is not None
+        allowed = dense(layer.mask(), Sizes(1, layer.heads, layer.heads, n, n, 1, 1, q.device))
+        scores = (q @ k.mT / layer.head_size**0.5).masked_fill(~allowed, -torch.inf)
+        result += list(torch.softmax(scores.double(), -1)[0].numpy())
+        x = block(x)
+    return result
+
+
+def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: Study) -> None:
+    n = len(seen.words)
+    place = np.arange(n)
+    assert [head.name for head in seen.heads] == ["0.0", "0.1", "1.0", "1.1", "1.2", "1.3"]
+    for head, w in zip(seen.heads, weights_of(opened, seen), strict=True):
+        visible = np.minimum(place + 1, WINDOW) if head.layer == 0 else place + 1
+        entropy = -(w * np.log(np.where(w > 0, w, 1))).sum(-1)
+        close = {"rtol": 1e-4, "atol": 1e-5}
+        assert (head.visible == visible).all()
+        np.testing.assert_allclose(
+            head.entropy, (entropy[1:] / np.log(visible[1:])).mean(), **close
+        )
+        np.testing.assert_allclose(head.effective, np.exp(entropy[1:]).mean(), **close)
+        np.testing.assert_allclose(head.previous, np.diag(w, -1).mean(), **close)
+        np.testing.assert_allclose(head.first, w[1:, 0].mean(), **close)
+        distance = (w * np.abs(place[:, None] - place)).sum(-1)[1:].mean()
+        np.testing.assert_allclose(head.distance, distance, **close)
+        np.testing.assert_allclose(head.received, w.sum(0), **close)
+        np.testing.assert_allclose(head.share, ((w > 0) / visible[:, None]).sum(0), **close)
+        top = -np.sort(-w, -1)[:, :LINKS]
+        np.testing.assert_allclose(head.weights, top, **close)
+        rows, cols = head.maps["max"].shape
+        whole = w if not head.band else by_distance(w, WINDOW)
+        assert cols == (WINDOW if head.band else min(n, CELLS))
+        for i in range(rows):
+            mine = whole[place * rows // n == i]
+            each = np.arange(whole.shape[1]) * cols // whole.shape[1]
+            cells = [mine[:, each == j] for j in range(cols)]
+            np.testing.assert_allclose(head.maps["max"][i], [c.max() for c in cells], **close)
+            np.testing.assert_allclose(head.maps["mean"][i], [c.mean() for c in cells], **close)
+
+
+def by_distance(w: ndarray, reach: int) -> ndarray:
+    """Column c holds the weight on the key reach − 1 − c before the query, 0 where there is none."""
+    back = np.arange(reach - 1, -1, -1)
+    keys = np.arange(len(w))[:, None] - back
+    return np.where(keys >= 0, np.take_along_axis(w, np.maximum(keys, 0), -1), 0)
+
+
+@pytest.mark.parametrize("how", ["max", "mean"])
+@pytest.mark.parametrize("rows", [7, 100])
+@pytest.mark.usefixtures("small_chunks")
+def test_band_joins_blocks(how: str, rows: int) -> None:
+    q, k, v = torch.randn(3, 1, 2, 50, 4).unbind()
+    mask = Causal() & Window(5)
+    band = Band(rows, 6, how)
+    w = observe(q, k, v, mask=mask).out  # the blocks are small: the map is joined from many
+    assert w.shape == v.shape
+    rows = min(rows, 50)
+    allowed = dense(mask, Sizes(1, 2, 2, 50, 50, 4, 4, q.device))
+    weights = torch.softmax((q @ k.mT / 2).masked_fill(~allowed, -torch.inf), -1)
+    found = observe(q, k, v, band, mask=mask)[band][0]
+    for head in range(2):
+        whole = by_distance(weights[0, head].numpy(), 6)
+        for i in range(rows):
+            mine = whole[np.arange(50) * rows // 50 == i]
+            wanted = mine.max(0) if how == "max" else mine.mean(0)
+            np.testing.assert_allclose(found[head, i], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "mask", [Causal(), Causal() & Window(3), ~Causal(), Causal() & torch.eye(600).bool()]
+)
+def test_even_counts_what_a_mask_lets_be_seen(mask: Any) -> None:
+    sizes = Sizes(1, 2, 2, 600, 600, 1, 1, torch.device("cpu"))
+    allowed = dense(mask, sizes)[0].numpy()
+    counts = allowed.sum(-1)
+    found = even(mask, sizes)
+    assert (found.visible == counts).all()
+    share = (allowed / np.maximum(counts, 1)[..., None]).sum(1)
+    np.testing.assert_allclose(found.share, share)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements that any operation makes."""
+
+    most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor):
+                self.most = max(
+                    self.most, tensor.untyped_storage().nbytes() // tensor.element_size()
+                )
+        return made
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_nothing_is_n_by_n_and_progress_reaches_its_end(opened: Opened) -> None:
+    told: list[tuple[int, int]] = []
+    text = TEXT * 6
+    with Largest() as largest:
+        found = study(opened, Source("long", text, 0), progress=lambda *at: told.append(at))
+    n = len(found.words)
+    assert n > 500
+    assert largest.most < n * n / 4
+    assert told == sorted(told)
+    assert len(told) > 20
+    assert told[-1][0] == told[-1][1] == sum(int(head.visible.sum()) for head in found.heads)
+
+
+def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: Study) -> None:
+    source = seen.source
+    some = study(opened, source, layer=1, head=2)
+    assert [head.name for head in some.heads] == ["1.2"]
+    np.testing.assert_allclose(some.heads[0].received, seen.heads[4].received, rtol=1e-5)
+    assert [head.name for head in study(opened, source, head=1).heads] == ["0.1", "1.1"]
+    for layer, head, said in (
+        (2, None, "--layer"),
+        (-1, None, "--layer"),
+        (0, 2, "--head"),
+        (None, 4, "--head"),
+    ):
+        with pytest.raises(OptionError, match=f"{said}: got .*allowed: 0 to "):
+            study(opened, source, layer=layer, head=head)
+
+
+def test_one_token_is_enough(opened: Opened) -> None:
+    found = study(opened, Source("short", "x", 1))
+    assert len(found.words) == 2
+    assert report.page(found)
+    terminal.show(Console(file=io.StringIO()), found)
+
+
+# ---------------------------------------------------------------- what is picked and shown
+
+
+def test_links_tell_something(seen: Study) -> None:
+    for head in seen.heads:
+        links = strongest(seen, head, 10)
+        assert [link.weight for link in links] == sorted(
+            (link.weight for link in links), reverse=True
+        )
+        pairs = {(seen.words.texts[q].strip(), seen.words.texts[k].strip()) for q, k, _ in links}
+        assert len(pairs) == len(links)
+        for query, key, weight in links:
+            assert key > 0
+            assert query - key >= 2
+            assert weight in head.weights[query][head.keys[query] == key]
+            assert seen.words.texts[query].strip()
+
+
+def test_heads_are_picked_by_what_they_do(seen: Study) -> None:
+    n = len(seen.words)
+    plain = seen.heads[2]
+    previous = replace(plain, head=7, previous=0.9)
+    keys, weights = plain.keys.copy(), np.zeros_like(plain.weights)
+    for query in range(n):  # all on the token after the last earlier copy
+        earlier = [k for k in range(1, query) if seen.words.ids[k - 1] == seen.words.ids[query]]
+        if earlier:
+            keys[query, 0], weights[query, 0] = earlier[-1], 1
+    induction = replace(plain, head=8, keys=keys, weights=weights)
+    picks = {
+        pick.title: pick
+        for pick in telling(replace(seen, heads=[*seen.heads, previous, induction]))
+    }
+    assert picks["previous token"].head is previous
+    assert "90%" in picks["previous token"].why
+    assert picks["induction"].head is induction
+    assert telling(replace(seen, heads=[plain]))[0].head is plain
+
+
+def test_a_snippet_is_the_token_in_its_line(seen: Study) -> None:
+    lines = TEXT.split("\n")
+    for token in range(1, len(seen.words)):
+        part = snippet(seen, token, 200)
+        if part.token not in "↵␣":
+            assert part.before + part.token + part.after == printable(
+                lines[part.line - 1].strip()
+            ).replace("\t", " ")
+        assert len("".join(snippet(seen, token, 20)[1:])) <= max(20, 8 + len(part.token))
+        assert "\x1b" not in "".join(part[1:])
+
+
+@pytest.mark.parametrize("width", [20, 60, 140])
+@pytest.mark.parametrize("colour", [None, "truecolor"])
+def test_terminal_at_any_width(seen: Study, width: int, colour: Any) -> None:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        width=width,
+        color_system=colour,
+        force_terminal=colour is not None,
+        highlight=False,
+    )
+    terminal.show(console, seen)
+    text = out.getvalue()
+    plain = re.sub(r"\x1b\[[\d;]*m", "", text)
+    assert all(head.name in plain for head in seen.heads)
+    assert "maximum" in plain or width < 30
+    assert ("\x1b" in text) is (colour is not None)
+    if width == 140:
+        assert max(map(len, plain.splitlines())) <= width
+        assert "some <file>.py" in plain
+
+
+def test_shrinking_a_map_stays_exact(seen: Study) -> None:
+    n = 103
+    values = np.random.default_rng(0).random((n, 90)).astype(np.float32)
+    rows = np.arange(n) * 20 // n
+    for band, reduce in ((False, np.maximum), (True, np.add)):
+        fine = np.stack(
+            [reduce.reduce(values[rows == i], 0) / (1, sum(rows == i))[band] for i in range(20)]
+        )
+        head = replace(seen.heads[0], band=band, maps={"max": fine, "mean": fine})
+        small = shrink(head, n, 7, 40)
+        assert small.shape == (7, 30)
+        mine = values[(rows // 3) == 2][:, 3:6]
+        np.testing.assert_allclose(small[2, 1], mine.mean() if band else mine.max(), rtol=1e-5)
+
+
+def test_levels_are_even_in_the_logarithm() -> None:
+    levels = Scale(1.0, levels=4).of(np.array([0, 1e-5, 1e-4, 1.1e-3, 1.1e-2, 0.11, 1.0]))
+    assert levels.tolist() == [0, 0, 1, 2, 3, 4, 4]
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_png_is_what_the_specification_says() -> None:
+    levels = np.array([[0, 1, 2], [255, 3, 0]], np.uint8)
+    data = png.encode(levels, viridis())
+    assert data.startswith(png.SIGNATURE)
+    chunks: dict[bytes, bytes] = {}
+    rest = data[8:]
+    while rest:
+        (size,) = struct.unpack(">I", rest[:4])
+        kind, body = rest[4:8], rest[8 : 8 + size]
+        assert struct.unpack(">I", rest[8 + size : 12 + size])[0] == zlib.crc32(kind + body)
+        chunks[kind], rest = body, rest[12 + size :]
+    assert list(chunks) == [b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"]
+    assert struct.unpack(">IIBBBBB", chunks[b"IHDR"]) == (3, 2, 8, 3, 0, 0, 0)
+    assert len(chunks[b"PLTE"]) == 3 * 256
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(2, 4)
+    assert (lines == np.pad(levels, ((0, 0), (1, 0)))).all()
+
+
+def unpacked(text: str) -> bytes:
+    return zlib.decompress(base64.b64decode(text))
+
+
+def test_numbers_come_back() -> None:
+    values = np.array([0.0, 1e-8, 3e-4, 0.5, 1.0, 20_000.0])
+    codes = np.frombuffer(unpacked(packing.numbers(values)), "<u2").astype(float)
+    back = np.where(codes > 0, 10 ** ((codes - 1) / 65534 * 15 - 9), 0)
+    np.testing.assert_allclose(back, values, rtol=3e-4)
+
+
+def test_links_come_back(seen: Study) -> None:
+    head = seen.heads[3]
+    raw = np.frombuffer(unpacked(packing.links(head)), np.uint8)
+    n, width = head.keys.shape
+    planes, codes = raw[: 4 * n * width].reshape(4, -1).T, raw[4 * n * width :].reshape(width, n).T
+    back = np.ascontiguousarray(planes).view("<i4").reshape(width, n).T
+    there = codes > 0
+    assert (there == (head.weights >= 1e-4)).all()
+    assert (np.arange(n)[:, None] - back)[there].tolist() == head.keys[there].tolist()
+    np.testing.assert_allclose(
+        10 ** (((codes - 1.0) / 254 - 1) * 4)[there], head.weights[there], rtol=0.02
+    )
+
+
+class Page(HTMLParser):
+    """A page taken apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.within: list[str] = []
+        self.scripts: list[str] = []
+        self.code = ""
+        self.deep = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "script":
+            self.scripts.append("")
+        if dict(attrs).get("id") == "text" or (self.deep and tag == "div"):
+            self.deep += 1
+        self.within.append(tag)
+        if self.deep and tag == "div" and dict(attrs).get("id", "") not in ("text", "L1", None):
+            self.code += "\n"
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.deep and tag == "div":
+            self.deep -= 1
+        self.within.pop()
+
+    def handle_data(self, data: str) -> None:
+        if self.within and self.within[-1] == "script":
+            self.scripts[-1] += data
+        elif self.deep:
+            self.code += data
+
+    def having(self, **wanted: str) -> Iterator[dict[str, str | None]]:
+        return (
+            has
+            for _, has in self.tags
+            if all(has.get(name) == value for name, value in wanted.items())
+        )
+
+
+@pytest.fixture(scope="module")
+def page(seen: Study) -> Page:
+    return Page(report.page(seen))
+
+
+def test_page_holds_every_head_and_the_whole_text(page: Page, seen: Study) -> None:
+    count = len(seen.heads)
+    picks = len(telling(seen, 6))
+    pictures = [has["src"] or "" for tag, has in page.tags if tag == "img"]
+    assert len(pictures) == count + picks
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+    assert sum(tag == "tr" for tag, _ in page.tags) == count + 1
+    assert sum(tag == "option" for tag, _ in page.tags) == count + 3
+    assert sum(tag == "i" for tag, _ in page.tags) >= len(seen.words)
+    assert page.code.removeprefix("⟨start⟩").rstrip("\n") == printable(
+        TEXT.replace("\r\n", "\n")
+    ).rstrip("\n")
+
+
+def test_page_is_safe_whatever_the_code_says(page: Page, seen: Study) -> None:
+    text = report.page(seen)
+    assert text.count("</script>") == 2
+    assert text.count("<script") == 2
+    assert "\x1b" not in text
+    assert "<file>" not in text
+    assert "<model>" not in text
+    data = json.loads(page.scripts[0])
+    assert data["n"] == len(seen.words)
+    assert [head["name"] for head in data["heads"]] == [head.name for head in seen.heads]
+    assert all(head["links"] for head in data["heads"])
+    assert dict(page.tags[0][1])["lang"] == "en"
+
+
+def test_page_asks_no_network(page: Page, seen: Study) -> None:
+    for _, has in page.tags:
+        for name in ("src", "href"):
+            assert (has.get(name) or "#").startswith(("#", "data:"))
+    text = report.page(seen)
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "default-src 'none'" in text
+
+
+def test_links_that_find_no_room_are_named(seen: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    room = 2 * max(len(packing.links(head)) for head in seen.heads)
+    monkeypatch.setattr(report, "LINK_BYTES", room)
+    page = Page(report.page(seen))
+    there = [head["name"] for head in json.loads(page.scripts[0])["heads"] if head["links"]]
+    assert 2 <= len(there) < len(seen.heads)
+    assert f"for the {len(there)} heads that tell most ({', '.join(there)})" in report.page(seen)
+
+
+def test_a_report_that_fails_leaves_the_old_one(
+    seen: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(self: Path, data: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space"):
+        report.write(seen, path)
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+    monkeypatch.undo()
+    assert report.write(seen, path) == path.stat().st_size
+    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_where_a_report_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(OptionError, match="a folder"):
+        report.writable(tmp_path)
+    with pytest.raises(OptionError, match=r"not there.*mkdir"):
+        report.writable(tmp_path / "no" / "report.html")
+    assert report.writable(tmp_path / "report.html") == tmp_path / "report.html"
+
+
+# ---------------------------------------------------------------- what is read
+
+
+def test_what_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "some.py"
+    path.write_bytes(b"\xef\xbb\xbfx = 1\n")
+    assert read(str(path)) == Source("some.py", "x = 1\n", 9)
+    assert read("-", io.BytesIO("é".encode())) == Source("standard input", "é", 2)
+    assert read("x = f(1.5)").text == "x = f(1.5)"
+    assert read("x " * 4000).lines == 1
+    assert Source("", "a\nb", 3).lines == Source("", "a\nb\n", 4).lines == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("none.py", None, "which is not there"),
+        ("empty.py", b"", "which is empty"),
+        ("binary.py", b"ab\0c", "binary data"),
+        ("latin.py", b"abc\xe9\n", "byte 3 is not UTF-8"),
+        (".", None, "a folder"),
+    ],
+)
+def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, said: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(OptionError, match=said):
+        read(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "files", [(), ("tokenizer.json",), ("tokenizer.json", "weights.safetensors")]
+)
+def test_models_that_cannot_be_opened(tmp_path: Path, files: tuple[str, ...]) -> None:
+    with pytest.raises(
+        OptionError, match=r"--model: got gpt2.*Hugging Face models come in a later version"
+    ):
+        open_model("gpt2")
+    for name in files:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(OptionError, match=r"--model: got .*allowed: .*"):
+        open_model(str(tmp_path))
+
+
+def test_head_names_are_counted_from_zero(seen: Study) -> None:
+    head: Head = seen.heads[0]
+    assert (head.name, head.layer, head.head) == ("0.0", 0, 0)
+    assert seen.layers == [f"sees {WINDOW} tokens back", "sees everything before it"]
