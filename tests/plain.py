@@ -18,6 +18,7 @@ from regard.dropout import keeps
 from regard.masks import as_mask, dense
 from regard.observers import Observer
 from regard.shapes import Box
+from regard.values import Aligned
 
 
 def run(call: Call, *asked: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], Any]]:
@@ -122,7 +123,7 @@ def weigh(value: normalizers.Normalizer, rows: Tensor) -> Tensor:
             return e / (e.sum(-1, keepdim=True) + torch.exp(sink - top))
         case normalizers.Sigmoid():
             shift = -math.log(max(rows.shape[-1], 1)) if value.shift is None else value.shift
-            return 1 / (1 + torch.exp(-(rows + shift)))
+            return torch.sigmoid(rows + shift)
         case normalizers.Sparsemax():
             inside, n = _support(rows, lambda z, t: z - t, 1.0)
             mean = torch.where(inside, rows, 0).sum(-1, keepdim=True) / n
@@ -148,7 +149,7 @@ def _support(z: Tensor, weight: Any, reach: float) -> tuple[Tensor, Tensor]:
         low, high = torch.where(total >= 1, middle, low), torch.where(total >= 1, high, middle)
     inside = exact > low
     inside |= exact == exact.amax(-1, keepdim=True)
-    return inside, inside.sum(-1, keepdim=True)
+    return inside, inside.sum(-1, keepdim=True).to(z.dtype)
 
 
 def statistic(
@@ -161,6 +162,8 @@ def statistic(
     normalizer: normalizers.Normalizer,
 ) -> Any:
     b, h, q, k = w.shape
+    if isinstance(value, Aligned) and value.offset is not None:
+        distance = distance - (k - q) + value.offset
     match value:
         case observers.TopK():
             order = w.detach().sort(dim=-1, descending=True, stable=True)

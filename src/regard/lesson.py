@@ -35,6 +35,7 @@ SIZE = 2
 """Numbers in an embedding, and in a query, key or value."""
 
 MOST_WORDS = 6
+_PUNCTUATION = ".,;:!?\"'()"
 
 FEATURES = ("water", "money")
 """What the two numbers of the chosen embeddings stand for."""
@@ -150,7 +151,7 @@ HEADS = (
     # Every noun finds its article.
     Maps(((1, 1), (1, 1)), ((-1, 0), (0, -3)), ((1, 0), (0, 1))),
 )
-"""The maps of the two heads. In a model they are learned; these were chosen so that sums come out short."""
+"""The maps of the two heads: learned in a model, chosen here so that sums come out short."""
 
 OUTPUT = ((1, 0), (0, 1), (0.5, 0), (0, 0.5))
 """The map from the concatenated heads back to the size of an embedding: head 1, and half of head 2."""
@@ -279,9 +280,6 @@ def values(numbers: Matrix) -> Float[Tensor, "rows cols"]:
     return torch.tensor([[number.value for number in row] for row in numbers], dtype=torch.float64)
 
 
-_PUNCTUATION = ".,;:!?\"'()"
-
-
 def _head(
     labels: Sequence[str], x: Matrix, maps: Maps, visible: Tensor, divisor: float | None, tag: str
 ) -> Head:
@@ -391,12 +389,8 @@ def _check(heads: Sequence[Maps], output: Floats, divisor: float | None, visible
     for name, rows, shape in [*named, ("output", output, (SIZE * len(heads), SIZE))]:
         given = (len(rows), len(rows[0]) if rows else 0)
         if given != shape or any(len(row) != shape[1] for row in rows):
-            raise ShapeError(
-                name,
-                f"{given[0]} rows of {given[1]}",
-                f"{shape[0]} rows of {shape[1]}",
-                "An embedding has 2 numbers, and so has what each head makes of it.",
-            )
+            raise ShapeError(name, f"{given[0]} rows of {given[1]}", f"{shape[0]} rows of {shape[1]}",
+                             "Embeddings have 2 numbers, and so has each head's output.")  # fmt: skip
     if divisor is not None and not (math.isfinite(divisor) and divisor > 0):
         raise OptionError("divisor", repr(divisor), "a finite number above 0",
                           "Leave it out for √d; 1 is no scaling.")  # fmt: skip

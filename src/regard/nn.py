@@ -233,7 +233,9 @@ class MultiHeadAttention(nn.Module):
         }
         own = None if self.mask is None else self.mask()
         given = None if mask is None else as_mask(mask)
-        both = own & given if own is not None and given is not None else own or given
+        if own is not None and given is not None:
+            given = own & given
+        both = own if given is None else given
         return values | {"mask": both, "dropout": self.dropout if self.training else 0.0}
 
     def _merged(self, out: Float[Tensor, "b h n dv"]) -> Float[Tensor, "b n out"]:

@@ -23,7 +23,6 @@ from typing import ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from regard.errors import OptionError
 from regard.shapes import Sizes
@@ -156,12 +155,7 @@ class Entropy(Observer[Tensor]):
     differentiable = True
 
     def of(self, block: Block) -> tuple[Tensor, ...]:
-        w = block.weights
-        tangent = forward_ad.unpack_dual(w).tangent
-        if not w.requires_grad and tangent is None and readable(w):
-            return (_entropies(w).sum(-1),)
-        # The smallest normal number for 0: its share is 0 all the same, and the gradient stays finite.
-        return (-(w * w.clamp(min=torch.finfo(w.dtype).tiny).log()).sum(-1),)
+        return (_entropies(block.weights).sum(-1),)
 
     def merge(
         self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
@@ -189,7 +183,7 @@ class MeanDistance(Aligned, Observer[Tensor]):
 
     def of(self, block: Block) -> tuple[Tensor, ...]:
         w, keys, dtype = block.weights, block.keys, block.weights.dtype
-        if not len(keys):
+        if not len(keys) or not len(block.queries):
             return (w.sum(-1),)
         # Keys before all of the block's queries: Σ w (p − k) = Σ w (first − k) + (p − first) Σ w, one
         # narrow matrix product. Only the keys among and after the queries need a distance for each pair.
@@ -197,7 +191,7 @@ class MeanDistance(Aligned, Observer[Tensor]):
         first = positions[0]
         near = int(torch.searchsorted(keys, first)) if readable(keys) else 0
         table = torch.stack((first - keys[:near], torch.ones_like(keys[:near])), -1).to(dtype)
-        far, mass = (w[..., :near] @ table).unbind(-1)
+        far, mass = _mass(w[..., :near], table).unbind(-1)
         ahead = (positions - first).to(dtype)
         apart = (positions[:, None] - keys[near:]).abs().to(dtype)
         return (far + ahead * mass + (w[..., near:] * apart).sum(-1),)
@@ -239,7 +233,7 @@ class SpanMass(Observer[Tensor]):
     def of(self, block: Block) -> tuple[Tensor, ...]:
         inside = [(block.keys >= start) & (block.keys < stop) for start, stop in self.spans]
         table = torch.stack(inside, -1) if inside else block.keys.new_zeros((len(block.keys), 0))
-        return (block.weights @ table.to(block.weights.dtype),)
+        return (_mass(block.weights, table.to(block.weights.dtype)),)
 
     def merge(
         self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
@@ -413,8 +407,16 @@ class MaxScore(Observer[Tensor]):
 
 
 def _entropies(w: Tensor) -> Tensor:
-    """−w ln w, 0 for 0."""
-    return cast("Tensor", torch.special.entr(w))  # pyright: ignore[reportUnknownMemberType]
+    """−w ln w. For 0 the smallest normal number is taken: nothing all the same, with a finite gradient."""
+    logarithm = w.clamp(min=torch.finfo(w.dtype).tiny).log()
+    return -w * logarithm if w.requires_grad or not readable(w) else logarithm.mul_(w).neg_()
+
+
+def _mass(weights: Tensor, table: Tensor) -> Tensor:
+    """weights @ table. A narrow product is many times slower than as many with vectors."""
+    if table.shape[-1] > 8 or not table.shape[-1]:
+        return weights @ table
+    return torch.stack([weights @ column for column in table.unbind(-1)], dim=-1)
 
 
 def _shared(

@@ -17,13 +17,17 @@ import regard
 from cases import BIASES, FP32, FP64, MASKS, NORMALIZERS, SCORES, SHAPES, Case, Draw, observers
 from regard import Causal, Entropy, LogSumExp, MeanDistance, Received, Softmax, SpanMass, TopK
 from regard.biases import as_bias
-from regard.masks import as_mask, dense
+from regard.masks import Mask, as_mask, dense
 from regard.normalizers import as_normalizer
 from regard.observers import Observer
 from regard.scores import Custom, as_score
 from regard.values import Value
 
-pytestmark = pytest.mark.usefixtures("small_chunks")
+pytestmark = [
+    pytest.mark.usefixtures("small_chunks"),
+    # torch.autograd.forward_ad loads its rules through it.
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+]
 DIFFERENTIABLE = [o for o in observers(SHAPES["square"]) if o.differentiable]
 
 
@@ -167,6 +171,8 @@ def test_vmap_of_grad_jacrev_and_hessian() -> None:
     assert hessian.abs().max() > 1e-3
 
 
+# Dynamo looks at the gradient of tensors that are no leaves, where a graph breaks.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 def test_under_torch_compile(compiler: str, as_users_run_it: None) -> None:
     case = Case(mask="sinks", bias="relative", normalizer="sink", shape="grouped")
@@ -323,10 +329,10 @@ def test_a_value_can_be_copied_and_pickled(value: Value) -> None:
         if isinstance(value, Observer):
             assert other == value
             assert hash(other) == hash(value)
-        elif hasattr(value, "allows"):
+        elif isinstance(value, Mask):
             assert torch.equal(
                 dense(other, SHAPES["square"].sizes()), dense(value, SHAPES["square"].sizes())
-            )  # pyright: ignore
+            )
 
 
 @pytest.mark.parametrize("value", values())
@@ -338,7 +344,7 @@ def test_tensors_can_be_taken_out_and_put_back(value: Value) -> None:
     bound = value.bind(SHAPES["square"].sizes())
     assert len(bound.tensors()) == len(tensors)
     with pytest.raises(AttributeError):
-        value.anything = 1  # pyright: ignore
+        setattr(value, 'anything', 1)  # noqa: B010
 
 
 def test_learned_parameters_train_and_reach_an_optimizer() -> None:
@@ -355,6 +361,6 @@ def test_learned_parameters_train_and_reach_an_optimizer() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses == sorted(losses, reverse=True)
     assert losses[0] > losses[-1]

@@ -108,8 +108,10 @@ TABLE: list[tuple[Callable[[], Any], type[RegardError], str]] = [
      "Window(back=…): got -1; allowed: a whole number ≥ 0. Count in tokens."),
     (lambda: Window(3, 1.5), OptionError,  # pyright: ignore[reportArgumentType]
      "Window(ahead=…): got 1.5; allowed: a whole number ≥ 0. Count in tokens."),
-    (lambda: Dilated(0), OptionError, "Dilated(step=…): got 0; allowed: a whole number ≥ 1. Count in tokens."),
-    (lambda: Prefix(-2), OptionError, "Prefix(length=…): got -2; allowed: a whole number ≥ 0. Count in tokens."),
+    (lambda: Dilated(0), OptionError,
+     "Dilated(step=…): got 0; allowed: a whole number ≥ 1. Count in tokens."),
+    (lambda: Prefix(-2), OptionError,
+     "Prefix(length=…): got -2; allowed: a whole number ≥ 0. Count in tokens."),
     (call(mask=Padding(torch.tensor([1, 2, 3]))), ShapeError,
      "Padding(lengths=…): got shape (3,); allowed: (2,), one length for each batch row. "
      "Give mask.sum(-1) of a 2-D padding mask."),
@@ -223,7 +225,8 @@ TABLE: list[tuple[Callable[[], Any], type[RegardError], str]] = [
     (lambda: Pooled(0, 3), OptionError,
      "Pooled(rows): got 0; allowed: a whole number ≥ 1. Ask for at least one."),
     (lambda: Pooled(3, 3, "median"), OptionError,
-     "Pooled(how): got 'median'; allowed: 'mean', 'max' or 'sum'. A maximum keeps single strong weights visible."),
+     "Pooled(how): got 'median'; allowed: 'mean', 'max' or 'sum'. "
+     "A maximum keeps single strong weights visible."),
     (seeing(Rows(2, 5)), OptionError,
      "Rows: got 5; allowed: 0 to 4, the queries of this call. Count queries from 0."),
     (seeing(Rows(-1)), OptionError,

@@ -23,7 +23,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_command_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
-    assert all(name in capsys.readouterr().out for name in ("look", "learn", "bench", "doctor"))
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("look", "learn", "bench", "doctor"))
 
 
 def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

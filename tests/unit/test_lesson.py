@@ -71,8 +71,7 @@ def test_another_divisor_is_another_scale() -> None:
 @pytest.mark.parametrize("text", TEXTS)
 def test_every_number_follows_from_its_operands(text: str) -> None:
     again = {
-        How.PRODUCTS: lambda o: math.sumprod(o[::2], o[1::2]) if hasattr(math, "sumprod")
-        else math.fsum(a * b for a, b in zip(o[::2], o[1::2], strict=True)),
+        How.PRODUCTS: lambda o: math.fsum(a * b for a, b in zip(o[::2], o[1::2], strict=True)),
         How.ROOT: lambda o: o[0] ** 0.5,
         How.DIVIDE: lambda o: o[0] * (1 / o[1]),
         How.MASK: lambda o: -math.inf,

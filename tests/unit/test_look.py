@@ -95,7 +95,7 @@ def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: Stud
     for head, w in zip(seen.heads, weights_of(opened, seen), strict=True):
         visible = np.minimum(place + 1, WINDOW) if head.layer == 0 else place + 1
         entropy = -(w * np.log(np.where(w > 0, w, 1))).sum(-1)
-        close = {"rtol": 1e-4, "atol": 1e-5}
+        close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
         assert (head.visible == visible).all()
         np.testing.assert_allclose(
             head.entropy, (entropy[1:] / np.log(visible[1:])).mean(), **close
@@ -179,7 +179,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.usefixtures("small_chunks")
 def test_nothing_is_n_by_n_and_progress_reaches_its_end(opened: Opened) -> None:
     told: list[tuple[int, int]] = []
-    text = TEXT * 6
+    text = TEXT * 8
     with Largest() as largest:
         found = study(opened, Source("long", text, 0), progress=lambda *at: told.append(at))
     n = len(found.words)
@@ -263,7 +263,7 @@ def test_a_snippet_is_the_token_in_its_line(seen: Study) -> None:
         assert "\x1b" not in "".join(part[1:])
 
 
-@pytest.mark.parametrize("width", [20, 60, 140])
+@pytest.mark.parametrize("width", [30, 60, 140])
 @pytest.mark.parametrize("colour", [None, "truecolor"])
 def test_terminal_at_any_width(seen: Study, width: int, colour: Any) -> None:
     out = io.StringIO()
@@ -278,7 +278,7 @@ def test_terminal_at_any_width(seen: Study, width: int, colour: Any) -> None:
     text = out.getvalue()
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
     assert all(head.name in plain for head in seen.heads)
-    assert "maximum" in plain or width < 30
+    assert "maximum" in plain
     assert ("\x1b" in text) is (colour is not None)
     if width == 140:
         assert max(map(len, plain.splitlines())) <= width
@@ -370,7 +370,7 @@ class Page(HTMLParser):
         if dict(attrs).get("id") == "text" or (self.deep and tag == "div"):
             self.deep += 1
         self.within.append(tag)
-        if self.deep and tag == "div" and dict(attrs).get("id", "") not in ("text", "L1", None):
+        if self.deep and dict(attrs).get("data-line", "1") != "1":
             self.code += "\n"
 
     def handle_endtag(self, tag: str) -> None:
@@ -476,11 +476,12 @@ def test_where_a_report_cannot_be(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- what is read
 
 
-def test_what_can_be_read(tmp_path: Path) -> None:
+def test_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "some.py"
     path.write_bytes(b"\xef\xbb\xbfx = 1\n")
     assert read(str(path)) == Source("some.py", "x = 1\n", 9)
-    assert read("-", io.BytesIO("é".encode())) == Source("standard input", "é", 2)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode())))
+    assert read("-") == Source("standard input", "é", 2)
     assert read("x = f(1.5)").text == "x = f(1.5)"
     assert read("x " * 4000).lines == 1
     assert Source("", "a\nb", 3).lines == Source("", "a\nb\n", 4).lines == 2

@@ -18,8 +18,11 @@ def pairs(h: int = 4, g: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     return draw.normal(2, h, 3, 5), draw.normal(2, g, 4, 5)
 
 
-@pytest.mark.parametrize("scale", [None, 1.0, -0.5, 0.0])
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(
+    ("causal", "scale"),
+    # PyTorch scales after it has masked, so that it answers NaN for a causal call of no positive scale.
+    [(True, None), (True, 1.0), (False, None), (False, 1.0), (False, -0.5), (False, 0.0)],
+)
 @pytest.mark.parametrize("dtype", [FP32, FP64], ids=str)
 def test_dot_is_pytorchs_attention(dtype: torch.dtype, causal: bool, scale: float | None) -> None:
     draw = Draw("sdpa")
@@ -111,10 +114,10 @@ def test_what_a_function_captures_gets_its_gradient(backend: str, small_chunks: 
     (got,) = torch.autograd.grad(out.square().sum(), learned)
     step = 1e-6
     high, low = (
-        regard.attention(call.q, call.k, call.v, mask=call.mask, score=Dot(scale=x)).square().sum()
+        regard.attention(call.q, call.k, call.v, mask=call.mask, score=Dot(scale=x)).square().sum().item()
         for x in (0.4 + step, 0.4 - step)
     )
-    assert float(got) == pytest.approx(float((high - low) / (2 * step)), rel=1e-6)
+    assert float(got) == pytest.approx((high - low) / (2 * step), rel=1e-6)
 
 
 def test_a_functions_own_result_is_never_written_to(small_chunks: None) -> None:

@@ -205,7 +205,7 @@ def _attend(
     if users:
         scores = scores.clone()  # the user's function may still hold what it returned
     # Where nobody else holds the scores, they are changed in place: each pass over them counts.
-    ours = not torch.is_grad_enabled() and readable(q)
+    ours = not scores.requires_grad and readable(q)
     biased = bool(spans) and not isinstance(problem.bias, Nothing)
     if biased:
         blocks = [problem.bias.block(Box(part.b, part.h, part.q, span)) for span in spans]

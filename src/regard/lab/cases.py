@@ -65,7 +65,7 @@ class Case:
         return self.passes != "forward"
 
 
-DROPOUT, BIAS, WIDE, SEEN = "dropout 0.1", "learned bias", "dv = 128", "with statistics"
+DROPOUT, BIAS, WIDE, SEEN = "dropout 0.1", "learned bias", "dv = 128", "statistics"
 SPECIALS = (DROPOUT, BIAS, WIDE, SEEN)
 """The first three are where `scaled_dot_product_attention` leaves its fused kernel on a CPU."""
 

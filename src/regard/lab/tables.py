@@ -96,9 +96,12 @@ def markdown(machine: Mapping[str, str], rows: Sequence[Row], arms: Sequence[Arm
 
 def _machine(machine: Mapping[str, str]) -> str:
     m = machine
+    load, threads = m["load before"], m["threads"].split()[0]
+    busy = load != "unknown" and float(load) > 0.5 * float(threads)
     return (
         f"{m['processor']}, {m['threads']} threads, torch {m['torch']}, Python {m['python']}, "
-        f"{m['system']}, {m['date']}; load before: {m['load before']}"
+        f"{m['system']}, {m['date']}; load before: {load}"
+        + (" (busy: others ran here too, so read these figures with care)" if busy else "")
     )
 
 
@@ -130,8 +133,8 @@ def _size(row: Row, name: str) -> str:
 
 def _ratios(rows: Iterable[Row], name: str, other: str) -> Iterable[float]:
     for row in rows:
-        if name in row.timings and other in row.timings:
-            yield row.timings[name].seconds / row.timings[other].seconds
+        if name in row.timings and next(iter(row.timings)) == other:
+            yield row.timings[name].ratio
 
 
 def _range(ratios: Sequence[float]) -> str:

@@ -66,7 +66,7 @@ def shrink(head: Head, n: int, rows: int, cols: int) -> Float[ndarray, "r c"]:
         return np.maximum.reduceat(np.maximum.reduceat(values, down, axis=0), right, axis=1)
     queries = np.bincount(np.arange(n) * len(values) // n, minlength=len(values))
     total = np.add.reduceat(values * queries[:, None], down, axis=0)
-    columns = np.diff([*right, values.shape[1]])
+    columns = np.diff(np.append(right, values.shape[1]))
     return np.add.reduceat(total / np.add.reduceat(queries, down)[:, None], right, axis=1) / columns
 
 

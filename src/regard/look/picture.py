@@ -74,7 +74,10 @@ def _shaded(values: ndarray, how: str, unicode: bool) -> list[Text]:
     starts = np.arange(0, len(values), 2)
     pairs = np.maximum.reduceat(values, starts, axis=0)
     if how == "mean":
-        pairs = np.add.reduceat(values, starts, axis=0) / np.diff([*starts, len(values)])[:, None]
+        pairs = (
+            np.add.reduceat(values, starts, axis=0)
+            / np.diff(np.append(starts, len(values)))[:, None]
+        )
     levels = Scale(1.0, len(shades) - 1, SHADE_DECADES).of(pairs)
     return [Text("".join(shades[level] for level in row)) for row in levels.tolist()]
 

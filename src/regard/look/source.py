@@ -7,7 +7,6 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from regard.errors import OptionError
 
@@ -29,7 +28,7 @@ class Source:
         return self.text.count("\n") + (not self.text.endswith("\n"))
 
 
-def read(given: str, stdin: IO[bytes] | None = None) -> Source:
+def read(given: str) -> Source:
     """The text that a person means: "-" is standard input, an existing path its file, all else itself.
 
     Raises:
@@ -39,7 +38,7 @@ def read(given: str, stdin: IO[bytes] | None = None) -> Source:
     'the given text'
     """
     if given == "-":
-        return _decoded("standard input", (stdin or sys.stdin.buffer).read())
+        return _decoded("standard input", sys.stdin.buffer.read())
     if os.path.exists(given):  # noqa: PTH110  (Path.exists raises on names that are too long)
         path = Path(given)
         if path.is_dir():

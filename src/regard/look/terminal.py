@@ -13,7 +13,7 @@ from regard.look.study import Head, Study
 from regard.look.telling import Link, Pick, strongest, telling
 
 QUERY, KEY = "bold black on cyan", "bold black on yellow"
-NARROW = 76
+NARROW, TIGHT = 76, 48
 
 
 def show(console: Console, study: Study) -> None:
@@ -50,21 +50,22 @@ def opening(study: Study) -> RenderableType:
 
 def table(study: Study, width: int, blocks: bool) -> Table:
     """Every head in a row."""
-    wide = width >= NARROW
+    wide, tight = width >= NARROW, width < TIGHT
     made = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="dim")
-    made.add_column("head", no_wrap=True, style="bold")
-    for name in ("entropy", "previous", "first"):
-        made.add_column(name if wide else name[:4], no_wrap=True)
-    made.add_column("distance" if wide else "dist", justify="right", no_wrap=True)
+    made.add_column("head", no_wrap=True, style="bold", min_width=4)
+    for name in ("entropy", "previous", "first")[: 2 if tight else 3]:
+        made.add_column(name if wide else name[:4], no_wrap=True, min_width=4)
+    if not tight:
+        made.add_column("distance" if wide else "dist", justify="right", no_wrap=True, min_width=4)
     if wide:
         made.add_column("keys", justify="right", no_wrap=True)
     made.add_column("receives most", no_wrap=True, overflow="ellipsis", ratio=1)
     for head in study.heads:
         shares = [
-            _share(value, wide and blocks) for value in (head.entropy, head.previous, head.first)
+            _share(each, wide and blocks) for each in (head.entropy, head.previous, head.first)
         ]
-        keys = [f"{head.effective:,.1f}"] if wide else []
-        made.add_row(head.name, *shares, f"{head.distance:,.1f}", *keys, _most(study, head))
+        row = [*shares, f"{head.distance:,.1f}", f"{head.effective:,.1f}"]
+        made.add_row(head.name, *row[: 5 if wide else 2 if tight else 4], _most(study, head))
     made.caption = (
         "entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the previous and on the "
         "first token · mean distance in tokens · keys looked at (e^entropy) · what the token receives in "
