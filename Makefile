@@ -8,7 +8,7 @@ PYTHON ?=
 ARGS   ?=
 
 # A long module of the standard library: the first of these that this Python has.
-DEMO   ?= _pydecimal turtle typing
+DEMO   ?= logging subprocess
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1

@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ from regard.observers import (
 from regard.problem import Problem
 from regard.scores import Additive, Cosine, Dot, Euclidean, Score, as_score
 from regard.shapes import Sizes
+from regard.values import Value
 
 FP16, BF16, FP32, FP64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -103,6 +104,7 @@ SHAPES: dict[str, Shape] = {
 }
 
 Part = Callable[[Shape, Draw], Any]
+Kind = TypeVar("Kind", bound=Value)
 
 
 def _documents(s: Shape) -> Tensor:
@@ -328,13 +330,12 @@ class Case:
         def part(table: dict[str, Part], name: str) -> Any:
             return table[name](s, Draw(name + str(s)))
 
-        bias = as_bias(part(BIASES, self.bias))
-        score = as_score(part(SCORES, self.score))
-        normalizer = as_normalizer(part(NORMALIZERS, self.normalizer))
-        bias, score, normalizer = (
-            value.with_tensors([t.to(FP32).to(dtype) for t in value.tensors()])
-            for value in (bias, score, normalizer)
-        )
+        def cast(value: Kind) -> Kind:
+            return value.with_tensors([t.to(FP32).to(dtype) for t in value.tensors()])
+
+        bias = cast(as_bias(part(BIASES, self.bias)))
+        score = cast(as_score(part(SCORES, self.score)))
+        normalizer = cast(as_normalizer(part(NORMALIZERS, self.normalizer)))
         mask = part(MASKS, self.mask)
         return Call(q, k, v, mask, bias, score, normalizer, self.dropout, zlib.crc32(b"seed"))
 
@@ -381,7 +382,7 @@ def _list() -> tuple[Case, ...]:
     cases += [of(normalizer=n, mask="not window", bias="dense", dtype=BF16) for n in NORMALIZERS]
     cases += [of(normalizer=n, bias="forbidding", mask="right padding") for n in NORMALIZERS]
     cases += [of(shape=s) for s in SHAPES]
-    cases += [of(shape=s, mask="causal", bias="alibi", dtype=FP64) for s in SHAPES]
+    cases += [of(shape=s, mask="causal", bias="relative", dtype=FP64) for s in SHAPES]
     cases += [of(shape=s, mask="window", normalizer="sink", dtype=BF16) for s in SHAPES]
     cases += [of(layout=x, mask="causal", shape="grouped") for x in LAYOUTS]
     cases += [of(layout=x, bias="dense", shape="fewer queries", dtype=FP64) for x in LAYOUTS]

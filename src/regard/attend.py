@@ -67,7 +67,8 @@ def attention(
 class Seen:
     """What `observe` saw: the output, and each observer's result under the observer."""
 
-    out: Output
+    out: Tensor
+    """(b, h, q, dv); where a layer was observed, the layer's output."""
     _results: dict[Observer[Any], Any]
 
     def __getitem__(self, observer: Observer[Result]) -> Result:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
@@ -68,6 +68,13 @@ def _names(value: Value, prefix: str = "") -> Iterator[str]:
             yield prefix + part.name
         elif isinstance(content, Value):
             yield from _names(content, f"{prefix}{part.name}_")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerSeen(Seen):
+    """What a layer saw of its weights: `out` is the layer's output, after the output projection."""
+
+    out: Float[Tensor, "b n out"]
 
 
 class MultiHeadAttention(nn.Module):
@@ -174,7 +181,7 @@ class MultiHeadAttention(nn.Module):
         mask: Mask | Tensor | None = None,
         positions: Positions | None = None,
         context_positions: Positions | None = None,
-    ) -> Seen:
+    ) -> LayerSeen:
         """The same as calling the layer, with statistics of its weights; `seen.out` is the layer's output.
 
         >>> from regard.observers import Entropy
@@ -184,7 +191,8 @@ class MultiHeadAttention(nn.Module):
         """
         q, k, v = self.projected(x, context, positions, context_positions)
         seen = observe(q, k, v, *observers, backend=self.backend, **self._values(mask))
-        return replace(seen, out=self._merged(seen.out))
+        results = {observer: seen[observer] for observer in seen}
+        return LayerSeen(self._merged(seen.out), results)
 
     def projected(
         self,
@@ -292,7 +300,7 @@ class Block(nn.Module):
     def observe(
         self, x: Float[Tensor, "b n width"], *observers: Observer[Any],
         mask: Mask | Tensor | None = None, positions: Positions | None = None,
-    ) -> tuple[Float[Tensor, "b n width"], Seen]:  # fmt: skip
+    ) -> tuple[Float[Tensor, "b n width"], LayerSeen]:  # fmt: skip
         """The stream after this block, and what was seen of its attention."""
         normed = self.attention_norm(x)
         seen = self.attention.observe(normed, *observers, mask=mask, positions=positions)
@@ -305,7 +313,7 @@ class Watched(NamedTuple):
 
     hidden: Float[Tensor, "b n width"]
     """The last layer's normed output; `transformer.logits` makes logits of it, or of a part."""
-    layers: list[Seen]
+    layers: list[LayerSeen]
 
 
 class Transformer(nn.Module):
@@ -370,7 +378,7 @@ class Transformer(nn.Module):
         torch.Size([1, 2, 5])
         """
         x = self.embedding_norm(self.embedding(tokens))
-        layers = list[Seen]()
+        layers = list[LayerSeen]()
         for block in self.blocks:
             assert isinstance(block, Block)
             x, seen = block.observe(x, *observers, mask=mask, positions=positions)

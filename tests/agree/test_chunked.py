@@ -11,7 +11,9 @@ from conftest import shrink
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_chunked_keeps_within_the_budget(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunked_keeps_within_the_budget(
+    case: Case, monkeypatch: pytest.MonkeyPatch, as_users_run_it: None
+) -> None:
     exact = results(case, by_backend("reference"), FP64)
     usual = results(case, by_plain)
     hold(results(case, by_backend("chunked")), exact, usual, case)
@@ -19,7 +21,14 @@ def test_chunked_keeps_within_the_budget(case: Case, monkeypatch: pytest.MonkeyP
     hold(results(case, by_backend("chunked")), exact, usual, case)
 
 
-@pytest.mark.parametrize("case", CASES[::7], ids=str)
+@pytest.mark.parametrize("case", CASES[::5], ids=str)
+def test_signatures_are_true(case: Case) -> None:
+    # With every signature checked: it raises where a shape is not what its annotation says.
+    found = results(case, by_backend("chunked"))
+    assert found["out"].shape == (*case.sizes[:2], case.sizes.q, case.sizes.dv)
+
+
+@pytest.mark.parametrize("case", CASES[::9], ids=str)
 def test_the_same_from_run_to_run_and_over_threads(case: Case, small_chunks: None) -> None:
     run = by_backend("chunked")
     first, again = results(case, run), results(case, run)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -96,6 +97,7 @@ def _with(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Call:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", ["square", "fewer queries", "grouped"])
+@settings(max_examples=8)
 @given(data=st.data())
 def test_the_future_never_leaks(shape: str, backend: str, data: st.DataObject) -> None:
     case = Case(mask="causal", bias="relative", normalizer="entmax15", shape=shape)
@@ -151,6 +153,7 @@ def test_rows_sum_to_one_or_less(normalizer: str, mask: str, backend: str) -> No
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("normalizer", ["softmax", "sparsemax", "entmax15"])
+@settings(max_examples=15)
 @given(shift=st.floats(-1e4, 1e4), mask=st.sampled_from(sorted(MASKS)))
 def test_adding_a_constant_to_a_row_of_scores_changes_nothing(
     normalizer: str, backend: str, shift: float, mask: str
@@ -208,7 +211,7 @@ def test_what_is_masked_never_leaks(normalizer: str, mask: str, value: float, ba
         results.append(_everything(there, asked, backend))
     for got, want in zip(*results, strict=True):
         assert not got.isnan().any()
-        assert torch.equal(got, want)
+        close(got, want, 2e-6)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -282,14 +285,14 @@ def test_a_row_that_sees_nothing_is_zero_and_so_are_its_gradients(
         assert not grads[0][:, :, blind].any()
 
 
-def _everything(call: Call, asked: tuple[Observer, ...], backend: str) -> list[Tensor]:
+def _everything(call: Call, asked: tuple[Observer[Any], ...], backend: str) -> list[Tensor]:
     seen = call.observe(*asked, backend=backend)
     found = [seen.out]
     loss = seen.out.square().sum()
     for observer in asked:
         result = seen[observer]
         found += list(result) if isinstance(result, tuple) else [result]
-        if observer.differentiable and result.requires_grad:
+        if observer.differentiable and isinstance(result, Tensor) and result.requires_grad:
             loss = loss + torch.where(result.isinf(), 0, result).sum()
     grads = torch.autograd.grad(loss, list(call.leaves().values()), allow_unused=True)
     return [*found, *(g for g in grads if g is not None)]

@@ -36,6 +36,7 @@ from regard import (
     Where,
     Window,
 )
+from regard.backends import ALL
 from regard.errors import BackendError, DeviceError, DtypeError, OptionError, ShapeError
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -247,7 +248,7 @@ def test_a_wrong_call_is_told_what_to_do(
 
 
 def test_a_backend_asked_for_by_name_never_falls_back() -> None:
-    for backend in regard.backends.ALL:
+    for backend in ALL:
         if (why := backend.here()) is None:
             continue
         with pytest.raises(BackendError) as caught:

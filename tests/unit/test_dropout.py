@@ -11,6 +11,7 @@ import regard
 from cases import FP64, Case
 from regard import Entropy, Rows
 from regard.dropout import keeps
+from regard.problem import Problem
 from regard.shapes import Box
 
 
@@ -72,7 +73,7 @@ def test_kept_weights_grow_and_dropped_ones_give_nothing() -> None:
     call = Case(mask="causal", dtype=FP64).build()
     s, share = Case().sizes, 0.25
     torch.manual_seed(5)
-    problem = regard.problem.Problem.of(call.q, call.k, call.v, mask=call.mask, dropout=share)
+    problem = Problem.of(call.q, call.k, call.v, mask=call.mask, dropout=share)
     kept = everything(problem.seed, share, *s[:2], s.q, s.k)
     weights = regard.observe(call.q, call.k, call.v, rows := Rows(*range(s.q)), mask=call.mask)[
         rows

@@ -9,11 +9,10 @@ import regard
 from regard import Causal, Entropy, Tile, Window, explain
 from regard.backends import ALL, ORDER
 
-
 pytestmark = pytest.mark.usefixtures("as_users_run_it")  # thousands of tiles are asked
 
 
-def qkv(n: int = 1024, k: int | None = None) -> tuple[torch.Tensor, ...]:
+def qkv(n: int = 1024, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return (torch.zeros(2, 4, n, 16), torch.zeros(2, 2, k or n, 16), torch.zeros(2, 2, k or n, 8))
 
 

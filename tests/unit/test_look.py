@@ -482,6 +482,10 @@ def test_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert read(str(path)) == Source("some.py", "x = 1\n", 9)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode())))
     assert read("-") == Source("standard input", "é", 2)
+    package = tmp_path / "logs" / "__init__.py"
+    package.parent.mkdir()
+    package.write_text("y")
+    assert read(str(package)).name == "logs/__init__.py"
     assert read("x = f(1.5)").text == "x = f(1.5)"
     assert read("x " * 4000).lines == 1
     assert Source("", "a\nb", 3).lines == Source("", "a\nb\n", 4).lines == 2

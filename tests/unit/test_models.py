@@ -78,10 +78,10 @@ def test_a_lone_surrogate_is_refused(tokens: Tokens) -> None:
         tokens.encode("a\ud800b")
 
 
-def awake() -> train.Transformer:
+def awake(vocabulary: int = 300) -> train.Transformer:
     """A fresh model in which nothing is zero."""
     torch.manual_seed(0)
-    model = build(300)
+    model = build(vocabulary)
     for parameter in model.parameters():
         if parameter.ndim == 2 and not parameter.any():
             nn.init.normal_(parameter, std=0.05)
@@ -100,6 +100,17 @@ def test_the_fast_path_of_training_is_the_model() -> None:
         torch.testing.assert_close(
             fast, plain, rtol=1e-3, atol=1e-4 * float(plain.detach().abs().max())
         )
+
+
+def test_the_model_sees_no_future() -> None:
+    model = awake()
+    tokens = torch.randint(300, (1, 300))
+    other = tokens.clone()
+    other[0, 200:] = torch.randint(300, (100,))
+    with torch.no_grad():
+        before, after = model.hidden(tokens), model.hidden(other)
+    torch.testing.assert_close(before[:, :200], after[:, :200])
+    assert not torch.allclose(before[:, 200:], after[:, 200:])
 
 
 def test_orthogonal_brings_singular_values_near_one() -> None:
@@ -172,20 +183,26 @@ def test_figures_are_what_they_say(monkeypatch: pytest.MonkeyPatch, tokens: Toke
     monkeypatch.setattr(evaluate, "HALF", 128)
     monkeypatch.setattr(evaluate, "SHORT", 64)
     monkeypatch.setattr(evaluate, "SKIPPED", 32)
-    torch.manual_seed(0)
-    model = build(tokens.size).eval()
+    model = awake(tokens.size).eval()
     text = "def function(argument):\n    return argument + 1\n" * 40
     sources = (data.Source("a.py", text, False), data.Source("b.py", "x = 1\n", False))
     found = evaluate.figures(models.Embedded(model, tokens, {}), sources)
     stream = torch.tensor([i for source in sources for i in tokens.with_start(source.text)])
-    # Fresh layers add nothing, so that what a token costs does not depend on its place.
-    with torch.no_grad():
-        logits = model(stream[None, :-1])[0]
-    costs = nn.functional.cross_entropy(logits, stream[1:], reduction="none") / math.log(2)
-    assert found.bits == pytest.approx(
-        float(costs.sum()) / sum(len(s.text) for s in sources), rel=1e-4
-    )
-    assert found.near_bits == pytest.approx(found.far_bits, rel=1e-4)
+
+    def cost(start: int, scored: int, stop: int) -> float:
+        """Bits of the tokens after `scored` … `stop`, where the model reads from `start` on."""
+        with torch.no_grad():
+            logits = model(stream[None, start:stop])[0, scored - start :]
+        wanted = stream[scored + 1 : stop + 1]
+        return float(nn.functional.cross_entropy(logits, wanted, reduction="sum")) / math.log(2)
+
+    last = len(stream) - 1
+    far = sum(cost(i - 128, i, min(i + 128, last)) for i in range(128, last, 128))
+    near = sum(cost(i - 32, i, min(i + 32, last)) for i in range(128, last, 32))
     late = len(tokens.decode(stream[129:].tolist()).replace(START, ""))
-    assert found.far_bits == pytest.approx(float(costs[128:].sum()) / late, rel=1e-4)
+    assert found.far_bits == pytest.approx(far / late, rel=2e-5)
+    assert found.near_bits == pytest.approx(near / late, rel=2e-5)
+    assert found.near_bits != pytest.approx(found.far_bits, rel=1e-4)
+    whole = sum(len(source.text) for source in sources)
+    assert found.bits == pytest.approx((cost(0, 0, 128) + far) / whole, rel=2e-5)
     assert found.xz_bits < 1

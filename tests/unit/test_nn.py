@@ -82,6 +82,9 @@ def test_a_mask_for_one_call_narrows_the_layers_own() -> None:
     x = torch.randn(2, 6, 16)
     padding = Padding(torch.tensor([6, 3]))
     out = layer(x, mask=padding)
+    both = copy.deepcopy(layer)
+    both.mask = Held(Causal() & padding)
+    torch.testing.assert_close(out, both(x))
     x[1, 3:] = torch.nan
     torch.testing.assert_close(layer(x, mask=padding)[:, :3], out[:, :3])
 
@@ -184,6 +187,14 @@ def test_inputs_that_do_not_fit() -> None:
         Transformer(10, [MultiHeadAttention(16, 2), MultiHeadAttention(8, 2)])
     with pytest.raises(OptionError, match="one layer or more"):
         Transformer(10, [])
+
+
+def test_a_fresh_transformer_passes_its_embedding_on() -> None:
+    model = small()
+    tokens = torch.randint(20, (1, 5))
+    torch.testing.assert_close(
+        model.hidden(tokens), model.norm(model.embedding_norm(model.embedding(tokens)))
+    )
 
 
 def small(vocabulary: int = 20) -> Transformer:

@@ -114,7 +114,10 @@ def test_what_a_function_captures_gets_its_gradient(backend: str, small_chunks: 
     (got,) = torch.autograd.grad(out.square().sum(), learned)
     step = 1e-6
     high, low = (
-        regard.attention(call.q, call.k, call.v, mask=call.mask, score=Dot(scale=x)).square().sum().item()
+        regard.attention(call.q, call.k, call.v, mask=call.mask, score=Dot(scale=x))
+        .square()
+        .sum()
+        .item()
         for x in (0.4 + step, 0.4 - step)
     )
     assert float(got) == pytest.approx((high - low) / (2 * step), rel=1e-6)

@@ -104,11 +104,11 @@ def _pixels(study: Study) -> Iterator[str]:
         rows, cols = study.cell(some)
         if band:
             yield (f"Heads that see few tokens back are drawn by distance: queries downwards, to the right "
-                   f"the distance down to 0, the query itself; a pixel is the exact mean over {rows} "
+                   f"the distance down to 0, the query itself; a pixel is the exact mean over up to {rows} "
                    f"quer{'ies' if rows > 1 else 'y'}.")  # fmt: skip
         else:
             yield (f"Queries run downwards, keys to the right, both in the order of the text; a pixel is the "
-                   f"exact maximum of {rows} × {cols} weights.")  # fmt: skip
+                   f"exact maximum of up to {rows} × {cols} weights.")  # fmt: skip
 
 
 def picture(head: Head) -> str:

@@ -44,7 +44,10 @@ def read(given: str) -> Source:
         if path.is_dir():
             raise OptionError("FILE", f"{given}, a folder", "a file, - or a text",
                               "Name a file in it.")  # fmt: skip
-        return _decoded(path.name, path.read_bytes(), given)
+        # A package is known by its folder's name.
+        package = path.name.startswith("__") and path.absolute().parent.name
+        name = f"{package}/{path.name}" if package else path.name
+        return _decoded(name, path.read_bytes(), given)
     if _PATH_LIKE.fullmatch(given):
         raise OptionError("FILE", f"{given}, which is not there", "a file, - or a text",
                           "Check the path; a text that looks like one can be piped into `regard look -`."

@@ -13,7 +13,7 @@ from regard.look.study import Head, Study
 from regard.look.telling import Link, Pick, strongest, telling
 
 QUERY, KEY = "bold black on cyan", "bold black on yellow"
-NARROW, TIGHT = 76, 48
+NARROW, TIGHT = 92, 48
 
 
 def show(console: Console, study: Study) -> None:

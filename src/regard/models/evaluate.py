@@ -39,7 +39,7 @@ class Head:
     mass: float
 
     def __str__(self) -> str:
-        return f"{self.mass:.2f} (layer {self.layer}, head {self.head})"
+        return f"{self.mass:.3f} (layer {self.layer}, head {self.head})"
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Figures:
     near_bits: float
     far_bits: float
     previous: Head
+    """On repeated random tokens, where nothing but the place of a token tells it from others."""
+    previous_on_text: Head
     induction: Head
 
 
@@ -65,16 +67,17 @@ def figures(embedded: Embedded, sources: tuple[Source, ...]) -> Figures:
     with torch.no_grad():
         first, far = _long(embedded.model, stream)
         near = _short(embedded.model, stream)
-        previous = best_head(embedded.model, _windows(stream, 4), 1, skip=1)
-        induction = best_head(
-            embedded.model, repeated(embedded.tokens.size), COPY - 1, skip=COPY + 1
-        )
+        copies = repeated(embedded.tokens.size)
+        previous = best_head(embedded.model, copies, 1, skip=1)
+        previous_on_text = best_head(embedded.model, _windows(stream, 16), 1, skip=1)
+        induction = best_head(embedded.model, copies, COPY - 1, skip=COPY + 1)
     return Figures(
         bits=(first + far) / len(packed),
         xz_bits=len(compressed) * 8 / len(packed),
         near_bits=near / late_bytes if late_bytes else math.nan,
         far_bits=far / late_bytes if late_bytes else math.nan,
         previous=previous,
+        previous_on_text=previous_on_text,
         induction=induction,
     )
 
@@ -167,6 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
             abs(drift) <= 0.1,
         ),
         ("previous-token head", str(found.previous), "at least 0.8", found.previous.mass >= 0.8),
+        ("  on held-out text", str(found.previous_on_text), "", True),
         ("induction head", str(found.induction), "at least 0.5", found.induction.mass >= 0.5),
     )
     print(f"held out: {', '.join(modules)} ({size:,} bytes, Python {platform.python_version()})")
