@@ -48,9 +48,9 @@ def merge(first: Partial, second: Partial, observers: Sequence[Observer[Any]] = 
     True
     """
     if first.lse.shape != second.lse.shape:
-        raise ShapeError("merge", f"rows of shapes {tuple(first.lse.shape)} and {tuple(second.lse.shape)}",
-                         "two pieces with the same batch, heads and queries",
-                         "Only the keys may be split; results of other queries are concatenated.")  # fmt: skip
+        shapes = f"rows of shapes {tuple(first.lse.shape)} and {tuple(second.lse.shape)}"
+        raise ShapeError("merge", shapes, "two pieces with the same batch, heads and queries",
+                         "Only the keys may be split; rows of other queries are concatenated.")  # fmt: skip
     if not len(observers) == len(first.observed) == len(second.observed):
         raise ShapeError("merge",
                          f"{len(first.observed)} and {len(second.observed)} statistics, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -55,7 +57,7 @@ def test_merging_pieces_equals_the_whole(cuts, seed, masked):
         torch.rand(1, 1, Q, K) < 0.4 if masked else None
     )  # some rows see nothing in a piece, or at all
     edges = [0, *sorted(cuts), K]
-    pieces = [piece(q, k, v, a, b, mask) for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [piece(q, k, v, a, b, mask) for a, b in itertools.pairwise(edges)]
     merged = pieces[0]
     for one in pieces[1:]:
         merged = merge(merged, one, MERGED)
