@@ -458,6 +458,9 @@ def as_mask(mask: object) -> Mask:
         return mask
     if isinstance(mask, Tensor):
         return Given(mask)
+    if isinstance(mask, type):
+        raise DtypeError("mask", f"the class {mask.__name__}", "a Mask, a bool tensor or None",
+                         f"Write the parentheses: {mask.__name__}(…) is a value.")  # fmt: skip
     raise DtypeError("mask", f"a {type(mask).__name__}", "a Mask, a bool tensor or None",
                      "For a function of (b, h, q, k), write Where(function).")  # fmt: skip
 

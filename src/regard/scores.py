@@ -157,6 +157,10 @@ def as_score(score: object) -> Score:
         return Dot()
     if isinstance(score, Score):
         return score
+    if isinstance(score, type):
+        raise DtypeError("score", f"the class {score.__name__}",
+                         "a Score, a function of (q, k) or None",
+                         f"Write the parentheses: {score.__name__}(…) is a value.")  # fmt: skip
     if callable(score):
         return Custom(cast("Callable[[Tensor, Tensor], Tensor]", score))
     raise DtypeError("score", f"a {type(score).__name__}", "a Score, a function of (q, k) or None",

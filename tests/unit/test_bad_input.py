@@ -100,8 +100,11 @@ TABLE: list[tuple[Callable[[], Any], type[RegardError], str]] = [
      "mask: got a str; allowed: a Mask, a bool tensor or None. "
      "For a function of (b, h, q, k), write Where(function)."),
     (call(mask=Causal), DtypeError,
-     "mask: got a type; allowed: a Mask, a bool tensor or None. "
-     "For a function of (b, h, q, k), write Where(function)."),
+     "mask: got the class Causal; allowed: a Mask, a bool tensor or None. "
+     "Write the parentheses: Causal(…) is a value."),
+    (call(score=regard.Dot), DtypeError,
+     "score: got the class Dot; allowed: a Score, a function of (q, k) or None. "
+     "Write the parentheses: Dot(…) is a value."),
     (lambda: Causal() & torch.zeros(5, 7), DtypeError,
      "mask: got a torch.float32 tensor; allowed: a bool tensor, True where a query may see a key. "
      "Convert it with .bool(); numbers that are added to scores are a bias."),
