@@ -37,3 +37,65 @@ class Probe:
 
 def probe() -> Probe:
     """Ask the processor: cheap, and safe on any machine."""
+
+View = tuple[int, int, int, int, int]
+"""A tensor (batch, heads, sequence, head size): its address, then four strides in elements, 0 where shared."""
+
+class Call:
+    """One attention call: `native/kernel.h` says what each part means. Addresses are not kept alive."""
+
+    def __init__(
+        self,
+        type: int,  # 0 float32, 1 bfloat16, 2 float16
+        sizes: tuple[int, int, int, int, int, int, int],  # b, h, g, q, k, d, dv
+        query: View,
+        key: View,
+        value: View,
+        scale: float,
+        softcap: float = 0.0,
+    ) -> None: ...
+    def set_sigmoid(self, shift: float) -> None: ...
+    def set_sink(self, address: int) -> None: ...
+    def set_spans(self, address: int, count: int, stride_b: int, stride_h: int) -> None: ...
+    def set_tiles(self, address: int, stride_b: int, stride_h: int, bitmaps: int) -> None: ...
+    def set_table(self, address: int, stride_h: int) -> None: ...
+    def set_bias(self, view: View, type: int) -> None: ...
+    def set_dropout(self, seed: int, threshold: int, kept: float) -> None: ...
+    def set_spoilt(self, query: int, key: int) -> None: ...
+
+def forward(call: Call, out: View, lse: int, threads: int) -> bool:
+    """Run a forward pass. False where q, k or v hold a number that is not finite: nothing was written.
+
+    With `set_spoilt` the numbers are not looked at. KeyboardInterrupt and MemoryError may be raised.
+    """
+
+def backward(
+    call: Call,
+    out: View,
+    out_grad: View,
+    lse: int,
+    lse_grad: int,
+    delta: int,
+    query_grad: View,
+    key_grad: View,
+    value_grad: View,
+    table_grad: int,
+    bias_grad: View | None,
+    threads: int,
+) -> None:
+    """Run a backward pass; 0 for an address says that it is not there or not wanted."""
+
+def isa() -> str:
+    """The instruction set whose kernels run: the best that is here, or what REGARD_ISA asks for."""
+
+def use(isa: str) -> None:
+    """Run the kernels of another instruction set. ValueError where it is not one of `kernels()`."""
+
+def kernels() -> tuple[str, ...]:
+    """The instruction sets that this core has kernels for and this machine can run, best first."""
+
+def fma_peak(threads: int, type: int, seconds: float) -> float:
+    """Multiplications and additions per second that the kernels' instructions reach on registers alone."""
+
+def read_bandwidth(threads: int, bytes: int, seconds: float) -> float:
+    """Bytes per second that a plain sum reads from an array of this size."""

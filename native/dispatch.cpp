@@ -1,0 +1,66 @@
+#include "dispatch.h"
+
+#include <atomic>
+#include <cstring>
+
+#include "probe.h"
+
+#define REGARD_KERNELS(isa)       \
+    namespace regard::isa {       \
+    extern const Kernels kernels; \
+    }
+#ifdef REGARD_X86_KERNELS
+REGARD_KERNELS(avx512)
+REGARD_KERNELS(avx2)
+#endif
+#ifdef REGARD_ARM_KERNELS
+REGARD_KERNELS(neon)
+#endif
+REGARD_KERNELS(portable)
+
+namespace regard {
+namespace {
+
+const Kernels* const built[] = {
+#ifdef REGARD_X86_KERNELS
+    &avx512::kernels, &avx2::kernels,
+#endif
+#ifdef REGARD_ARM_KERNELS
+    &neon::kernels,
+#endif
+    &portable::kernels,
+};
+
+std::atomic<const Kernels*>& in_use() {
+    static std::atomic<const Kernels*> kernels{kernels_here().front()};
+    return kernels;
+}
+
+}  // namespace
+
+const std::vector<const Kernels*>& kernels_here() {
+    static const std::vector<const Kernels*> here = [] {
+        std::vector<const Kernels*> found;
+        for (const Kernels* kernels : built) {
+            for (const Isa& isa : probe().isas) {
+                if (isa.here && std::strcmp(isa.name, kernels->name) == 0) found.push_back(kernels);
+            }
+        }
+        return found;
+    }();
+    return here;
+}
+
+const Kernels& kernels_in_use() { return *in_use().load(std::memory_order_relaxed); }
+
+bool use_kernels(const char* name) {
+    for (const Kernels* kernels : kernels_here()) {
+        if (std::strcmp(kernels->name, name) == 0) {
+            in_use().store(kernels, std::memory_order_relaxed);
+            return true;
+        }
+    }
+    return false;
+}
+
+}  // namespace regard

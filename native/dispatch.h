@@ -1,0 +1,18 @@
+// Which kernels run: those of the best instruction set that is here, unless another is asked for.
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+
+namespace regard {
+
+// The kernels that this library was built with and this machine can run, best first.
+const std::vector<const Kernels*>& kernels_here();
+
+const Kernels& kernels_in_use();
+
+// False, and nothing changed, where there are no such kernels.
+bool use_kernels(const char* name);
+
+}  // namespace regard

@@ -1,0 +1,76 @@
+// What the kernels of one instruction set offer: each file in `isa/` exports one such table, and nothing else.
+#pragma once
+
+#include <cstddef>
+
+#include "kernel.h"
+
+namespace regard {
+
+// Asked now and then by long tasks: whether to give up.
+struct Stop {
+    bool (*ask)(void*) = nullptr;
+    void* context = nullptr;
+    bool now() const { return ask && ask(context); }
+};
+
+// A forward task: some rows (queries of a head), with all keys or a part of them.
+struct ForwardTask {
+    std::int64_t b, h, query;  // of the first row
+    std::int64_t key, key_last;
+    // Where a call is split over keys: the part's output (64, dv), its rows' maxima (64) and sums (64).
+    // Null: the call's own output.
+    float* part = nullptr;
+    // Decoding: the rows are all queries of so many query heads, of one key head, h the first. 0: a block.
+    std::int64_t heads = 0;
+};
+
+// A backward task: some keys of one key head (or of all that share a bias), with all queries.
+struct BackwardTask {
+    std::int64_t b, b_last, g, g_last;
+    std::int64_t key, key_last;
+    // Sums that tasks cannot share: (b, h, q, d rounded up to 16), and (b, h, q + k − 1) where the bias has a table.
+    // Null: the query's gradients themselves, which are then float32.
+    float* query_grad = nullptr;
+    float* table_grad = nullptr;
+};
+
+constexpr std::int64_t MOST_GROUPED = 16;
+
+struct Kernels {
+    const char* name;
+
+    // Bytes of scratch memory that a task needs, aligned to 64.
+    std::size_t (*forward_scratch)(const Call&);
+    std::size_t (*backward_scratch)(const Call&);
+    std::size_t (*decode_scratch)(const Call&);
+
+    // False where a number that is not finite was met; what was written then counts for nothing.
+    bool (*forward)(const Forward&, const ForwardTask&, bool check, void* scratch, Stop);
+    void (*backward)(const Backward&, const BackwardTask&, void* scratch, Stop);
+
+    // Few rows against many keys: at most MOST_GROUPED, a part of the call.
+    bool (*decode)(const Forward&, const ForwardTask&, bool check, void* scratch, Stop);
+
+    // Parts become the call's output: `count` of them, `stride` floats apart.
+    void (*merge)(const Forward&, const ForwardTask&, const float* parts, std::int64_t count, std::int64_t stride);
+
+    // Σ out · out_grad (less the gradient of lse) for the rows of one block of queries.
+    void (*delta)(const Backward&, std::int64_t b, std::int64_t h, std::int64_t query);
+
+    // Rows of a tensor as float32, side by side.
+    void (*widen)(const View&, Type, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows,
+                  std::int64_t columns, float* to);
+
+    // The sum of `count` float32 blocks (rows, width) as rows of a tensor.
+    void (*add_up)(const View&, Type, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows,
+                   std::int64_t columns, const float* from, std::int64_t width, std::int64_t count,
+                   std::int64_t stride);
+
+    // Multiplications and additions done by so many rounds of the microkernel's instruction.
+    double (*work)(Type, std::int64_t rounds);
+    // The sum of an array: to measure how fast it can be read.
+    float (*sum)(const float*, std::int64_t);
+};
+
+}  // namespace regard

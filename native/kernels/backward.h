@@ -1,0 +1,347 @@
+// The backward pass: a block of keys meets all blocks of queries, and weights are computed again.
+//
+// With Pᵀ the weights (a row for each key) and dPᵀ = V·dOᵀ, dSᵀ = Pᵀ ∘ (dPᵀ − δ):
+//     dV += Pᵀ·dO     dK += dSᵀ·Q     dQ += dS·K
+// Gradients of keys and values are complete when the block has met all queries; those of queries grow from
+// block to block in an order that sizes alone decide, so that a result is the same from run to run.
+#pragma once
+
+#include "forward.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+constexpr std::int64_t BACK_KEYS = 128;  // keys in a block: five products share the cache
+// Weights of a block lie in rows of 64 queries. One line more, where a panel is narrower, keeps the rows of a
+// panel from falling into the same few sets of the cache.
+constexpr std::int64_t PITCH = BLOCK + (PANELS > 1 ? 16 : 0);
+
+struct BackwardScratch {
+    float *queries, *grads, *query_rows, *grad_rows, *keys, *values, *key_sums, *value_sums;
+    float *scores, *score_grads, *weights, *products, *slopes, *bias;
+    std::int64_t width, value_width;
+    std::size_t bytes;
+
+    BackwardScratch(const Call& call, void* memory) {
+        float* next = static_cast<float*>(memory);
+        auto take = [&](std::int64_t n) {
+            float* mine = next;
+            next += round_up(n, 16);
+            return mine;
+        };
+        width = round_up(call.d, LANES);
+        value_width = round_up(call.dv, LANES);
+        queries = take(BLOCK * call.d);
+        grads = take(BLOCK * call.dv);
+        query_rows = take(BLOCK * width);
+        grad_rows = take(BLOCK * value_width);
+        keys = take(BACK_KEYS * width);
+        values = take(BACK_KEYS * value_width);
+        key_sums = take(BACK_KEYS * width);
+        value_sums = take(BACK_KEYS * value_width);
+        scores = take(BACK_KEYS * PANEL);
+        score_grads = take(BACK_KEYS * PANEL);
+        weights = take(BACK_KEYS * PITCH);
+        products = take(BACK_KEYS * PITCH);
+        slopes = take(call.softcap > 0 ? BACK_KEYS * PANEL : 0);
+        bias = take(call.bias.data ? BACK_KEYS * PANEL : 0);
+        bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
+    }
+};
+
+// Whole vectors of each row: where the rows lie if they can be read so, else a copy with zeros at the end.
+INLINE Rows whole_rows(const Matrix& head, std::int64_t first, std::int64_t count, std::int64_t columns,
+                       std::int64_t width, float* scratch) {
+    const Matrix m = head.from(first);
+    if (columns == width && reads_well(m, columns)) return {m.numbers(), m.row};
+    copy_rows(m, count, columns, scratch, width);
+    return {scratch, width};
+}
+
+// What the rows of a block of queries bring to the backward pass.
+struct RowState {
+    alignas(64) float top[BLOCK], share[BLOCK], delta[BLOCK];  // weight = 2^(score − top) · share
+
+    RowState(const Backward& call, std::int64_t b, std::int64_t h, std::int64_t query, std::int64_t rows) {
+        const std::int64_t all = call.b * call.h * call.q, at = (b * call.h + h) * call.q + query;
+        for (std::int64_t i = 0; i < BLOCK; ++i) {
+            const bool here = i < rows;
+            top[i] = here ? call.lse[all + at + i] : 0.0f;
+            share[i] = here ? call.lse[2 * all + at + i] : 0.0f;
+            delta[i] = here ? call.delta[at + i] : 0.0f;
+        }
+    }
+};
+
+// Where gradients of the bias go.
+struct BiasGrads {
+    float* table = nullptr;  // of this head
+    const View* dense = nullptr;
+};
+
+INLINE void add_dense(const Backward& call, const Panel& panel, int v, std::int64_t key, V grad) {
+    const View& view = call.bias_grad;
+    float* base = static_cast<float*>(view.data) + panel.b * view.stride[0] + panel.h * view.stride[1] +
+                  (panel.query + v * LANES) * view.stride[2] + key * view.stride[3];
+    const std::int64_t rows = least<std::int64_t>(LANES, call.q - panel.query - v * LANES);
+    for (std::int64_t i = 0; i < rows; ++i) base[i * view.stride[2]] += grad[i];
+}
+
+// LANES keys of a vector of queries at a time, turned, so that each query's row is written as it lies.
+INLINE void add_dense_rows(const Backward& call, const Panel& panel, int v, std::int64_t key, V (&grad)[LANES]) {
+    const View& view = call.bias_grad;
+    float* base = static_cast<float*>(view.data) + panel.b * view.stride[0] + panel.h * view.stride[1] +
+                  (panel.query + v * LANES) * view.stride[2] + key;
+    const std::int64_t rows = least<std::int64_t>(LANES, call.q - panel.query - v * LANES);
+    transpose(grad);
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; ++i) {
+        if (i < rows) store(base + i * view.stride[2], load(base + i * view.stride[2]) + grad[i]);
+    }
+}
+
+// From scores and gradients of weights of a segment to weights and gradients of products, in the block's rows.
+template <bool SIGMOID, bool DROPOUT, bool CAP, bool TABLE, bool DENSE>
+__attribute__((noinline)) void differentiate(const Backward& call, const Panel& panel, const Segment& s,
+                                             std::int64_t key, const BackwardScratch& scratch,
+                                             const RowState& state, const U* dropout, float* table) {
+    const V left = splat(panel.scoring.left), scale = splat(call.scale);
+    const V kept = splat(call.kept), shift = splat(call.shift * LOG2E);
+    const bool by_rows = DENSE && call.bias_grad.stride[3] == 1;
+    if constexpr (TABLE) table += panel.query + call.k - 1 - key;
+    for (int v = s.begin; v < s.end; ++v) {
+        const int lane = panel.index * PANEL + v * LANES;
+        const V below = splat(0.0f) - load(state.top + lane);
+        const V share = load(state.share + lane), delta = load(state.delta + lane);
+        V group[LANES];
+        for (int r = s.first; r < s.last; ++r) {
+            const int at = r * PANEL + v * LANES;
+            const V score = load(scratch.scores + at);
+            V dp = load(scratch.score_grads + at), p, ds;
+            if constexpr (SIGMOID) {
+                p = logistic2(fma(score, left, shift));
+            } else {
+                p = exp2(fma(score, left, below)) * share;
+            }
+            V weight = p;
+            if constexpr (DROPOUT) {
+                const I keeps = dropout_keeps(dropout[v], mix(static_cast<std::uint32_t>(key + r)), call.threshold);
+                weight = select(keeps, p * kept, V{});
+                dp = select(keeps, dp * kept, V{});
+            }
+            if constexpr (SIGMOID) {
+                ds = p * (splat(1.0f) - p) * dp;
+            } else {
+                ds = p * (dp - delta);
+            }
+            if constexpr (TABLE) store(table + v * LANES - r, load(table + v * LANES - r) + ds);
+            if constexpr (DENSE) {
+                const int i = (r - s.first) % LANES;
+                group[i] = ds;
+                if (!by_rows) {
+                    add_dense(call, panel, v, key + r, ds);
+                } else if (i == LANES - 1) {
+                    add_dense_rows(call, panel, v, key + r - i, group);
+                } else if (r == s.last - 1) {
+                    for (int j = 0; j <= i; ++j) add_dense(call, panel, v, key + r - i + j, group[j]);
+                }
+            }
+            if constexpr (CAP) ds *= load(scratch.slopes + at);
+            store(scratch.weights + r * PITCH + lane, weight);
+            store(scratch.products + r * PITCH + lane, ds * scale);
+        }
+    }
+}
+
+using Differentiate = void (*)(const Backward&, const Panel&, const Segment&, std::int64_t, const BackwardScratch&,
+                               const RowState&, const U*, float*);
+
+// The step for what a call asks for. Sixteen cases of softmax, as many of sigmoid.
+template <bool SIGMOID, bool DROPOUT, bool CAP>
+INLINE Differentiate differentiate_with(bool table, bool dense) {
+    if (table && dense) return differentiate<SIGMOID, DROPOUT, CAP, true, true>;
+    if (table) return differentiate<SIGMOID, DROPOUT, CAP, true, false>;
+    if (dense) return differentiate<SIGMOID, DROPOUT, CAP, false, true>;
+    return differentiate<SIGMOID, DROPOUT, CAP, false, false>;
+}
+template <bool SIGMOID>
+INLINE Differentiate differentiate_with(const Backward& call, bool table, bool dense) {
+    const bool dropout = call.threshold != 0, cap = call.softcap > 0;
+    if (dropout && cap) return differentiate_with<SIGMOID, true, true>(table, dense);
+    if (dropout) return differentiate_with<SIGMOID, true, false>(table, dense);
+    if (cap) return differentiate_with<SIGMOID, false, true>(table, dense);
+    return differentiate_with<SIGMOID, false, false>(table, dense);
+}
+
+// Which queries the keys from `row` to `row + rows` are seen by, and the other way round.
+struct SeenBy {
+    const Cover& cover;
+    std::int64_t queries;
+    Span operator()(std::int64_t row, std::int64_t rows) const {
+        if (cover.whole) return {0, queries};
+        Span span{BLOCK, 0};
+        for (int v = 0; v < VECTORS; ++v) {
+            if (cover.first[v] < row + rows && cover.last[v] > row) {
+                span.first = least<std::int64_t>(span.first, v * LANES);
+                span.last = least<std::int64_t>(v * LANES + LANES, queries);
+            }
+        }
+        return span.first < span.last ? span : Span{0, 0};
+    }
+};
+struct Sees {
+    const Cover& cover;
+    std::int64_t keys;
+    Span operator()(std::int64_t row, std::int64_t rows) const {
+        if (cover.whole) return {0, keys};
+        Span span{keys, 0};
+        for (std::int64_t v = row / LANES; v * LANES < row + rows; ++v) {
+            if (cover.first[v] == cover.last[v]) continue;
+            span.first = least<std::int64_t>(span.first, cover.first[v]);
+            span.last = greatest<std::int64_t>(span.last, cover.last[v]);
+        }
+        return span.first < span.last ? span : Span{0, 0};
+    }
+};
+
+// One block of queries of one head and one block of keys.
+INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& scoring, const Sight& sight,
+                 const Cover& cover, const BackwardScratch& scratch, std::int64_t b, std::int64_t h,
+                 std::int64_t query, std::int64_t key, int n, const Rows& keys, const Rows& values, Differentiate step) {
+    const std::int64_t rows = sight.rows(), d = call.d, dv = call.dv;
+    const Matrix query_head = head_of(call.query, call.type, b, h);
+    const Matrix grad_head = head_of(call.out_grad, call.type, b, h);
+    pack_queries(query_head.from(query), rows, d, scoring.sign, scratch.queries);
+    pack_queries(grad_head.from(query), rows, dv, 1.0f, scratch.grads);
+    const Rows query_rows = whole_rows(query_head, query, rows, d, scratch.width, scratch.query_rows);
+    const Rows grad_rows = whole_rows(grad_head, query, rows, dv, scratch.value_width, scratch.grad_rows);
+    const RowState state(call, b, h, query, rows);
+    if (!cover.whole) {
+        std::memset(scratch.weights, 0, static_cast<std::size_t>(n * PITCH) * sizeof(float));
+        std::memset(scratch.products, 0, static_cast<std::size_t>(n * PITCH) * sizeof(float));
+    }
+    float* table = task.table_grad ? task.table_grad + ((b - task.b) * call.h + h) * (call.q + call.k - 1) : nullptr;
+
+    for (int p = 0; p < PANELS; ++p) {
+        const Segments segments = sight.segments(cover, p, n, 1);
+        const Panel panel{call, scoring, sight, b, h, query + p * PANEL, p, scratch.bias};
+        for (int i = 0; i < segments.count; ++i) {
+            const Segment& s = segments.at[i];
+            const std::int64_t at = s.first * PANEL + s.begin * LANES;
+            product_narrow<Start::zero>(s.end - s.begin, scratch.scores + at, PANEL,
+                                        {keys.data + s.first * keys.stride, keys.stride, 1},
+                                        {scratch.queries + p * d * PANEL + s.begin * LANES, PANEL},
+                                        s.last - s.first, Whole{d});
+            product_narrow<Start::zero>(s.end - s.begin, scratch.score_grads + at, PANEL,
+                                        {values.data + s.first * values.stride, values.stride, 1},
+                                        {scratch.grads + p * dv * PANEL + s.begin * LANES, PANEL},
+                                        s.last - s.first, Whole{dv});
+            if (scoring.cooked) cook(panel, s, key, scratch.scores, call.softcap > 0 ? scratch.slopes : nullptr);
+            if (s.test) forbid(panel, s, key, scratch.scores);
+            U dropout[NV];
+            if (call.threshold) {
+                for (int v = 0; v < NV; ++v) dropout[v] = dropout_rows(call, b, h, panel.query + v * LANES);
+            }
+            step(call, panel, s, key, scratch, state, dropout, table);
+        }
+    }
+    const int wide = static_cast<int>(scratch.width / LANES), value_wide = static_cast<int>(scratch.value_width / LANES);
+    product<Start::there>(value_wide, scratch.value_sums, scratch.value_width, {scratch.weights, PITCH, 1},
+                          {grad_rows.data, grad_rows.stride}, n, SeenBy{cover, rows});
+    product<Start::there>(wide, scratch.key_sums, scratch.width, {scratch.products, PITCH, 1},
+                          {query_rows.data, query_rows.stride}, n, SeenBy{cover, rows});
+    float* query_grad;
+    std::int64_t pitch;
+    if (task.query_grad) {
+        pitch = round_up(d, 16);
+        query_grad = task.query_grad + ((b * call.h + h) * call.q + query) * pitch;
+    } else {
+        const View& view = call.query_grad;
+        pitch = view.stride[2];
+        query_grad = static_cast<float*>(view.data) + b * view.stride[0] + h * view.stride[1] + query * pitch;
+    }
+    product<Start::there>(wide, query_grad, pitch, {scratch.products, 1, PITCH}, {keys.data, keys.stride}, rows,
+                          Sees{cover, n});
+}
+
+void backward(const Backward& call, const BackwardTask& task, void* memory, Stop stop) {
+    const FlushToZero flush;
+    const BackwardScratch scratch(call, memory);
+    const Scoring scoring(call);
+    const std::int64_t repeats = call.h / call.g, d = call.d, dv = call.dv;
+    const bool table = task.table_grad != nullptr, dense = call.bias_grad.data != nullptr;
+    const Differentiate step =
+        call.sigmoid ? differentiate_with<true>(call, table, dense) : differentiate_with<false>(call, table, dense);
+    for (std::int64_t b = task.b; b < task.b_last; ++b) {
+        for (std::int64_t g = task.g; g < task.g_last; ++g) {
+            const Matrix key_head = head_of(call.key, call.key_type, b, g), value_head = head_of(call.value, call.key_type, b, g);
+            for (std::int64_t key = task.key; key < task.key_last; key += BACK_KEYS) {
+                const int n = static_cast<int>(least(BACK_KEYS, task.key_last - key));
+                const Rows keys = whole_rows(key_head, key, n, d, scratch.width, scratch.keys);
+                const Rows values = whole_rows(value_head, key, n, dv, scratch.value_width, scratch.values);
+                std::memset(scratch.key_sums, 0, static_cast<std::size_t>(n * scratch.width) * sizeof(float));
+                std::memset(scratch.value_sums, 0, static_cast<std::size_t>(n * scratch.value_width) * sizeof(float));
+                for (std::int64_t h = g * repeats; h < (g + 1) * repeats; ++h) {
+                    for (std::int64_t query = 0; query < call.q; query += BLOCK) {
+                        if (stop.now()) return;
+                        const Sight sight(call, b, h, query);
+                        if (sight.hull().first >= key + n || sight.hull().last <= key) continue;
+                        const Cover cover = sight.cover(key, key + n);
+                        if (cover.empty) continue;
+                        meet(call, task, scoring, sight, cover, scratch, b, h, query, key, n, keys, values, step);
+                    }
+                }
+                const Matrix key_out = head_of(call.key_grad, call.type, b, g);
+                const Matrix value_out = head_of(call.value_grad, call.type, b, g);
+                for (std::int64_t r = 0; r < n; ++r) {
+                    write_row(call.type, at(call.type, const_cast<void*>(key_out.data), (key + r) * key_out.row),
+                              key_out.column, scratch.key_sums + r * scratch.width, d);
+                    write_row(call.type, at(call.type, const_cast<void*>(value_out.data), (key + r) * value_out.row),
+                              value_out.column, scratch.value_sums + r * scratch.value_width, dv);
+                }
+            }
+        }
+    }
+}
+
+void delta(const Backward& call, std::int64_t b, std::int64_t h, std::int64_t query) {
+    const FlushToZero flush;
+    const Matrix out = head_of(call.out, call.type, b, h), grad = head_of(call.out_grad, call.type, b, h);
+    const std::int64_t row = (b * call.h + h) * call.q;
+    for (std::int64_t i = query; i < least(query + BLOCK, call.q); ++i) {
+        V sum{};
+        std::int64_t c = 0;
+        if (out.column == 1 && grad.column == 1) {
+            for (; c + LANES <= call.dv; c += LANES) sum = fma(load_row(out, i, c), load_row(grad, i, c), sum);
+        }
+        float total = 0.0f;
+        for (int j = 0; j < LANES; ++j) total += sum[j];
+        for (; c < call.dv; ++c) {
+            total += get(call.type, out.data, i * out.row + c * out.column) *
+                     get(call.type, grad.data, i * grad.row + c * grad.column);
+        }
+        call.delta[row + i] = total - (call.lse_grad ? call.lse_grad[row + i] : 0.0f);
+    }
+}
+
+void add_up(const View& view, Type type, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows,
+            std::int64_t columns, const float* from, std::int64_t width, std::int64_t count, std::int64_t stride) {
+    const Matrix to = head_of(view, type, b, h);
+    alignas(64) float row[256 + 16];
+    for (std::int64_t i = 0; i < rows; ++i) {
+        for (std::int64_t c = 0; c < width; c += LANES) {
+            V sum = load(from + i * width + c);
+            for (std::int64_t part = 1; part < count; ++part) sum += load(from + part * stride + i * width + c);
+            store(row + c, sum);
+        }
+        write_row(type, at(type, const_cast<void*>(to.data), (first + i) * to.row), to.column, row, columns);
+    }
+}
+
+void widen_rows(const View& view, Type type, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows,
+                std::int64_t columns, float* to) {
+    copy_rows(head_of(view, type, b, h).from(first), rows, columns, to, columns);
+}
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

@@ -1,0 +1,212 @@
+// What a block of queries may see: which keys there is anything to do for, and which pairs must be tested.
+#pragma once
+
+#include "pack.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+// Keys in a block. A multiple of a tile's width.
+constexpr std::int64_t KEYS = 256;
+
+// Keys of one key block, counted from its first, by vector of queries. Outside of [first, last) no query of
+// the vector sees anything; inside [sure_first, sure_last) each sees everything.
+struct Cover {
+    int first[VECTORS], last[VECTORS], sure_first[VECTORS], sure_last[VECTORS];
+    bool empty = true;  // of all vectors
+    bool whole = true;  // every query sees every key
+};
+
+// Some neighbouring keys, with the vectors from `begin` to `end` that see any of them.
+struct Segment {
+    int first, last, begin, end;
+    bool test;  // some pairs may not meet
+};
+
+struct Segments {
+    Segment at[2 * NV + 3];
+    int count = 0;
+};
+
+// The mask for one block of queries of one head.
+class Sight {
+  public:
+    Sight(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query)
+        : call_(call), rows_(least<std::int64_t>(BLOCK, call.q - query)) {
+        hull_ = {0, call.k};
+        if (call.spans) read_spans(call.spans + b * call.spans_b + h * call.spans_h + query * call.span_count * 2);
+        if (call.tiles) {
+            const std::int64_t across = (call.k + BLOCK - 1) / BLOCK;
+            tiles_ = call.tiles + b * call.tiles_b + h * call.tiles_h + query / BLOCK * across;
+        }
+    }
+
+    std::int64_t rows() const { return rows_; }
+
+    // All keys that any query sees lie in here.
+    Span hull() const { return hull_; }
+
+    Cover cover(std::int64_t key, std::int64_t last) const {
+        Cover out;
+        const int n = static_cast<int>(last - key);
+        int low = 0, high = n;
+        bool all = true;
+        if (tiles_) tile_hull(key, last, low, high, all);
+        for (int v = 0; v < VECTORS; ++v) {
+            int first = low, end = high, sure = all ? low : high, sure_end = high;
+            if (v * LANES >= rows_) first = end = sure = sure_end = 0;
+            if (call_.spans && first < end) {
+                int f = n, e = 0, sf = n, se = n;
+                for (std::int64_t s = 0; s < call_.span_count; ++s) {
+                    const Bounds& x = bounds_[s][v];
+                    const int a = clip(x.least_first - key, n), z = clip(x.most_last - key, n);
+                    if (a >= z) continue;
+                    f = least(f, a);
+                    e = greatest(e, z);
+                    const int sa = clip(x.most_first - key, n), sz = clip(x.least_last - key, n);
+                    if (sz - sa > se - sf) sf = sa, se = sz;
+                }
+                first = greatest(first, f);
+                end = least(end, e);
+                sure = greatest(sure, sf);
+                sure_end = least(sure_end, se);
+            }
+            if (first >= end) first = end = 0;
+            if (sure >= sure_end) sure = sure_end = first;
+            out.first[v] = first;
+            out.last[v] = end;
+            out.sure_first[v] = sure;
+            out.sure_last[v] = sure_end;
+            out.empty = out.empty && first == end;
+            out.whole = out.whole && (v * LANES >= rows_ || (sure == 0 && sure_end == n));
+        }
+        return out;
+    }
+
+    // The keys of a block cut where what the vectors of a panel see changes. Cuts lie at multiples of `step`.
+    Segments segments(const Cover& cover, int panel, int keys, int step) const {
+        Segments out;
+        const int* first = cover.first + panel * NV;
+        const int* last = cover.last + panel * NV;
+        int sure_first = 0, sure_last = keys, cuts[2 * NV + 2], count = 0;
+        for (int v = 0; v < NV; ++v) {
+            if (first[v] == last[v]) continue;
+            insert(cuts, count, first[v] / step * step);
+            insert(cuts, count, least<int>(keys, static_cast<int>(round_up(last[v], step))));
+            sure_first = greatest(sure_first, cover.sure_first[panel * NV + v]);
+            sure_last = least(sure_last, cover.sure_last[panel * NV + v]);
+        }
+        if (!count) return out;
+        sure_first = static_cast<int>(round_up(sure_first, step));
+        if (sure_last < keys) sure_last = sure_last / step * step;
+        if (sure_first < sure_last) {
+            insert(cuts, count, sure_first);
+            insert(cuts, count, sure_last);
+        }
+        for (int i = 0; i + 1 < count; ++i) {
+            Segment s{cuts[i], cuts[i + 1], NV, 0, false};
+            for (int v = 0; v < NV; ++v) {
+                if (first[v] < s.last && last[v] > s.first) s.begin = least(s.begin, v), s.end = v + 1;
+            }
+            if (s.begin >= s.end) continue;
+            s.test = s.first < sure_first || s.last > sure_last;
+            for (int v = s.begin; v < s.end; ++v) s.test = s.test || first[v] == last[v];
+            out.at[out.count++] = s;
+        }
+        return out;
+    }
+
+    // Which queries of vector `v` of the block may see a key.
+    I allows(std::int64_t key, int v) const {
+        I ok = I{} - 1;
+        if (call_.spans) {
+            const I k = splat(static_cast<std::int32_t>(key));
+            ok = I{};
+            for (std::int64_t s = 0; s < call_.span_count; ++s) {
+                ok |= (k >= load(first_[s] + v * LANES)) & (k < load(last_[s] + v * LANES));
+            }
+        }
+        if (tiles_) {
+            const std::int32_t kind = tiles_[key / BLOCK];
+            if (kind == 0) return I{};
+            if (kind > 1) {
+                const std::uint64_t word = call_.bitmaps[(kind - 2) * BLOCK + key % BLOCK];
+                ok &= lanes_of(static_cast<std::uint32_t>(word >> (v * LANES)));
+            }
+        }
+        return ok;
+    }
+
+  private:
+    static constexpr int MOST_SPANS = 4;
+    struct Bounds {
+        std::int64_t least_first, most_first, least_last, most_last;
+    };
+
+    static int clip(std::int64_t x, int n) {
+        return static_cast<int>(x < 0 ? 0 : x > n ? n : x);
+    }
+
+    static void insert(int* cuts, int& count, int cut) {
+        int i = count;
+        while (i > 0 && cuts[i - 1] > cut) --i;
+        if (i > 0 && cuts[i - 1] == cut) return;
+        for (int j = count; j > i; --j) cuts[j] = cuts[j - 1];
+        cuts[i] = cut;
+        ++count;
+    }
+
+    void read_spans(const std::int32_t* rows) {
+        hull_ = {call_.k, 0};
+        for (std::int64_t s = 0; s < call_.span_count; ++s) {
+            for (std::int64_t i = 0; i < BLOCK; ++i) {
+                const std::int32_t* span = rows + (i * call_.span_count + s) * 2;
+                first_[s][i] = i < rows_ ? span[0] : 0;
+                last_[s][i] = i < rows_ ? span[1] : 0;
+            }
+            for (int v = 0; v < VECTORS; ++v) {
+                Bounds& x = bounds_[s][v] = {call_.k, 0, call_.k, 0};
+                const std::int64_t end = least<std::int64_t>(v * LANES + LANES, rows_);
+                for (std::int64_t i = v * LANES; i < end; ++i) {
+                    const std::int64_t first = first_[s][i], last = last_[s][i];
+                    x.most_first = greatest(x.most_first, first);
+                    x.least_last = least(x.least_last, last);
+                    if (first >= last) {
+                        x.least_last = 0;
+                        continue;
+                    }
+                    x.least_first = least(x.least_first, first);
+                    x.most_last = greatest(x.most_last, last);
+                }
+                hull_.first = least(hull_.first, x.least_first);
+                hull_.last = greatest(hull_.last, x.most_last);
+            }
+        }
+    }
+
+    void tile_hull(std::int64_t key, std::int64_t last, int& low, int& high, bool& all) const {
+        const int n = static_cast<int>(last - key);
+        low = n;
+        high = 0;
+        for (std::int64_t k = key; k < last; k += BLOCK) {
+            const std::int32_t kind = tiles_[k / BLOCK];
+            if (kind == 0) continue;
+            const int from = static_cast<int>(k - key);
+            if (high && high != from) all = false;  // a gap
+            low = least(low, from);
+            high = least<int>(n, from + static_cast<int>(BLOCK));
+            all = all && kind == 1;
+        }
+        if (low > high) low = high = 0;
+    }
+
+    const Call& call_;
+    std::int64_t rows_;
+    Span hull_;
+    const std::int32_t* tiles_ = nullptr;
+    alignas(64) std::int32_t first_[MOST_SPANS][BLOCK], last_[MOST_SPANS][BLOCK];
+    Bounds bounds_[MOST_SPANS][VECTORS];
+};
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

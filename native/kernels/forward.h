@@ -1,0 +1,289 @@
+// The forward pass: a block of 64 queries meets its keys block by block, with an online softmax
+// (Milakov and Gimelshein, 2018). Queries lie in the lanes, so that maxima, sums and rescaling are vertical.
+#pragma once
+
+#include "../kernels.h"
+#include "scores.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+// The head of a tensor as float32 rows: where it lies if that can be read well, else a copy.
+struct Rows {
+    const float* data;
+    std::int64_t stride;
+};
+
+// Rows a power of two apart, 1 KiB or more, fall into few sets of the cache.
+INLINE bool reads_well(const Matrix& m, std::int64_t columns) {
+    return m.plain() && (m.row == columns || (m.row * 4) % 1024 != 0);
+}
+
+INLINE Rows rows_of(const Matrix& head, std::int64_t first, std::int64_t count, std::int64_t columns,
+                    float* scratch) {
+    const Matrix m = head.from(first);
+    if (reads_well(m, columns)) return {m.numbers(), m.row};
+    copy_rows(m, count, columns, scratch, columns);
+    return {scratch, columns};
+}
+
+struct ForwardScratch {
+    float *queries, *scores, *sums, *keys, *values, *bias;
+    std::size_t bytes;
+
+    ForwardScratch(const Call& call, void* memory) {
+        float* next = static_cast<float*>(memory);
+        auto take = [&](std::int64_t n) {
+            float* mine = next;
+            next += round_up(n, 16);
+            return mine;
+        };
+        queries = take(BLOCK * call.d);
+        scores = take(KEYS * PANEL);
+        sums = take(BLOCK * call.dv);
+        keys = take(KEYS * call.d);
+        values = take(KEYS * call.dv);
+        bias = take(call.bias.data ? KEYS * PANEL : 0);
+        bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
+    }
+};
+
+// Rows of one vector of queries: the greatest score so far and the sum of weights relative to it.
+struct Softmax {
+    V maximum, sum;
+};
+
+INLINE V raise_to(V maximum, float left) {  // the exponent's subtrahend: 0 where nothing has been seen
+    const V m = maximum * splat(left);
+    return select(m == -INF, V{}, m);
+}
+
+// Scores of a segment become weights 2^(score − top), and are added to `sum`.
+template <int VECTORS_HERE>
+INLINE void weigh(float* scores, int rows, float left, const V* top, V* sum) {
+    const V factor = splat(left);
+    V total[VECTORS_HERE], below[VECTORS_HERE];
+    for (int v = 0; v < VECTORS_HERE; ++v) total[v] = V{}, below[v] = splat(0.0f) - top[v];
+    for (int r = 0; r < rows; ++r, scores += PANEL) {
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS_HERE; ++v) {
+            const V p = exp2(fma(load(scores + v * LANES), factor, below[v]));
+            total[v] += p;
+            store(scores + v * LANES, p);
+        }
+    }
+    for (int v = 0; v < VECTORS_HERE; ++v) sum[v] += total[v];
+}
+
+INLINE void weigh(const Segment& s, float* scores, float left, const V* top, V* sum) {
+    float* here = scores + s.first * PANEL + s.begin * LANES;
+    const int rows = s.last - s.first;
+    switch (s.end - s.begin) {
+        case 1: return weigh<1>(here, rows, left, top + s.begin, sum + s.begin);
+        case 2: return weigh<2>(here, rows, left, top + s.begin, sum + s.begin);
+        case 3: return weigh<least(3, NV)>(here, rows, left, top + s.begin, sum + s.begin);
+        default: return weigh<NV>(here, rows, left, top + s.begin, sum + s.begin);
+    }
+}
+
+__attribute__((noinline)) void weigh_sigmoid(const Segment& s, float* scores, float left, float shift) {
+    for (int r = s.first; r < s.last; ++r) {
+        for (int v = s.begin; v < s.end; ++v) {
+            float* x = scores + r * PANEL + v * LANES;
+            store(x, logistic2(fma(load(x), splat(left), splat(shift))));
+        }
+    }
+}
+
+__attribute__((noinline)) void drop(const Call& call, const Segment& s, std::int64_t key, const U* rows,
+                                    float* weights) {
+    for (int r = s.first; r < s.last; ++r) {
+        const std::uint32_t word = mix(static_cast<std::uint32_t>(key + r));
+        for (int v = s.begin; v < s.end; ++v) {
+            float* x = weights + r * PANEL + v * LANES;
+            store(x, select(dropout_keeps(rows[v], word, call.threshold), load(x), V{}));
+        }
+    }
+}
+
+INLINE void greatest_of(const Segment& s, const float* scores, V* maximum) {
+    for (int v = s.begin; v < s.end; ++v) {
+        V m = maximum[v];
+        for (int r = s.first; r < s.last; ++r) m = max(m, load(scores + r * PANEL + v * LANES));
+        maximum[v] = m;
+    }
+}
+
+// Which rows see a key that holds a number that is not finite.
+__attribute__((noinline)) void mark_spoilt(const Panel& panel, const Segment& s, std::int64_t key, std::int64_t g,
+                                           const float* scores, I* spoilt) {
+    const std::uint8_t* bad = panel.call.spoilt_key + (panel.b * panel.call.g + g) * panel.call.k + key;
+    for (int r = s.first; r < s.last; ++r) {
+        if (!bad[r]) continue;
+        for (int v = s.begin; v < s.end; ++v) {
+            spoilt[v] |= load(scores + r * PANEL + v * LANES) > -INF;
+        }
+    }
+}
+
+// The rows of a panel: sums over the weights, to the call's output, with lse and what the backward needs.
+__attribute__((noinline)) void finish(const Forward& call, const ForwardTask& task, const Scoring& scoring,
+                                      const Panel& panel, const Softmax* softmax, const I* spoilt, float* sums,
+                                      V& found) {
+    const std::int64_t dv = call.dv, all = call.b * call.h * call.q;
+    const std::int64_t first_row = (task.b * call.h + task.h) * call.q + panel.query;
+    for (int v = 0; v < NV; ++v) {
+        const std::int64_t rows = least<std::int64_t>(LANES, call.q - panel.query - v * LANES);
+        if (rows <= 0) break;
+        V top = raise_to(softmax[v].maximum, scoring.left), sum = softmax[v].sum;
+        const I nothing = sum <= 0.0f;
+        V factor = call.sigmoid ? splat(1.0f) : splat(1.0f) / select(nothing, splat(1.0f), sum);
+        if (call.sink && !task.part) {  // one more key, which every row sees that sees anything
+            const V sink = splat(call.sink[task.h] * LOG2E), above = max(top, sink);
+            const V mine = exp2(top - above);
+            sum = fma(sum, mine, exp2(sink - above));
+            top = above;
+            factor = mine / sum;
+        }
+        if (!call.sigmoid) factor = select(nothing, V{}, factor);
+        if (call.threshold) factor *= splat(call.kept);
+        I bad = spoilt[v];
+        if (call.spoilt_query) {
+            for (int i = 0; i < rows; ++i) {
+                if (call.spoilt_query[first_row + v * LANES + i] && !nothing[i]) bad[i] = -1;
+            }
+        }
+        factor = select(bad, splat(INF) - splat(INF), factor);
+
+        if (task.part) {
+            float* norms = task.part + BLOCK * dv;
+            const std::int64_t lane = panel.index * PANEL + v * LANES;
+            store(norms + lane, select(nothing, splat(-INF), top));
+            store(norms + BLOCK + lane, select(bad, splat(INF) - splat(INF), sum));
+        } else {
+            for (int i = 0; i < rows; ++i) {
+                const std::int64_t row = first_row + v * LANES + i;
+                const bool dead = nothing[i] && !call.sigmoid;
+                float lse = dead ? -INF : (top[i] + __builtin_log2f(sum[i])) * LN2;
+                if (bad[i]) lse = INF - INF;
+                call.lse[row] = lse;
+                call.lse[all + row] = top[i];
+                call.lse[2 * all + row] = dead ? 0.0f : 1.0f / sum[i];
+            }
+        }
+        const Matrix out = head_of(call.out, call.type, task.b, task.h);
+        for (std::int64_t c = 0; c < dv; c += LANES) {
+            V t[LANES];
+#pragma GCC unroll 16
+            for (int i = 0; i < LANES; ++i) {
+                const V x = c + i < dv ? load(sums + (c + i) * PANEL + v * LANES) : V{};
+                found = fma(x, splat(0.0f), found);
+                t[i] = x * factor;
+            }
+            transpose(t);
+            const std::int64_t n = least<std::int64_t>(LANES, dv - c);
+            for (int i = 0; i < rows; ++i) {
+                alignas(64) float row[LANES];
+                store(row, t[i]);
+                if (task.part) {
+                    write_row(Type::float32, task.part + (panel.index * PANEL + v * LANES + i) * dv + c, 1, row, n);
+                } else {
+                    const std::int64_t place = (panel.query + v * LANES + i) * out.row + c * out.column;
+                    write_row(call.type, at(call.type, const_cast<void*>(out.data), place), out.column, row, n);
+                }
+            }
+        }
+    }
+}
+
+bool forward(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
+    const FlushToZero flush;
+    const ForwardScratch scratch(call, memory);
+    const Scoring scoring(call);
+    const Sight sight(call, task.b, task.h, task.query);
+    const std::int64_t g = task.h / (call.h / call.g), d = call.d, dv = call.dv;
+    const Matrix key_head = head_of(call.key, call.key_type, task.b, g);
+    const Matrix value_head = head_of(call.value, call.key_type, task.b, g);
+    pack_queries(head_of(call.query, call.type, task.b, task.h).from(task.query), sight.rows(), d, scoring.sign,
+                 scratch.queries);
+    std::memset(scratch.sums, 0, static_cast<std::size_t>(BLOCK * dv) * sizeof(float));
+
+    Softmax softmax[VECTORS];
+    I spoilt[VECTORS] = {};
+    U dropout[VECTORS];
+    V found{};
+    for (int v = 0; v < VECTORS; ++v) {
+        softmax[v] = {splat(-INF), V{}};
+        if (call.threshold) dropout[v] = dropout_rows(call, task.b, task.h, task.query + v * LANES);
+    }
+
+    const std::int64_t first = greatest(task.key, sight.hull().first / BLOCK * BLOCK);
+    const std::int64_t last = least(task.key_last, sight.hull().last);
+    for (std::int64_t key = first; key < last; key += KEYS) {
+        if (stop.now()) return true;
+        const int n = static_cast<int>(least(KEYS, last - key));
+        const Cover cover = sight.cover(key, key + n);
+        if (cover.empty) continue;
+        const Rows keys = rows_of(key_head, key, n, d, scratch.keys);
+        const Rows values = rows_of(value_head, key, n, dv, scratch.values);
+        for (int p = 0; p < PANELS; ++p) {
+            const Segments segments = sight.segments(cover, p, n, 1);
+            if (!segments.count) continue;
+            const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
+            const float* queries = scratch.queries + p * d * PANEL;
+            float* sums = scratch.sums + p * dv * PANEL;
+            float* scores = scratch.scores;
+            Softmax* rows = softmax + p * NV;
+            V maximum[NV], top[NV], sum[NV];
+            for (int v = 0; v < NV; ++v) maximum[v] = rows[v].maximum, sum[v] = V{};
+
+            for (int i = 0; i < segments.count; ++i) {
+                const Segment& s = segments.at[i];
+                product_narrow<Start::zero>(s.end - s.begin, scores + s.first * PANEL + s.begin * LANES, PANEL,
+                                            {keys.data + s.first * keys.stride, keys.stride, 1},
+                                            {queries + s.begin * LANES, PANEL}, s.last - s.first, Whole{d});
+                if (check) look_for_infinity(s, scores, found);
+                if (scoring.cooked) cook(panel, s, key, scores, nullptr);
+                if (s.test) forbid(panel, s, key, scores);
+                if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
+                if (!call.sigmoid) greatest_of(s, scores, maximum);
+            }
+
+            if (!call.sigmoid) {
+                for (int v = 0; v < NV; ++v) {
+                    top[v] = raise_to(maximum[v], scoring.left);
+                    if (!any(maximum[v] != rows[v].maximum)) continue;
+                    const V shrink = exp2(fma(rows[v].maximum, splat(scoring.left), splat(0.0f) - top[v]));
+                    rows[v].maximum = maximum[v];
+                    rows[v].sum *= shrink;
+                    for (std::int64_t c = 0; c < dv; ++c) {
+                        float* x = sums + c * PANEL + v * LANES;
+                        store(x, load(x) * shrink);
+                    }
+                }
+            }
+            for (int i = 0; i < segments.count; ++i) {
+                const Segment& s = segments.at[i];
+                if (call.sigmoid) {
+                    weigh_sigmoid(s, scores, scoring.left, call.shift * LOG2E);
+                } else {
+                    weigh(s, scores, scoring.left, top, sum);
+                }
+                if (call.threshold) drop(call, s, key, dropout + p * NV, scores);
+                product_narrow<Start::there>(s.end - s.begin, sums + s.begin * LANES, PANEL,
+                                             {values.data + s.first * values.stride, 1, values.stride},
+                                             {scores + s.first * PANEL + s.begin * LANES, PANEL}, dv,
+                                             Whole{s.last - s.first});
+            }
+            for (int v = 0; v < NV; ++v) rows[v].sum += sum[v];
+        }
+    }
+    for (int p = 0; p < PANELS; ++p) {
+        const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
+        finish(call, task, scoring, panel, softmax + p * NV, spoilt + p * NV, scratch.sums + p * dv * PANEL, found);
+    }
+    return !check || is_finite(found);
+}
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

@@ -1,0 +1,99 @@
+// Between tensors as they lie in memory and what the products read: float32, rows of whole vectors.
+#pragma once
+
+#include "product.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+// Queries in a block; a mask's tiles are as wide.
+constexpr std::int64_t BLOCK = 64;
+// A panel is what one product is wide; a block is so many panels.
+constexpr int PANEL = NV * LANES;
+constexpr int PANELS = static_cast<int>(BLOCK / PANEL);
+constexpr int VECTORS = static_cast<int>(BLOCK / LANES);
+
+INLINE const void* at(Type type, const void* data, std::int64_t elements) {
+    return static_cast<const char*>(data) + elements * (type == Type::float32 ? 4 : 2);
+}
+INLINE void* at(Type type, void* data, std::int64_t elements) {
+    return static_cast<char*>(data) + elements * (type == Type::float32 ? 4 : 2);
+}
+
+// One head of a tensor: numbers by row and column.
+struct Matrix {
+    const void* data;
+    std::int64_t row, column;
+    Type type;
+
+    Matrix from(std::int64_t first) const { return {at(type, data, first * row), row, column, type}; }
+    bool plain() const { return type == Type::float32 && column == 1; }
+    const float* numbers() const { return static_cast<const float*>(data); }
+};
+
+INLINE Matrix head_of(const View& view, Type type, std::int64_t b, std::int64_t h) {
+    return {at(type, view.data, b * view.stride[0] + h * view.stride[1]), view.stride[2], view.stride[3], type};
+}
+
+// LANES numbers of a row; columns must lie side by side.
+INLINE V load_row(const Matrix& m, std::int64_t row, std::int64_t column) {
+    const void* p = at(m.type, m.data, row * m.row + column);
+    if (m.type == Type::float32) return load(static_cast<const float*>(p));
+    return widen(m.type, load(static_cast<const std::uint16_t*>(p)));
+}
+
+// The rows as float32, side by side in `width` columns; columns past `columns` are 0.
+__attribute__((noinline)) void copy_rows(const Matrix& m, std::int64_t rows, std::int64_t columns, float* to,
+                                         std::int64_t width) {
+    const std::int64_t whole = m.column == 1 ? columns / LANES * LANES : 0;
+    for (std::int64_t r = 0; r < rows; ++r, to += width) {
+        std::int64_t c = 0;
+        for (; c < whole; c += LANES) store(to + c, load_row(m, r, c));
+        for (; c < columns; ++c) to[c] = get(m.type, m.data, r * m.row + c * m.column);
+        for (; c < width; ++c) to[c] = 0.0f;
+    }
+}
+
+// The transpose, in panels: to[panel][column][lane] is row panel · PANEL + lane. Rows past the last are 0.
+template <class Scale>
+INLINE void transpose_rows(const Matrix& m, std::int64_t rows, std::int64_t columns, float* to, int width,
+                           std::int64_t panel_size, Scale scale) {
+    for (std::int64_t r0 = 0; r0 < round_up(rows, LANES); r0 += LANES) {
+        float* out = to + r0 / width * panel_size + r0 % width;
+        const std::int64_t here = least<std::int64_t>(LANES, rows - r0);
+        std::int64_t c = 0;
+        if (m.column == 1) {
+            for (; c + LANES <= columns; c += LANES) {
+                V t[LANES];
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; ++i) t[i] = i < here ? scale(load_row(m, r0 + i, c)) : V{};
+                transpose(t);
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; ++i) store(out + (c + i) * width, t[i]);
+            }
+        }
+        for (; c < columns; ++c) {
+            V t{};
+            for (std::int64_t i = 0; i < here; ++i) t[i] = get(m.type, m.data, (r0 + i) * m.row + c * m.column);
+            store(out + c * width, scale(t));
+        }
+    }
+}
+
+// A float32 row to a tensor of any type and stride.
+INLINE void write_row(Type type, void* to, std::int64_t stride, const float* from, std::int64_t n) {
+    std::int64_t i = 0;
+    if (stride == 1) {
+        for (; i + LANES <= n; i += LANES) {
+            if (type == Type::float32) {
+                store(static_cast<float*>(to) + i, load(from + i));
+            } else {
+                store(static_cast<std::uint16_t*>(to) + i, narrow(type, load(from + i)));
+            }
+        }
+    }
+    for (; i < n; ++i) set(type, to, i * stride, from[i]);
+}
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

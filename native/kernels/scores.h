@@ -1,0 +1,149 @@
+// From products of queries and keys to scores: scale, soft-cap, bias, mask. In units of log 2, so that weights
+// are powers of 2. Scores lie with a row for each key and the queries of a panel in the lanes.
+#pragma once
+
+#include "cover.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+// How a call's products become scores.
+struct Scoring {
+    float unit;   // products · unit = scores, if nothing else is asked for
+    float sign;   // what queries are multiplied with: the scale's sign, so that `unit` is positive
+    float cap;    // 0: none
+    bool cooked;  // a pass over the products makes scores of them; `left` is what remains to multiply with
+    float left;
+
+    explicit Scoring(const Call& call) {
+        // With a scale of 0 all products are made 0: ∞ · 0 would make NaN of what is masked.
+        const float size = call.scale < 0 ? -call.scale : call.scale;
+        unit = size > 0 ? size * LOG2E : LOG2E;
+        sign = call.scale > 0 ? 1.0f : call.scale < 0 ? -1.0f : 0.0f;
+        cap = call.softcap * LOG2E;
+        cooked = cap > 0 || call.table || call.bias.data;
+        left = cooked ? 1.0f : unit;
+    }
+};
+
+// The queries of a block, transposed.
+INLINE void pack_queries(const Matrix& query, std::int64_t rows, std::int64_t d, float sign, float* to) {
+    if (sign == 1.0f) {
+        transpose_rows(query, rows, d, to, PANEL, d * PANEL, [](V x) { return x; });
+    } else {
+        const V factor = splat(sign);
+        transpose_rows(query, rows, d, to, PANEL, d * PANEL, [=](V x) { return x * factor; });
+    }
+}
+
+// A dense bias of a panel: to[key][lane].
+__attribute__((noinline)) void bias_panel(const Matrix& m, std::int64_t rows, std::int64_t keys, float* to) {
+    if (m.row == 0) {
+        for (std::int64_t k = 0; k < keys; ++k, to += PANEL) {
+            const V x = splat(get(m.type, m.data, k * m.column));
+            for (int v = 0; v < NV; ++v) store(to + v * LANES, x);
+        }
+    } else if (m.column == 0) {
+        alignas(64) float once[PANEL] = {};
+        for (std::int64_t i = 0; i < rows; ++i) once[i] = get(m.type, m.data, i * m.row);
+        for (std::int64_t k = 0; k < keys; ++k, to += PANEL) std::memcpy(to, once, sizeof once);
+    } else {
+        transpose_rows(m, rows, keys, to, PANEL, 0, [](V x) { return x; });
+    }
+}
+
+// What a panel's scores are made with.
+struct Panel {
+    const Call& call;
+    const Scoring& scoring;
+    const Sight& sight;
+    std::int64_t b, h, query;  // of the panel's first query
+    int index;                 // in the block
+    float* bias;               // scratch (KEYS, PANEL)
+};
+
+// The dense bias of some keys, into `panel.bias`.
+INLINE void read_bias(const Panel& panel, std::int64_t key, int keys, float* to) {
+    const View& view = panel.call.bias;
+    const Matrix whole = head_of(view, panel.call.bias_type, panel.b, panel.h);
+    const Matrix here = {at(whole.type, whole.data, panel.query * whole.row + key * whole.column), whole.row,
+                         whole.column, whole.type};
+    bias_panel(here, least<std::int64_t>(PANEL, panel.call.q - panel.query), keys, to);
+}
+
+// Soft-cap and biases: products of a segment become scores. `slopes`, where wanted, get 1 − tanh², by which the
+// soft-cap scales gradients.
+template <bool CAP, bool TABLE, bool DENSE>
+__attribute__((noinline)) void cook(const Panel& panel, const Segment& s, std::int64_t key, float* scores,
+                                    float* slopes) {
+    const V unit = splat(panel.scoring.unit), cap = splat(panel.scoring.cap), log2e = splat(LOG2E);
+    const V inverse = splat(CAP ? panel.scoring.unit / panel.scoring.cap : 0.0f);
+    const float* table = nullptr;
+    if constexpr (TABLE) {
+        table = panel.call.table + panel.h * panel.call.table_h + panel.query + panel.call.k - 1;
+    }
+    if constexpr (DENSE) read_bias(panel, key + s.first, s.last - s.first, panel.bias + s.first * PANEL);
+    for (int r = s.first; r < s.last; ++r) {
+        for (int v = s.begin; v < s.end; ++v) {
+            const int at = r * PANEL + v * LANES;
+            V x = load(scores + at);
+            if constexpr (CAP) {
+                const V t = tanh(x * inverse);
+                if (slopes) store(slopes + at, splat(1.0f) - t * t);
+                x = cap * t;
+            } else {
+                x = x * unit;
+            }
+            if constexpr (TABLE) x = fma(load(table + v * LANES - (key + r)), log2e, x);
+            if constexpr (DENSE) x = fma(load(panel.bias + at), log2e, x);
+            store(scores + at, x);
+        }
+    }
+}
+
+INLINE void cook(const Panel& panel, const Segment& s, std::int64_t key, float* scores, float* slopes) {
+    const bool table = panel.call.table != nullptr, dense = panel.call.bias.data != nullptr;
+    if (panel.scoring.cap > 0) {
+        if (table && dense) return cook<true, true, true>(panel, s, key, scores, slopes);
+        if (table) return cook<true, true, false>(panel, s, key, scores, slopes);
+        if (dense) return cook<true, false, true>(panel, s, key, scores, slopes);
+        return cook<true, false, false>(panel, s, key, scores, slopes);
+    }
+    if (table && dense) return cook<false, true, true>(panel, s, key, scores, slopes);
+    if (table) return cook<false, true, false>(panel, s, key, scores, slopes);
+    return cook<false, false, true>(panel, s, key, scores, slopes);
+}
+
+// −∞ where a query may not see a key.
+__attribute__((noinline)) void forbid(const Panel& panel, const Segment& s, std::int64_t key, float* scores) {
+    for (int r = s.first; r < s.last; ++r) {
+        for (int v = s.begin; v < s.end; ++v) {
+            float* x = scores + r * PANEL + v * LANES;
+            const I ok = panel.sight.allows(key + r, panel.index * NV + v);
+            store(x, select(ok, load(x), splat(-INF)));
+        }
+    }
+}
+
+// Adds 0 · x for each number of a segment: NaN remains where one is not finite.
+INLINE void look_for_infinity(const Segment& s, const float* scores, V& found) {
+    for (int r = s.first; r < s.last; ++r) {
+        for (int v = s.begin; v < s.end; ++v) {
+            found = fma(load(scores + r * PANEL + v * LANES), splat(0.0f), found);
+        }
+    }
+}
+
+INLINE bool is_finite(V zero) { return !any(zero != 0.0f); }
+
+// The word of each query of a vector, for dropout: `keeps` in regard/dropout.py.
+INLINE U dropout_rows(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query) {
+    const std::uint32_t head = mix(mix(call.seed + static_cast<std::uint32_t>(b)) + static_cast<std::uint32_t>(h));
+    return mix(splat(head) + splat(static_cast<std::uint32_t>(query)) + reinterpret_cast<U>(iota()));
+}
+INLINE I dropout_keeps(U rows, std::uint32_t key_word, std::uint32_t threshold) {
+    return mix(rows ^ splat(key_word)) >= splat(threshold);
+}
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

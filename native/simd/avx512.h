@@ -1,0 +1,77 @@
+// AVX-512 (F, BW, DQ, VL): sixteen lanes, thirty-two registers.
+#pragma once
+
+#include <immintrin.h>
+
+#define REGARD_LANES 16
+#include "common.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+constexpr int NV = 4;  // vectors across a panel
+constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : 12; }
+
+INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+// Of a pair with a NaN the second is the answer: so a NaN in `b` lasts.
+INLINE V max(V a, V b) { return _mm512_max_ps(a, b); }
+INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }
+INLINE V round(V x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+// x · 2ⁿ for whole n.
+INLINE V times_power(V x, V n) { return _mm512_scalef_ps(x, n); }
+INLINE bool any(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0; }
+// A lane for each of the lowest bits.
+INLINE I lanes_of(std::uint32_t word) {
+    return reinterpret_cast<I>(_mm512_movm_epi32(static_cast<__mmask16>(word)));
+}
+
+INLINE V widen_bfloat16(H x) {
+    const __m512i wide = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+INLINE H narrow_bits(U x) {  // the low half of each lane
+    return reinterpret_cast<H>(_mm512_cvtepi32_epi16(reinterpret_cast<__m512i>(x)));
+}
+INLINE V widen_float16(H x) { return _mm512_cvtph_ps(reinterpret_cast<__m256i>(x)); }
+INLINE H narrow_float16(V x) {
+    return reinterpret_cast<H>(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+INLINE void transpose(V (&r)[LANES]) {
+    V t[16];
+    for (int i = 0; i < 8; ++i) {  // pairs of rows
+        t[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+        t[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+    }
+    for (int i = 0; i < 4; ++i) {  // columns 0 4 8 12, 1 5 9 13 … of four rows
+        const V* s = t + 4 * i;
+        r[4 * i] = _mm512_shuffle_ps(s[0], s[2], 0x44);
+        r[4 * i + 1] = _mm512_shuffle_ps(s[0], s[2], 0xee);
+        r[4 * i + 2] = _mm512_shuffle_ps(s[1], s[3], 0x44);
+        r[4 * i + 3] = _mm512_shuffle_ps(s[1], s[3], 0xee);
+    }
+    for (int i = 0; i < 4; ++i) {  // quarters of eight rows
+        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+}
+
+// Numbers below the normal range count as 0 while this lives: they would cost a hundredfold.
+struct FlushToZero {
+    unsigned before = _mm_getcsr();
+    FlushToZero() { _mm_setcsr(before | 0x8040); }
+    ~FlushToZero() { _mm_setcsr(before); }
+    FlushToZero(const FlushToZero&) = delete;
+    FlushToZero& operator=(const FlushToZero&) = delete;
+};
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

@@ -1,0 +1,85 @@
+// Any processor, by the compiler's vector extensions alone.
+#pragma once
+
+#ifndef REGARD_LANES
+#define REGARD_LANES 4
+#endif
+#include "common.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+constexpr int NV = REGARD_LANES == 16 ? 4 : 2;  // vectors across a panel
+constexpr int rows_for(int vectors) { return vectors == 1 ? 8 : 6; }
+
+INLINE V fma(V a, V b, V c) { return a * b + c; }
+// Of a pair with a NaN the second is the answer: so a NaN in `b` lasts.
+INLINE V max(V a, V b) { return a > b ? a : b; }
+INLINE V min(V a, V b) { return a < b ? a : b; }
+INLINE V round(V x) {  // to the nearest whole number, for |x| < 2²²
+    const V shift = splat(12582912.0f);
+    volatile V sum = x + shift;  // volatile: no compiler may see that it comes out as x
+    return sum - shift;
+}
+// x · 2ⁿ for whole n from −127 (which gives 0) to 128 (∞).
+INLINE V times_power(V x, V n) {
+    const I exponent = __builtin_convertvector(n, I) + 127;
+    return x * reinterpret_cast<V>(exponent << 23);
+}
+INLINE bool any(I mask) {
+    std::int32_t all = 0;
+    for (int i = 0; i < LANES; ++i) all |= mask[i];
+    return all != 0;
+}
+// A lane for each of the lowest bits.
+INLINE I lanes_of(std::uint32_t word) {
+    return ((splat(static_cast<std::int32_t>(word)) >> iota()) & 1) != 0;
+}
+
+INLINE V widen_bfloat16(H x) { return from_bits(__builtin_convertvector(x, U) << 16); }
+INLINE H narrow_bits(U x) { return __builtin_convertvector(x, H); }  // the low half of each lane
+
+// Half precision bit by bit. Widening: shift the exponent into place and let a multiplication correct it.
+INLINE V widen_float16(H x) {
+    const U wide = __builtin_convertvector(x, U);
+    const U sign = (wide & 0x8000) << 16, rest = wide & 0x7fff;
+    const V scaled = from_bits(rest << 13) * splat(0x1p112f);
+    const V special = from_bits((rest << 13) | 0x7f800000);
+    const V size = rest >= 0x7c00 ? special : scaled;
+    return from_bits(bits(size) | sign);
+}
+INLINE H narrow_float16(V x) {
+    const U sign = bits(x) & 0x80000000;
+    const V full = from_bits(bits(x) ^ sign);
+    const V size = min(full, splat(131072.0f));
+    // Rounding to nearest even happens in the addition of a number whose last place is half precision's.
+    const V least = from_bits(((bits(size) & 0x7f800000) + (13u << 23)));
+    const V unit = max(least, splat(0x1p-1f));
+    const V rounded = (size + unit) - unit;
+    const V moved = rounded * splat(0x1p-112f);
+    const U normal = bits(moved) >> 13;
+    const U large = rounded >= splat(65536.0f) ? splat(0x7c00u) : normal;
+    const U result = bits(full) > 0x7f800000u ? splat(0x7e00u) : large;
+    return narrow_bits(result | (sign >> 16));
+}
+
+INLINE void transpose(V (&r)[LANES]) {
+    for (int i = 0; i < LANES; ++i) {
+        for (int j = i + 1; j < LANES; ++j) {
+            const float x = r[i][j];
+            r[i][j] = r[j][i];
+            r[j][i] = x;
+        }
+    }
+}
+
+// Where the processor can flush tiny numbers to 0 depends on the processor: here it may not.
+struct FlushToZero {
+    FlushToZero() {}
+    ~FlushToZero() {}
+    FlushToZero(const FlushToZero&) = delete;
+    FlushToZero& operator=(const FlushToZero&) = delete;
+};
+
+}  // namespace
+}  // namespace regard::REGARD_ISA
