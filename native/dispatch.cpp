@@ -10,6 +10,7 @@
     extern const Kernels kernels; \
     }
 #ifdef REGARD_X86_KERNELS
+REGARD_KERNELS(avx512bf16)
 REGARD_KERNELS(avx512)
 REGARD_KERNELS(avx2)
 #endif
@@ -17,18 +18,24 @@ REGARD_KERNELS(avx2)
 REGARD_KERNELS(neon)
 #endif
 REGARD_KERNELS(portable)
+#ifdef REGARD_EMULATED_KERNELS  // for tests: runs anywhere, and is never chosen
+REGARD_KERNELS(emulated)
+#endif
 
 namespace regard {
 namespace {
 
 const Kernels* const built[] = {
 #ifdef REGARD_X86_KERNELS
-    &avx512::kernels, &avx2::kernels,
+    &avx512bf16::kernels, &avx512::kernels, &avx2::kernels,
 #endif
 #ifdef REGARD_ARM_KERNELS
     &neon::kernels,
 #endif
     &portable::kernels,
+#ifdef REGARD_EMULATED_KERNELS
+    &emulated::kernels,
+#endif
 };
 
 std::atomic<const Kernels*>& in_use() {
@@ -42,9 +49,9 @@ const std::vector<const Kernels*>& kernels_here() {
     static const std::vector<const Kernels*> here = [] {
         std::vector<const Kernels*> found;
         for (const Kernels* kernels : built) {
-            for (const Isa& isa : probe().isas) {
-                if (isa.here && std::strcmp(isa.name, kernels->name) == 0) found.push_back(kernels);
-            }
+            bool runs = std::strcmp(kernels->name, "emulated") == 0;
+            for (const Isa& isa : probe().isas) runs = runs || (isa.here && std::strcmp(isa.name, kernels->name) == 0);
+            if (runs) found.push_back(kernels);
         }
         return found;
     }();

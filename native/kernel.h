@@ -21,6 +21,8 @@ struct Call {
     std::int64_t b = 0, h = 0, g = 0, q = 0, k = 0, d = 0, dv = 0;
     View query, key, value;
     Type key_type = Type::float32;  // of keys and values: the call's, or float32 where they were widened
+    // Values as pairs of keys, (b, g, ⌈k/2⌉, dv): for processors that multiply pairs of bfloat16. Null: not made.
+    const float* value_pairs = nullptr;
 
     float scale = 1.0f;    // of q·k
     float softcap = 0.0f;  // c·tanh(score / c); 0: none

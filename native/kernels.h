@@ -39,6 +39,7 @@ constexpr std::int64_t MOST_GROUPED = 16;
 
 struct Kernels {
     const char* name;
+    bool pairs;  // multiplies pairs of bfloat16
 
     // Bytes of scratch memory that a task needs, aligned to 64.
     std::size_t (*forward_scratch)(const Call&);
@@ -61,6 +62,9 @@ struct Kernels {
     // Rows of a tensor as float32, side by side.
     void (*widen)(const View&, Type, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows,
                   std::int64_t columns, float* to);
+    // Rows of bfloat16 as pairs of rows (⌈rows/2⌉, columns).
+    void (*pair)(const View&, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows,
+                 std::int64_t columns, float* to);
 
     // The sum of `count` float32 blocks (rows, width) as rows of a tensor.
     void (*add_up)(const View&, Type, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows,

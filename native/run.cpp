@@ -129,14 +129,37 @@ Memory widened(const Kernels& kernels, const Call& call, View& view, std::int64_
 struct Prepared {
     Memory keys, values;
 
-    Prepared(const Kernels& kernels, Call& call, Pass& pass) {
-        const bool key = reads_well(call.key, call.type, call.d), value = reads_well(call.value, call.type, call.dv);
+    Prepared(const Kernels& kernels, Call& call, bool pair_values, Pass& pass) {
         call.key_type = call.type;
-        if ((key && value) || parts_of(call.q, BLOCK) * (call.h / call.g) < 2) return;
+        if (parts_of(call.q, BLOCK) * (call.h / call.g) < 2) return;
+        if (kernels.pairs && call.type == Type::bfloat16) {
+            if (pair_values) values = paired(kernels, call, pass);
+            return;
+        }
         const bool half = call.type != Type::float32;
+        const bool key = reads_well(call.key, call.type, call.d), value = reads_well(call.value, call.type, call.dv);
+        if (key && value) return;
         if (!key || half) keys = widened(kernels, call, call.key, call.d, pass);
         if (!value || half) values = widened(kernels, call, call.value, call.dv, pass);
         call.key_type = Type::float32;
+    }
+
+  private:
+    static Memory paired(const Kernels& kernels, Call& call, Pass& pass) {
+        const std::int64_t pairs = (call.k + 1) / 2, chunks = parts_of(call.k, KEYS);
+        Memory memory = allocate(static_cast<std::size_t>(call.b * call.g * pairs * call.dv) * sizeof(float));
+        if (!memory) {
+            pass.fail(Status::no_memory);
+            return memory;
+        }
+        pass.each(call.b * call.g * chunks, static_cast<double>(call.b * call.g * pairs * call.dv), 0,
+                  [&](std::int64_t i, void*, Stop) {
+                      const std::int64_t head = i / chunks, first = i % chunks * KEYS;
+                      kernels.pair(call.value, head / call.g, head % call.g, first, std::min(KEYS, call.k - first),
+                                   call.dv, floats(memory) + (head * pairs + first / 2) * call.dv);
+                  });
+        call.value_pairs = floats(memory);
+        return memory;
     }
 };
 
@@ -181,7 +204,7 @@ Status forward(const Kernels& kernels, Forward call, bool check, const Run& run)
     const std::int64_t repeats = call.h / call.g;
     call.key_type = call.type;
     if (call.q <= 4 && repeats * call.q <= 2 * MOST_GROUPED * call.q) return decode(kernels, call, check, pass);
-    const Prepared prepared(kernels, call, pass);
+    const Prepared prepared(kernels, call, true, pass);
 
     const std::int64_t blocks = parts_of(call.q, BLOCK), tasks = call.b * call.h * blocks;
     const std::int64_t wanted = std::clamp<std::int64_t>(parts_of(ENOUGH_TASKS, tasks), 1, parts_of(call.k, 2 * KEYS));
@@ -213,7 +236,7 @@ Status forward(const Kernels& kernels, Forward call, bool check, const Run& run)
 
 Status backward(const Kernels& kernels, Backward call, const Run& run) {
     Pass pass(run);
-    const Prepared prepared(kernels, call, pass);
+    const Prepared prepared(kernels, call, false, pass);
     const std::int64_t blocks = parts_of(call.q, BLOCK), rows = call.b * call.h * blocks;
     pass.each(rows, work_of(call) / static_cast<double>(call.k), 0, [&](std::int64_t i, void*, Stop) {
         kernels.delta(call, i / blocks / call.h, i / blocks % call.h, i % blocks * BLOCK);

@@ -12,25 +12,36 @@ std::size_t backward_scratch(const Call& call) { return BackwardScratch(call, nu
 std::size_t decode_scratch(const Call& call) { return DecodeScratch(call, nullptr).bytes; }
 
 // The microkernel's accumulators and nothing else: what the processor reaches at best.
-double work(Type, std::int64_t rounds) {
+template <Kind KIND>
+double work(std::int64_t rounds) {
     constexpr int ROWS = rows_for(NV);
-    V sum[ROWS][NV] = {}, x[NV];
-    for (int v = 0; v < NV; ++v) x[v] = splat(1e-9f) + __builtin_convertvector(iota(), V);
-    float again = 1e-9f;
+    V sum[ROWS][NV], x[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+        x[v] = splat(static_cast<float>(v));
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) sum[r][v] = splat(static_cast<float>(r));
+    }
+    V y = splat(1e-9f);
     for (std::int64_t i = 0; i < rounds; ++i) {
-        __asm__ volatile("" : "+m"(again));  // or the compiler would sum up all rounds in one
-        const V y = splat(again);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
+            renew(y);  // or the compiler would do rows and rounds in one
 #pragma GCC unroll 4
-            for (int v = 0; v < NV; ++v) sum[r][v] = fma(y, x[v], sum[r][v]);
+            for (int v = 0; v < NV; ++v) sum[r][v] = multiply_add<KIND>(y, x[v], sum[r][v]);
         }
     }
-    float total = 0.0f;
+    V total{};
+#pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-        for (int v = 0; v < NV; ++v) total += sum[r][v][0];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; ++v) total += sum[r][v];
     }
-    return total >= 0.0f ? 2.0 * LANES * ROWS * NV * static_cast<double>(rounds) : 0.0;
+    return total[0] >= 0.0f ? 2.0 * LANES * UNIT<KIND> * ROWS * NV * static_cast<double>(rounds) : 0.0;
+}
+
+double work(Type type, std::int64_t rounds) {
+    return PAIRS && type == Type::bfloat16 ? work<Kind::pairs>(rounds) : work<Kind::numbers>(rounds);
 }
 
 float sum(const float* data, std::int64_t n) {
@@ -54,6 +65,7 @@ float sum(const float* data, std::int64_t n) {
 extern const Kernels kernels;
 const Kernels kernels = {
     .name = REGARD_NAME,
+    .pairs = PAIRS,
     .forward_scratch = forward_scratch,
     .backward_scratch = backward_scratch,
     .decode_scratch = decode_scratch,
@@ -63,6 +75,7 @@ const Kernels kernels = {
     .merge = merge,
     .delta = delta,
     .widen = widen_rows,
+    .pair = pair,
     .add_up = add_up,
     .work = work,
     .sum = sum,

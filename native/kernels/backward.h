@@ -17,8 +17,8 @@ constexpr std::int64_t BACK_KEYS = 128;  // keys in a block: five products share
 constexpr std::int64_t PITCH = BLOCK + (PANELS > 1 ? 16 : 0);
 
 struct BackwardScratch {
-    float *queries, *grads, *query_rows, *grad_rows, *keys, *values, *key_sums, *value_sums;
-    float *scores, *score_grads, *weights, *products, *slopes, *bias;
+    float *queries, *grads, *query_rows, *grad_rows, *keys, *values, *key_rows, *value_rows, *key_sums, *value_sums;
+    float *scores, *score_grads, *weights, *products, *turned, *slopes, *bias;
     std::int64_t width, value_width;
     std::size_t bytes;
 
@@ -31,8 +31,8 @@ struct BackwardScratch {
         };
         width = round_up(call.d, LANES);
         value_width = round_up(call.dv, LANES);
-        queries = take(BLOCK * call.d);
-        grads = take(BLOCK * call.dv);
+        queries = take(BLOCK * (call.d + 1));
+        grads = take(BLOCK * (call.dv + 1));
         query_rows = take(BLOCK * width);
         grad_rows = take(BLOCK * value_width);
         keys = take(BACK_KEYS * width);
@@ -43,6 +43,9 @@ struct BackwardScratch {
         score_grads = take(BACK_KEYS * PANEL);
         weights = take(BACK_KEYS * PITCH);
         products = take(BACK_KEYS * PITCH);
+        turned = take(PAIRS ? BACK_KEYS / 2 * PITCH : 0);
+        key_rows = take(PAIRS ? BACK_KEYS * width : 0);
+        value_rows = take(PAIRS ? BACK_KEYS * value_width : 0);
         slopes = take(call.softcap > 0 ? BACK_KEYS * PANEL : 0);
         bias = take(call.bias.data ? BACK_KEYS * PANEL : 0);
         bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
@@ -101,7 +104,7 @@ INLINE void add_dense_rows(const Backward& call, const Panel& panel, int v, std:
 }
 
 // From scores and gradients of weights of a segment to weights and gradients of products, in the block's rows.
-template <bool SIGMOID, bool DROPOUT, bool CAP, bool TABLE, bool DENSE>
+template <Kind KIND, bool SIGMOID, bool DROPOUT, bool CAP, bool TABLE, bool DENSE>
 __attribute__((noinline)) void differentiate(const Backward& call, const Panel& panel, const Segment& s,
                                              std::int64_t key, const BackwardScratch& scratch,
                                              const RowState& state, const U* dropout, float* table) {
@@ -113,7 +116,7 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
         const int lane = panel.index * PANEL + v * LANES;
         const V below = splat(0.0f) - load(state.top + lane);
         const V share = load(state.share + lane), delta = load(state.delta + lane);
-        V group[LANES];
+        V group[LANES], before{};
         for (int r = s.first; r < s.last; ++r) {
             const int at = r * PANEL + v * LANES;
             const V score = load(scratch.scores + at);
@@ -147,8 +150,22 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
                 }
             }
             if constexpr (CAP) ds *= load(scratch.slopes + at);
-            store(scratch.weights + r * PITCH + lane, weight);
-            store(scratch.products + r * PITCH + lane, ds * scale);
+            ds *= scale;
+            if constexpr (KIND == Kind::pairs) {
+                // Along a key's row for the gradients of keys and values; of two keys for those of queries.
+                const std::int64_t pair_at = r * PITCH + lane / 2;
+                store(reinterpret_cast<std::uint16_t*>(scratch.weights + pair_at), narrow_bfloat16(weight));
+                store(reinterpret_cast<std::uint16_t*>(scratch.products + pair_at), narrow_bfloat16(ds));
+                if (r % 2) {
+                    store(scratch.turned + r / 2 * PITCH + lane, narrow_pair(before, ds));
+                } else if (r + 1 == s.last) {
+                    store(scratch.turned + r / 2 * PITCH + lane, narrow_pair(ds, V{}));
+                }
+                before = ds;
+            } else {
+                store(scratch.weights + r * PITCH + lane, weight);
+                store(scratch.products + r * PITCH + lane, ds);
+            }
         }
     }
 }
@@ -157,28 +174,34 @@ using Differentiate = void (*)(const Backward&, const Panel&, const Segment&, st
                                const RowState&, const U*, float*);
 
 // The step for what a call asks for. Sixteen cases of softmax, as many of sigmoid.
-template <bool SIGMOID, bool DROPOUT, bool CAP>
+template <Kind KIND, bool SIGMOID, bool DROPOUT, bool CAP>
 INLINE Differentiate differentiate_with(bool table, bool dense) {
-    if (table && dense) return differentiate<SIGMOID, DROPOUT, CAP, true, true>;
-    if (table) return differentiate<SIGMOID, DROPOUT, CAP, true, false>;
-    if (dense) return differentiate<SIGMOID, DROPOUT, CAP, false, true>;
-    return differentiate<SIGMOID, DROPOUT, CAP, false, false>;
+    if (table && dense) return differentiate<KIND, SIGMOID, DROPOUT, CAP, true, true>;
+    if (table) return differentiate<KIND, SIGMOID, DROPOUT, CAP, true, false>;
+    if (dense) return differentiate<KIND, SIGMOID, DROPOUT, CAP, false, true>;
+    return differentiate<KIND, SIGMOID, DROPOUT, CAP, false, false>;
 }
-template <bool SIGMOID>
+template <Kind KIND, bool SIGMOID>
 INLINE Differentiate differentiate_with(const Backward& call, bool table, bool dense) {
     const bool dropout = call.threshold != 0, cap = call.softcap > 0;
-    if (dropout && cap) return differentiate_with<SIGMOID, true, true>(table, dense);
-    if (dropout) return differentiate_with<SIGMOID, true, false>(table, dense);
-    if (cap) return differentiate_with<SIGMOID, false, true>(table, dense);
-    return differentiate_with<SIGMOID, false, false>(table, dense);
+    if (dropout && cap) return differentiate_with<KIND, SIGMOID, true, true>(table, dense);
+    if (dropout) return differentiate_with<KIND, SIGMOID, true, false>(table, dense);
+    if (cap) return differentiate_with<KIND, SIGMOID, false, true>(table, dense);
+    return differentiate_with<KIND, SIGMOID, false, false>(table, dense);
 }
 
-// Which queries the keys from `row` to `row + rows` are seen by, and the other way round.
+// Which queries the keys from `row` to `row + rows` are seen by, and the other way round; as elements of KIND.
+template <Kind KIND>
+INLINE Span elements(Span span) {
+    if (span.first >= span.last) return {0, 0};
+    return {span.first / UNIT<KIND>, (span.last + UNIT<KIND> - 1) / UNIT<KIND>};
+}
+template <Kind KIND>
 struct SeenBy {
     const Cover& cover;
     std::int64_t queries;
     Span operator()(std::int64_t row, std::int64_t rows) const {
-        if (cover.whole) return {0, queries};
+        if (cover.whole) return elements<KIND>({0, queries});
         Span span{BLOCK, 0};
         for (int v = 0; v < VECTORS; ++v) {
             if (cover.first[v] < row + rows && cover.last[v] > row) {
@@ -186,56 +209,77 @@ struct SeenBy {
                 span.last = least<std::int64_t>(v * LANES + LANES, queries);
             }
         }
-        return span.first < span.last ? span : Span{0, 0};
+        return elements<KIND>(span);
     }
 };
+template <Kind KIND>
 struct Sees {
     const Cover& cover;
     std::int64_t keys;
     Span operator()(std::int64_t row, std::int64_t rows) const {
-        if (cover.whole) return {0, keys};
+        if (cover.whole) return elements<KIND>({0, keys});
         Span span{keys, 0};
         for (std::int64_t v = row / LANES; v * LANES < row + rows; ++v) {
             if (cover.first[v] == cover.last[v]) continue;
             span.first = least<std::int64_t>(span.first, cover.first[v]);
             span.last = greatest<std::int64_t>(span.last, cover.last[v]);
         }
-        return span.first < span.last ? span : Span{0, 0};
+        return elements<KIND>(span);
     }
 };
 
+// What a block of keys brings to its products: as rows, and as what is multiplied with rows of gradients.
+struct KeyBlock {
+    std::int64_t first;
+    int count;
+    Rows keys, values, across;
+};
+
 // One block of queries of one head and one block of keys.
+template <Kind KIND>
 INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& scoring, const Sight& sight,
                  const Cover& cover, const BackwardScratch& scratch, std::int64_t b, std::int64_t h,
-                 std::int64_t query, std::int64_t key, int n, const Rows& keys, const Rows& values, Differentiate step) {
-    const std::int64_t rows = sight.rows(), d = call.d, dv = call.dv;
+                 std::int64_t query, const KeyBlock& block, Differentiate step) {
+    const std::int64_t rows = sight.rows(), d = call.d, dv = call.dv, key = block.first;
+    const std::int64_t depth = (d + UNIT<KIND> - 1) / UNIT<KIND>, value_depth = (dv + UNIT<KIND> - 1) / UNIT<KIND>;
     const Matrix query_head = head_of(call.query, call.type, b, h);
     const Matrix grad_head = head_of(call.out_grad, call.type, b, h);
-    pack_queries(query_head.from(query), rows, d, scoring.sign, scratch.queries);
-    pack_queries(grad_head.from(query), rows, dv, 1.0f, scratch.grads);
-    const Rows query_rows = whole_rows(query_head, query, rows, d, scratch.width, scratch.query_rows);
-    const Rows grad_rows = whole_rows(grad_head, query, rows, dv, scratch.value_width, scratch.grad_rows);
+    pack_queries<KIND>(query_head.from(query), rows, d, scoring.sign, scratch.queries, scratch.query_rows);
+    pack_queries<KIND>(grad_head.from(query), rows, dv, 1.0f, scratch.grads, scratch.grad_rows);
+    Rows query_rows{scratch.query_rows, scratch.width}, grad_rows{scratch.grad_rows, scratch.value_width};
+    if constexpr (KIND == Kind::pairs) {
+        pair_rows(query_head.from(query), rows, d, scratch.query_rows, scratch.width);
+        pair_rows(grad_head.from(query), rows, dv, scratch.grad_rows, scratch.value_width);
+    } else {
+        query_rows = whole_rows(query_head, query, rows, d, scratch.width, scratch.query_rows);
+        grad_rows = whole_rows(grad_head, query, rows, dv, scratch.value_width, scratch.grad_rows);
+    }
     const RowState state(call, b, h, query, rows);
     if (!cover.whole) {
-        std::memset(scratch.weights, 0, static_cast<std::size_t>(n * PITCH) * sizeof(float));
-        std::memset(scratch.products, 0, static_cast<std::size_t>(n * PITCH) * sizeof(float));
+        const std::size_t bytes = static_cast<std::size_t>(block.count * PITCH) * sizeof(float);
+        std::memset(scratch.weights, 0, bytes);
+        std::memset(scratch.products, 0, bytes);
+        if constexpr (KIND == Kind::pairs) {
+            std::memset(scratch.turned, 0, static_cast<std::size_t>((block.count + 1) / 2 * PITCH) * sizeof(float));
+        }
     }
     float* table = task.table_grad ? task.table_grad + ((b - task.b) * call.h + h) * (call.q + call.k - 1) : nullptr;
 
     for (int p = 0; p < PANELS; ++p) {
-        const Segments segments = sight.segments(cover, p, n, 1);
+        const Segments segments = sight.segments(cover, p, block.count, UNIT<KIND>);
         const Panel panel{call, scoring, sight, b, h, query + p * PANEL, p, scratch.bias};
         for (int i = 0; i < segments.count; ++i) {
             const Segment& s = segments.at[i];
             const std::int64_t at = s.first * PANEL + s.begin * LANES;
-            product_narrow<Start::zero>(s.end - s.begin, scratch.scores + at, PANEL,
-                                        {keys.data + s.first * keys.stride, keys.stride, 1},
-                                        {scratch.queries + p * d * PANEL + s.begin * LANES, PANEL},
-                                        s.last - s.first, Whole{d});
-            product_narrow<Start::zero>(s.end - s.begin, scratch.score_grads + at, PANEL,
-                                        {values.data + s.first * values.stride, values.stride, 1},
-                                        {scratch.grads + p * dv * PANEL + s.begin * LANES, PANEL},
-                                        s.last - s.first, Whole{dv});
+            product_narrow<KIND, Start::zero>(
+                s.end - s.begin, scratch.scores + at, PANEL,
+                {block.keys.data + s.first * block.keys.stride, block.keys.stride, 1},
+                {scratch.queries + p * depth * PANEL + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth});
+            product_narrow<KIND, Start::zero>(
+                s.end - s.begin, scratch.score_grads + at, PANEL,
+                {block.values.data + s.first * block.values.stride, block.values.stride, 1},
+                {scratch.grads + p * value_depth * PANEL + s.begin * LANES, PANEL}, s.last - s.first,
+                Whole{value_depth});
             if (scoring.cooked) cook(panel, s, key, scratch.scores, call.softcap > 0 ? scratch.slopes : nullptr);
             if (s.test) forbid(panel, s, key, scratch.scores);
             U dropout[NV];
@@ -246,10 +290,10 @@ INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& 
         }
     }
     const int wide = static_cast<int>(scratch.width / LANES), value_wide = static_cast<int>(scratch.value_width / LANES);
-    product<Start::there>(value_wide, scratch.value_sums, scratch.value_width, {scratch.weights, PITCH, 1},
-                          {grad_rows.data, grad_rows.stride}, n, SeenBy{cover, rows});
-    product<Start::there>(wide, scratch.key_sums, scratch.width, {scratch.products, PITCH, 1},
-                          {query_rows.data, query_rows.stride}, n, SeenBy{cover, rows});
+    product<KIND, Start::there>(value_wide, scratch.value_sums, scratch.value_width, {scratch.weights, PITCH, 1},
+                                {grad_rows.data, grad_rows.stride}, block.count, SeenBy<KIND>{cover, rows});
+    product<KIND, Start::there>(wide, scratch.key_sums, scratch.width, {scratch.products, PITCH, 1},
+                                {query_rows.data, query_rows.stride}, block.count, SeenBy<KIND>{cover, rows});
     float* query_grad;
     std::int64_t pitch;
     if (task.query_grad) {
@@ -260,25 +304,37 @@ INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& 
         pitch = view.stride[2];
         query_grad = static_cast<float*>(view.data) + b * view.stride[0] + h * view.stride[1] + query * pitch;
     }
-    product<Start::there>(wide, query_grad, pitch, {scratch.products, 1, PITCH}, {keys.data, keys.stride}, rows,
-                          Sees{cover, n});
+    product<KIND, Start::there>(wide, query_grad, pitch,
+                                {KIND == Kind::pairs ? scratch.turned : scratch.products, 1, PITCH},
+                                {block.across.data, block.across.stride}, rows, Sees<KIND>{cover, block.count});
 }
 
-void backward(const Backward& call, const BackwardTask& task, void* memory, Stop stop) {
+template <Kind KIND>
+void backward_of(const Backward& call, const BackwardTask& task, void* memory, Stop stop) {
     const FlushToZero flush;
     const BackwardScratch scratch(call, memory);
     const Scoring scoring(call);
     const std::int64_t repeats = call.h / call.g, d = call.d, dv = call.dv;
     const bool table = task.table_grad != nullptr, dense = call.bias_grad.data != nullptr;
-    const Differentiate step =
-        call.sigmoid ? differentiate_with<true>(call, table, dense) : differentiate_with<false>(call, table, dense);
+    const Differentiate step = call.sigmoid ? differentiate_with<KIND, true>(call, table, dense)
+                                            : differentiate_with<KIND, false>(call, table, dense);
     for (std::int64_t b = task.b; b < task.b_last; ++b) {
         for (std::int64_t g = task.g; g < task.g_last; ++g) {
-            const Matrix key_head = head_of(call.key, call.key_type, b, g), value_head = head_of(call.value, call.key_type, b, g);
+            const Matrix key_head = head_of(call.key, call.key_type, b, g);
+            const Matrix value_head = head_of(call.value, call.key_type, b, g);
             for (std::int64_t key = task.key; key < task.key_last; key += BACK_KEYS) {
                 const int n = static_cast<int>(least(BACK_KEYS, task.key_last - key));
-                const Rows keys = whole_rows(key_head, key, n, d, scratch.width, scratch.keys);
-                const Rows values = whole_rows(value_head, key, n, dv, scratch.value_width, scratch.values);
+                KeyBlock block{key, n, {}, {}, {}};
+                if constexpr (KIND == Kind::pairs) {
+                    block.keys = pairs_of(key_head, key, n, d, scratch.key_rows);
+                    block.values = pairs_of(value_head, key, n, dv, scratch.value_rows);
+                    pair_rows(key_head.from(key), n, d, scratch.keys, scratch.width);
+                    block.across = {scratch.keys, scratch.width};
+                } else {
+                    block.keys = whole_rows(key_head, key, n, d, scratch.width, scratch.keys);
+                    block.values = whole_rows(value_head, key, n, dv, scratch.value_width, scratch.values);
+                    block.across = block.keys;
+                }
                 std::memset(scratch.key_sums, 0, static_cast<std::size_t>(n * scratch.width) * sizeof(float));
                 std::memset(scratch.value_sums, 0, static_cast<std::size_t>(n * scratch.value_width) * sizeof(float));
                 for (std::int64_t h = g * repeats; h < (g + 1) * repeats; ++h) {
@@ -288,7 +344,7 @@ void backward(const Backward& call, const BackwardTask& task, void* memory, Stop
                         if (sight.hull().first >= key + n || sight.hull().last <= key) continue;
                         const Cover cover = sight.cover(key, key + n);
                         if (cover.empty) continue;
-                        meet(call, task, scoring, sight, cover, scratch, b, h, query, key, n, keys, values, step);
+                        meet<KIND>(call, task, scoring, sight, cover, scratch, b, h, query, block, step);
                     }
                 }
                 const Matrix key_out = head_of(call.key_grad, call.type, b, g);
@@ -302,6 +358,13 @@ void backward(const Backward& call, const BackwardTask& task, void* memory, Stop
             }
         }
     }
+}
+
+void backward(const Backward& call, const BackwardTask& task, void* memory, Stop stop) {
+    if constexpr (PAIRS) {
+        if (call.key_type == Type::bfloat16) return backward_of<Kind::pairs>(call, task, memory, stop);
+    }
+    backward_of<Kind::numbers>(call, task, memory, stop);
 }
 
 void delta(const Backward& call, std::int64_t b, std::int64_t h, std::int64_t query) {

@@ -232,7 +232,7 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
         }
         if (first >= last) continue;
         const Rows values = whole_rows(value_head, key + first, last - first, dv, scratch.value_width, scratch.values);
-        product<Start::there>(static_cast<int>(scratch.value_width / LANES), scratch.sums, scratch.value_width,
+        product<Kind::numbers, Start::there>(static_cast<int>(scratch.value_width / LANES), scratch.sums, scratch.value_width,
                               {scratch.weights + first, KEYS, 1}, {values.data, values.stride}, rows,
                               Whole{last - first});
     }
@@ -251,7 +251,7 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
         norms[r] = top[r];
         norms[BLOCK + r] = bad ? INF - INF : sum[r];
     }
-    return !check || is_finite(found);
+    return !check || !any(found != 0.0f);
 }
 
 void merge(const Forward& call, const ForwardTask& task, const float* parts, std::int64_t count, std::int64_t stride) {

@@ -27,8 +27,20 @@ INLINE Rows rows_of(const Matrix& head, std::int64_t first, std::int64_t count, 
     return {scratch, columns};
 }
 
+// The same as pairs along the row.
+INLINE Rows pairs_of(const Matrix& head, std::int64_t first, std::int64_t count, std::int64_t columns,
+                     float* scratch) {
+    const Matrix m = head.from(first);
+    const bool aligned = reinterpret_cast<std::uintptr_t>(m.data) % 4 == 0 && m.row % 2 == 0;
+    if (m.column == 1 && columns % 2 == 0 && aligned && (m.row == columns || m.row % 512 != 0)) {
+        return {static_cast<const float*>(m.data), m.row / 2};
+    }
+    copy_pairs(m, count, columns, scratch, (columns + 1) / 2);
+    return {scratch, (columns + 1) / 2};
+}
+
 struct ForwardScratch {
-    float *queries, *scores, *sums, *keys, *values, *bias;
+    float *rows, *queries, *scores, *sums, *keys, *values, *bias;
     std::size_t bytes;
 
     ForwardScratch(const Call& call, void* memory) {
@@ -38,10 +50,11 @@ struct ForwardScratch {
             next += round_up(n, 16);
             return mine;
         };
-        queries = take(BLOCK * call.d);
+        rows = take(BLOCK * call.d);
+        queries = take(BLOCK * (call.d + 1));
         scores = take(KEYS * PANEL);
         sums = take(BLOCK * call.dv);
-        keys = take(KEYS * call.d);
+        keys = take(KEYS * (call.d + 1));
         values = take(KEYS * call.dv);
         bias = take(call.bias.data ? KEYS * PANEL : 0);
         bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
@@ -58,31 +71,77 @@ INLINE V raise_to(V maximum, float left) {  // the exponent's subtrahend: 0 wher
     return select(m == -INF, V{}, m);
 }
 
-// Scores of a segment become weights 2^(score − top), and are added to `sum`.
-template <int VECTORS_HERE>
-INLINE void weigh(float* scores, int rows, float left, const V* top, V* sum) {
+template <int N>
+struct Count {
+    static constexpr int value = N;
+};
+
+// Scores of a segment become weights 2^(score − top), and are added to `sum`. As pairs of keys they take half the
+// rows, from the segment's first on; a missing last one is 0.
+template <Kind KIND, int VECTORS_HERE>
+INLINE void weigh(float* scores, int rows, float* weights, float left, const V* top, V* sum) {
     const V factor = splat(left);
     V total[VECTORS_HERE], below[VECTORS_HERE];
     for (int v = 0; v < VECTORS_HERE; ++v) total[v] = V{}, below[v] = splat(0.0f) - top[v];
-    for (int r = 0; r < rows; ++r, scores += PANEL) {
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS_HERE; ++v) {
-            const V p = exp2(fma(load(scores + v * LANES), factor, below[v]));
-            total[v] += p;
-            store(scores + v * LANES, p);
+    auto some = [&](auto together) {
+        constexpr int N = decltype(together)::value;
+        V p[N * VECTORS_HERE];
+#pragma GCC unroll 8
+        for (int i = 0; i < N * VECTORS_HERE; ++i) {
+            const int v = i % VECTORS_HERE;
+            p[i] = fma(load(scores + i / VECTORS_HERE * PANEL + v * LANES), factor, below[v]);
         }
+        exp2(p);
+#pragma GCC unroll 8
+        for (int i = 0; i < N * VECTORS_HERE; ++i) total[i % VECTORS_HERE] += p[i];
+        if constexpr (KIND == Kind::pairs) {
+#pragma GCC unroll 4
+            for (int i = 0; i < (N + 1) / 2 * VECTORS_HERE; ++i) {
+                const int row = i / VECTORS_HERE * 2, v = i % VECTORS_HERE;
+                const V next = row + 1 < N ? p[least(row + 1, N - 1) * VECTORS_HERE + v] : V{};
+                store(weights + i / VECTORS_HERE * PANEL + v * LANES, narrow_pair(p[row * VECTORS_HERE + v], next));
+            }
+            weights += (N + 1) / 2 * PANEL;
+        } else {
+#pragma GCC unroll 8
+            for (int i = 0; i < N * VECTORS_HERE; ++i) {
+                store(weights + i / VECTORS_HERE * PANEL + i % VECTORS_HERE * LANES, p[i]);
+            }
+            weights += N * PANEL;
+        }
+        scores += N * PANEL;
+    };
+    constexpr int TOGETHER = KIND == Kind::pairs ? greatest(4 / VECTORS_HERE, 2) : 4 / VECTORS_HERE;  // rows
+    int r = 0;
+    for (; r + TOGETHER <= rows; r += TOGETHER) some(Count<TOGETHER>{});
+    if constexpr (TOGETHER > 2) {
+        for (; r + 2 <= rows; r += 2) some(Count<2>{});
     }
+    for (; r < rows; ++r) some(Count<1>{});
     for (int v = 0; v < VECTORS_HERE; ++v) sum[v] += total[v];
 }
 
+template <Kind KIND>
 INLINE void weigh(const Segment& s, float* scores, float left, const V* top, V* sum) {
     float* here = scores + s.first * PANEL + s.begin * LANES;
+    float* weights = scores + s.first / UNIT<KIND> * PANEL + s.begin * LANES;
     const int rows = s.last - s.first;
     switch (s.end - s.begin) {
-        case 1: return weigh<1>(here, rows, left, top + s.begin, sum + s.begin);
-        case 2: return weigh<2>(here, rows, left, top + s.begin, sum + s.begin);
-        case 3: return weigh<least(3, NV)>(here, rows, left, top + s.begin, sum + s.begin);
-        default: return weigh<NV>(here, rows, left, top + s.begin, sum + s.begin);
+        case 1: return weigh<KIND, 1>(here, rows, weights, left, top + s.begin, sum + s.begin);
+        case 2: return weigh<KIND, 2>(here, rows, weights, left, top + s.begin, sum + s.begin);
+        case 3: return weigh<KIND, least(3, NV)>(here, rows, weights, left, top + s.begin, sum + s.begin);
+        default: return weigh<KIND, NV>(here, rows, weights, left, top + s.begin, sum + s.begin);
+    }
+}
+
+// Weights of a segment as pairs of keys, where they could not be made so at once.
+__attribute__((noinline)) void pair_up(const Segment& s, float* weights) {
+    for (int r = s.first; r < s.last; r += 2) {
+        for (int v = s.begin; v < s.end; ++v) {
+            const float* x = weights + r * PANEL + v * LANES;
+            const V next = r + 1 < s.last ? load(x + PANEL) : V{};
+            store(weights + r / 2 * PANEL + v * LANES, narrow_pair(load(x), next));
+        }
     }
 }
 
@@ -106,11 +165,16 @@ __attribute__((noinline)) void drop(const Call& call, const Segment& s, std::int
     }
 }
 
-INLINE void greatest_of(const Segment& s, const float* scores, V* maximum) {
-    for (int v = s.begin; v < s.end; ++v) {
-        V m = maximum[v];
-        for (int r = s.first; r < s.last; ++r) m = max(m, load(scores + r * PANEL + v * LANES));
-        maximum[v] = m;
+INLINE void range_of(const Segment& s, const float* scores, V* low, V* high) {
+    const float* here = scores + s.first * PANEL + s.begin * LANES;
+    const int rows = s.last - s.first;
+    low += s.begin;
+    high += s.begin;
+    switch (s.end - s.begin) {
+        case 1: return range_of<1>(here, rows, low, high);
+        case 2: return range_of<2>(here, rows, low, high);
+        case 3: return range_of<least(3, NV)>(here, rows, low, high);
+        default: return range_of<NV>(here, rows, low, high);
     }
 }
 
@@ -136,6 +200,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
         const std::int64_t rows = least<std::int64_t>(LANES, call.q - panel.query - v * LANES);
         if (rows <= 0) break;
         V top = raise_to(softmax[v].maximum, scoring.left), sum = softmax[v].sum;
+        found = fma(sum, splat(0.0f), found);
         const I nothing = sum <= 0.0f;
         V factor = call.sigmoid ? splat(1.0f) : splat(1.0f) / select(nothing, splat(1.0f), sum);
         if (call.sink && !task.part) {  // one more key, which every row sees that sees anything
@@ -196,7 +261,8 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
     }
 }
 
-bool forward(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
+template <Kind KIND>
+bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
     const FlushToZero flush;
     const ForwardScratch scratch(call, memory);
     const Scoring scoring(call);
@@ -204,14 +270,16 @@ bool forward(const Forward& call, const ForwardTask& task, bool check, void* mem
     const std::int64_t g = task.h / (call.h / call.g), d = call.d, dv = call.dv;
     const Matrix key_head = head_of(call.key, call.key_type, task.b, g);
     const Matrix value_head = head_of(call.value, call.key_type, task.b, g);
-    pack_queries(head_of(call.query, call.type, task.b, task.h).from(task.query), sight.rows(), d, scoring.sign,
-                 scratch.queries);
+    const std::int64_t depth = (d + UNIT<KIND> - 1) / UNIT<KIND>;
+    pack_queries<KIND>(head_of(call.query, call.type, task.b, task.h).from(task.query), sight.rows(), d, scoring.sign,
+                       scratch.queries, scratch.rows);
     std::memset(scratch.sums, 0, static_cast<std::size_t>(BLOCK * dv) * sizeof(float));
 
     Softmax softmax[VECTORS];
     I spoilt[VECTORS] = {};
     U dropout[VECTORS];
     V found{};
+    I suspect{};
     for (int v = 0; v < VECTORS; ++v) {
         softmax[v] = {splat(-INF), V{}};
         if (call.threshold) dropout[v] = dropout_rows(call, task.b, task.h, task.query + v * LANES);
@@ -224,30 +292,47 @@ bool forward(const Forward& call, const ForwardTask& task, bool check, void* mem
         const int n = static_cast<int>(least(KEYS, last - key));
         const Cover cover = sight.cover(key, key + n);
         if (cover.empty) continue;
-        const Rows keys = rows_of(key_head, key, n, d, scratch.keys);
-        const Rows values = rows_of(value_head, key, n, dv, scratch.values);
+        Rows keys, values;
+        if constexpr (KIND == Kind::pairs) {
+            keys = pairs_of(key_head, key, n, d, scratch.keys);
+            if (call.value_pairs) {
+                values = {call.value_pairs + ((task.b * call.g + g) * ((call.k + 1) / 2) + key / 2) * dv, dv};
+            } else {
+                pair_rows(value_head.from(key), n, dv, scratch.values, dv);
+                values = {scratch.values, dv};
+            }
+        } else {
+            keys = rows_of(key_head, key, n, d, scratch.keys);
+            values = rows_of(value_head, key, n, dv, scratch.values);
+        }
         for (int p = 0; p < PANELS; ++p) {
-            const Segments segments = sight.segments(cover, p, n, 1);
+            const Segments segments = sight.segments(cover, p, n, UNIT<KIND>);
             if (!segments.count) continue;
             const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
-            const float* queries = scratch.queries + p * d * PANEL;
+            const float* queries = scratch.queries + p * depth * PANEL;
             float* sums = scratch.sums + p * dv * PANEL;
             float* scores = scratch.scores;
             Softmax* rows = softmax + p * NV;
-            V maximum[NV], top[NV], sum[NV];
-            for (int v = 0; v < NV; ++v) maximum[v] = rows[v].maximum, sum[v] = V{};
+            V maximum[NV], low[NV], top[NV], sum[NV];
+            for (int v = 0; v < NV; ++v) maximum[v] = rows[v].maximum, low[v] = sum[v] = V{};
 
             for (int i = 0; i < segments.count; ++i) {
                 const Segment& s = segments.at[i];
-                product_narrow<Start::zero>(s.end - s.begin, scores + s.first * PANEL + s.begin * LANES, PANEL,
+                product_narrow<KIND, Start::zero>(s.end - s.begin, scores + s.first * PANEL + s.begin * LANES, PANEL,
                                             {keys.data + s.first * keys.stride, keys.stride, 1},
-                                            {queries + s.begin * LANES, PANEL}, s.last - s.first, Whole{d});
-                if (check) look_for_infinity(s, scores, found);
-                if (scoring.cooked) cook(panel, s, key, scores, nullptr);
-                if (s.test) forbid(panel, s, key, scores);
-                if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
-                if (!call.sigmoid) greatest_of(s, scores, maximum);
+                                            {queries + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth});
+                if (scoring.cooked || s.test || call.spoilt_key) {
+                    V ignored[NV] = {};
+                    range_of(s, scores, low, ignored);
+                    if (scoring.cooked) cook(panel, s, key, scores, nullptr);
+                    if (s.test) forbid(panel, s, key, scores);
+                    if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
+                    range_of(s, scores, ignored, maximum);
+                } else {
+                    range_of(s, scores, low, maximum);
+                }
             }
+            for (int v = 0; v < NV; ++v) suspect |= low[v] == -INF;
 
             if (!call.sigmoid) {
                 for (int v = 0; v < NV; ++v) {
@@ -264,16 +349,22 @@ bool forward(const Forward& call, const ForwardTask& task, bool check, void* mem
             }
             for (int i = 0; i < segments.count; ++i) {
                 const Segment& s = segments.at[i];
-                if (call.sigmoid) {
-                    weigh_sigmoid(s, scores, scoring.left, call.shift * LOG2E);
+                if (call.sigmoid || call.threshold) {
+                    if (call.sigmoid) {
+                        weigh_sigmoid(s, scores, scoring.left, call.shift * LOG2E);
+                    } else {
+                        weigh<Kind::numbers>(s, scores, scoring.left, top, sum);
+                    }
+                    if (call.threshold) drop(call, s, key, dropout + p * NV, scores);
+                    if constexpr (KIND == Kind::pairs) pair_up(s, scores);
                 } else {
-                    weigh(s, scores, scoring.left, top, sum);
+                    weigh<KIND>(s, scores, scoring.left, top, sum);
                 }
-                if (call.threshold) drop(call, s, key, dropout + p * NV, scores);
-                product_narrow<Start::there>(s.end - s.begin, sums + s.begin * LANES, PANEL,
-                                             {values.data + s.first * values.stride, 1, values.stride},
-                                             {scores + s.first * PANEL + s.begin * LANES, PANEL}, dv,
-                                             Whole{s.last - s.first});
+                const std::int64_t first_pair = s.first / UNIT<KIND>;
+                product_narrow<KIND, Start::there>(s.end - s.begin, sums + s.begin * LANES, PANEL,
+                                                   {values.data + first_pair * values.stride, 1, values.stride},
+                                                   {scores + first_pair * PANEL + s.begin * LANES, PANEL}, dv,
+                                                   Whole{(s.last + UNIT<KIND> - 1) / UNIT<KIND> - first_pair});
             }
             for (int v = 0; v < NV; ++v) rows[v].sum += sum[v];
         }
@@ -282,7 +373,19 @@ bool forward(const Forward& call, const ForwardTask& task, bool check, void* mem
         const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
         finish(call, task, scoring, panel, softmax + p * NV, spoilt + p * NV, scratch.sums + p * dv * PANEL, found);
     }
-    return !check || is_finite(found);
+    return !check || !(any(suspect) || any(found != 0.0f));
+}
+
+bool forward(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
+    if constexpr (PAIRS) {
+        if (call.key_type == Type::bfloat16) return forward_of<Kind::pairs>(call, task, check, memory, stop);
+    }
+    return forward_of<Kind::numbers>(call, task, check, memory, stop);
+}
+
+void pair(const View& view, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows, std::int64_t columns,
+          float* to) {
+    pair_rows(head_of(view, Type::bfloat16, b, h).from(first), rows, columns, to, columns);
 }
 
 }  // namespace

@@ -16,17 +16,32 @@ INLINE V exp2_fraction(V f) {
     return p * f;
 }
 
-// 2ˣ for x ≤ 127; what lies below −127 is 0. NaN stays NaN.
+// 2ˣ for x ≤ 127; what lies below −127 is 0. NaN stays NaN. Several vectors go step by step together: one alone
+// is a chain of twelve operations, each of which waits for the one before it.
+template <int N>
+INLINE void exp2(V (&x)[N]) {
+    constexpr float c[] = {0x1.444p-13f, 0x1.5f48cp-10f, 0x1.3b2a1cp-7f, 0x1.c6aeccp-5f, 0x1.ebfbe0p-3f, 0x1.62e430p-1f, 1.0f};
+    V n[N], p[N];
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) x[i] = max(splat(-127.0f), x[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) n[i] = round(x[i]);
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) x[i] = x[i] - n[i];
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) p[i] = fma(splat(c[0]), x[i], splat(c[1]));
+#pragma GCC unroll 8
+    for (int k = 2; k < 7; ++k) {
+#pragma GCC unroll 16
+        for (int i = 0; i < N; ++i) p[i] = fma(p[i], x[i], splat(c[k]));
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < N; ++i) x[i] = times_power(p[i], n[i]);
+}
 INLINE V exp2(V x) {
-    x = max(splat(-127.0f), x);
-    const V n = round(x), f = x - n;
-    V p = fma(splat(0x1.444p-13f), f, splat(0x1.5f48cp-10f));
-    p = fma(p, f, splat(0x1.3b2a1cp-7f));
-    p = fma(p, f, splat(0x1.c6aeccp-5f));
-    p = fma(p, f, splat(0x1.ebfbe0p-3f));
-    p = fma(p, f, splat(0x1.62e430p-1f));
-    p = fma(p, f, splat(1.0f));
-    return times_power(p, n);
+    V one[1] = {x};
+    exp2(one);
+    return one[0];
 }
 
 // 1 / (1 + 2⁻ˣ): 0 for −∞, 1 for ∞.

@@ -80,6 +80,44 @@ INLINE void transpose_rows(const Matrix& m, std::int64_t rows, std::int64_t colu
     }
 }
 
+// Rows of bfloat16 as pairs along the row, `width` pairs each: a copy, with zeros at the end.
+__attribute__((noinline)) void copy_pairs(const Matrix& m, std::int64_t rows, std::int64_t columns, float* to,
+                                          std::int64_t width) {
+    const auto* from = static_cast<const std::uint16_t*>(m.data);
+    auto* out = reinterpret_cast<std::uint16_t*>(to);
+    for (std::int64_t r = 0; r < rows; ++r, from += m.row, out += 2 * width) {
+        if (m.column == 1) {
+            std::memcpy(out, from, static_cast<std::size_t>(columns) * 2);
+        } else {
+            for (std::int64_t c = 0; c < columns; ++c) out[c] = from[c * m.column];
+        }
+        std::memset(out + columns, 0, static_cast<std::size_t>(2 * width - columns) * 2);
+    }
+}
+
+// Rows of bfloat16 as pairs of rows: to[r / 2][c] holds rows r and r + 1. After the last row comes one of zeros.
+__attribute__((noinline)) void pair_rows(const Matrix& m, std::int64_t rows, std::int64_t columns, float* to,
+                                         std::int64_t width) {
+    const auto* from = static_cast<const std::uint16_t*>(m.data);
+    for (std::int64_t r = 0; r < rows; r += 2, from += 2 * m.row, to += width) {
+        const bool both = r + 1 < rows;
+        std::int64_t c = 0;
+        if (m.column == 1 && both) {
+            for (; c + LANES <= columns; c += LANES) {
+                const U low = __builtin_convertvector(load(from + c), U);
+                const U high = __builtin_convertvector(load(from + m.row + c), U);
+                store(to + c, from_bits(low | (high << 16)));
+            }
+        }
+        for (; c < width; ++c) {
+            const std::uint32_t low = c < columns ? from[c * m.column] : 0;
+            const std::uint32_t high = c < columns && both ? from[m.row + c * m.column] : 0;
+            const std::uint32_t pair = low | (high << 16);
+            std::memcpy(to + c, &pair, sizeof pair);
+        }
+    }
+}
+
 // A float32 row to a tensor of any type and stride.
 INLINE void write_row(Type type, void* to, std::int64_t stride, const float* from, std::int64_t n) {
     std::int64_t i = 0;

@@ -1,4 +1,7 @@
 // The one microkernel: C[row][vectors] += A[row, k] · B[k][vectors], with A broadcast and C in registers.
+//
+// What is multiplied are numbers, or pairs of bfloat16 in 32 bits, neighbours along k, of which the processor adds
+// both products at once. To everything but the multiplication a pair is one number.
 #pragma once
 
 #include "math.h"
@@ -19,8 +22,22 @@ struct Right {
 };
 
 enum class Start { zero, there };
+enum class Kind { numbers, pairs };
 
-template <int ROWS, int VECTORS, Start START>
+template <Kind KIND>
+INLINE V multiply_add(V a, V b, V c) {
+    if constexpr (KIND == Kind::pairs) {
+        return dot_pairs(a, b, c);
+    } else {
+        return fma(a, b, c);
+    }
+}
+
+// How many numbers along k one element holds.
+template <Kind KIND>
+constexpr int UNIT = KIND == Kind::pairs ? 2 : 1;
+
+template <Kind KIND, int ROWS, int VECTORS, Start START>
 INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::int64_t depth) {
     V sum[ROWS][VECTORS];
 #pragma GCC unroll 16
@@ -41,7 +58,7 @@ INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::in
         for (int r = 0; r < ROWS; ++r) {
             const V y = splat(left[r * a.row]);
 #pragma GCC unroll 4
-            for (int v = 0; v < VECTORS; ++v) sum[r][v] = fma(y, x[v], sum[r][v]);
+            for (int v = 0; v < VECTORS; ++v) sum[r][v] = multiply_add<KIND>(y, x[v], sum[r][v]);
         }
     }
 #pragma GCC unroll 16
@@ -56,54 +73,54 @@ struct Span {
 };
 
 // Rows of C, tile by tile. `depth(row, rows)` says which k these rows need, as a Span: zeros of A are skipped.
-template <int VECTORS, Start START, class Depth, int ROWS = rows_for(VECTORS)>
+template <Kind KIND, int VECTORS, Start START, class Depth, int ROWS = rows_for(VECTORS)>
 INLINE void product_rows(float* c, std::int64_t stride, Left a, Right b, std::int64_t rows, Depth depth,
                          std::int64_t row = 0) {
     for (; row + ROWS <= rows; row += ROWS) {
         const Span k = depth(row, ROWS);
-        product_tile<ROWS, VECTORS, START>(
+        product_tile<KIND, ROWS, VECTORS, START>(
             c + row * stride, stride, {a.data + row * a.row + k.first * a.k, a.row, a.k},
             {b.data + k.first * b.stride, b.stride}, k.last - k.first);
     }
     if constexpr (ROWS > 1) {
         if (row < rows) {
             constexpr int FEWER = ROWS > 8 ? 8 : ROWS > 4 ? 4 : ROWS - 1;
-            product_rows<VECTORS, START, Depth, FEWER>(c, stride, a, b, rows, depth, row);
+            product_rows<KIND, VECTORS, START, Depth, FEWER>(c, stride, a, b, rows, depth, row);
         }
     }
 }
 
-template <int VECTORS, Start START, class Depth>
+template <Kind KIND, int VECTORS, Start START, class Depth>
 __attribute__((noinline)) void product_of(float* c, std::int64_t stride, Left a, Right b, std::int64_t rows,
                                           Depth depth) {
-    product_rows<VECTORS, START>(c, stride, a, b, rows, depth);
+    product_rows<KIND, VECTORS, START>(c, stride, a, b, rows, depth);
 }
 
 // The product for any number of vectors up to NV.
-template <Start START, class Depth>
+template <Kind KIND, Start START, class Depth>
 INLINE void product_narrow(int vectors, float* c, std::int64_t stride, Left a, Right b, std::int64_t rows,
                            Depth depth) {
     static_assert(NV <= 4);
     switch (vectors) {
-        case 1: return product_of<1, START>(c, stride, a, b, rows, depth);
-        case 2: return product_of<2, START>(c, stride, a, b, rows, depth);
+        case 1: return product_of<KIND, 1, START>(c, stride, a, b, rows, depth);
+        case 2: return product_of<KIND, 2, START>(c, stride, a, b, rows, depth);
         case 3:
-            if constexpr (NV >= 3) return product_of<3, START>(c, stride, a, b, rows, depth);
+            if constexpr (NV >= 3) return product_of<KIND, 3, START>(c, stride, a, b, rows, depth);
             break;
         case 4:
-            if constexpr (NV >= 4) return product_of<4, START>(c, stride, a, b, rows, depth);
+            if constexpr (NV >= 4) return product_of<KIND, 4, START>(c, stride, a, b, rows, depth);
             break;
         default: break;
     }
 }
 
 // Of any width: columns go in parts of NV vectors, the last two shared evenly (5 is 3 + 2, not 4 + 1).
-template <Start START, class Depth>
+template <Kind KIND, Start START, class Depth>
 INLINE void product(int vectors, float* c, std::int64_t stride, Left a, Right b, std::int64_t rows,
                     Depth depth) {
     while (vectors > 0) {
         const int part = vectors >= 2 * NV || vectors <= NV ? least(vectors, NV) : (vectors + 1) / 2;
-        product_narrow<START>(part, c, stride, a, b, rows, depth);
+        product_narrow<KIND, START>(part, c, stride, a, b, rows, depth);
         vectors -= part;
         c += part * LANES;
         b.data += part * LANES;

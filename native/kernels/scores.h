@@ -26,9 +26,17 @@ struct Scoring {
     }
 };
 
-// The queries of a block, transposed.
-INLINE void pack_queries(const Matrix& query, std::int64_t rows, std::int64_t d, float sign, float* to) {
-    if (sign == 1.0f) {
+// The queries of a block, transposed, times the scale's sign. Pairs lie along the row.
+template <Kind KIND>
+INLINE void pack_queries(const Matrix& query, std::int64_t rows, std::int64_t d, float sign, float* to, float* scratch) {
+    if constexpr (KIND == Kind::pairs) {
+        const std::int64_t width = (d + 1) / 2;
+        copy_pairs(query, rows, d, scratch, width);
+        const Matrix pairs{scratch, width, 1, Type::float32};
+        const U flip = splat(sign < 0 ? 0x80008000u : 0u), keep = splat(sign == 0.0f ? 0u : 0xffffffffu);
+        transpose_rows(pairs, rows, width, to, PANEL, width * PANEL,
+                       [=](V x) { return from_bits((bits(x) ^ flip) & keep); });
+    } else if (sign == 1.0f) {
         transpose_rows(query, rows, d, to, PANEL, d * PANEL, [](V x) { return x; });
     } else {
         const V factor = splat(sign);
@@ -125,16 +133,22 @@ __attribute__((noinline)) void forbid(const Panel& panel, const Segment& s, std:
     }
 }
 
-// Adds 0 · x for each number of a segment: NaN remains where one is not finite.
-INLINE void look_for_infinity(const Segment& s, const float* scores, V& found) {
-    for (int r = s.first; r < s.last; ++r) {
-        for (int v = s.begin; v < s.end; ++v) {
-            found = fma(load(scores + r * PANEL + v * LANES), splat(0.0f), found);
+// The least and greatest number of each vector's rows. Products are looked at before anything is done to them:
+// one of −∞ would vanish in a softmax, where ∞ and NaN show.
+template <int VECTORS_HERE>
+INLINE void range_of(const float* scores, int rows, V* low, V* high) {
+    V least_one[VECTORS_HERE], most[VECTORS_HERE];
+    for (int v = 0; v < VECTORS_HERE; ++v) least_one[v] = low[v], most[v] = high[v];
+    for (int r = 0; r < rows; ++r, scores += PANEL) {
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS_HERE; ++v) {
+            const V x = load(scores + v * LANES);
+            least_one[v] = min(least_one[v], x);
+            most[v] = max(most[v], x);
         }
     }
+    for (int v = 0; v < VECTORS_HERE; ++v) low[v] = least_one[v], high[v] = most[v];
 }
-
-INLINE bool is_finite(V zero) { return !any(zero != 0.0f); }
 
 // The word of each query of a vector, for dropout: `keeps` in regard/dropout.py.
 INLINE U dropout_rows(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query) {

@@ -29,6 +29,10 @@ INLINE I lanes_of(std::uint32_t word) {
     return (splat(static_cast<std::int32_t>(word)) & each) != 0;
 }
 
+constexpr bool PAIRS = false;  // no product of pairs of bfloat16
+INLINE V dot_pairs(V, V, V c) { return c; }
+INLINE V narrow_pair(V low, V) { return low; }
+
 INLINE V widen_bfloat16(H x) {
     const __m256i wide = _mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(x));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));

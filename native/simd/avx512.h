@@ -1,4 +1,4 @@
-// AVX-512 (F, BW, DQ, VL): sixteen lanes, thirty-two registers.
+// AVX-512 (F, BW, DQ, VL): sixteen lanes, thirty-two registers; with REGARD_PAIRS its BF16 as well.
 #pragma once
 
 #include <immintrin.h>
@@ -24,6 +24,25 @@ INLINE bool any(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(
 INLINE I lanes_of(std::uint32_t word) {
     return reinterpret_cast<I>(_mm512_movm_epi32(static_cast<__mmask16>(word)));
 }
+
+#ifdef REGARD_PAIRS
+constexpr bool PAIRS = true;
+// c + a₀·b₀ + a₁·b₁, where each lane of a and b is a pair of bfloat16.
+INLINE V dot_pairs(V a, V b, V c) {
+    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+}
+// Two numbers of each lane as a pair of bfloat16.
+INLINE V narrow_pair(V low, V high) {
+    const auto wide = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6,
+                                           21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, wide));
+}
+#else
+constexpr bool PAIRS = false;  // no product of pairs of bfloat16
+INLINE V dot_pairs(V, V, V c) { return c; }
+INLINE V narrow_pair(V low, V) { return low; }
+#endif
 
 INLINE V widen_bfloat16(H x) {
     const __m512i wide = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(x));

@@ -43,6 +43,19 @@ INLINE V from_bits(U x) { return reinterpret_cast<V>(x); }
 constexpr float INF = __builtin_inff();
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
+// For all that the compiler knows, x is another one now.
+INLINE void renew(V& x) {
+#if defined(REGARD_EMULATED)
+    __asm__ volatile("" : "+m"(x));
+#elif defined(__x86_64__)
+    __asm__ volatile("" : "+x"(x));
+#elif defined(__aarch64__)
+    __asm__ volatile("" : "+w"(x));
+#else
+    __asm__ volatile("" : "+m"(x));
+#endif
+}
+
 // 0, 1, 2 … in the lanes.
 INLINE I iota() {
     I out;

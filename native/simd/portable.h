@@ -36,6 +36,27 @@ INLINE I lanes_of(std::uint32_t word) {
     return ((splat(static_cast<std::int32_t>(word)) >> iota()) & 1) != 0;
 }
 
+// Pairs of bfloat16 are for processors that multiply them. With REGARD_PAIRS they are worked out step by step, so
+// that the code around them can be tested anywhere.
+#ifdef REGARD_PAIRS
+constexpr bool PAIRS = true;
+// c + a₀·b₀ + a₁·b₁, where each lane of a and b is a pair of bfloat16.
+INLINE V dot_pairs(V a, V b, V c) {
+    const U high = splat(0xffff0000u);
+    c = c + from_bits(bits(a) & high) * from_bits(bits(b) & high);
+    return c + from_bits(bits(a) << 16) * from_bits(bits(b) << 16);
+}
+// Two numbers of each lane as a pair of bfloat16.
+INLINE V narrow_pair(V low, V high) {
+    const auto rounded = [](V x) { return bits(x) + 0x7fff + ((bits(x) >> 16) & 1); };
+    return from_bits((rounded(low) >> 16) | (rounded(high) & splat(0xffff0000u)));
+}
+#else
+constexpr bool PAIRS = false;
+INLINE V dot_pairs(V, V, V c) { return c; }
+INLINE V narrow_pair(V low, V) { return low; }
+#endif
+
 INLINE V widen_bfloat16(H x) { return from_bits(__builtin_convertvector(x, U) << 16); }
 INLINE H narrow_bits(U x) { return __builtin_convertvector(x, H); }  // the low half of each lane
 
@@ -64,13 +85,10 @@ INLINE H narrow_float16(V x) {
 }
 
 INLINE void transpose(V (&r)[LANES]) {
-    for (int i = 0; i < LANES; ++i) {
-        for (int j = i + 1; j < LANES; ++j) {
-            const float x = r[i][j];
-            r[i][j] = r[j][i];
-            r[j][i] = x;
-        }
-    }
+    float from[LANES * LANES], to[LANES * LANES];
+    for (int i = 0; i < LANES; ++i) store(from + i * LANES, r[i]);
+    for (int i = 0; i < LANES * LANES; ++i) to[i] = from[i % LANES * LANES + i / LANES];
+    for (int i = 0; i < LANES; ++i) r[i] = load(to + i * LANES);
 }
 
 // Where the processor can flush tiny numbers to 0 depends on the processor: here it may not.
