@@ -29,10 +29,11 @@ struct ForwardTask {
 struct BackwardTask {
     std::int64_t b, b_last, g, g_last;
     std::int64_t key, key_last;
-    // Sums that tasks cannot share: (b, h, q, d rounded up to 16), and (b, h, q + k − 1) where the bias has a table.
-    // Null: the query's gradients themselves, which are then float32.
+    // Sums that tasks cannot share: (b, h, q, d rounded up to 16), and where the bias has a table (b, h, table_pitch)
+    // of the task's own batch rows. No query_grad: the call's itself, which is then float32.
     float* query_grad = nullptr;
     float* table_grad = nullptr;
+    std::int64_t table_pitch = 0;  // q + k − 1, and room behind for the lanes of the last queries
 };
 
 constexpr std::int64_t MOST_GROUPED = 16;

@@ -254,7 +254,8 @@ Status backward(const Kernels& kernels, Backward call, const Run& run) {
     const std::int64_t width = (call.d + 15) / 16 * 16, grads = call.b * call.h * call.q * width;
     const View& to = call.query_grad;
     const bool direct = parts == 1 && call.type == Type::float32 && call.d == width && to.stride[3] == 1;
-    const std::int64_t distances = call.q + call.k - 1, tables = call.table_grad ? call.b * call.h * distances : 0;
+    const std::int64_t distances = call.q + call.k - 1, pitch = (distances + 15 + 15) / 16 * 16;
+    const std::int64_t tables = call.table_grad ? call.b * call.h * pitch : 0;
     const Memory memory = allocate(static_cast<std::size_t>((direct ? 0 : parts * grads) + parts * tables) * sizeof(float));
     if (!memory) return Status::no_memory;
     float* const query_sums = floats(memory);
@@ -269,7 +270,7 @@ Status backward(const Kernels& kernels, Backward call, const Run& run) {
             std::fill(x, x + width, 0.0f);
         }
     });
-    std::fill(table_sums, table_sums + parts * tables, 0.0f);
+    if (tables) std::fill(table_sums, table_sums + parts * tables, 0.0f);
 
     pass.each(heads * parts, work_of(call), kernels.backward_scratch(call), [&](std::int64_t i, void* scratch, Stop stop) {
         const std::int64_t part = i % parts, head = i / parts;
@@ -281,7 +282,8 @@ Status backward(const Kernels& kernels, Backward call, const Run& run) {
         task.key = part * length;
         task.key_last = std::min(task.key + length, call.k);
         task.query_grad = direct ? nullptr : query_sums + part * grads;
-        task.table_grad = call.table_grad ? table_sums + (part * call.b + task.b) * call.h * distances : nullptr;
+        task.table_grad = call.table_grad ? table_sums + (part * call.b + task.b) * call.h * pitch : nullptr;
+        task.table_pitch = pitch;
         kernels.backward(call, task, scratch, stop);
     });
 
@@ -293,11 +295,13 @@ Status backward(const Kernels& kernels, Backward call, const Run& run) {
         });
     }
     if (call.table_grad) {
-        for (std::int64_t i = 0; i < call.h * distances; ++i) {
-            float sum = 0.0f;
-            for (std::int64_t j = 0; j < parts * call.b; ++j) sum += table_sums[j * call.h * distances + i];
-            call.table_grad[i] = sum;
-        }
+        pass.each(call.h, static_cast<double>(parts * tables), 0, [&](std::int64_t h, void*, Stop) {
+            for (std::int64_t i = 0; i < distances; ++i) {
+                float sum = 0.0f;
+                for (std::int64_t j = 0; j < parts * call.b; ++j) sum += table_sums[(j * call.h + h) * pitch + i];
+                call.table_grad[h * distances + i] = sum;
+            }
+        });
     }
     return pass.status();
 }

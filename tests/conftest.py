@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from jaxtyping import config as jaxtyping_config
+
+# REGARD_CORE=/path/to/core.so tests another build of the core than the installed one: `make sanitize` does.
+if CORE := os.environ.get("REGARD_CORE"):
+    spec = importlib.util.spec_from_file_location("regard._native.core", CORE)
+    assert spec is not None, f"REGARD_CORE={CORE}"
+    assert spec.loader is not None, f"REGARD_CORE={CORE}"
+    sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[spec.name])
 
 from regard import tiles
 from regard.backends import chunked

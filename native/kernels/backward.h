@@ -263,7 +263,7 @@ INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& 
             std::memset(scratch.turned, 0, static_cast<std::size_t>((block.count + 1) / 2 * PITCH) * sizeof(float));
         }
     }
-    float* table = task.table_grad ? task.table_grad + ((b - task.b) * call.h + h) * (call.q + call.k - 1) : nullptr;
+    float* table = task.table_grad ? task.table_grad + ((b - task.b) * call.h + h) * task.table_pitch : nullptr;
 
     for (int p = 0; p < PANELS; ++p) {
         const Segments segments = sight.segments(cover, p, block.count, UNIT<KIND>);

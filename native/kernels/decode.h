@@ -30,57 +30,141 @@ struct DecodeScratch {
     }
 };
 
-// Lane i of the answer is the sum of the lanes of x[i].
-INLINE V sums_of(V (&x)[LANES]) {
-    transpose(x);
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half; half /= 2) {
-#pragma GCC unroll 8
-        for (int i = 0; i < half; ++i) x[i] += x[i + half];
+// Asks for rows before they are needed: values are first read column by column, in steps that no prefetcher follows.
+template <Type TYPE>
+INLINE void fetch(const Matrix& m, std::int64_t row, int rows, std::int64_t columns) {
+    constexpr int LINE = 64 / (TYPE == Type::float32 ? 4 : 2);
+    for (int r = 0; r < rows; ++r) {
+        for (std::int64_t c = 0; c < columns; c += LINE) __builtin_prefetch(at(TYPE, m.data, (row + r) * m.row + c), 0, 2);
     }
-    return x[0];
 }
 
-// Products of LANES keys with ROWS rows; `some` keys are there.
-template <Type TYPE, int ROWS>
-INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, std::int64_t key, int some, float* to) {
-    constexpr int TOGETHER = 4;
-    V sum[ROWS][LANES];
+// Products of TOGETHER keys with ROWS rows, whose sums over the lanes are still to be taken.
+template <Type TYPE, int ROWS, int TOGETHER>
+INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, const std::int64_t* key, V* sum, int stride) {
+    V part[ROWS][TOGETHER];
 #pragma GCC unroll 4
-    for (int first = 0; first < LANES; first += TOGETHER) {
-        V part[ROWS][TOGETHER] = {};
-        std::int64_t at_key[TOGETHER];
-        for (int i = 0; i < TOGETHER; ++i) at_key[i] = key + least(first + i, some - 1);
-        for (std::int64_t c = 0; c < width; c += LANES) {
-            V k[TOGETHER];
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+        for (int i = 0; i < TOGETHER; ++i) part[r][i] = V{};
+    }
+    for (std::int64_t c = 0; c < width; c += LANES) {
+        V k[TOGETHER];
+#pragma GCC unroll 8
+        for (int i = 0; i < TOGETHER; ++i) k[i] = load_row({keys.data, keys.row, 1, TYPE}, key[i], c);
 #pragma GCC unroll 4
-            for (int i = 0; i < TOGETHER; ++i) k[i] = load_row({keys.data, keys.row, 1, TYPE}, at_key[i], c);
-#pragma GCC unroll 4
-            for (int r = 0; r < ROWS; ++r) {
-                const V q = load(queries + r * width + c);
-#pragma GCC unroll 4
-                for (int i = 0; i < TOGETHER; ++i) part[r][i] = fma(q, k[i], part[r][i]);
-            }
-        }
         for (int r = 0; r < ROWS; ++r) {
-            for (int i = 0; i < TOGETHER; ++i) sum[r][first + i] = part[r][i];
+            const V q = load(queries + r * width + c);
+#pragma GCC unroll 8
+            for (int i = 0; i < TOGETHER; ++i) part[r][i] = fma(q, k[i], part[r][i]);
         }
     }
-    for (int r = 0; r < ROWS; ++r) store(to + r * KEYS, sums_of(sum[r]));
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 8
+        for (int i = 0; i < TOGETHER; ++i) sum[r * stride + i] = part[r][i];
+    }
+}
+
+// Products of all keys of a block with ROWS rows, LANES keys at a time.
+template <Type TYPE, int ROWS>
+__attribute__((noinline)) void dots_of_block(const DecodeScratch& scratch, std::int64_t row, const Matrix& keys, int n,
+                                             const Matrix& values, std::int64_t value_columns) {
+    constexpr int TOGETHER = least(8 / ROWS, LANES);
+    for (int key = 0; key < n; key += LANES) {
+        if (value_columns) fetch<TYPE>(values, key, least(LANES, n - key), value_columns);
+        V sum[ROWS * LANES];
+        for (int first = 0; first < LANES; first += TOGETHER) {
+            std::int64_t at_key[TOGETHER];
+            for (int i = 0; i < TOGETHER; ++i) at_key[i] = least(key + first + i, n - 1);
+            dots<TYPE, ROWS, TOGETHER>(scratch.queries + row * scratch.width, scratch.width, keys, at_key, sum + first,
+                                       LANES);
+        }
+        for (int r = 0; r < ROWS; ++r) {
+            store(scratch.weights + (row + r) * KEYS + key, sums_of_lanes(sum + r * LANES));
+        }
+    }
 }
 
 template <Type TYPE>
-__attribute__((noinline)) void all_dots(const DecodeScratch& scratch, std::int64_t rows, const Matrix& keys, int n) {
-    for (int key = 0; key < n; key += LANES) {
-        std::int64_t r = 0;
-        for (; r + 2 <= rows; r += 2) {
-            dots<TYPE, 2>(scratch.queries + r * scratch.width, scratch.width, keys, key, least(LANES, n - key),
-                          scratch.weights + r * KEYS + key);
+INLINE void all_dots(const DecodeScratch& scratch, std::int64_t rows, const Matrix& keys, int n, const Matrix& values,
+                     std::int64_t value_columns) {
+    std::int64_t r = 0;
+    for (; r + 4 <= rows; r += 4) dots_of_block<TYPE, 4>(scratch, r, keys, n, values, r ? 0 : value_columns);
+    for (; r + 2 <= rows; r += 2) dots_of_block<TYPE, 2>(scratch, r, keys, n, values, r ? 0 : value_columns);
+    for (; r < rows; ++r) dots_of_block<TYPE, 1>(scratch, r, keys, n, values, r ? 0 : value_columns);
+}
+
+// Sums of values with the weights of ROWS rows, in COLUMNS vectors of columns at a time.
+template <Type TYPE, int ROWS, int COLUMNS>
+INLINE void add_columns(const float* weights, const Matrix& values, int n, std::int64_t column, float* sums,
+                        std::int64_t width) {
+    V sum[ROWS][COLUMNS];
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) sum[r][c] = load(sums + r * width + column + c * LANES);
+    }
+    for (int key = 0; key < n; ++key) {
+        V x[COLUMNS];
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) x[c] = load_row({values.data, values.row, 1, TYPE}, key, column + c * LANES);
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; ++r) {
+            const V weight = splat(weights[r * KEYS + key]);
+#pragma GCC unroll 4
+            for (int c = 0; c < COLUMNS; ++c) sum[r][c] = fma(weight, x[c], sum[r][c]);
         }
-        if (r < rows) {
-            dots<TYPE, 1>(scratch.queries + r * scratch.width, scratch.width, keys, key, least(LANES, n - key),
-                          scratch.weights + r * KEYS + key);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < ROWS; ++r) {
+#pragma GCC unroll 4
+        for (int c = 0; c < COLUMNS; ++c) store(sums + r * width + column + c * LANES, sum[r][c]);
+    }
+}
+
+template <Type TYPE, int ROWS>
+__attribute__((noinline)) void add_block(const float* weights, const Matrix& values, int n, float* sums,
+                                         std::int64_t width) {
+    constexpr int COLUMNS = ROWS == 4 ? 2 : 4;
+    std::int64_t column = 0;
+    for (; column + COLUMNS * LANES <= width; column += COLUMNS * LANES) {
+        add_columns<TYPE, ROWS, COLUMNS>(weights, values, n, column, sums, width);
+    }
+    for (; column < width; column += LANES) add_columns<TYPE, ROWS, 1>(weights, values, n, column, sums, width);
+}
+
+// Values of the keys from `first` on, of which there are n, with the weights of all rows.
+template <Type TYPE>
+INLINE void add_values(const DecodeScratch& scratch, std::int64_t rows, const Matrix& values, int first, int n) {
+    const Matrix here = values.from(first);
+    std::int64_t r = 0;
+    const auto add = [&](auto count) {
+        constexpr int ROWS = decltype(count)::value;
+        for (; r + ROWS <= rows; r += ROWS) {
+            add_block<TYPE, ROWS>(scratch.weights + r * KEYS + first, here, n, scratch.sums + r * scratch.value_width,
+                                  scratch.value_width);
         }
+    };
+    add(Count<4>{});
+    add(Count<2>{});
+    add(Count<1>{});
+}
+
+template <Type TYPE>
+struct Constant {
+    static constexpr Type value = TYPE;
+};
+
+// Calls step with the type as a constant.
+template <class Step>
+INLINE void with_type(Type type, const Step& step) {
+    if (type == Type::float32) {
+        step(Constant<Type::float32>{});
+    } else if (type == Type::bfloat16) {
+        step(Constant<Type::bfloat16>{});
+    } else {
+        step(Constant<Type::float16>{});
     }
 }
 
@@ -107,6 +191,13 @@ INLINE I sees(const Call& call, std::int64_t b, std::int64_t h, std::int64_t que
         }
     }
     return ok;
+}
+
+// Rows of whole vectors, side by side in each: as they lie, or a copy.
+INLINE Matrix vectors_of(const Matrix& m, int rows, std::int64_t columns, std::int64_t width, float* scratch) {
+    if (m.column == 1 && columns == width) return m;
+    copy_rows(m, rows, columns, scratch, width);
+    return {scratch, width, 1, Type::float32};
 }
 
 // Products of one row become scores.
@@ -152,18 +243,11 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
     for (std::int64_t key = task.key; key < task.key_last; key += KEYS) {
         if (stop.now()) return true;
         const int n = static_cast<int>(least(KEYS, task.key_last - key));
-        Matrix keys = key_head.from(key);
-        if (keys.column != 1 || d % LANES) {
-            copy_rows(keys, n, d, scratch.keys, scratch.width);
-            keys = {scratch.keys, scratch.width, 1, Type::float32};
-        }
-        if (keys.type == Type::float32) {
-            all_dots<Type::float32>(scratch, rows, keys, n);
-        } else if (keys.type == Type::bfloat16) {
-            all_dots<Type::bfloat16>(scratch, rows, keys, n);
-        } else {
-            all_dots<Type::float16>(scratch, rows, keys, n);
-        }
+        const Matrix keys = vectors_of(key_head.from(key), n, d, scratch.width, scratch.keys);
+        const Matrix values = vectors_of(value_head.from(key), n, dv, scratch.value_width, scratch.values);
+        with_type(keys.type, [&](auto type) {
+            all_dots<type.value>(scratch, rows, keys, n, values, values.type == keys.type ? dv : 0);
+        });
         int first = n, last = 0;  // keys that some row sees
         for (std::int64_t r = 0; r < rows; ++r) {
             float* row = scratch.weights + r * KEYS;
@@ -231,10 +315,7 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
             }
         }
         if (first >= last) continue;
-        const Rows values = whole_rows(value_head, key + first, last - first, dv, scratch.value_width, scratch.values);
-        product<Kind::numbers, Start::there>(static_cast<int>(scratch.value_width / LANES), scratch.sums, scratch.value_width,
-                              {scratch.weights + first, KEYS, 1}, {values.data, values.stride}, rows,
-                              Whole{last - first});
+        with_type(values.type, [&](auto type) { add_values<type.value>(scratch, rows, values, first, last - first); });
     }
 
     float* norms = task.part + BLOCK * dv;

@@ -165,16 +165,11 @@ __attribute__((noinline)) void drop(const Call& call, const Segment& s, std::int
     }
 }
 
-INLINE void range_of(const Segment& s, const float* scores, V* low, V* high) {
-    const float* here = scores + s.first * PANEL + s.begin * LANES;
-    const int rows = s.last - s.first;
-    low += s.begin;
-    high += s.begin;
-    switch (s.end - s.begin) {
-        case 1: return range_of<1>(here, rows, low, high);
-        case 2: return range_of<2>(here, rows, low, high);
-        case 3: return range_of<least(3, NV)>(here, rows, low, high);
-        default: return range_of<NV>(here, rows, low, high);
+INLINE void greatest_of(const Segment& s, const float* scores, V* maximum) {
+    for (int v = s.begin; v < s.end; ++v) {
+        V m = maximum[v];
+        for (int r = s.first; r < s.last; ++r) m = max(m, load(scores + r * PANEL + v * LANES));
+        maximum[v] = m;
     }
 }
 
@@ -237,27 +232,36 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
             }
         }
         const Matrix out = head_of(call.out, call.type, task.b, task.h);
+        const std::int64_t lane = panel.index * PANEL + v * LANES;
+        U odd{};
         for (std::int64_t c = 0; c < dv; c += LANES) {
             V t[LANES];
+            const std::int64_t n = least<std::int64_t>(LANES, dv - c);
+            if (n == LANES) {
+#pragma GCC unroll 16
+                for (int i = 0; i < LANES; ++i) t[i] = load(sums + (c + i) * PANEL + v * LANES);
+            } else {
+                for (int i = 0; i < LANES; ++i) t[i] = i < n ? load(sums + (c + i) * PANEL + v * LANES) : V{};
+            }
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; ++i) {
-                const V x = c + i < dv ? load(sums + (c + i) * PANEL + v * LANES) : V{};
-                found = fma(x, splat(0.0f), found);
-                t[i] = x * factor;
+                odd |= bits(t[i] - t[i]);  // 0, but for what is not finite
+                t[i] *= factor;
             }
             transpose(t);
-            const std::int64_t n = least<std::int64_t>(LANES, dv - c);
+            alignas(64) float block[LANES * LANES];
+            for (int i = 0; i < LANES; ++i) store(block + i * LANES, t[i]);
             for (int i = 0; i < rows; ++i) {
-                alignas(64) float row[LANES];
-                store(row, t[i]);
                 if (task.part) {
-                    write_row(Type::float32, task.part + (panel.index * PANEL + v * LANES + i) * dv + c, 1, row, n);
+                    write_row(Type::float32, task.part + (lane + i) * dv + c, 1, block + i * LANES, n);
                 } else {
                     const std::int64_t place = (panel.query + v * LANES + i) * out.row + c * out.column;
-                    write_row(call.type, at(call.type, const_cast<void*>(out.data), place), out.column, row, n);
+                    write_row(call.type, at(call.type, const_cast<void*>(out.data), place), out.column,
+                              block + i * LANES, n);
                 }
             }
         }
+        found += from_bits(odd);
     }
 }
 
@@ -313,24 +317,23 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
             float* sums = scratch.sums + p * dv * PANEL;
             float* scores = scratch.scores;
             Softmax* rows = softmax + p * NV;
-            V maximum[NV], low[NV], top[NV], sum[NV];
+            V maximum[NV], ignored[NV] = {}, low[NV], top[NV], sum[NV];
             for (int v = 0; v < NV; ++v) maximum[v] = rows[v].maximum, low[v] = sum[v] = V{};
 
             for (int i = 0; i < segments.count; ++i) {
                 const Segment& s = segments.at[i];
+                // Products are looked at before anything is done to them: one of −∞ would vanish in a softmax,
+                // where ∞ and NaN show.
+                const bool changes = scoring.cooked || s.test || call.spoilt_key;
                 product_narrow<KIND, Start::zero>(s.end - s.begin, scores + s.first * PANEL + s.begin * LANES, PANEL,
                                             {keys.data + s.first * keys.stride, keys.stride, 1},
-                                            {queries + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth});
-                if (scoring.cooked || s.test || call.spoilt_key) {
-                    V ignored[NV] = {};
-                    range_of(s, scores, low, ignored);
-                    if (scoring.cooked) cook(panel, s, key, scores, nullptr);
-                    if (s.test) forbid(panel, s, key, scores);
-                    if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
-                    range_of(s, scores, ignored, maximum);
-                } else {
-                    range_of(s, scores, low, maximum);
-                }
+                                            {queries + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth},
+                                                  Ranges{low + s.begin, (changes ? ignored : maximum) + s.begin});
+                if (!changes) continue;
+                if (scoring.cooked) cook(panel, s, key, scores, nullptr);
+                if (s.test) forbid(panel, s, key, scores);
+                if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
+                greatest_of(s, scores, maximum);
             }
             for (int v = 0; v < NV; ++v) suspect |= low[v] == -INF;
 

@@ -37,8 +37,31 @@ INLINE V multiply_add(V a, V b, V c) {
 template <Kind KIND>
 constexpr int UNIT = KIND == Kind::pairs ? 2 : 1;
 
-template <Kind KIND, int ROWS, int VECTORS, Start START>
-INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::int64_t depth) {
+// What else is done with a tile of C while it lies in registers: nothing, or its columns' ranges.
+struct Unwatched {
+    template <int ROWS, int VECTORS>
+    __attribute__((always_inline)) void see(const V (&)[ROWS][VECTORS]) const {}
+};
+struct Ranges {
+    V *low, *high;
+    template <int ROWS, int VECTORS>
+    __attribute__((always_inline)) void see(const V (&sum)[ROWS][VECTORS]) const {
+#pragma GCC unroll 4
+        for (int v = 0; v < VECTORS; ++v) {
+            V small = low[v], large = high[v];
+#pragma GCC unroll 16
+            for (int r = 0; r < ROWS; ++r) {
+                small = min(small, sum[r][v]);
+                large = max(large, sum[r][v]);
+            }
+            low[v] = small;
+            high[v] = large;
+        }
+    }
+};
+
+template <Kind KIND, int ROWS, int VECTORS, Start START, class Watch>
+INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::int64_t depth, const Watch& watch) {
     V sum[ROWS][VECTORS];
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
@@ -61,6 +84,7 @@ INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::in
             for (int v = 0; v < VECTORS; ++v) sum[r][v] = multiply_add<KIND>(y, x[v], sum[r][v]);
         }
     }
+    watch.see(sum);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
@@ -73,42 +97,42 @@ struct Span {
 };
 
 // Rows of C, tile by tile. `depth(row, rows)` says which k these rows need, as a Span: zeros of A are skipped.
-template <Kind KIND, int VECTORS, Start START, class Depth, int ROWS = rows_for(VECTORS)>
+template <Kind KIND, int VECTORS, Start START, class Depth, class Watch, int ROWS = rows_for(VECTORS)>
 INLINE void product_rows(float* c, std::int64_t stride, Left a, Right b, std::int64_t rows, Depth depth,
-                         std::int64_t row = 0) {
+                         const Watch& watch, std::int64_t row = 0) {
     for (; row + ROWS <= rows; row += ROWS) {
         const Span k = depth(row, ROWS);
         product_tile<KIND, ROWS, VECTORS, START>(
             c + row * stride, stride, {a.data + row * a.row + k.first * a.k, a.row, a.k},
-            {b.data + k.first * b.stride, b.stride}, k.last - k.first);
+            {b.data + k.first * b.stride, b.stride}, k.last - k.first, watch);
     }
     if constexpr (ROWS > 1) {
         if (row < rows) {
             constexpr int FEWER = ROWS > 8 ? 8 : ROWS > 4 ? 4 : ROWS - 1;
-            product_rows<KIND, VECTORS, START, Depth, FEWER>(c, stride, a, b, rows, depth, row);
+            product_rows<KIND, VECTORS, START, Depth, Watch, FEWER>(c, stride, a, b, rows, depth, watch, row);
         }
     }
 }
 
-template <Kind KIND, int VECTORS, Start START, class Depth>
+template <Kind KIND, int VECTORS, Start START, class Depth, class Watch>
 __attribute__((noinline)) void product_of(float* c, std::int64_t stride, Left a, Right b, std::int64_t rows,
-                                          Depth depth) {
-    product_rows<KIND, VECTORS, START>(c, stride, a, b, rows, depth);
+                                          Depth depth, Watch watch) {
+    product_rows<KIND, VECTORS, START>(c, stride, a, b, rows, depth, watch);
 }
 
 // The product for any number of vectors up to NV.
-template <Kind KIND, Start START, class Depth>
+template <Kind KIND, Start START, class Depth, class Watch = Unwatched>
 INLINE void product_narrow(int vectors, float* c, std::int64_t stride, Left a, Right b, std::int64_t rows,
-                           Depth depth) {
+                           Depth depth, Watch watch = {}) {
     static_assert(NV <= 4);
     switch (vectors) {
-        case 1: return product_of<KIND, 1, START>(c, stride, a, b, rows, depth);
-        case 2: return product_of<KIND, 2, START>(c, stride, a, b, rows, depth);
+        case 1: return product_of<KIND, 1, START>(c, stride, a, b, rows, depth, watch);
+        case 2: return product_of<KIND, 2, START>(c, stride, a, b, rows, depth, watch);
         case 3:
-            if constexpr (NV >= 3) return product_of<KIND, 3, START>(c, stride, a, b, rows, depth);
+            if constexpr (NV >= 3) return product_of<KIND, 3, START>(c, stride, a, b, rows, depth, watch);
             break;
         case 4:
-            if constexpr (NV >= 4) return product_of<KIND, 4, START>(c, stride, a, b, rows, depth);
+            if constexpr (NV >= 4) return product_of<KIND, 4, START>(c, stride, a, b, rows, depth, watch);
             break;
         default: break;
     }

@@ -133,23 +133,6 @@ __attribute__((noinline)) void forbid(const Panel& panel, const Segment& s, std:
     }
 }
 
-// The least and greatest number of each vector's rows. Products are looked at before anything is done to them:
-// one of −∞ would vanish in a softmax, where ∞ and NaN show.
-template <int VECTORS_HERE>
-INLINE void range_of(const float* scores, int rows, V* low, V* high) {
-    V least_one[VECTORS_HERE], most[VECTORS_HERE];
-    for (int v = 0; v < VECTORS_HERE; ++v) least_one[v] = low[v], most[v] = high[v];
-    for (int r = 0; r < rows; ++r, scores += PANEL) {
-#pragma GCC unroll 4
-        for (int v = 0; v < VECTORS_HERE; ++v) {
-            const V x = load(scores + v * LANES);
-            least_one[v] = min(least_one[v], x);
-            most[v] = max(most[v], x);
-        }
-    }
-    for (int v = 0; v < VECTORS_HERE; ++v) low[v] = least_one[v], high[v] = most[v];
-}
-
 // The word of each query of a vector, for dropout: `keeps` in regard/dropout.py.
 INLINE U dropout_rows(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query) {
     const std::uint32_t head = mix(mix(call.seed + static_cast<std::uint32_t>(b)) + static_cast<std::uint32_t>(h));

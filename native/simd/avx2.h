@@ -66,6 +66,18 @@ INLINE void transpose(V (&r)[LANES]) {
     }
 }
 
+// Lane i of the answer is the sum of the lanes of x[i].
+INLINE V sums_of_lanes(const V* x) {
+    V t[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm256_unpacklo_ps(x[2 * i], x[2 * i + 1]) + _mm256_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    const V low = _mm256_shuffle_ps(t[0], t[1], 0x44) + _mm256_shuffle_ps(t[0], t[1], 0xee);
+    const V high = _mm256_shuffle_ps(t[2], t[3], 0x44) + _mm256_shuffle_ps(t[2], t[3], 0xee);
+    return _mm256_permute2f128_ps(low, high, 0x20) + _mm256_permute2f128_ps(low, high, 0x31);
+}
+
 // Numbers below the normal range count as 0 while this lives: they would cost a hundredfold.
 struct FlushToZero {
     unsigned before = _mm_getcsr();

@@ -83,6 +83,23 @@ INLINE void transpose(V (&r)[LANES]) {
     }
 }
 
+// Lane i of the answer is the sum of the lanes of x[i].
+INLINE V sums_of_lanes(const V* x) {
+    V t[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+        t[i] = _mm512_unpacklo_ps(x[2 * i], x[2 * i + 1]) + _mm512_unpackhi_ps(x[2 * i], x[2 * i + 1]);
+    }
+    V s[4];  // of vectors 4i … 4i + 3, in each quarter
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+        s[i] = _mm512_shuffle_ps(t[2 * i], t[2 * i + 1], 0x44) + _mm512_shuffle_ps(t[2 * i], t[2 * i + 1], 0xee);
+    }
+    const V low = _mm512_shuffle_f32x4(s[0], s[1], 0x88) + _mm512_shuffle_f32x4(s[0], s[1], 0xdd);
+    const V high = _mm512_shuffle_f32x4(s[2], s[3], 0x88) + _mm512_shuffle_f32x4(s[2], s[3], 0xdd);
+    return _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
+}
+
 // Numbers below the normal range count as 0 while this lives: they would cost a hundredfold.
 struct FlushToZero {
     unsigned before = _mm_getcsr();

@@ -50,6 +50,9 @@ INLINE void transpose(V (&r)[LANES]) {
     r[3] = second.val[1];
 }
 
+// Lane i of the answer is the sum of the lanes of x[i].
+INLINE V sums_of_lanes(const V* x) { return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3])); }
+
 // Numbers below the normal range count as 0 while this lives: they would cost a hundredfold.
 struct FlushToZero {
     std::uint64_t before;

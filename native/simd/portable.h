@@ -91,6 +91,16 @@ INLINE void transpose(V (&r)[LANES]) {
     for (int i = 0; i < LANES; ++i) r[i] = load(to + i * LANES);
 }
 
+// Lane i of the answer is the sum of the lanes of x[i].
+INLINE V sums_of_lanes(V* x) {
+    V t[LANES];
+    for (int i = 0; i < LANES; ++i) t[i] = x[i];
+    transpose(t);
+    V sum = t[0];
+    for (int i = 1; i < LANES; ++i) sum += t[i];
+    return sum;
+}
+
 // Where the processor can flush tiny numbers to 0 depends on the processor: here it may not.
 struct FlushToZero {
     FlushToZero() {}

@@ -9,9 +9,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from regard import tiles
+from regard import compiled, tiles
 from regard.backends import choose
-from regard.backends.chunked import block_rows
 from regard.biases import Bias
 from regard.errors import OptionError
 from regard.masks import Mask, Tile
@@ -59,8 +58,14 @@ def attention(
     >>> attention(q, k, v, mask=Causal()).shape
     torch.Size([1, 8, 1000, 64])
     """
-    parts = _parts(mask, bias, score, normalizer, dropout)
-    return _run(q, k, v, (), backend, parts)[1].out
+    if torch.compiler.is_compiling():
+        named = compiled.attention(q, k, v, mask, bias, score, normalizer, dropout, backend)
+        if named is not None:
+            return named
+        return _outside_of_graphs(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[
+            1
+        ].out
+    return _run(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[1].out
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,19 +115,8 @@ def observe(
     >>> seen.out.shape, seen[Entropy()].shape, seen[TopK(8)].keys.shape
     (torch.Size([1, 8, 1000, 64]), torch.Size([1, 8, 1000]), torch.Size([1, 8, 1000, 8]))
     """
-    problem = Problem.of(
-        q,
-        k,
-        v,
-        observers,
-        mask=mask,
-        bias=bias,
-        score=score,
-        normalizer=normalizer,
-        dropout=dropout,
-    )
-    chosen, _ = choose(problem, backend)
-    answer = chosen.run(problem)
+    run = _outside_of_graphs if torch.compiler.is_compiling() else _run
+    problem, answer = run(q, k, v, observers, mask, bias, score, normalizer, dropout, backend)
     asked = dict.fromkeys(observers)
     results = {
         name: bound.result(*tensors)
@@ -183,7 +177,7 @@ def explain(
     >>> q = k = v = torch.zeros(1, 8, 1024, 64)
     >>> plan = explain(q, k, v, mask=Causal())
     >>> plan.backend, round(plan.pairs[Tile.EMPTY] / 1024**2, 2)
-    ('chunked', 0.38)
+    ('native', 0.38)
     """
     problem = Problem.of(
         q,
@@ -198,57 +192,52 @@ def explain(
     )
     chosen, reasons = choose(problem, backend)
     sizes = problem.sizes
-    rows, together = block_rows(problem)
+    rows, held = chosen.held(problem)
     whole = chosen.name == "reference"
     everything = range(sizes.b), range(sizes.h)
     pairs = tiles.count(problem.mask, *everything, sizes.q, sizes.k, rows)
     visited = sum(pairs.values()) - (0 if whole else pairs[Tile.EMPTY])
     item = torch.finfo(torch.float64 if whole else problem.compute_dtype).bits // 8
-    heads = sizes.h // max(sizes.g, 1) * together
     all_scores = item * sizes.b * sizes.h * sizes.q * sizes.k
-    held = all_scores if whole else min(item * heads * rows * sizes.k, all_scores)
     return Plan(
         backend=chosen.name,
         reasons=reasons,
         pairs=pairs,
         flops=2 * sizes.b * sizes.h * visited * (sizes.d + sizes.dv),
-        scores_bytes=held,
+        scores_bytes=min(held, all_scores),
         whole_bytes=all_scores,
     )
 
 
-def _parts(
+def _run(
+    q: Queries,
+    k: Keys,
+    v: Values,
+    observers: tuple[Observer[Any], ...],
     mask: Mask | Tensor | None,
     bias: Bias | Tensor | None,
     score: Score | ScoreFunction | None,
     normalizer: Normalizer | None,
     dropout: float,
-) -> dict[str, Any]:
-    """The keyword arguments that the three calls share, as `Problem.of` takes them."""
-    return {
-        "mask": mask,
-        "bias": bias,
-        "score": score,
-        "normalizer": normalizer,
-        "dropout": dropout,
-    }
-
-
-def _check_and_run(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    observers: tuple[Observer[Any], ...],
     backend: str,
-    parts: dict[str, Any],
 ) -> tuple[Problem, Answer]:
-    problem = Problem.of(q, k, v, observers, **parts)
+    problem = Problem.of(
+        q,
+        k,
+        v,
+        observers,
+        mask=mask,
+        bias=bias,
+        score=score,
+        normalizer=normalizer,
+        dropout=dropout,
+    )
     chosen, _ = choose(problem, backend)
     return problem, chosen.run(problem)
 
 
-# A compiled graph leaves the call out: a trace would unroll every block of queries, for one mask only.
-_run = cast("Callable[..., tuple[Problem, Answer]]", torch.compiler.disable(_check_and_run))  # pyright: ignore[reportUnknownMemberType]
+# What a graph cannot name is left out of it: a trace would unroll every block of queries, for one mask.
+_outside_of_graphs = cast("Callable[..., tuple[Problem, Answer]]", torch.compiler.disable(_run))  # pyright: ignore[reportUnknownMemberType]
 
 
 def _bytes(n: float) -> str:

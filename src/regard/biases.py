@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,14 @@ from torch.nn import Parameter
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.shapes import Box, Sizes
 from regard.values import Aligned, Value, readable
+
+
+class Lowered(NamedTuple):
+    """A bias as the kernels take it (`native/kernel.h`): the sum of two tensors, each where there is one."""
+
+    table: Float[Tensor, "#h distances"] | None = None
+    """float32; entry q − key + (k − 1), of a query's and a key's index, is what pairs so far apart get."""
+    pairs: Float[Tensor, "#b #h #q #k"] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,10 @@ class Bias(Value):
     def forbids(self) -> bool:
         """Whether it may hold −inf, so that a row may see nothing because of it."""
         return True
+
+    def lowered(self, sizes: Sizes) -> Lowered:
+        """The bound bias of a whole call as the kernels take it: by distance, and for each pair."""
+        return Lowered(None, self.block(Box(*map(range, (sizes.b, sizes.h, sizes.q, sizes.k)))))
 
     def __add__(self, other: Bias | Tensor) -> Bias:
         return Sum(self, as_bias(other))
@@ -47,6 +59,9 @@ class Nothing(Bias):
     def forbids(self) -> bool:
         return False
 
+    def lowered(self, sizes: Sizes) -> Lowered:
+        return Lowered()
+
 
 @dataclass(frozen=True)
 class ByDistance(Aligned, Bias):
@@ -61,6 +76,11 @@ class ByDistance(Aligned, Bias):
         return not (
             all(readable(t) for t in parts) and all(bool(t.isfinite().all()) for t in parts)
         )
+
+    def lowered(self, sizes: Sizes) -> Lowered:
+        first = self.shift - (sizes.k - 1)
+        distance = torch.arange(first, sizes.q + self.shift, device=sizes.device)
+        return Lowered(self.of_distance(distance).to(torch.float32))
 
     def block(self, box: Box) -> Float[Tensor, "1 h q k"]:
         # One number per diagonal. In a table from the greatest distance down, a query's keys are a
@@ -248,6 +268,9 @@ class Dense(Bias):
     def block(self, box: Box) -> Tensor:
         return self._cut(box)
 
+    def lowered(self, sizes: Sizes) -> Lowered:
+        return Lowered(None, self.table)
+
     def _cut(self, parts: tuple[range, ...]) -> Tensor:
         table = self.table
         for dim, (part, start) in enumerate(zip(parts, (*self.origin, 0), strict=False)):
@@ -268,6 +291,10 @@ class Sum(Bias):
 
     def forbids(self) -> bool:
         return self.left.forbids() or self.right.forbids()
+
+    def lowered(self, sizes: Sizes) -> Lowered:
+        parts = zip(self.left.lowered(sizes), self.right.lowered(sizes), strict=True)
+        return Lowered(*(a if b is None else b if a is None else a + b for a, b in parts))
 
     def cut(self, b: range, h: range, q: range) -> Self:
         return replace(self, left=self.left.cut(b, h, q), right=self.right.cut(b, h, q))

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 from importlib import metadata
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -15,6 +11,7 @@ from rich.table import Table
 
 from regard import backends
 from regard._native import core
+from regard.hardware import processor
 
 Facts = list[tuple[str, str]]
 
@@ -66,24 +63,6 @@ def runs() -> Facts:
     said = {backend.name: backend.here() for backend in backends.ORDER}
     said |= {name: why for name, why in NOT_YET.items() if name not in said}
     return [(f"backend {name}", f"no: {why}" if why else "runs here") for name, why in said.items()]
-
-
-def processor() -> str:
-    """The processor's name as its maker gives it.
-
-    >>> len(processor()) > 0
-    True
-    """
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    if sys.platform == "darwin":
-        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-    return platform.processor() or os.environ.get("PROCESSOR_IDENTIFIER", "unknown")
 
 
 def main(console: Console) -> None:

@@ -1,7 +1,8 @@
 """Which keys a query may see.
 
-A mask is a value with one required meaning, `Mask.allows`, and one optional shortcut, `Mask.tile`. Masks
-compose: ``Causal() & (Window(256) | Prefix(16))``, ``~Padding(lengths)``, ``Causal() & tensor``.
+A mask is a value with one required meaning, `Mask.allows`, and two optional shortcuts, `Mask.tile` and
+`Mask.spans`. Masks compose: ``Causal() & (Window(256) | Prefix(16))``, ``~Padding(lengths)``,
+``Causal() & tensor``.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from regard import spans
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.shapes import Box, Sizes
+from regard.spans import Spans
 from regard.values import Aligned, Value, readable
 
 
@@ -46,6 +49,19 @@ class Mask(Value):
         del box
         return Tile.MIXED
 
+    def spans(self, sizes: Sizes) -> Spans | None:
+        """The keys that each query may see as spans, where they are a few runs of neighbours; else None."""
+        del sizes
+        return None
+
+    def block(self, box: Box, device: torch.device) -> Tensor:
+        """Which pairs of a box may meet: `allows` of all its indices."""
+        return self.allows(*indices_of(*box, device))
+
+    def conjuncts(self) -> tuple[Mask, ...]:
+        """Masks that must all allow a pair, instead of this one."""
+        return (self,)
+
     def __and__(self, other: Mask | Tensor) -> Mask:
         return And(self, as_mask(other))
 
@@ -66,6 +82,9 @@ class Everything(Mask):
     def tile(self, box: Box) -> Tile:
         return Tile.FULL
 
+    def spans(self, sizes: Sizes) -> Spans | None:
+        return spans.single(_NONE, _NONE + sizes.k, sizes.k)
+
 
 @dataclass(frozen=True)
 class Causal(Aligned, Mask):
@@ -85,6 +104,9 @@ class Causal(Aligned, Mask):
 
     def tile(self, box: Box) -> Tile:
         return _tile_of_distances(_distances(box, self.shift), 0, None)
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        return spans.single(_NONE, _positions(sizes, self.shift) + 1, sizes.k)
 
 
 @dataclass(frozen=True)
@@ -111,6 +133,10 @@ class Window(Aligned, Mask):
 
     def tile(self, box: Box) -> Tile:
         return _tile_of_distances(_distances(box, self.shift), -self.ahead, self.back)
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        positions = _positions(sizes, self.shift)
+        return spans.single(positions - self.back, positions + self.ahead + 1, sizes.k)
 
 
 @dataclass(frozen=True)
@@ -164,6 +190,9 @@ class Prefix(Mask):
         if box.k.start >= self.length:
             return Tile.EMPTY
         return Tile.FULL if box.k.stop <= self.length else Tile.MIXED
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        return spans.single(_NONE, _NONE + self.length, sizes.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +249,14 @@ class Padding(Mask):
         else:
             kinds = [_tile_of_keys(box, self.keys - int(n), self.keys) for n in np.unique(lengths)]
         return kinds[0] if len(set(kinds)) == 1 else Tile.MIXED
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        if self._bounds is None:
+            return None
+        lengths = self._bounds.reshape(-1, 1, 1)
+        if self.side == "right":
+            return spans.single(_NONE, lengths, sizes.k)
+        return spans.single(sizes.k - lengths, _NONE + sizes.k, sizes.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,6 +322,24 @@ class Documents(Aligned, Mask):
             return Tile.EMPTY
         one_each = (low == high) & (other_low == other_high) & (low == other_low)
         return Tile.FULL if np.all(one_each) else Tile.MIXED
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        if self._bounds is None:
+            return None
+        ids = self._bounds.reshape(-1, sizes.k)
+        turns = ids[:, 1:] != ids[:, :-1]
+        rising = bool((ids[:, 1:] >= ids[:, :-1]).all())
+        if not rising and any(
+            len(np.unique(i)) <= t.sum() for i, t in zip(ids, turns, strict=True)
+        ):
+            return None  # some document lies in several pieces
+        places, edge = np.arange(sizes.k), np.ones((len(ids), 1), np.bool_)
+        first = np.where(np.concatenate((edge, turns), axis=1), places, 0)
+        last = np.where(np.concatenate((turns, edge), axis=1), places + 1, sizes.k)
+        first = np.maximum.accumulate(first, axis=1)
+        last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+        mine = slice(self.shift, self.shift + sizes.q)
+        return spans.single(first[:, None, mine], last[:, None, mine], sizes.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,6 +435,8 @@ class Given(Mask):
                 "Add dimensions of size 1, for example mask[:, None, None, :] for padding.",
             )
         table = self.table.reshape((1,) * (4 - self.table.ndim) + self.table.shape)
+        if readable(table):  # what was expanded is looked at once
+            table = table[tuple(slice(None if stride else 1) for stride in table.stride())]
         return replace(bound, table=table, _bounds=_numbers(table))
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
@@ -394,6 +451,16 @@ class Given(Mask):
             for part, size in zip(box, self._bounds.shape, strict=True)
         )
         return _tile_of_entries(self._bounds[where])
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        return None if self._bounds is None else spans.of_table(self._bounds, sizes.k)
+
+    def block(self, box: Box, device: torch.device) -> Tensor:
+        table = self.table
+        for dim, part in enumerate(box):
+            if table.shape[dim] > 1:
+                table = table.narrow(dim, part.start, len(part))
+        return table
 
 
 @dataclass(frozen=True)
@@ -415,6 +482,16 @@ class And(Mask):
             return right
         return Tile.MIXED
 
+    def spans(self, sizes: Sizes) -> Spans | None:
+        both = _few(self.left, self.right, sizes)
+        return both and spans.intersection(*both)
+
+    def block(self, box: Box, device: torch.device) -> Tensor:
+        return self.left.block(box, device) & self.right.block(box, device)
+
+    def conjuncts(self) -> tuple[Mask, ...]:
+        return (*self.left.conjuncts(), *self.right.conjuncts())
+
 
 @dataclass(frozen=True)
 class Or(Mask):
@@ -435,6 +512,13 @@ class Or(Mask):
             return right
         return Tile.MIXED
 
+    def spans(self, sizes: Sizes) -> Spans | None:
+        both = _few(self.left, self.right, sizes)
+        return both and spans.union(*both, sizes.k)
+
+    def block(self, box: Box, device: torch.device) -> Tensor:
+        return self.left.block(box, device) | self.right.block(box, device)
+
 
 @dataclass(frozen=True)
 class Not(Mask):
@@ -448,6 +532,13 @@ class Not(Mask):
     def tile(self, box: Box) -> Tile:
         swapped = {Tile.EMPTY: Tile.FULL, Tile.FULL: Tile.EMPTY, Tile.MIXED: Tile.MIXED}
         return swapped[self.inner.tile(box)]
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        inner = self.inner.spans(sizes)
+        return None if inner is None else spans.complement(inner, sizes.k)
+
+    def block(self, box: Box, device: torch.device) -> Tensor:
+        return ~self.inner.block(box, device)
 
 
 def as_mask(mask: object) -> Mask:
@@ -495,6 +586,23 @@ def broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:
         return False
     ends = zip(reversed(tensor.shape), reversed(shape), strict=False)
     return all(mine in (1, wanted) for mine, wanted in ends)
+
+
+_NONE = np.zeros((1, 1, 1), np.int32)
+
+
+def _positions(sizes: Sizes, shift: int) -> np.ndarray:
+    """Where each query stands among the keys, (1, 1, q)."""
+    return np.arange(shift, shift + sizes.q)[None, None]
+
+
+def _few(left: Mask, right: Mask, sizes: Sizes) -> tuple[Spans, Spans] | None:
+    """The spans of both, where both have some and not so many that tiles are better."""
+    mine = left.spans(sizes)
+    theirs = None if mine is None else right.spans(sizes)
+    if mine is None or theirs is None or mine.shape[-2] * theirs.shape[-2] > 4 * spans.MOST:
+        return None
+    return mine, theirs
 
 
 def _distances(box: Box, shift: int) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,14 @@ from regard.observers import Observer
 from regard.scores import Score, as_score
 from regard.shapes import Keys, Output, Queries, Sizes, Values
 from regard.values import readable
+
+# The parts of a plain call, the same each time: none of them depends on its sizes.
+_DOT, _EVERYTHING, _NOTHING, _SOFTMAX = (
+    as_score(None),
+    as_mask(None),
+    as_bias(None),
+    as_normalizer(None),
+)
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -54,9 +62,10 @@ class Problem:
         score: Score | Callable[[Tensor, Tensor], Tensor] | None = None,
         normalizer: Normalizer | None = None,
         dropout: float = 0.0,
+        seed: int | None = None,
     ) -> Problem:
-        """Check a call and bind its parts to its sizes."""
-        sizes = _sizes(q, k, v)
+        """Check a call and bind its parts to its sizes. Without a seed, dropout draws one."""
+        sizes = sizes_of(q, k, v)
         for observer in cast("Sequence[object]", observers):
             if not isinstance(observer, Observer):
                 kind = observer.__name__ if isinstance(observer, type) else type(observer).__name__
@@ -69,13 +78,12 @@ class Problem:
             q,
             k,
             v,
-            as_score(score).bind(sizes),
-            as_mask(mask).bind(sizes),
-            as_bias(bias).bind(sizes),
-            as_normalizer(normalizer).bind(sizes),
+            _DOT if score is None else as_score(score).bind(sizes),
+            _EVERYTHING if mask is None else as_mask(mask).bind(sizes),
+            _NOTHING if bias is None else as_bias(bias).bind(sizes),
+            _SOFTMAX if normalizer is None else as_normalizer(normalizer).bind(sizes),
             _probability(dropout),
-            # One number from PyTorch's generator; every weight's fate follows from it (dropout.py).
-            int(torch.randint(2**31, ()).item()) if dropout else 0,
+            draw() if dropout and seed is None else seed or 0,
             tuple(observer.bind(sizes) for observer in dict.fromkeys(observers)),
             sizes,
         )
@@ -112,8 +120,8 @@ class Problem:
         """The call with every number that is not finite set to 0, and which queries and keys had one.
 
         A masked key may hold anything, and 0 · NaN is NaN: so what is not finite is taken out first, and
-        a row that *sees* such a key (or is such a query) is made NaN in the end. Where all is finite, as
-        nearly always, both answers are None.
+        a row that *sees* such a key (or is such a query) is made NaN in the end. The queries are (b, h, q),
+        the keys (b, g, k). Where all is finite, as nearly always, both answers are None.
         """
         good_q, good_k, good_v = (torch.isfinite(t) for t in (self.q, self.k, self.v))
         if readable(self.q) and bool((good_q.all() & good_k.all() & good_v.all()).item()):
@@ -124,9 +132,7 @@ class Problem:
             k=torch.where(good_k, self.k, 0),
             v=torch.where(good_v, self.v, 0),
         )
-        repeats = self.sizes.h // max(self.sizes.g, 1)
-        bad_keys = ~(good_k.all(-1) & good_v.all(-1))
-        return clean, ~good_q.all(-1), bad_keys.repeat_interleave(repeats, dim=1)
+        return clean, ~good_q.all(-1), ~(good_k.all(-1) & good_v.all(-1))
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,37 @@ class Answer:
     observed: tuple[tuple[Tensor, ...], ...]
 
 
-def _sizes(q: object, k: object, v: object) -> Sizes:
+def draw() -> int:
+    """One number from PyTorch's generator; every weight's fate under dropout follows from it (dropout.py)."""
+    return int(torch.randint(2**31, ()).item())
+
+
+def sizes_of(q: object, k: object, v: object) -> Sizes:
+    """The sizes of a call; raises where its tensors do not fit together."""
+    if (
+        isinstance(q, Tensor)
+        and isinstance(k, Tensor)
+        and isinstance(v, Tensor)
+        and q.ndim == k.ndim == v.ndim == 4
+    ):
+        b, h, queries, d = q.shape
+        b_of_k, g, keys, d_of_k = k.shape
+        dtype, device = q.dtype, q.device
+        if (
+            dtype in DTYPES
+            and dtype == k.dtype == v.dtype
+            and device == k.device == v.device
+            and b == b_of_k
+            and d == d_of_k
+            and v.shape[:3] == k.shape[:3]
+            and (h % g == 0 if g else h == 0)
+        ):
+            return Sizes(b, h, g, queries, keys, d, v.shape[3], device)
+    _complain(q, k, v)
+
+
+def _complain(q: object, k: object, v: object) -> NoReturn:
+    """Say what of q, k and v does not fit."""
     layout = "(batch, heads, sequence, head size)"
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Tensor):
@@ -173,7 +209,7 @@ def _sizes(q: object, k: object, v: object) -> Sizes:
     if (g == 0 and h > 0) or (g > 0 and h % g):
         raise ShapeError("k", f"{g} heads", f"a number that divides the {h} heads of q",
                          "Query head i reads key head i // (h / g).")  # fmt: skip
-    return Sizes(q.shape[0], h, g, q.shape[2], k.shape[2], q.shape[3], v.shape[3], q.device)
+    raise AssertionError("the sizes fit after all")
 
 
 def _probability(dropout: object) -> float:

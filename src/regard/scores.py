@@ -29,6 +29,15 @@ class Score(Value):
         del h
         return self
 
+    def components(self, d: int) -> int | None:
+        """The size of the vectors that `as_dot` makes; None where this score is no dot product."""
+        del d
+        return None
+
+    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+        """The same score as a dot product of other queries and keys, in at least float32."""
+        raise NotImplementedError
+
     def inner(self, d: int) -> int:
         """Numbers held for each pair while scores are computed; 1 where a matrix product does it."""
         del d
@@ -58,6 +67,16 @@ class Dot(Score):
         scores = products(q * _scale(self.scale, q.shape[-1]), k)
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
+    def components(self, d: int) -> int | None:
+        return d
+
+    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+        return (
+            q,
+            k,
+            self if self.scale is not None else Dot(_scale(None, q.shape[-1]), self.softcap),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Cosine(Score):
@@ -82,6 +101,15 @@ class Cosine(Score):
     def heads(self, h: range) -> Self:
         return type(self)(self.scale[h.start : h.stop]) if isinstance(self.scale, Tensor) else self
 
+    def components(self, d: int) -> int | None:
+        return d
+
+    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+        q, k = _exact(q), _exact(k)
+        scale = self.scale
+        scale = scale.to(q.dtype)[:, None, None] if isinstance(scale, Tensor) else scale
+        return _direction(q) * scale, _direction(k), Dot(1.0)
+
 
 @dataclass(frozen=True)
 class Euclidean(Score):
@@ -98,6 +126,17 @@ class Euclidean(Score):
             q.square().sum(-1)[..., :, None] + _repeat(k.square().sum(-1), repeats)[..., None, :]
         )
         return (products(q, k) - lengths / 2) * _scale(self.scale, q.shape[-1])
+
+    def components(self, d: int) -> int | None:
+        return d + 2
+
+    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+        # q·k − q²/2 − k²/2 is (q, 1, −q²/2) · (k, −k²/2, 1).
+        q, k = _exact(q), _exact(k)
+        own_q, own_k = (x.square().sum(-1, keepdim=True) / -2 for x in (q, k))
+        more_q = torch.cat((q, torch.ones_like(own_q), own_q), dim=-1)
+        more_k = torch.cat((k, own_k, torch.ones_like(own_k)), dim=-1)
+        return more_q, more_k, Dot(_scale(self.scale, q.shape[-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +218,10 @@ def products(q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
 
 def _scale(scale: float | None, d: int) -> float:
     return scale if scale is not None else 1.0 / math.sqrt(max(d, 1))
+
+
+def _exact(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _direction(x: Tensor) -> Tensor:

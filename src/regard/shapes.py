@@ -15,7 +15,6 @@ letter  dimension
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -28,8 +27,7 @@ Values = Float[Tensor, "b g k dv"]
 Output = Float[Tensor, "b h q dv"]
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """The sizes of one call, and the device that its tensors lie on."""
 
     b: int

@@ -1,9 +1,10 @@
-"""Laws of every mask: its tile never lies, and masks compose as sets do."""
+"""Laws of every mask: its tile never lies, masks compose as sets do, and what kernels get is the mask."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,9 +12,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import MASKS, WITHOUT_KEYS_FOR_ALL, Draw, Shape
-from regard.masks import And, Mask, Not, Or, Tile, as_mask, dense
+from regard.masks import (
+    And,
+    Causal,
+    Dilated,
+    Everything,
+    Mask,
+    Not,
+    Or,
+    Tile,
+    Window,
+    as_mask,
+    dense,
+)
 from regard.shapes import Box
-from regard.tiles import count, runs
+from regard.spans import MOST
+from regard.tiles import SIDE, Lowered, bits, count, lower, runs
 
 pytestmark = pytest.mark.usefixtures(
     "as_users_run_it"
@@ -135,3 +149,112 @@ def test_runs_leave_out_nothing_that_may_be_seen(name: str, data: st.DataObject)
     always = table[b.start : b.stop, h.start : h.stop].all(0).all(0)
     assert pairs[Tile.EMPTY] <= int((~visible).sum())
     assert pairs[Tile.FULL] <= int(always.sum())
+
+
+# ------------------------------------------------------------------ as kernels take it
+
+LARGE = [
+    Shape(b, h, 1, q, k, 4, 4)
+    for b, h, q, k in (
+        (2, 2, 64, 64), (1, 2, 65, 130), (2, 1, 127, 129), (1, 1, 1, 300), (1, 1, 150, 63), (1, 1, 70, 2500)
+    )
+]  # fmt: skip
+
+
+def expanded(low: Lowered, shape: Shape) -> Tensor:
+    """The whole table that spans and tiles stand for, read as `native/kernel.h` says."""
+    b, h, _, q, k, *_ = shape
+    table = np.ones((b, h, q, k), np.bool_)
+    if low.spans is not None:
+        assert low.spans.dtype == np.int32
+        assert low.spans.flags.c_contiguous
+        assert low.spans.shape[2] == q
+        assert low.spans.shape[3] <= MOST
+        first, last = low.spans[..., 0], low.spans[..., 1]
+        there = first < last
+        assert ((first >= 0) & (last <= k)).all()
+        assert not first[~there].any()
+        assert not last[~there].any()
+        assert (there[..., :-1] | ~there[..., 1:]).all()
+        assert ((last[..., :-1] < first[..., 1:]) | ~there[..., 1:]).all()
+        keys = np.arange(k)
+        inside = (keys >= first[..., None]) & (keys < last[..., None])
+        table &= inside.any(3)
+    if low.tiles is not None:
+        assert low.bitmaps is not None
+        assert low.tiles.dtype == np.int32
+        assert low.tiles.flags.c_contiguous
+        assert low.tiles.shape[2:] == (-(-q // SIDE), -(-k // SIDE))
+        assert low.tiles.max() - 2 < len(low.bitmaps)
+        assert len(np.unique(low.bitmaps, axis=0)) == len(low.bitmaps)
+        words = np.concatenate(
+            (np.zeros((1, SIDE), np.uint64), ~np.zeros((1, SIDE), np.uint64), low.bitmaps)
+        )[low.tiles]
+        pairs = words[..., None] >> np.arange(SIDE, dtype=np.uint64) & np.uint64(1)
+        rows, cols = low.tiles.shape[2:]  # pairs: b, h, rows, cols, key, query
+        pairs = pairs.transpose(0, 1, 2, 5, 3, 4).reshape(*low.tiles.shape[:2], rows * SIDE, -1)
+        of_bitmaps = np.kron(low.tiles > 1, np.ones((SIDE, SIDE), np.uint64)) * pairs
+        assert pairs.shape[-1] == cols * SIDE
+        assert not of_bitmaps[..., q:, :].any()
+        assert not of_bitmaps[..., k:].any()
+        table &= pairs[..., :q, :k].astype(np.bool_)
+    return torch.from_numpy(table)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *LARGE], ids=str)
+@pytest.mark.parametrize("name", MASKS)
+def test_what_the_kernels_get_is_the_mask(name: str, shape: Shape) -> None:
+    if not fits(name, shape):
+        pytest.skip("it refuses more queries than keys")
+    mask, table = bound(name, shape)
+    low = lower(mask, shape.sizes())
+    assert torch.equal(expanded(low, shape), table)
+    held = 0 if low.bitmaps is None else low.bitmaps.nbytes
+    assert held <= bits(mask, shape.sizes())
+
+
+@given(data=st.data())
+def test_of_a_composition_too(data: st.DataObject) -> None:
+    shape = data.draw(st.sampled_from([*SHAPES, *LARGE]))
+    mask, table = data.draw(compositions(shape))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("regard.tiles._SLAB", data.draw(st.sampled_from([1, 20_000, 1 << 23])))
+        patch.setattr("regard.tiles._STRIP", data.draw(st.sampled_from([64, 128, 1024])))
+        assert torch.equal(expanded(lower(mask, shape.sizes()), shape), table)
+
+
+SPANS = ["nothing", "causal", "anticausal", "window both", "not window", "prefix", "causal prefix", "sinks",
+         "right padding", "left padding", "causal left padding", "documents", "documents of each",
+         "tensor of heads"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPANS)
+def test_where_spans_suffice_there_are_no_tiles(name: str) -> None:
+    mask, _ = bound(name, Shape(2, 2, 2, 60, 90, 4, 4))
+    low = lower(mask, Shape(2, 2, 2, 60, 90, 4, 4).sizes())
+    assert low.spans is not None
+    assert low.tiles is None
+
+
+def test_what_everybody_sees_takes_nothing_and_what_is_shared_is_held_once() -> None:
+    shape = Shape(2, 3, 3, 192, 384, 4, 4)
+    for full in (
+        Everything(),
+        Window(400, 400),
+        as_mask(torch.ones(384, dtype=torch.bool)),
+        Dilated(1),
+    ):
+        low = lower(full.bind(shape.sizes()), shape.sizes())
+        assert (low.spans, low.tiles, low.bitmaps) == (None, None, None)
+    regular = lower((Causal() & Dilated(3)).bind(shape.sizes()), shape.sizes())
+    assert regular.spans is not None
+    assert regular.tiles is not None
+    assert regular.bitmaps is not None
+    assert regular.spans.shape == (1, 1, 192, 1, 2)
+    assert regular.tiles.shape == (1, 1, 3, 6)
+    assert len(regular.bitmaps) == 3
+    assert lower(Causal(offset=3), shape.sizes()) is lower(Causal(offset=3), shape.sizes())
+    expanded_keys = torch.rand(384).gt(0.5).expand(2, 3, 192, 384)
+    tiles = lower(as_mask(expanded_keys).bind(shape.sizes()), shape.sizes()).tiles
+    assert tiles is not None
+    assert tiles.shape[:2] == (1, 1)

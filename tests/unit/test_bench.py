@@ -6,131 +6,287 @@ import dataclasses
 import io
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 
+from regard._native import core
+from regard.backends import chunked, native
 from regard.errors import OptionError
-from regard.lab import bench
-from regard.lab.cases import ARMS, CASES, SEEN, SPECIALS, Arm, Case, Inputs, Row, Timing
-from regard.lab.tables import markdown, sections, summary, terminal
+from regard.lab import bench, measure
+from regard.lab.arms import CHUNKED, EAGER, SDPA, Arm, PlainArm
+from regard.lab.cases import (
+    ALIBI,
+    BOTH,
+    CAUSAL,
+    DROPOUT,
+    SEEN,
+    SINKS,
+    SOFTCAP,
+    TWISTS,
+    WIDE,
+    Case,
+    Sizes,
+)
+from regard.lab.flex import FLEX
+from regard.lab.inputs import Inputs
+from regard.lab.measure import Row, Timing, timed
+from regard.lab.sections import ARMS, CASES, GOAL_SHAPES, TITLES, arms_of, chosen, left_out
+from regard.lab.tables import reasons
 
 TINY = (1, 2, 40, 8)
-MACHINE = {"processor": "a CPU", "threads": "1 of 2", "load before": "0.1", "torch": "2", "python": "3",
-           "system": "an OS", "date": "2026-01-01"}  # fmt: skip
+GROUPED: Sizes = (1, 4, 1, 8)
 
 
-@pytest.mark.parametrize("special", ["", *(s for s in SPECIALS if "dropout" not in s)])
-@pytest.mark.parametrize("mask", ["full", "causal"])
-@pytest.mark.parametrize("passes", ["forward", "forward + backward"])
-def test_all_arms_compute_the_same(special: str, mask: str, passes: str) -> None:
-    if special == "learned bias" and mask == "causal":
-        pytest.skip("SDPA takes a bias or a causal mask")
-    inputs = Inputs.of(Case(TINY, mask, torch.float32, passes, special))
-    results = [arm.run(inputs) for arm in ARMS if not arm.why_not(inputs.case)]
-    assert len(results) == (2 if special == SEEN else 3)
-    for result in results[1:]:
-        assert len(result) == len(results[0])
-        for got, expected in zip(result, results[0], strict=True):
-            if (
-                got.dtype == torch.int64
-            ):  # of top-8: in the eager formula, masked keys have indices too
-                expected = torch.where(results[0][3] > 0, expected, -1)
-            torch.testing.assert_close(got, expected, rtol=2e-4, atol=2e-5)
+class FakeCore:
+    """What the founder's core offers, with figures that are easy to check."""
+
+    def __init__(self) -> None:
+        self.chosen, self.used = "best", list[str]()
+
+    def isa(self) -> str:
+        return self.chosen
+
+    def use(self, isa: str) -> None:
+        self.chosen = isa
+        self.used.append(isa)
+
+    def kernels(self) -> tuple[str, ...]:
+        return ("avx512", "avx2")
+
+    def fma_peak(self, threads: int, kind: int, seconds: float) -> float:
+        return 1e9 * (1 + kind)
+
+    def read_bandwidth(self, threads: int, size: int, seconds: float) -> float:
+        return float(size)
 
 
-def test_dropout_runs_in_every_arm() -> None:
-    inputs = Inputs.of(Case(TINY, "causal", torch.float32, "forward + backward", "dropout 0.1"))
-    for arm in ARMS:
-        out = arm.run(inputs)[0]
-        assert out.shape == inputs.q.shape
-        assert not torch.equal(out, arm.run(inputs)[0])
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCore:
+    """A native backend that runs everything, by way of the chunked one."""
+    made = FakeCore()
+    for name in ("isa", "use", "kernels", "fma_peak", "read_bandwidth"):
+        monkeypatch.setattr(core, name, getattr(made, name), raising=False)
+    monkeypatch.setattr(native, "here", lambda: None)
+    monkeypatch.setattr(native, "why_not", lambda problem: None)
+    for name in ("run", "held"):
+        monkeypatch.setattr(native, name, getattr(chunked, name), raising=False)
+    return made
 
 
-def test_cases_are_named_apart_and_every_special_is_measured() -> None:
+@pytest.fixture
+def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "here", lambda: "the core is not built")
+    monkeypatch.setattr(native, "why_not", lambda problem: "the core is not built")
+
+
+def kinds() -> list[Case]:
+    """Every kind of case that is measured, once, on a tiny shape in float32."""
+    tiny: dict[str, Case] = {}
+    for case in CASES:
+        b, h = (1, 2) if case.keys is None else (1, 4)
+        shape = (b, h, case.shape[2], 8)
+        keys = case.keys and (1, 2, 40, 8)
+        made = dataclasses.replace(case, shape=shape, keys=keys, dtype=torch.float32).small(40)
+        tiny.setdefault(made.name, made)
+    return list(tiny.values())
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("case", kinds(), ids=lambda case: case.name)
+def test_every_arm_gives_what_the_formula_gives(case: Case) -> None:
+    inputs = Inputs.of(case)
+    arms = [arm for arm in arms_of(case) if not arm.why_not(case) and arm not in (EAGER, FLEX)]
+    assert arms
+    for arm in arms:
+        compared = inputs if not isinstance(arm, PlainArm) else Inputs.of(case.plain())
+        result, expected = arm.call(inputs)(), EAGER.call(compared)()
+        assert len(result) == len(expected)
+        if compared.case.twist == DROPOUT:
+            assert not torch.equal(result[0], arm.call(inputs)()[0])
+            continue
+        for got, wanted in zip(result, expected, strict=True):
+            if got.dtype == torch.int64:  # of top-8: in the formula, masked keys have indices too
+                wanted = torch.where(expected[3] > 0, wanted, -1)
+            torch.testing.assert_close(got, wanted, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("as_users_run_it")
+@pytest.mark.parametrize(
+    ("mask", "twist"),
+    [("full", ""), (CAUSAL, ""), ("window 20", SOFTCAP), ("documents 50", ALIBI)],
+)
+def test_flex_attention_gives_what_the_formula_gives(mask: str, twist: str) -> None:
+    inputs = Inputs.of(Case("kinds", (1, 2, 128, 16), mask, twist=twist))
+    assert FLEX.why_not(inputs.case) is None
+    torch.testing.assert_close(FLEX.call(inputs)(), EAGER.call(inputs)(), rtol=2e-4, atol=2e-5)
+
+
+def test_flex_attention_says_what_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert FLEX.why_not(Case("plain", (1, 2, 128, 8))) is None
+    assert "multiple of 128" in (FLEX.why_not(Case("plain", TINY)) or "")
+    assert FLEX.why_not(Case("plain", TINY, passes=BOTH)) == "has no backward pass on a CPU"
+    assert "sinks" in (FLEX.why_not(Case("plain", TINY, twist=SINKS)) or "")
+    assert "every pair" in (FLEX.why_not(Case("window", (1, 2, 32768, 64), "window 512")) or "")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "no C++ compiler" in (FLEX.why_not(Case("plain", (1, 2, 128, 8))) or "")
+
+
+def test_bfloat16_cases_run_too() -> None:
+    for twist in ("", *TWISTS):
+        inputs = Inputs.of(Case("", TINY, dtype=torch.bfloat16, passes=BOTH, twist=twist))
+        for arm in (SDPA, EAGER, CHUNKED):
+            if not arm.why_not(inputs.case):
+                assert arm.call(inputs)()[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("mask", ["full", "window 7", "window 60", "documents 9", "documents 8"])
+def test_pairs_are_those_that_are_seen(mask: str) -> None:
+    case = Case("", TINY, mask)
+    seen = Inputs.of(case).visible()
+    assert case.pairs == (40 * 40 if seen is None else int(seen.sum()))
+
+
+@pytest.mark.parametrize("twist", ["", WIDE])
+def test_flops_are_those_of_the_matrix_products(twist: str) -> None:
+    case = Case("", TINY, twist=twist)
+    i = Inputs.of(case)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        weights = i.q @ i.k.mT
+        _ = weights @ i.v
+    assert case.flops == counter.get_total_flops()
+    assert dataclasses.replace(case, mask=CAUSAL).flops == case.flops / 2
+    assert dataclasses.replace(case, passes=BOTH).flops == 3.5 * case.flops
+
+
+def test_cases_cover_what_the_goals_speak_of() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
-    assert {case.special for case in CASES if "default" in case.sets} == {"", *SPECIALS}
-    assert all({"quick", "memory"} & set(case.sets) <= {"quick", "memory"} for case in CASES)
-    assert all("default" in case.sets for case in CASES if case.sets)
+    assert {case.section for case in CASES} == set(TITLES) == {*ARMS, "isa"}
+    plain = [case for case in chosen(CASES, "goals") if case.section == "plain"]
+    assert len(plain) == len(GOAL_SHAPES) * 2 * 2 * 2
+    assert {case.shape for case in plain} == set(GOAL_SHAPES)
+    assert {case.twist for case in CASES} == {"", *TWISTS}
+    assert {"quick", "default", "goals", "memory"} == {name for case in CASES for name in case.sets}
+    assert set(chosen(CASES, "quick")) <= set(chosen(CASES, "default"))
+    assert chosen(CASES, "all") == list(CASES)
+    names = {arm.name for arms in ARMS.values() for arm in arms}
+    assert all(name in names for case in CASES for name in case.also)
 
 
-def test_times_ratios_and_spread() -> None:
+def test_only_takes_the_cases_with_all_its_words() -> None:
+    found = chosen(CASES, "all", "Decode bfloat16 8192")
+    assert [case.short for case in found] == ["1×32×1×128 on 1×8×8192×128"]
+    assert not chosen(CASES, "quick", "window")
+
+
+def test_what_a_run_leaves_out() -> None:
+    case = Case("plain", TINY, also=("eager", "FlexAttention"))
+    slow = {
+        run: [arm.name for arm in ARMS["plain"] if left_out(case, arm, run, native=None)]
+        for run in ("quick", "default", "goals", "all")
+    }
+    assert slow == {
+        "quick": ["FlexAttention", "regard chunked"],
+        "default": ["regard chunked"],
+        "goals": ["eager", "FlexAttention", "regard chunked"],
+        "all": [],
+    }
+    assert left_out(case, CHUNKED, "quick", native="not built") is None
+
+
+def test_times_are_means_of_bursts_in_turns() -> None:
     now = itertools.count()
     ticks = {"fast": 1, "slow": 3}
 
     def sleeper(name: str) -> Arm:
-        def forward(inputs: Inputs) -> tuple[torch.Tensor]:
+        def once() -> tuple[torch.Tensor]:
             for _ in range(ticks[name] - 1):
                 next(now)
-            return (inputs.q,)
+            return (torch.zeros(()),)
 
-        return Arm(name, forward, lambda case: None)
+        return Arm(name, lambda inputs: once, lambda case: None)
 
-    timings = bench.timed(
-        Case(TINY), [sleeper("fast"), sleeper("slow")], 0, lambda: float(next(now))
-    )
-    assert timings == {"fast": Timing(1.0, 0.0, 1.0, 3), "slow": Timing(3.0, 0.0, 3.0, 3)}
+    case = Case("plain", TINY)
+    timings = timed(case, [sleeper("fast"), sleeper("slow")], 0, lambda: float(next(now)))
+    assert timings == {"fast": Timing((1.0,) * 3), "slow": Timing((3.0,) * 3)}
+    assert Row(case, timings).times("fast", "slow") == 3
 
-
-def test_what_cannot_run_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regard.lab.cases._memory", lambda: 2**30)
-    (row,) = bench.measured([Case((1, 1, 64, 8), special=SEEN)], ARMS, 0, memory=False)
-    assert row.reasons == {"SDPA": "never has the weights"}
-    eager = ARMS[1]
-    assert eager.why_not(Case((1, 4, 8192, 64))) == "needs 3.0 GiB, here are 1.0"
-    assert eager.why_not(Case((1, 4, 512, 64))) is None
+    calls = itertools.count()
+    short = Arm("short", lambda inputs: lambda: (torch.tensor(next(calls)),), lambda case: None)
+    small = itertools.count()
+    timed(case, [short], 0, lambda: next(small) * measure.BURST / 10)
+    assert next(calls) == 2 + 3 * 10
 
 
-def rows() -> list[Row]:
-    slow, fast = Timing(0.5, 0.02, 2.5, 9), Timing(0.2, 0.01, 1.0, 9)
-    return [
-        Row(Case(TINY), {"SDPA": fast, "regard chunked": slow}, {"SDPA": 2**20, "regard chunked": 5 * 2**20}),
-        Row(Case(TINY, special=SEEN), {"eager": slow, "regard chunked": Timing(0.2, 0.01, 0.4, 9)}, {},
-            {"SDPA": "never has the weights"}),
-    ]  # fmt: skip
+def test_ceilings_are_measured_where_a_table_asks(fake: FakeCore) -> None:
+    assert measure.ceiling(Case("plain", TINY)) == 1e9
+    assert measure.ceiling(Case("plain", TINY, dtype=torch.bfloat16)) == 2e9
+    decode = Case("decode", GROUPED, keys=(1, 2, 40, 8))
+    assert measure.ceiling(decode) == decode.read_bytes == 2 * 2 * 40 * 8 * 4
+    assert measure.ceiling(Case("window", TINY, "window 8")) is None
 
 
-def test_tables_say_it_plainly() -> None:
-    (title, heads, cells), (memory, _, sizes) = sections(rows(), ARMS)
-    assert title == "forward, float32"
-    assert heads == ["case", "SDPA", "eager", "regard chunked"]
-    assert cells[0] == ["1×2×40×8 full", "200 ms ±1%", "—", "500 ms ±2%  2.50×"]
-    assert memory == "extra peak memory"
-    assert sizes[0][1:] == ["1 MiB", "5 MiB"]
-    assert summary(rows(), ARMS) == [
-        "regard chunked takes 2.50× the time of SDPA for plain attention; 0.40× the time of eager for "
-        "attention with statistics."
-    ]
-    text = markdown(MACHINE, rows(), ARMS)
-    assert "| case | SDPA | eager | regard chunked |" in text
-    assert "a CPU, 1 of 2 threads, torch 2" in text
-    for width in (80, 120):
-        out = io.StringIO()
-        terminal(Console(file=out, width=width), MACHINE, rows(), ARMS)
-        assert "500 ms ±2%  2.50×" in out.getvalue()
-        assert "never has the weights" in out.getvalue()
+@pytest.mark.usefixtures("without_native")
+def test_without_the_core_everything_says_why() -> None:
+    case = Case("plain", TINY)
+    (row,) = measure.measured([case], "quick", 0)
+    assert row.reasons["regard native"] == "the core is not built"
+    assert row.ceiling is None
+    assert list(row.timings) == ["SDPA", "regard chunked"]
+    assert [arm.name for arm in arms_of(Case("isa", TINY))] == ["SDPA", "regard native"]
+    assert "regard native did not run: the core is not built" in " ".join(reasons([row]))
 
 
-def test_json_is_whole_or_absent(tmp_path: Path) -> None:
-    path = tmp_path / "bench.json"
-    bench.write(path, MACHINE, rows())
-    read = json.loads(path.read_text())
-    assert read["machine"] == MACHINE
-    assert read["rows"][0]["timings"]["SDPA"] == dataclasses.asdict(Timing(0.2, 0.01, 1.0, 9))
-    assert [p.name for p in tmp_path.iterdir()] == ["bench.json"]
+def test_an_instruction_set_is_forced_for_its_own_calls_only(fake: FakeCore) -> None:
+    case = Case("isa", TINY, passes=BOTH)
+    arms = arms_of(case)
+    assert [arm.name for arm in arms] == ["SDPA", "native avx512", "native avx2"]
+    arms[2].call(Inputs.of(case))()
+    assert (fake.used, fake.chosen) == (["avx2", "best"], "best")
 
 
+def test_what_does_not_fit_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("regard.lab.arms.free_memory", lambda: 2**30)
+    assert EAGER.why_not(Case("plain", (1, 4, 8192, 64))) == "needs 3.0 GiB, here are 1.0"
+    assert EAGER.why_not(Case("plain", (1, 4, 512, 64))) is None
+    assert SDPA.why_not(Case("statistics", TINY, twist=SEEN)) == "never has the weights"
+
+
+def test_memory_is_that_of_the_case(fake: FakeCore) -> None:
+    (case,) = (case for case in CASES if case.section == "bias")
+    grown = measure.grown_apart(case, EAGER)
+    assert grown is not None
+    assert 2 < grown / case.map_bytes < 12  # several maps, and the gradient
+    assert measure.grown_apart(case, Arm("no such arm", EAGER.ready, EAGER.why_not)) is None
+
+
+@pytest.mark.usefixtures("fake")
 def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        bench, "CASES", (Case(TINY, sets=("quick",)), Case(TINY, "causal", sets=()))
+    cases = (
+        Case("plain", TINY, sets=("quick",)),
+        Case("decode", GROUPED, keys=(1, 2, 40, 8), sets=("quick",)),
+        Case("plain", TINY, CAUSAL),
     )
-    monkeypatch.setattr(bench, "QUICK_SECONDS", 0.0)
-    out, path = io.StringIO(), tmp_path / "b.json"
-    bench.main(["--quick", "--json", str(path)], Console(file=out, width=100))
+    monkeypatch.setattr(bench, "CASES", cases)
+    monkeypatch.setattr(bench, "SECONDS", {"quick": 0.0})
+    out, path, drawing = io.StringIO(), tmp_path / "b.json", tmp_path / "b.svg"
+    console = Console(file=out, width=100)
+    bench.main(["--quick", "--json", str(path), "--picture", str(drawing)], console)
     assert torch.__version__ in out.getvalue()
-    assert [row["case"] for row in json.loads(path.read_text())["rows"]] == [Case(TINY).name]
+    assert "best kernels" in out.getvalue()
+    assert [r["name"] for r in json.loads(path.read_text())["rows"]] == [c.name for c in cases[:2]]
+    assert cases[0].short in drawing.read_text("utf-8")
+
+    out.truncate(0)
+    bench.main(["--from", str(path), "--only", "decode"], console)
+    assert "Decoding" in out.getvalue()
+    assert "Plain" not in out.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -138,9 +294,11 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     [
         (["--threads", "0"], "--threads: got 0; allowed: 1 or more. Leave it out"),
         (["--json", "/nowhere/at/all.json"], "--json: got /nowhere/at/all.json; allowed: a path in"),
+        (["--picture", "/nowhere/a.svg"], "--picture: got /nowhere/a.svg; allowed: a path in"),
+        (["--only", "no such case"], "--only: got no such case; allowed: words of a case's name in the def"),
     ],
 )  # fmt: skip
-def test_refusals(arguments: list[str], said: str) -> None:
+def test_refusals(arguments: Sequence[str], said: str) -> None:
     with pytest.raises(OptionError) as caught:
         bench.main(arguments)
     assert str(caught.value).startswith(said)

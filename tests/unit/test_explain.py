@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any
+
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import regard
-from regard import Causal, Entropy, Tile, Window, explain
-from regard.backends import ALL, ORDER
+from regard import (
+    Additive,
+    Causal,
+    Dilated,
+    Entropy,
+    Euclidean,
+    LogSumExp,
+    Observer,
+    Sigmoid,
+    Sparsemax,
+    Tile,
+    Where,
+    Window,
+    explain,
+)
+from regard.backends import ALL, ORDER, native
+from regard.errors import BackendError
+from regard.problem import Problem
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")  # thousands of tiles are asked
+
+
+needs_native = pytest.mark.skipif(native.here() is not None, reason=str(native.here()))
 
 
 def qkv(n: int = 1024, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -52,10 +75,84 @@ def test_the_reference_holds_everything_at_once() -> None:
     assert plan.flops == 2 * 2 * 4 * 1024**2 * 24
 
 
-def test_memory_grows_linearly() -> None:
-    short, long = (explain(*qkv(n), backend="chunked") for n in (2048, 32768))
+@pytest.mark.parametrize("backend", [b.name for b in ORDER if b.here() is None])
+def test_memory_grows_linearly(backend: str) -> None:
+    short, long = (explain(*qkv(n), backend=backend) for n in (2048, 32768))
     assert long.scores_bytes <= 16 * short.scores_bytes
     assert long.whole_bytes == 256 * short.whole_bytes
+
+
+Reason = tuple[str, dict[str, Any], list[Observer[Any]]]
+REASONS: list[Reason] = [
+    ("the kernels know Softmax and Sigmoid, not Sparsemax; chunked runs it",
+     {"normalizer": Sparsemax()}, []),
+    ("the score Additive is no dot product; chunked runs any score",
+     {"score": Additive(torch.ones(4, 16))}, []),
+    ("the score Custom is no dot product; chunked runs any score",
+     {"score": lambda q, k: q @ k.mT}, []),
+    ("the kernels give LogSumExp and no other statistic yet, not Entropy; chunked does",
+     {}, [Entropy()]),
+    ("the kernels give LogSumExp with Softmax only; chunked gives it with any",
+     {"normalizer": Sigmoid()}, [LogSumExp()]),
+]  # fmt: skip
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("reason", "parts", "asked"), REASONS, ids=[row[0][:40] for row in REASONS]
+)
+def test_why_the_kernels_do_not_run_a_call(
+    reason: str, parts: dict[str, Any], asked: list[Observer[Any]]
+) -> None:
+    q = torch.zeros(2, 4, 8, 16)
+    plan = explain(q, q, q, *asked, **parts)
+    assert plan.backend == "chunked"
+    assert plan.reasons == {"native": reason}
+    with pytest.raises(BackendError, match=re.escape(reason)):
+        explain(q, q, q, *asked, **parts, backend="native")
+
+
+@needs_native
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # PyTorch's own, of duals
+def test_why_the_kernels_do_not_run_certain_tensors() -> None:
+    class Mine(torch.Tensor):
+        pass
+
+    q, wide = torch.zeros(2, 4, 8, 16), torch.zeros(1, 1, 2, 257)
+    told = {
+        "the kernels compute in float32; chunked computes in float64": q.double(),
+        "a head size of 257 is above 256, the kernels' most; chunked takes any": wide,
+        "the kernels run on processors, not on meta; chunked runs anywhere": q.to("meta"),
+        "the kernels read plain tensors, not those of a subclass; chunked takes any": q.as_subclass(
+            Mine
+        ),
+    }
+    for reason, x in told.items():
+        assert native.why_not(Problem.of(x, x, x)) == reason
+    wide = wide[..., :255]
+    euclidean = Problem.of(wide, wide, wide, score=Euclidean())
+    assert "a head size of 257" in str(native.why_not(euclidean))
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(q, q)
+        assert native.why_not(Problem.of(dual, q, q)) == (
+            "the kernels have no forward-mode derivative; chunked has"
+        )
+    long = torch.zeros(1, 1, 1, 1).expand(8, 64, 1 << 14, 1)
+    scattered = Problem.of(
+        long, long, long, mask=Where(lambda b, h, q, k: (q * k + h + b) % 3 == 0)
+    )
+    assert native.why_not(scattered) == (
+        "the mask may need 16 GiB of bits, more than 4; chunked asks it block by block"
+    )
+    assert native.why_not(Problem.of(long, long, long, mask=Causal() & Dilated(2))) is None
+
+    def traced(x: torch.Tensor) -> torch.Tensor:
+        assert native.why_not(Problem.of(x, x, x)) == (
+            "numbers cannot be read inside a trace or a torch.func transform; chunked needs none"
+        )
+        return x
+
+    torch.vmap(traced)(q[None])
 
 
 def test_it_prints_as_a_table() -> None:

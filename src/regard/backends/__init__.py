@@ -22,6 +22,7 @@ class Backend(Protocol):
     def here(self) -> str | None: ...
     def why_not(self, problem: Problem) -> str | None: ...
     def run(self, problem: Problem) -> Answer: ...
+    def held(self, problem: Problem) -> tuple[int, int]: ...
 
 
 ORDER: tuple[Backend, ...] = (native, chunked)
@@ -33,14 +34,15 @@ def choose(problem: Problem, wanted: str = "auto") -> tuple[Backend, dict[str, s
 
     A backend asked for by name never falls back: it runs, or raises `BackendError` with its reason.
     """
-    names = [backend.name for backend in ALL]
-    if wanted != "auto" and wanted not in names:
-        allowed = ", ".join(repr(name) for name in ("auto", *names))
+    reasons: dict[str, str] = {}
+    if wanted == "auto":
+        asked = ORDER
+    elif not (asked := tuple(backend for backend in ALL if backend.name == wanted)):
+        allowed = ", ".join(repr(name) for name in ("auto", *(b.name for b in ALL)))
         raise OptionError(
             "backend", repr(wanted), allowed, "'auto' takes the fastest that can run."
         )
-    reasons: dict[str, str] = {}
-    for backend in ORDER if wanted == "auto" else (b for b in ALL if b.name == wanted):
+    for backend in asked:
         reason = backend.why_not(problem)
         if reason is None:
             return backend, reasons

@@ -17,7 +17,7 @@ from torch.autograd import forward_ad
 
 from regard.biases import Nothing
 from regard.dropout import keeps
-from regard.masks import Mask, Tile, indices_of
+from regard.masks import Mask, Tile
 from regard.observers import Block, Observer
 from regard.problem import Answer, Problem
 from regard.scores import Custom
@@ -44,6 +44,15 @@ def why_not(problem: Problem) -> str | None:
     """Why this backend cannot run the call, or None."""
     del problem
     return None
+
+
+def held(problem: Problem) -> tuple[int, int]:
+    """Queries that are taken together, and the bytes of the scores that are held at a time."""
+    sizes = problem.sizes
+    rows, together = block_rows(problem)
+    heads = min(sizes.h // max(sizes.g, 1) * together, sizes.b * sizes.h)
+    item = torch.finfo(problem.compute_dtype).bits // 8
+    return rows, item * heads * min(rows, sizes.q) * sizes.k
 
 
 def run(problem: Problem) -> Answer:
@@ -252,9 +261,7 @@ def _permitted(mask: Mask, part: _Part, device: torch.device) -> Permitted:
         columns = range(start, start + len(run.keys))
         start = columns.stop
         if run.kind is Tile.MIXED:
-            found.append(
-                (columns, mask.allows(*indices_of(part.b, part.h, part.q, run.keys, device)))
-            )
+            found.append((columns, mask.block(Box(part.b, part.h, part.q, run.keys), device)))
     return found
 
 
@@ -277,7 +284,9 @@ def _spoilt(bad: Bad, part: _Part, keys: Tensor, scores: Tensor) -> Tensor | Non
     """Which rows see a number that is not finite, or hold one and see anything, (b, h, q, 1)."""
     if bad[0] is None or bad[1] is None:
         return None
-    pairs = part.of_queries(bad[0])[..., None] | _cut(bad[1], part.b, part.h)[:, :, None, keys]
+    repeats = len(part.h) // max(len(part.g), 1)
+    bad_keys = _cut(bad[1], part.b, part.g)[:, :, keys].repeat_interleave(repeats, dim=1)
+    pairs = part.of_queries(bad[0])[..., None] | bad_keys[:, :, None]
     return (pairs & (scores.detach() > -torch.inf)).any(-1, keepdim=True)
 
 

@@ -27,6 +27,12 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
+def held(problem: Problem) -> tuple[int, int]:
+    """Queries that are taken together, and the bytes of the scores that are held at a time."""
+    sizes = problem.sizes
+    return max(sizes.q, 1), 8 * sizes.b * sizes.h * sizes.q * sizes.k
+
+
 def run(problem: Problem) -> Answer:
     """Attention as it is defined, on the whole map at once."""
     clean, bad_queries, bad_keys = problem.finite()
@@ -41,6 +47,7 @@ def run(problem: Problem) -> Answer:
     weights = torch.where(sees, exact.normalizer.weigh(rows), 0) if sizes.k else rows
     lse = torch.where(sees[..., 0], exact.normalizer.lse(rows), -torch.inf)
     if bad_queries is not None and bad_keys is not None:
+        bad_keys = bad_keys.repeat_interleave(sizes.h // max(sizes.g, 1), dim=1)
         seen = (scores > -torch.inf) & (bad_queries[..., :, None] | bad_keys[..., None, :])
         weights = torch.where(seen.any(-1, keepdim=True), torch.nan, weights)
         lse = torch.where(seen.any(-1), torch.nan, lse)

@@ -1,0 +1,92 @@
+"""FlexAttention on a CPU, compiled, where it can."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regard.lab.arms import Arm, Call
+from regard.lab.cases import ALIBI, CAUSAL, DOCUMENTS, FULL, SOFTCAP, WINDOW, Case
+from regard.lab.inputs import CAP, Inputs, slopes
+
+BLOCK = 128
+"""Of its block mask. torch 2.13 reads past the end on a CPU where the keys do not fill their last block:
+seen as NaN at 40 positions, now and then."""
+
+LONGEST = 8192
+"""Positions up to which its block mask is made: that looks at every pair."""
+
+
+def why_not(case: Case) -> str | None:
+    """What FlexAttention cannot do on a CPU, or not here.
+
+    >>> why_not(Case("plain", (1, 2, 64, 8), passes="forward + backward"))
+    'has no backward pass on a CPU'
+    """
+    if case.backward:
+        return "has no backward pass on a CPU"
+    if case.twist not in ("", SOFTCAP, ALIBI):
+        return f"is not made for this case here: {case.twist}"
+    if case.shape[2] % BLOCK:
+        return f"is wrong on a CPU where the length is no multiple of {BLOCK}"
+    if case.mask != FULL and case.shape[2] > LONGEST:
+        return f"looks at every pair to make its block mask: past {LONGEST} positions that takes too long"
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
+        return "compiles C++ for each variant, and there is no C++ compiler here"
+    return None
+
+
+def ready(inputs: Inputs) -> Call:
+    """Compile it for the case: seconds, outside what is timed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about torch's own
+        compiled, options = _compile(inputs)
+        i = inputs
+
+        def call() -> tuple[Tensor, ...]:
+            return (compiled(i.q, i.k, i.v, **options),)
+
+        with torch.no_grad():
+            call()
+    return call
+
+
+def _compile(inputs: Inputs) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    import torch._inductor.config as inductor  # pyright: ignore[reportMissingImports]
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    inductor.compile_threads = 1  # no pool of processes beside what is measured
+    n, seen = inputs.case.shape[2], _seen(inputs.case)
+    mask = seen and create_block_mask(seen, None, None, n, n, device="cpu")
+    # A function of this case's own: what was compiled for another is not looked through at each call.
+    torch._dynamo.reset()
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return compiled, {"score_mod": _score(inputs.case), "block_mask": mask}
+
+
+def _seen(case: Case) -> Callable[..., Tensor] | None:
+    span = case.span
+    return {
+        FULL: None,
+        CAUSAL: lambda b, h, i, j: i >= j,
+        WINDOW: lambda b, h, i, j: (i >= j) & (i - j <= span),
+        DOCUMENTS: lambda b, h, i, j: i // span == j // span,
+    }[case.pattern]
+
+
+def _score(case: Case) -> Callable[..., Tensor] | None:
+    if case.twist == SOFTCAP:
+        return lambda score, b, h, i, j: CAP * torch.tanh(score / CAP)
+    if case.twist == ALIBI:
+        steep = slopes(case.shape[1])
+        return lambda score, b, h, i, j: score - steep[h] * (i - j).abs()
+    return None
+
+
+FLEX = Arm("FlexAttention", ready, why_not)

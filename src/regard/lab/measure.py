@@ -1,0 +1,194 @@
+"""Times in turns, memory in fresh processes, and what the machine allows in the same run."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from regard._native import core
+from regard.backends import native
+from regard.hardware import forget_peak, peak_memory
+from regard.lab.arms import Arm
+from regard.lab.cases import Case
+from regard.lab.inputs import Inputs
+from regard.lab.sections import CASES, arms_of, left_out
+
+LEAST_TURNS, MOST_TURNS = 3, 40
+
+BURST, MOST_CALLS = 0.004, 200
+"""Seconds that an arm has in a turn, about: short calls are repeated, and their mean counts."""
+
+CEILING_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long an arm takes for a case."""
+
+    times: tuple[float, ...]
+    """Seconds of a call, in each turn."""
+
+    @property
+    def seconds(self) -> float:
+        """The median.
+
+        >>> Timing((1.0, 9.0, 2.0)).seconds
+        2.0
+        """
+        return statistics.median(self.times)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, as a share of the median.
+
+        >>> Timing((1.0, 2.0, 3.0)).spread
+        0.25
+        """
+        if len(self.times) < 2:
+            return 0.0
+        low, middle, high = statistics.quantiles(self.times, n=4, method="inclusive")
+        return (high - low) / 2 / middle
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case and what its arms took. An arm that did not run has its reason in `reasons`."""
+
+    case: Case
+    timings: dict[str, Timing] = field(default_factory=dict[str, Timing])
+    extra_bytes: dict[str, int] = field(default_factory=dict[str, int])
+    reasons: dict[str, str] = field(default_factory=dict[str, str])
+    ceiling: float | None = None
+    """What the machine allows, measured just before and after: FLOP/s, or bytes/s for a decoding case."""
+
+    def times(self, name: str, other: str) -> float | None:
+        """How many times as fast as another an arm is: the median over the turns of both.
+
+        >>> Row(Case("", (1, 1, 1, 1)), {"a": Timing((1.0, 1.0)), "b": Timing((2.0, 2.0))}).times("a", "b")
+        2.0
+        """
+        if name not in self.timings or other not in self.timings:
+            return None
+        both = zip(self.timings[name].times, self.timings[other].times, strict=True)
+        return statistics.median(theirs / mine for mine, theirs in both)
+
+    def rate(self, name: str, work: float) -> float | None:
+        """So much work a second."""
+        return work / self.timings[name].seconds if name in self.timings else None
+
+
+def measured(cases: Sequence[Case], run: str, seconds: float) -> list[Row]:
+    """Every case through every arm that can run it, with a progress bar on standard error."""
+    rows: list[Row] = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=len(cases))
+        for case in cases:
+            progress.update(task, description=case.name)
+            rows.append(_row(case, run, seconds))
+            progress.advance(task)
+    return rows
+
+
+def _row(case: Case, run: str, seconds: float) -> Row:
+    arms = arms_of(case)
+    cannot = {arm.name: why for arm in arms if (why := arm.why_not(case))}
+    ours = next((cannot[a.name] for a in arms if a.name in cannot and "native" in a.name), None)
+    left = {arm.name: why for arm in arms if (why := left_out(case, arm, run, ours))}
+    able = [arm for arm in arms if arm.name not in cannot and arm.name not in left]
+    before = ceiling(case)
+    timings = timed(case, able, seconds)
+    after = ceiling(case)
+    row = Row(case, timings, {}, left | cannot, before and after and max(before, after))
+    if run != "quick" and "memory" in case.sets:
+        row.extra_bytes.update(
+            {arm.name: grown for arm in able if (grown := grown_apart(case, arm)) is not None}
+        )
+    return row
+
+
+def ceiling(case: Case) -> float | None:
+    """What the machine allows now: bytes it reads or operations it does in a second, where a table asks."""
+    if case.section not in ("plain", "decode") or native.here() is not None:
+        return None
+    threads = torch.get_num_threads()
+    if case.section == "decode":
+        return core.read_bandwidth(threads, case.read_bytes, CEILING_SECONDS)
+    number = (torch.float32, torch.bfloat16, torch.float16).index(case.dtype)
+    return core.fma_peak(threads, number, CEILING_SECONDS)
+
+
+def timed(
+    case: Case,
+    arms: Sequence[Arm],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
+    """The arms in turns, each turn in another order, for about so many seconds.
+
+    >>> from regard.lab.arms import CHUNKED, EAGER
+    >>> timings = timed(Case("plain", (1, 1, 16, 8)), [EAGER, CHUNKED], seconds=0.01)
+    >>> [*timings], timings["eager"].seconds > 0
+    (['eager', 'regard chunked'], True)
+    """
+    inputs = Inputs.of(case)
+    calls = {arm.name: arm.call(inputs) for arm in arms}
+    repeats = {name: _repeats(call, clock) for name, call in calls.items()}
+    took: dict[str, list[float]] = {name: [] for name in calls}
+    names = [*calls]
+    end = clock() + seconds
+    turn = 0
+    while turn < LEAST_TURNS or (turn < MOST_TURNS and clock() < end):
+        first = turn % max(len(names), 1)
+        for name in (*names[first:], *names[:first]):
+            took[name].append(_mean(calls[name], repeats[name], clock))
+        turn += 1
+    return {name: Timing(tuple(times)) for name, times in took.items()}
+
+
+def _repeats(call: Callable[[], object], clock: Callable[[], float]) -> int:
+    """Calls in a turn. The first is for nothing: caches, threads, lazy initialisation."""
+    once = _mean(call, 1, clock)
+    if once < BURST:
+        once = _mean(call, 1, clock)
+    return max(1, min(MOST_CALLS, round(BURST / max(once, 1e-9))))
+
+
+def _mean(call: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - start) / repeats
+
+
+def grown_apart(case: Case, arm: Arm) -> int | None:
+    """Bytes by which a fresh process grows, or None where it does not come back."""
+    # Without a fixed threshold glibc keeps what was freed, and what is allocated next shows no growth.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    asked = [sys.executable, "-m", "regard.lab.bench", "--child", case.name, arm.name,
+             "--threads", str(torch.get_num_threads())]  # fmt: skip
+    done = subprocess.run(asked, capture_output=True, text=True, check=False,
+                          env=environment)  # fmt: skip
+    return int(done.stdout) if done.returncode == 0 else None
+
+
+def grown(case_name: str, arm_name: str) -> int:
+    """In the fresh process: the growth of its peak from just before the case to after it."""
+    case = next(case for case in CASES if case.name == case_name)
+    arm = next(arm for arm in arms_of(case) if arm.name == arm_name)
+    arm.call(
+        Inputs.of(case.small(64))
+    )()  # libraries load their parts on first use: not the case's own
+    call = arm.call(Inputs.of(case))
+    forget_peak()
+    before = peak_memory()
+    call()
+    return peak_memory() - before

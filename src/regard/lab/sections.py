@@ -1,0 +1,205 @@
+"""Which cases `regard bench` measures, in which runs, and through which arms.
+
+A case more is a row more in `CASES`; an arm more (a backend, another library) stands in `ARMS`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from regard.lab.arms import (
+    CHUNKED,
+    EAGER,
+    NATIVE,
+    NATIVE_PLAIN,
+    SDPA,
+    SDPA_PLAIN,
+    Arm,
+    forced_arms,
+)
+from regard.lab.cases import (
+    ALIBI,
+    BOTH,
+    CAUSAL,
+    DENSE,
+    DROPOUT,
+    FORWARD,
+    FULL,
+    RELATIVE,
+    SEEN,
+    SINKS,
+    SOFTCAP,
+    WIDE,
+    Case,
+)
+from regard.lab.decode import DECODE_ARMS
+from regard.lab.flex import FLEX
+
+TITLES = {
+    "plain": "Plain attention",
+    "kinds": "Masks, soft-cap and ALiBi",
+    "features": "What a feature costs",
+    "bias": "Memory of a learned dense bias",
+    "statistics": "Statistics of the weights",
+    "decode": "Decoding: one query against a cache",
+    "window": "A window over long sequences",
+    "overhead": "What a call costs by itself",
+    "isa": "Instruction sets, each forced",
+}
+"""The sections, in the order in which they are run and printed."""
+
+ARMS: dict[str, tuple[Arm, ...]] = {
+    "plain": (SDPA, EAGER, FLEX, NATIVE, CHUNKED),
+    "kinds": (SDPA, EAGER, FLEX, NATIVE, CHUNKED),
+    "features": (NATIVE_PLAIN, NATIVE, SDPA_PLAIN, SDPA, CHUNKED),
+    "bias": (SDPA, EAGER, NATIVE, CHUNKED),
+    "statistics": (EAGER, NATIVE, CHUNKED),
+    "decode": DECODE_ARMS,
+    "window": (NATIVE, FLEX, CHUNKED),
+    "overhead": (SDPA, NATIVE, CHUNKED),
+}
+"""The arms of each section but "isa", whose arms depend on the machine."""
+
+GOAL_SHAPES = ((1, 12, 128, 64), (8, 12, 128, 64), (1, 12, 512, 64), (1, 8, 2048, 64),
+               (1, 8, 4096, 128), (1, 4, 8192, 64))  # fmt: skip
+_SMALL, _MIDDLE = GOAL_SHAPES[2], GOAL_SHAPES[3]
+_FEATURES = (1, 8, 4096, 64)
+_F32, _BF16 = torch.float32, torch.bfloat16
+
+_QUICK, _DEFAULT = ("quick", "default", "goals"), ("default", "goals")
+_GOALS, _WEIGHED = ("goals",), ("default", "goals", "memory")
+
+_PLAIN_QUICK = {(_SMALL, FULL, _F32, FORWARD), (_SMALL, CAUSAL, _F32, FORWARD), (_SMALL, CAUSAL, _F32, BOTH),
+                (_SMALL, FULL, _BF16, FORWARD), (_MIDDLE, CAUSAL, _F32, FORWARD)}  # fmt: skip
+_WITH_EAGER = {*_PLAIN_QUICK, (_SMALL, FULL, _F32, BOTH), (_MIDDLE, CAUSAL, _F32, BOTH)}
+_WITH_FLEX = {(_MIDDLE, CAUSAL, _F32, FORWARD), (_MIDDLE, FULL, _BF16, FORWARD)}
+
+
+def _plain(shape: tuple[int, int, int, int], mask: str, dtype: torch.dtype, passes: str) -> Case:
+    key = (shape, mask, dtype, passes)
+    sets = _QUICK if key in _PLAIN_QUICK else _DEFAULT if shape in (_SMALL, _MIDDLE) else _GOALS
+    eager = (EAGER.name,) if key in _WITH_EAGER else ()
+    flex = (FLEX.name,) if key in _WITH_FLEX else ()
+    return Case("plain", shape, mask, dtype, passes, sets=sets, also=eager + flex)
+
+
+PLAIN = tuple(
+    _plain(shape, mask, dtype, passes)
+    for passes in (FORWARD, BOTH)
+    for dtype in (_F32, _BF16)
+    for shape in GOAL_SHAPES
+    for mask in (FULL, CAUSAL)
+)
+
+KINDS = (
+    Case("kinds", _MIDDLE, "window 256"),
+    Case("kinds", _MIDDLE, "documents 256", sets=("default",)),
+    Case("kinds", _MIDDLE, twist=SOFTCAP),
+    Case("kinds", _MIDDLE, twist=ALIBI, sets=("default",)),
+)
+
+
+def _features(dtype: torch.dtype, mask: str, twist: str, sets: tuple[str, ...]) -> Case:
+    return Case("features", _FEATURES, mask, dtype, BOTH, twist, sets=sets)
+
+
+FEATURES = tuple(
+    _features(dtype, mask, twist, sets if dtype == _F32 else _GOALS)
+    for dtype in (_F32, _BF16)
+    for mask, twist, sets in (
+        (FULL, DROPOUT, _WEIGHED),
+        (FULL, RELATIVE, (*_GOALS, "memory")),
+        (FULL, SOFTCAP, (*_GOALS, "memory")),
+        (FULL, SINKS, _WEIGHED),
+        (FULL, WIDE, (*_GOALS, "memory")),
+        ("documents 512", "", (*_GOALS, "memory")),
+    )
+)
+
+BIAS = (Case("bias", _MIDDLE, passes=BOTH, twist=DENSE, sets=_WEIGHED),)
+
+STATISTICS = (
+    Case("statistics", _SMALL, CAUSAL, twist=SEEN, sets=("quick", "default"), also=(EAGER.name,)),
+    Case("statistics", _MIDDLE, CAUSAL, twist=SEEN, sets=("default", "memory"), also=(EAGER.name,)),
+    Case("statistics", GOAL_SHAPES[5], CAUSAL, twist=SEEN, sets=("memory",), also=(EAGER.name,)),
+)
+
+DECODE = tuple(
+    Case("decode", (1, 32, 1, 128), dtype=dtype, keys=(1, 8, n, 128), sets=sets)
+    for dtype in (_F32, _BF16)
+    for n, sets in ((8192, _QUICK), (16384, _DEFAULT), (32768, _GOALS))
+)
+
+WINDOWS = tuple(
+    Case("window", (1, 2, n, 64), "window 512", passes=passes, sets=sets)
+    for passes in (FORWARD, BOTH)
+    for n, sets in ((32768, _DEFAULT), (65536, _DEFAULT), (131072, _GOALS))
+)
+
+OVERHEAD = (Case("overhead", (1, 1, 16, 64), sets=_QUICK),)
+
+ISAS = tuple(
+    Case("isa", _MIDDLE, mask, dtype, passes, sets=sets)
+    for mask, dtype, passes, sets in (
+        (FULL, _F32, FORWARD, _GOALS),
+        (CAUSAL, _F32, FORWARD, _DEFAULT),
+        (FULL, _F32, BOTH, _GOALS),
+        (CAUSAL, _F32, BOTH, _GOALS),
+        (FULL, _BF16, FORWARD, _GOALS),
+    )
+)
+
+CASES = (
+    *PLAIN,
+    *KINDS,
+    *FEATURES,
+    *BIAS,
+    *STATISTICS,
+    *DECODE,
+    *WINDOWS,
+    *OVERHEAD,
+    *ISAS,
+)
+
+
+def arms_of(case: Case) -> tuple[Arm, ...]:
+    """The arms of a case's section, those that cannot run it too.
+
+    >>> [arm.name for arm in arms_of(OVERHEAD[0])]
+    ['SDPA', 'regard native', 'regard chunked']
+    """
+    return forced_arms() if case.section == "isa" else ARMS[case.section]
+
+
+def left_out(case: Case, arm: Arm, run: str, native: str | None) -> str | None:
+    """Why a run does not spend its time on an arm that could, or None.
+
+    Args:
+        case: The case.
+        arm: One of its arms.
+        run: "quick", "default", "goals" or "all".
+        native: Why the native backend cannot run the case, or None: where it cannot, chunked stands in.
+
+    >>> left_out(PLAIN[0], CHUNKED, "default", native=None)
+    'was left out to save time: --all runs it'
+    """
+    dear = arm.name in (EAGER.name, FLEX.name, CHUNKED.name)
+    stands_in = arm.name == CHUNKED.name and native is not None and run != "goals"
+    chosen = arm.name in case.also and (run == "default" or (run == "quick" and arm is not FLEX))
+    if run == "all" or not dear or stands_in or chosen:
+        return None
+    return "was left out to save time: --all runs it"
+
+
+def chosen(cases: tuple[Case, ...], run: str, only: str = "") -> list[Case]:
+    """The cases of a run whose name holds every word of `only`.
+
+    >>> [case.short for case in chosen(CASES, "all", "SINKS bfloat16")]
+    ['1×8×4096×64 full, sinks']
+    """
+    words = only.lower().split()
+    return [
+        case
+        for case in cases
+        if (run == "all" or run in case.sets) and all(word in case.name.lower() for word in words)
+    ]

@@ -1,0 +1,198 @@
+"""What the benchmark makes of its figures: goals, tables, a picture, and a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from regard.errors import OptionError
+from regard.lab import bench, figures, files, views
+from regard.lab.arms import NATIVE, NATIVE_PLAIN
+from regard.lab.cases import BOTH, CAUSAL, FORWARD, WIDE, Case
+from regard.lab.measure import Row, Timing
+from regard.lab.picture import picture
+from regard.lab.sections import CASES, GOAL_SHAPES, TITLES
+from regard.lab.tables import markdown, sections, terminal
+
+TINY = (1, 2, 40, 8)
+MACHINE = {"processor": "a <CPU>", "threads": "1 of 2", "kernels": "avx2 kernels", "load before": "0.1",
+           "load after": "1.1", "torch": "2", "python": "3", "system": "an OS",
+           "date": "2026-01-01", "run": "goals"}  # fmt: skip
+
+
+def row(case: Case, seconds: dict[str, float], **more: object) -> Row:
+    made = Row(case, {name: Timing((s, s, s)) for name, s in seconds.items()})
+    return dataclasses.replace(made, **more)  # pyright: ignore[reportArgumentType]
+
+
+def made_up() -> list[Row]:
+    """Figures of every section, as a fast native backend would give them."""
+    found: list[Row] = []
+    for shape, mask in itertools.product(GOAL_SHAPES, ("full", CAUSAL)):
+        for dtype, passes in itertools.product((torch.float32, torch.bfloat16), (FORWARD, BOTH)):
+            case = Case("plain", shape, mask, dtype, passes)
+            seconds = {
+                "SDPA": case.flops / 1e9,
+                "eager": case.flops / 5e8,
+                NATIVE.name: case.flops / 2e9,
+            }
+            found.append(row(case, seconds, ceiling=2.5e9))
+    wide = Case("features", (1, 8, 4096, 64), passes=BOTH, twist=WIDE)
+    apart = dataclasses.replace(wide, twist="", mask="documents 512")
+    cost = {NATIVE_PLAIN.name: 1.0, NATIVE.name: 1.5, "SDPA, plain": 2.0, "SDPA": 8.0}
+    found.append(row(wide, cost, extra_bytes={NATIVE.name: wide.map_bytes // 4}))
+    found.append(row(apart, {**cost, NATIVE.name: 0.25}))
+    bias = next(case for case in CASES if case.section == "bias")
+    found.append(
+        row(bias, {"SDPA": 2.0, NATIVE.name: 1.0}, extra_bytes={"SDPA": 4 * bias.map_bytes})
+    )
+    decode = next(case for case in CASES if case.section == "decode")
+    found.append(row(decode, {"SDPA as rows": 2.0, "SDPA repeated": 4.0, NATIVE.name: 1.0},
+                     ceiling=decode.read_bytes * 1.25))  # fmt: skip
+    found += [
+        row(Case("window", (1, 2, n, 64), "window 512"), {NATIVE.name: n**1.5})
+        for n in (1024, 2048)
+    ]
+    found.append(row(Case("overhead", (1, 1, 16, 64)), {"SDPA": 15e-6, NATIVE.name: 30e-6}))
+    found.append(row(Case("isa", TINY, CAUSAL), {"SDPA": 1.0, "native avx2": 2.0},
+                     reasons={"native neon": "is not here"}))  # fmt: skip
+    return found
+
+
+def test_goals_are_judged_by_their_worst() -> None:
+    found = {verdict.what: verdict for verdict in figures.verdicts(made_up())}
+
+    def said(what: str) -> tuple[str, str, bool]:
+        (one,) = [v for name, v in found.items() if what in name]
+        return one.goal, one.found, one.met
+
+    assert said("forward float32: geometric mean over 12 cases") == ("≥ 1.60×", "2.00×", True)
+    assert said("forward bfloat16: geometric mean over 12") == ("≥ 3.00×", "2.00×", False)
+    assert said("forward + backward bfloat16: least") == ("≥ 1.20×", "2.00×", True)
+    assert said("forward float32: least share of FMA peak") == ("≥ 90%", "80%", False)
+    assert said("read bandwidth") == ("≥ 80%", "80%", True)
+    assert said("in the best SDPAs") == ("≥ 1.50×", "2.00×", True)
+    assert said("dv = 2 d, float32: time of plain") == ("≤ 1.25×", "1.00×", True)
+    assert said("dv = 2 d, float32: extra memory") == ("≤ 0.50", "0.25", True)
+    assert said("documents, float32: time of plain attention, for each") == (
+        "≤ 1.25×",
+        "2.00×",
+        False,
+    )
+    assert said("n doubles") == ("≤ 2.20×", "2.83×", False)
+    assert said("AVX2") == ("≥ 0.90×", "0.50×", False)
+    assert said("overhead") == ("≤ 25.0 µs", "30.0 µs", False)
+    assert figures.verdicts([]) == []
+
+
+def test_the_geometric_mean_is_the_same_from_either_side() -> None:
+    ratios = [0.5, 3.0, 1.7, 12.0]
+    mean = figures.geomean(ratios)
+    assert mean**4 == pytest.approx(0.5 * 3.0 * 1.7 * 12.0)
+    assert figures.geomean([1 / ratio for ratio in ratios]) == pytest.approx(1 / mean)
+
+
+def test_the_peak_is_the_greatest_of_its_dtype() -> None:
+    rows = [row(Case("plain", TINY), {NATIVE.name: 1.0}, ceiling=value) for value in (1.0, 3.0)]
+    rows.append(row(Case("plain", TINY, dtype=torch.bfloat16), {NATIVE.name: 1.0}, ceiling=9.0))
+    assert figures.peak(rows, "float32") == 3.0
+    assert figures.share_of_peak(rows[0], rows) == rows[0].case.flops / 3.0
+
+
+def test_tables_say_it_plainly() -> None:
+    tables = {title: (heads, cells) for title, heads, cells in sections(MACHINE, made_up())}
+    heads, cells = tables["Plain attention: forward, float32"]
+    assert heads == ["case", "SDPA", "eager", "regard native", "GFLOP/s", "of FMA peak"]
+    assert cells[0][0] == "1×12×128×64 full"
+    assert cells[0][2:] == ["101 ms ±0%  0.50×", "25.2 ms ±0%  2.00×", "2", "80 %"]
+    heads, cells = tables["Plain attention: regard native, in SDPAs"]
+    assert cells[0][:4] == ["forward, float32", "12", "2.00×", "2.00×"]
+    (_, cells) = tables["What a feature costs: 1×8×4096×64 full, forward + backward"]
+    assert [cell[3:5] for cell in cells] == [["1.50×", "1.00×"], ["0.25×", "2.00×"]]
+    assert cells[0][-1] == "4.00×"
+    (_, cells) = tables["Memory of a learned dense bias"]
+    assert cells[0][-1] == "4.00×"
+    (_, cells) = next(table for title, table in tables.items() if title.startswith("Decoding"))
+    assert cells[0][-2:] == ["80 %", "2.00×"]
+    (_, cells) = next(table for title, table in tables.items() if title.startswith("A window"))
+    assert [cell[1].partition("±0%")[2] for cell in cells] == ["", "  2.83×"]
+    assert ["call overhead", "≤ 25.0 µs", "30.0 µs", "no"] in tables["Goals"][1]
+    assert "Goals" not in {
+        title for title, _, _ in sections({**MACHINE, "run": "quick"}, made_up())
+    }
+
+
+def test_they_are_printed_for_a_terminal_and_as_markdown() -> None:
+    text = markdown(MACHINE, made_up())
+    assert "| case | SDPA | eager | regard native | GFLOP/s | of FMA peak |" in text
+    assert "a <CPU>, 1 of 2 threads, avx2 kernels, torch 2" in text
+    assert "busy" not in text
+    assert "busy: others ran here too" in markdown({**MACHINE, "load after": "1.4"}, made_up())
+    for width in (80, 120):
+        out = io.StringIO()
+        terminal(Console(file=out, width=width), MACHINE, made_up())
+        assert "native neon is not here" in out.getvalue()
+        assert all(len(line) <= width for line in out.getvalue().splitlines())
+
+
+def test_the_picture_is_one_svg_with_every_case_that_compares() -> None:
+    rows = made_up()
+    drawn = ET.fromstring(picture(MACHINE, rows))
+    words = [text for element in drawn.iter() if (text := (element.text or "").strip())]
+    compared = [r for r in rows if "SDPA" in r.timings or r.case.section == "decode"]
+    for one in compared:
+        assert any(one.case.short in word for word in words)
+        assert any(one.case.name in word for word in words)
+    assert not any("window" in word for word in words)  # SDPA has none
+    assert any("2.00× · 2 GFLOP/s · 80% of peak" in word for word in words)
+    assert any("geometric mean 2.00×" in word for word in words)
+    svg = "{http://www.w3.org/2000/svg}"
+    bars = [e for e in drawn.iter(f"{svg}rect") if e.find(f"{svg}title") is not None]
+    assert len(bars) == len(compared)
+    edge = float(drawn.attrib["width"])
+    assert all(float(bar.attrib["x"]) + float(bar.attrib["width"]) < edge for bar in bars)
+    assert not re.search(r"(href|src|url\()", picture(MACHINE, rows))
+    assert "prefers-color-scheme: dark" in picture(MACHINE, rows)
+
+
+def test_figures_go_to_json_and_back(tmp_path: Path) -> None:
+    path, rows = tmp_path / "bench.json", made_up()
+    files.write(path, MACHINE, rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["bench.json"]
+    machine, again = files.read(path)
+    assert machine == MACHINE
+    assert [one.case for one in again] == [one.case for one in rows]
+    assert [one.reasons for one in again] == [one.reasons for one in rows]
+    assert markdown(machine, again) == markdown(MACHINE, rows)
+    written = json.loads(path.read_text())
+    assert written["rows"][0]["name"] == rows[0].case.name
+    assert {
+        "what": "call overhead",
+        "goal": "≤ 25.0 µs",
+        "found": "30.0 µs",
+        "met": False,
+    } in written["goals"]
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
+    for text in ("{", "[]", '{"rows": [{}], "machine": {}}'):
+        with pytest.raises(OptionError, match=r"--from: got .*allowed: a file that --json wrote"):
+            bench.main(["--from", write(tmp_path / "b.json", text)])
+
+
+def test_every_section_has_a_view() -> None:
+    assert set(views.VIEWS) == set(TITLES)
