@@ -131,7 +131,7 @@ NB_MODULE(core, m) {
                  self->scale = scale;
                  self->softcap = softcap;
              },
-             nb::arg("type"), nb::arg("sizes"), nb::arg("query"), nb::arg("key"), nb::arg("value"), nb::arg("scale"),
+             nb::arg("dtype"), nb::arg("sizes"), nb::arg("query"), nb::arg("key"), nb::arg("value"), nb::arg("scale"),
              nb::arg("softcap") = 0.0f)
         .def("set_sigmoid",
              [](Asked& c, float shift) {

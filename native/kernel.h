@@ -69,7 +69,7 @@ struct Call {
 struct Forward : Call {
     View out;              // (b, h, q, dv), of the call's type
     // (3, b, h, q): of each row of scores its log-sum-exp, −∞ where it sees nothing; then what the backward
-    // pass needs: the exponent that weights are relative to, and the share of a weight of 1.
+    // pass needs: the exponent that weights are relative to, and the share of a weight of 1. Null: not wanted.
     float* lse = nullptr;
 };
 

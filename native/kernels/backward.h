@@ -19,6 +19,7 @@ constexpr std::int64_t PITCH = BLOCK + (PANELS > 1 ? 16 : 0);
 struct BackwardScratch {
     float *queries, *grads, *query_rows, *grad_rows, *keys, *values, *key_rows, *value_rows, *key_sums, *value_sums;
     float *scores, *score_grads, *weights, *products, *turned, *slopes, *bias;
+    Span* hulls;  // of each block of queries of the heads of a group
     std::int64_t width, value_width;
     std::size_t bytes;
 
@@ -48,6 +49,7 @@ struct BackwardScratch {
         value_rows = take(PAIRS ? BACK_KEYS * value_width : 0);
         slopes = take(call.softcap > 0 ? BACK_KEYS * PANEL : 0);
         bias = take(call.bias.data ? BACK_KEYS * PANEL : 0);
+        hulls = reinterpret_cast<Span*>(take(call.h / call.g * ((call.q + BLOCK - 1) / BLOCK) * (sizeof(Span) / sizeof(float))));
         bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
     }
 };
@@ -322,6 +324,10 @@ void backward_of(const Backward& call, const BackwardTask& task, void* memory, S
         for (std::int64_t g = task.g; g < task.g_last; ++g) {
             const Matrix key_head = head_of(call.key, call.key_type, b, g);
             const Matrix value_head = head_of(call.value, call.key_type, b, g);
+            const std::int64_t first_head = g * repeats, blocks = (call.q + BLOCK - 1) / BLOCK;
+            for (std::int64_t i = 0; i < repeats * blocks; ++i) {
+                scratch.hulls[i] = hull_of(call, b, first_head + i / blocks, i % blocks * BLOCK);
+            }
             for (std::int64_t key = task.key; key < task.key_last; key += BACK_KEYS) {
                 const int n = static_cast<int>(least(BACK_KEYS, task.key_last - key));
                 KeyBlock block{key, n, {}, {}, {}};
@@ -337,15 +343,14 @@ void backward_of(const Backward& call, const BackwardTask& task, void* memory, S
                 }
                 std::memset(scratch.key_sums, 0, static_cast<std::size_t>(n * scratch.width) * sizeof(float));
                 std::memset(scratch.value_sums, 0, static_cast<std::size_t>(n * scratch.value_width) * sizeof(float));
-                for (std::int64_t h = g * repeats; h < (g + 1) * repeats; ++h) {
-                    for (std::int64_t query = 0; query < call.q; query += BLOCK) {
-                        if (stop.now()) return;
-                        const Sight sight(call, b, h, query);
-                        if (sight.hull().first >= key + n || sight.hull().last <= key) continue;
-                        const Cover cover = sight.cover(key, key + n);
-                        if (cover.empty) continue;
-                        meet<KIND>(call, task, scoring, sight, cover, scratch, b, h, query, block, step);
-                    }
+                for (std::int64_t i = 0; i < repeats * blocks; ++i) {
+                    if (scratch.hulls[i].first >= key + n || scratch.hulls[i].last <= key) continue;
+                    if (stop.now()) return;
+                    const std::int64_t h = first_head + i / blocks, query = i % blocks * BLOCK;
+                    const Sight sight(call, b, h, query);
+                    const Cover cover = sight.cover(key, key + n);
+                    if (cover.empty) continue;
+                    meet<KIND>(call, task, scoring, sight, cover, scratch, b, h, query, block, step);
                 }
                 const Matrix key_out = head_of(call.key_grad, call.type, b, g);
                 const Matrix value_out = head_of(call.value_grad, call.type, b, g);

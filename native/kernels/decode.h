@@ -361,6 +361,7 @@ void merge(const Forward& call, const ForwardTask& task, const float* parts, std
         }
         const Matrix out = head_of(call.out, call.type, task.b, h);
         write_row(call.type, at(call.type, const_cast<void*>(out.data), query * out.row), out.column, row, dv);
+        if (!call.lse) continue;
         const std::int64_t place = (task.b * call.h + h) * call.q + query;
         call.lse[place] = dead ? -INF : (top + __builtin_log2f(sum)) * LN2;
         call.lse[all + place] = dead ? 0.0f : top;

@@ -220,7 +220,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
             const std::int64_t lane = panel.index * PANEL + v * LANES;
             store(norms + lane, select(nothing, splat(-INF), top));
             store(norms + BLOCK + lane, select(bad, splat(INF) - splat(INF), sum));
-        } else {
+        } else if (call.lse) {
             for (int i = 0; i < rows; ++i) {
                 const std::int64_t row = first_row + v * LANES + i;
                 const bool dead = nothing[i] && !call.sigmoid;

@@ -162,7 +162,7 @@ def sizes_of(q: object, k: object, v: object) -> Sizes:
         if (
             dtype in DTYPES
             and dtype == k.dtype == v.dtype
-            and device == k.device == v.device
+            and ((q.is_cpu and k.is_cpu and v.is_cpu) or device == k.device == v.device)
             and b == b_of_k
             and d == d_of_k
             and v.shape[:3] == k.shape[:3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,11 +72,12 @@ class Dot(Score):
         return d
 
     def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
-        return (
-            q,
-            k,
-            self if self.scale is not None else Dot(_scale(None, q.shape[-1]), self.softcap),
-        )
+        return q, k, self if self.scale is not None else _scaled(q.shape[-1], self.softcap)
+
+
+@functools.lru_cache(maxsize=64)
+def _scaled(d: int, softcap: float | None) -> Dot:
+    return Dot(_scale(None, d), softcap)
 
 
 @dataclass(frozen=True, eq=False)

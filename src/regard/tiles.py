@@ -80,6 +80,29 @@ class Lowered:
     bitmaps: UInt64[np.ndarray, "n 64"] | None = None
     """A word for each key of a tile; its bit i says whether the tile's query i may see that key."""
 
+    @functools.cached_property
+    def spans_at(self) -> tuple[int, int, int, int] | None:
+        """The spans' address, how many there are of each query, and strides, as `core.Call` takes them."""
+        if self.spans is None:
+            return None
+        return self.spans.ctypes.data, self.spans.shape[3], *_strides(self.spans)
+
+    @functools.cached_property
+    def tiles_at(self) -> tuple[int, int, int, int] | None:
+        """The tiles' address, their strides, and the bitmaps' address, as `core.Call` takes them."""
+        if self.tiles is None or self.bitmaps is None:
+            return None
+        return self.tiles.ctypes.data, *_strides(self.tiles), self.bitmaps.ctypes.data
+
+
+def _strides(array: np.ndarray) -> tuple[int, int]:
+    """In elements, from batch row to batch row and from head to head; 0 where they share."""
+    b, h = (
+        s // array.itemsize if n > 1 else 0
+        for s, n in zip(array.strides[:2], array.shape, strict=False)
+    )
+    return b, h
+
 
 def lower(mask: Mask, sizes: Sizes) -> Lowered:
     """A bound mask as spans and tiles, for a call that is not empty."""

@@ -180,6 +180,6 @@ def readable(tensor: Tensor) -> bool:
     """Whether the tensor's numbers can be looked at now: not while tracing, nor inside a vmap."""
     if torch.compiler.is_compiling():
         return False
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         return False
     return not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]

@@ -39,14 +39,14 @@ def probe() -> Probe:
     """Ask the processor: cheap, and safe on any machine."""
 
 View = tuple[int, int, int, int, int]
-"""A tensor (batch, heads, sequence, head size): its address, then four strides in elements, 0 where shared."""
+"""A tensor (batch, heads, sequence, head size): its address, four strides in elements, 0 where shared."""
 
 class Call:
     """One attention call: `native/kernel.h` says what each part means. Addresses are not kept alive."""
 
     def __init__(
         self,
-        type: int,  # 0 float32, 1 bfloat16, 2 float16
+        dtype: int,  # 0 float32, 1 bfloat16, 2 float16
         sizes: tuple[int, int, int, int, int, int, int],  # b, h, g, q, k, d, dv
         query: View,
         key: View,
@@ -59,14 +59,15 @@ class Call:
     def set_spans(self, address: int, count: int, stride_b: int, stride_h: int) -> None: ...
     def set_tiles(self, address: int, stride_b: int, stride_h: int, bitmaps: int) -> None: ...
     def set_table(self, address: int, stride_h: int) -> None: ...
-    def set_bias(self, view: View, type: int) -> None: ...
+    def set_bias(self, view: View, dtype: int) -> None: ...
     def set_dropout(self, seed: int, threshold: int, kept: float) -> None: ...
     def set_spoilt(self, query: int, key: int) -> None: ...
 
 def forward(call: Call, out: View, lse: int, threads: int) -> bool:
-    """Run a forward pass. False where q, k or v hold a number that is not finite: nothing was written.
+    """Run a forward pass. False where q, k or v may hold a number that is not finite: then what was written
+    counts for nothing. With `set_spoilt` the numbers are not looked at.
 
-    With `set_spoilt` the numbers are not looked at. KeyboardInterrupt and MemoryError may be raised.
+    `lse` is the address of (3, b, h, q) float32, or 0. KeyboardInterrupt and MemoryError may be raised.
     """
 
 def backward(
@@ -83,7 +84,8 @@ def backward(
     bias_grad: View | None,
     threads: int,
 ) -> None:
-    """Run a backward pass; 0 for an address says that it is not there or not wanted."""
+    """Run a backward pass. `lse` is what the forward pass left, `delta` room for (b, h, q) float32; 0 for
+    `lse_grad` or `table_grad`, or None, says that it is not there or not wanted."""
 
 def isa() -> str:
     """The instruction set whose kernels run: the best that is here, or what REGARD_ISA asks for."""
@@ -94,8 +96,8 @@ def use(isa: str) -> None:
 def kernels() -> tuple[str, ...]:
     """The instruction sets that this core has kernels for and this machine can run, best first."""
 
-def fma_peak(threads: int, type: int, seconds: float) -> float:
+def fma_peak(threads: int, dtype: int, seconds: float) -> float:
     """Multiplications and additions per second that the kernels' instructions reach on registers alone."""
 
-def read_bandwidth(threads: int, bytes: int, seconds: float) -> float:
-    """Bytes per second that a plain sum reads from an array of this size."""
+def read_bandwidth(threads: int, size: int, seconds: float) -> float:
+    """Bytes per second that a plain sum reads from an array of so many bytes."""

@@ -64,7 +64,7 @@ def why_not(problem: Problem) -> str | None:
         return reason
     q, sizes = problem.q, problem.sizes
     components = problem.score.components(sizes.d)
-    if sizes.device.type != "cpu":
+    if not q.is_cpu:
         return f"the kernels run on processors, not on {sizes.device.type}; chunked runs anywhere"
     if q.dtype not in _TYPES:
         return f"the kernels compute in float32; chunked computes in {_name(q.dtype)}"
@@ -116,33 +116,37 @@ def run(problem: Problem, done: tuple[Tensor, Tensor] | None = None) -> Answer:
     if 0 in problem.sizes[:7]:
         return chunked.run(problem)  # nothing to multiply: only shapes matter
     form, tensors = _normal(problem)
-    learns = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    learns = torch.is_grad_enabled() and _learns(tensors)
     exact = done is not None and done[0].dtype == tensors.q.dtype
-    made = done if exact else _forward(form, tensors)
+    made = done if exact else _forward(form, tensors, learns or bool(problem.observers))
     if made is None:
         made = _with_what_is_not_finite(problem, learns)
         if made is None:
             return chunked.run(problem)
-    if learns:
-        made = _Attention.apply(form, made, *tensors)
     out, rows = made
+    if learns:
+        out, rows = _Attention.apply(form, (out, rows), *tensors)
     if out.dtype != problem.q.dtype:
         out = out.to(problem.q.dtype)
-    return Answer(out, ((rows[0],),) if problem.observers else ())
+    if problem.observers:
+        assert rows is not None, "rows were asked for"
+        return Answer(out, ((rows[0],),))
+    return Answer(out, ())
 
 
 @torch.no_grad()
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     """The output and, for the backward pass, three numbers of each row, (3, b, h, q); without autograd."""
     made = _forward(*_normal(problem)) or _with_what_is_not_finite(problem, False)
-    if made is None:
-        rows = torch.zeros((3, *problem.q.shape[:3]))
-        return chunked.run(problem).out, rows
+    if made is None or made[1] is None:
+        return chunked.run(problem).out, torch.zeros((3, *problem.q.shape[:3]))
     return made[0].to(problem.q.dtype), made[1]
 
 
 @torch.no_grad()
-def _with_what_is_not_finite(problem: Problem, learns: bool) -> tuple[Tensor, Tensor] | None:
+def _with_what_is_not_finite(
+    problem: Problem, learns: bool
+) -> tuple[Tensor, Tensor | None] | None:
     """The output and rows of a call whose numbers are not all finite, or lead to some that are not.
 
     None where chunked must run it, which knows the gradients of what is left, and who sees what under a
@@ -151,7 +155,7 @@ def _with_what_is_not_finite(problem: Problem, learns: bool) -> tuple[Tensor, Te
     clean, *bad = problem.finite()
     if bad[0] is not None and (learns or isinstance(problem.normalizer, Sigmoid)):
         return None
-    return _forward(*_normal(clean), bad)
+    return _forward(*_normal(clean), bad=bad)
 
 
 class _Form(NamedTuple):
@@ -208,22 +212,43 @@ def _normal(problem: Problem) -> tuple[_Form, _Tensors]:
     return form, _Tensors(q, k, v, table, pairs, sink)
 
 
+def _learns(tensors: _Tensors) -> bool:
+    q, k, v, table, pairs, sink = tensors  # written out: this is asked in every call
+    return (
+        q.requires_grad
+        or k.requires_grad
+        or v.requires_grad
+        or (table is not None and table.requires_grad)
+        or (pairs is not None and pairs.requires_grad)
+        or (sink is not None and sink.requires_grad)
+    )
+
+
 def _readable_as_stored(t: Tensor) -> Tensor:
     return t.resolve_neg() if t.is_neg() else t
 
 
 def _forward(
-    form: _Form, tensors: _Tensors, bad: Sequence[Tensor | None] | None = None
-) -> tuple[Tensor, Tensor] | None:
-    """The output and the rows (3, b, h, q); None where a number is not finite, unless `bad` says which."""
+    form: _Form,
+    tensors: _Tensors,
+    keep: bool = True,
+    bad: Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor, Tensor | None] | None:
+    """The output and, to keep, the rows (3, b, h, q).
+
+    None where a number is not finite, unless `bad` says which are not.
+    """
     sizes = form.sizes
     out = laid_like(tensors.q, sizes.q, sizes.dv)
-    rows = torch.empty((3, sizes.b, sizes.h, sizes.q), dtype=torch.float32)
+    rows = None
+    if keep:
+        rows = torch.empty((3, sizes.b, sizes.h, sizes.q), dtype=torch.float32)
     call = _call(form, tensors)
     if bad is not None:
         bad = tuple(None if t is None else t.contiguous() for t in bad)
         call.set_spoilt(*(0 if t is None else t.data_ptr() for t in bad))
-    if core.forward(call, _view(out), rows.data_ptr(), torch.get_num_threads()):
+    lse = 0 if rows is None else rows.data_ptr()
+    if core.forward(call, _view(out), lse, torch.get_num_threads()):
         return out, rows
     return None
 
@@ -238,10 +263,10 @@ def _call(form: _Form, tensors: _Tensors) -> core.Call:
         call.set_sigmoid(shift)
     if sink is not None:
         call.set_sink(sink.data_ptr())
-    if seen.spans is not None:
-        call.set_spans(seen.spans.ctypes.data, seen.spans.shape[3], *_strides(seen.spans))
-    if seen.tiles is not None and seen.bitmaps is not None:
-        call.set_tiles(seen.tiles.ctypes.data, *_strides(seen.tiles), seen.bitmaps.ctypes.data)
+    if seen.spans_at is not None:
+        call.set_spans(*seen.spans_at)
+    if seen.tiles_at is not None:
+        call.set_tiles(*seen.tiles_at)
     if table is not None:
         call.set_table(table.data_ptr(), table.stride(0) if table.shape[0] > 1 else 0)
     if pairs is not None:
@@ -367,7 +392,9 @@ def _problem(form: _Form, tensors: _Tensors) -> Problem:
 
 def laid_like(t: Tensor, rows: int, columns: int) -> Tensor:
     """An empty (b, h, rows, columns), stored heads within rows where `t` is so, as a projection makes it."""
-    b, h, _, _ = t.shape
+    b, h, own_rows, own_columns = t.shape
+    if columns == own_columns and rows == own_rows and t.is_contiguous():
+        return torch.empty_like(t)
     of_b, of_h, of_row, _ = t.stride()
     if h > 1 and of_h < of_row <= of_b:
         return t.new_empty((b, rows, h, columns)).transpose(1, 2)
@@ -381,15 +408,6 @@ def _view(t: Tensor) -> core.View:
 def _shared_view(t: Tensor) -> core.View:
     strides = (stride if n > 1 else 0 for stride, n in zip(t.stride(), t.shape, strict=True))
     return t.data_ptr(), *strides  # pyright: ignore[reportReturnType]
-
-
-def _strides(array: Any) -> tuple[int, int]:
-    """In elements, from batch row to batch row and from head to head; 0 where they share."""
-    b, h = (
-        s // array.itemsize if n > 1 else 0
-        for s, n in zip(array.strides[:2], array.shape, strict=False)
-    )
-    return b, h
 
 
 def _name(dtype: torch.dtype) -> str:
