@@ -7,6 +7,10 @@ READY  := $(VENV)/.ready
 PYTHON ?=
 ARGS   ?=
 
+SANITIZED := build/sanitize
+# Tests that hold the kernels, less those that start programs of their own and those that take long.
+SANITIZABLE := not test_native_keeps and not isa_names and not control and not no_memory and not any_mask_for
+
 # A long module of the standard library: the first of these that this Python has.
 DEMO   ?= logging subprocess
 
@@ -14,7 +18,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench clean
+.PHONY: help setup demo test sanitize bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -32,6 +36,19 @@ test: $(READY) ## style, types, the direction of imports, and the tests
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest $(ARGS)
+
+sanitize: $(READY) ## the core's tests, where a wrong address or undefined behaviour ends the program
+	@$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DREGARD_STRICT=ON -DREGARD_SANITIZE=ON \
+	  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" \
+	  -DSKBUILD_PROJECT_VERSION="$$($(BIN)/python -c 'import importlib.metadata as m; print(m.version("regard"))')" \
+	  --log-level=WARNING >/dev/null
+	@$(BIN)/cmake --build $(SANITIZED) --target core
+	@env REGARD_CORE="$$(ls $(CURDIR)/$(SANITIZED)/core.*)" \
+	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/native/test_fuzz.py tests/native/test_traps.py \
+	  tests/agree/test_native.py -k "$(SANITIZABLE)" $(ARGS)
 
 bench: $(READY) ## measure speed and memory on this machine
 	@$(BIN)/regard bench $(ARGS)

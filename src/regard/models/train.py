@@ -23,9 +23,9 @@ from torch.nn import functional as F
 
 from regard.models import TOKENIZER, WEIGHTS
 from regard.models.data import Source, corpus
-from regard.models.model import LAYERS, LOCAL, NEAR, build
+from regard.models.model import build
 from regard.models.tokens import Tokens, train_tokenizer
-from regard.nn import Block, Transformer
+from regard.nn import Transformer
 
 WORKERS = 2
 WARM_UP, FALL = 40, 0.55
@@ -113,76 +113,6 @@ def orthogonal(matrix: Tensor) -> Tensor:
     return x if matrix.shape[0] <= matrix.shape[1] else x.T
 
 
-def hidden(model: Transformer, tokens: Tensor) -> Tensor:
-    """`model.hidden(tokens)` by PyTorch's fused attention: the same numbers, faster at training lengths.
-
-    At a few hundred visible keys the fused kernel, with windows folded into the batch, takes a third of
-    the time of our plain-torch backend. A test holds the two equal.
-    """
-    x = model.embedding_norm(model.embedding(tokens))
-    for kind, block in zip(LAYERS, model.blocks, strict=True):
-        assert isinstance(block, Block)
-        layer = block.attention
-        q, k, v = layer.projected(block.attention_norm(x))
-        if kind == "far":
-            assert layer.bias is not None
-            out = _far(q, k, v, layer.bias().slopes)
-        else:
-            table = layer.bias().table if layer.bias is not None else None
-            out = _windowed(q, k, v, NEAR if kind == "near" else LOCAL, table)
-        x = x + layer.output(out.transpose(1, 2).flatten(-2))
-        x = x + block.feed_forward(block.feed_forward_norm(x))
-    return model.norm(x)
-
-
-def _far(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor) -> Tensor:
-    # Blocks of queries with the keys up to them: half of the square is never computed.
-    n, size = q.shape[2], 256
-    outs = list[Tensor]()
-    for start in range(0, n, size):
-        stop = min(start + size, n)
-        distance = torch.arange(start, stop)[:, None] - torch.arange(stop)
-        bias = (-slopes[:, None, None] * distance).masked_fill(distance < 0, -math.inf)[None]
-        args = q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop]
-        outs.append(F.scaled_dot_product_attention(*args, attn_mask=bias))
-    return torch.cat(outs, dim=2)
-
-
-def _windowed(q: Tensor, k: Tensor, v: Tensor, window: int, table: Tensor | None) -> Tensor:
-    b, h, n, d = q.shape
-    if n % window:
-        raise ValueError(f"{n} tokens are no multiple of the window, {window}")
-    blocks = n // window
-
-    def own(t: Tensor) -> Tensor:
-        return t.reshape(b, h, blocks, window, d)
-
-    def with_previous(t: Tensor) -> Tensor:
-        return torch.cat((own(t)[:, :, :-1], own(t)[:, :, 1:]), dim=3).transpose(1, 2).flatten(0, 1)
-
-    distance = torch.arange(window)[:, None] + window - torch.arange(2 * window)
-    bias = (
-        torch.zeros(1, 1, 1)
-        if table is None
-        else table[:, table.shape[1] // 2 + distance.clamp(0, window)]
-    )
-    bias = bias.masked_fill((distance < 0) | (distance >= window), -math.inf)[None]
-    first = _small(q[:, :, :window], k[:, :, :window], v[:, :, :window], bias[..., window:], table)
-    if blocks == 1:
-        return first
-    queries = own(q)[:, :, 1:].transpose(1, 2).flatten(0, 1)
-    rest = _small(queries, with_previous(k), with_previous(v), bias, table)
-    rest = rest.unflatten(0, (b, blocks - 1)).transpose(1, 2).flatten(2, 3)
-    return torch.cat((first, rest), dim=2)
-
-
-def _small(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, table: Tensor | None) -> Tensor:
-    if table is None:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    # The fused kernel gives a bias no gradient.
-    return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]) + bias, dim=-1) @ v
-
-
 def rate_at(step: int, steps: int) -> float:
     """The share of the full learning rate at a step."""
     return min(1.0, (step + 1) / WARM_UP, max((1 - step / steps) / FALL, 0.0))
@@ -219,7 +149,7 @@ class Run:
         parts = tokens.chunk(WORKERS)
 
         def gradients(part: Tensor) -> tuple[float, tuple[Tensor, ...]]:
-            found = hidden(self.model, part[:, :-1])
+            found = self.model.hidden(part[:, :-1])
             loss = F.cross_entropy(self.model.logits(found).flatten(0, 1), part[:, 1:].flatten())
             loss = loss * (len(part) / len(tokens))
             return loss.item(), torch.autograd.grad(loss, parameters)
@@ -264,7 +194,7 @@ def bits_per_token(
     total = 0.0
     for start in starts:
         part = stream[start : start + length + 1].long()[None]
-        logits = model.logits(hidden(model, part[:, :-1]))
+        logits = model.logits(model.hidden(part[:, :-1]))
         total += F.cross_entropy(logits[0], part[0, 1:]).item()
     return total / windows / math.log(2)
 
