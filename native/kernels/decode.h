@@ -200,24 +200,87 @@ INLINE Matrix vectors_of(const Matrix& m, int rows, std::int64_t columns, std::i
     return {scratch, width, 1, Type::float32};
 }
 
-// Products of one row become scores.
-__attribute__((noinline)) void score_row(const Call& call, const Scoring& scoring, std::int64_t b, std::int64_t h,
-                                         std::int64_t query, std::int64_t key, int n, float* row) {
-    const Matrix bias = call.bias.data ? head_of(call.bias, call.bias_type, b, h) : Matrix{};
-    const float* table = call.table ? call.table + h * call.table_h + query + call.k - 1 : nullptr;
-    const float* head = call.table ? call.table + h * call.table_h : nullptr;
-    for (int i = 0; i < n; i += LANES) {
-        V x = load(row + i);
+// One query of one head: where it stands, and its softmax so far.
+struct DecodeRow {
+    std::int64_t h, query;
+    float top = -INF, sum = 0.0f;
+    bool spoilt = false;  // sees a number that is not finite
+};
+
+// A block of keys of one batch row and key head.
+struct DecodeBlock {
+    std::int64_t b, g, key;
+    int n, whole;  // keys, and as many in whole vectors
+};
+
+// Products of one row become scores; which keys of the block it sees lie within the answer.
+__attribute__((noinline)) Span score_row(const Call& call, const Scoring& scoring, const DecodeBlock& block,
+                                         DecodeRow& row, float* scores) {
+    const std::int64_t h = row.h, query = row.query;
+    const Matrix bias = call.bias.data ? head_of(call.bias, call.bias_type, block.b, h) : Matrix{};
+    const float* table = call.table ? call.table + h * call.table_h : nullptr;
+    for (int i = 0; i < block.whole; i += LANES) {
+        V x = load(scores + i);
         if (scoring.cooked) {
             x *= splat(scoring.unit);
             if (scoring.cap > 0) x = splat(scoring.cap) * tanh(x * splat(1.0f / scoring.cap));
-            for (int lane = 0; lane < least(LANES, n - i); ++lane) {
-                const std::int64_t k = key + i + lane;
-                if (head) x[lane] += table[-k] * LOG2E;
+            for (int lane = 0; lane < least(LANES, block.n - i); ++lane) {
+                const std::int64_t k = block.key + i + lane;
+                if (table) x[lane] += table[query - k + call.k - 1] * LOG2E;
                 if (bias.data) x[lane] += get(bias.type, bias.data, query * bias.row + k * bias.column) * LOG2E;
             }
         }
-        store(row + i, select(sees(call, b, h, query, key + i), x, splat(-INF)));
+        const I there = iota() < splat(static_cast<std::int32_t>(block.n - i));
+        store(scores + i, select(there & sees(call, block.b, h, query, block.key + i), x, splat(-INF)));
+    }
+    if (call.spoilt_key) {
+        const std::uint8_t* bad = call.spoilt_key + (block.b * call.g + block.g) * call.k + block.key;
+        for (int i = 0; i < block.n; ++i) row.spoilt = row.spoilt || (bad[i] && scores[i] > -INF);
+    }
+    Span seen{0, block.n};
+    while (seen.first < seen.last && scores[seen.first] == -INF) ++seen.first;
+    while (seen.first < seen.last && scores[seen.last - 1] == -INF) --seen.last;
+    return seen;
+}
+
+// Scores of one row become weights; sums that are there already shrink to a greater maximum.
+__attribute__((noinline)) void weigh_row(const Call& call, const Scoring& scoring, const DecodeBlock& block,
+                                         DecodeRow& row, float* scores, float* sums, std::int64_t width) {
+    const V left = splat(scoring.left);
+    if (call.sigmoid) {
+        for (int i = 0; i < block.whole; i += LANES) {
+            store(scores + i, logistic2(fma(load(scores + i), left, splat(call.shift * LOG2E))));
+        }
+    } else {
+        V most = splat(-INF);
+        for (int i = 0; i < block.whole; i += LANES) most = max(most, load(scores + i));
+        float top = row.top;
+        for (int i = 0; i < LANES; ++i) {
+            const float x = most[i] * scoring.left;
+            if (!(x <= top)) top = x;  // NaN too
+        }
+        if (top != row.top) {
+            const float shrink = exp2(splat(row.top - top))[0];
+            row.sum *= shrink;
+            for (std::int64_t c = 0; c < width; c += LANES) store(sums + c, load(sums + c) * splat(shrink));
+            row.top = top;
+        }
+        const V below = splat(top == -INF ? 0.0f : -top);
+        V total{};
+        for (int i = 0; i < block.whole; i += LANES) {
+            const V p = exp2(fma(load(scores + i), left, below));
+            total += p;
+            store(scores + i, p);
+        }
+        for (int i = 0; i < LANES; ++i) row.sum += total[i];
+    }
+    if (call.threshold) {
+        const std::uint32_t word = dropout_rows(call, block.b, row.h, row.query)[0];
+        for (int i = 0; i < block.whole; i += LANES) {
+            const U key = reinterpret_cast<U>(splat(static_cast<std::int32_t>(block.key + i)) + iota());
+            const I keeps = mix(splat(word) ^ mix(key)) >= splat(call.threshold);
+            store(scores + i, select(keeps, load(scores + i), V{}));
+        }
     }
 }
 
@@ -225,114 +288,69 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
     const FlushToZero flush;
     const DecodeScratch scratch(call, memory);
     const Scoring scoring(call);
-    const std::int64_t rows = task.heads * call.q, g = task.h / (call.h / call.g), d = call.d, dv = call.dv;
-    const Matrix key_head = head_of(call.key, call.key_type, task.b, g), value_head = head_of(call.value, call.key_type, task.b, g);
-    float top[MOST_GROUPED], sum[MOST_GROUPED];
-    bool spoilt[MOST_GROUPED] = {};
-    for (std::int64_t r = 0; r < rows; ++r) {
-        const Matrix query = head_of(call.query, call.type, task.b, task.h + r / call.q);
-        float* row = scratch.queries + r * scratch.width;
-        copy_rows(query.from(r % call.q), 1, d, row, scratch.width);
-        for (std::int64_t c = 0; c < d; ++c) row[c] *= scoring.sign;
-        top[r] = -INF;
-        sum[r] = 0.0f;
+    const std::int64_t count = task.heads * call.q, g = task.h / (call.h / call.g), d = call.d, dv = call.dv;
+    const Matrix key_head = head_of(call.key, call.key_type, task.b, g);
+    const Matrix value_head = head_of(call.value, call.key_type, task.b, g);
+    DecodeRow rows[MOST_GROUPED];
+    Span hull{call.k, 0};
+    for (std::int64_t r = 0; r < count; ++r) {
+        rows[r].h = task.h + r / call.q;
+        rows[r].query = r % call.q;
+        float* query = scratch.queries + r * scratch.width;
+        copy_rows(head_of(call.query, call.type, task.b, rows[r].h).from(rows[r].query), 1, d, query, scratch.width);
+        for (std::int64_t c = 0; c < d; ++c) query[c] *= scoring.sign;
+        const Span own = hull_of(call, task.b, rows[r].h, rows[r].query);
+        hull = {least(hull.first, own.first), greatest(hull.last, own.last)};
     }
-    std::memset(scratch.sums, 0, static_cast<std::size_t>(rows * scratch.value_width) * sizeof(float));
+    std::memset(scratch.sums, 0, static_cast<std::size_t>(count * scratch.value_width) * sizeof(float));
     V found{};
 
-    for (std::int64_t key = task.key; key < task.key_last; key += KEYS) {
+    const std::int64_t begin = greatest(task.key, hull.first / BLOCK * BLOCK), end = least(task.key_last, hull.last);
+    for (std::int64_t key = begin; key < end; key += KEYS) {
         if (stop.now()) return true;
-        const int n = static_cast<int>(least(KEYS, task.key_last - key));
+        const int n = static_cast<int>(least(KEYS, end - key));
+        const DecodeBlock block{task.b, g, key, n, static_cast<int>(round_up(n, LANES))};
         const Matrix keys = vectors_of(key_head.from(key), n, d, scratch.width, scratch.keys);
         const Matrix values = vectors_of(value_head.from(key), n, dv, scratch.value_width, scratch.values);
         with_type(keys.type, [&](auto type) {
-            all_dots<type.value>(scratch, rows, keys, n, values, values.type == keys.type ? dv : 0);
+            all_dots<type.value>(scratch, count, keys, n, values, values.type == keys.type ? dv : 0);
         });
-        int first = n, last = 0;  // keys that some row sees
-        for (std::int64_t r = 0; r < rows; ++r) {
-            float* row = scratch.weights + r * KEYS;
-            const std::int64_t h = task.h + r / call.q, query = r % call.q;
-            const int whole = static_cast<int>(round_up(n, LANES));
-            if (check) {
-                for (int i = 0; i < whole; i += LANES) found = fma(load(row + i), splat(0.0f), found);
-            }
-            score_row(call, scoring, task.b, h, query, key, n, row);
-            if (n % LANES) {  // lanes past the part's end
-                for (int i = n; i < whole; ++i) row[i] = -INF;
-            }
-            if (call.spoilt_key) {
-                const std::uint8_t* bad = call.spoilt_key + (task.b * call.g + g) * call.k + key;
-                for (int i = 0; i < n; ++i) spoilt[r] = spoilt[r] || (bad[i] && row[i] > -INF);
-            }
-            for (int i = 0; i < n; ++i) {
-                if (row[i] == -INF) continue;
-                first = least(first, i);
-                break;
-            }
-            for (int i = n - 1; i >= last; --i) {
-                if (row[i] == -INF) continue;
-                last = i + 1;
-                break;
-            }
-            if (call.sigmoid) {
-                for (int i = 0; i < whole; i += LANES) {
-                    store(row + i, logistic2(fma(load(row + i), splat(scoring.left), splat(call.shift * LOG2E))));
-                }
-            } else {
-                V seen = splat(-INF);
-                for (int i = 0; i < whole; i += LANES) seen = max(seen, load(row + i));
-                float now = top[r];
-                for (int i = 0; i < LANES; ++i) {
-                    const float x = seen[i] * scoring.left;
-                    if (x > now || x != x) now = x;
-                }
-                if (now == -INF) {
-                    for (int i = 0; i < whole; i += LANES) store(row + i, V{});
-                    continue;
-                }
-                if (now != top[r]) {
-                    const float shrink = exp2(splat(top[r] - now))[0];
-                    sum[r] *= shrink;
-                    float* out = scratch.sums + r * scratch.value_width;
-                    for (std::int64_t c = 0; c < scratch.value_width; c += LANES) store(out + c, load(out + c) * splat(shrink));
-                    top[r] = now;
-                }
-                V total{};
-                for (int i = 0; i < whole; i += LANES) {
-                    const V p = exp2(fma(load(row + i), splat(scoring.left), splat(0.0f) - splat(now)));
-                    total += p;
-                    store(row + i, p);
-                }
-                for (int i = 0; i < LANES; ++i) sum[r] += total[i];
-            }
-            if (call.threshold) {
-                const std::uint32_t word = dropout_rows(call, task.b, h, query)[0];
-                for (int i = 0; i < whole; i += LANES) {
-                    const U at = reinterpret_cast<U>(splat(static_cast<std::int32_t>(key + i)) + iota());
-                    const I keeps = mix(splat(word) ^ mix(at)) >= splat(call.threshold);
-                    store(row + i, select(keeps, load(row + i), V{}));
-                }
-            }
+        Span seen{n, 0};
+        for (std::int64_t r = 0; r < count; ++r) {
+            float* scores = scratch.weights + r * KEYS;
+            for (int i = 0; i < block.whole; i += LANES) found = fma(load(scores + i), splat(0.0f), found);
+            const Span own = score_row(call, scoring, block, rows[r], scores);
+            if (own.first < own.last) seen = {least(seen.first, own.first), greatest(seen.last, own.last)};
+            weigh_row(call, scoring, block, rows[r], scores, scratch.sums + r * scratch.value_width, scratch.value_width);
         }
-        if (first >= last) continue;
-        with_type(values.type, [&](auto type) { add_values<type.value>(scratch, rows, values, first, last - first); });
+        if (seen.first >= seen.last) continue;
+        with_type(values.type, [&](auto type) {
+            add_values<type.value>(scratch, count, values, static_cast<int>(seen.first),
+                                   static_cast<int>(seen.last - seen.first));
+        });
     }
 
     float* norms = task.part + BLOCK * dv;
-    for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t r = 0; r < count; ++r) {
+        const DecodeRow& row = rows[r];
         const float* from = scratch.sums + r * scratch.value_width;
-        const bool bad = spoilt[r] || (call.spoilt_query && sum[r] > 0.0f &&
-                                       call.spoilt_query[(task.b * call.h + task.h) * call.q + r]);
-        float factor = call.sigmoid ? 1.0f : sum[r] > 0.0f || sum[r] != sum[r] ? 1.0f / sum[r] : 0.0f;
+        const bool bad = row.spoilt || (call.spoilt_query && row.sum > 0.0f &&
+                                        call.spoilt_query[(task.b * call.h + row.h) * call.q + row.query]);
+        float factor = call.sigmoid ? 1.0f : row.sum == 0.0f ? 0.0f : 1.0f / row.sum;
         if (call.threshold) factor *= call.kept;
         for (std::int64_t c = 0; c < dv; ++c) {
             found = fma(splat(from[c]), splat(0.0f), found);
             task.part[r * dv + c] = from[c] * factor;
         }
-        norms[r] = top[r];
-        norms[BLOCK + r] = bad ? INF - INF : sum[r];
+        norms[r] = row.top;
+        norms[BLOCK + r] = bad ? INF - INF : row.sum;
     }
     return !check || !any(found != 0.0f);
+}
+
+// The share that one part of the keys has in a row, of which `top` and `sum` are the whole's.
+INLINE float share_of(const float* norms, float top, float sum) {
+    return sum == 0.0f ? 0.0f : exp2(splat(norms[0] - top))[0] * norms[BLOCK] / sum;
 }
 
 void merge(const Forward& call, const ForwardTask& task, const float* parts, std::int64_t count, std::int64_t stride) {
@@ -340,23 +358,22 @@ void merge(const Forward& call, const ForwardTask& task, const float* parts, std
     const std::int64_t dv = call.dv, all = call.b * call.h * call.q;
     const std::int64_t rows = task.heads ? task.heads * call.q : least<std::int64_t>(BLOCK, call.q - task.query);
     for (std::int64_t r = 0; r < rows; ++r) {
-        const std::int64_t h = task.h + (task.heads ? r / call.q : 0), query = task.query + (task.heads ? r % call.q : r);
+        const std::int64_t h = task.heads ? task.h + r / call.q : task.h;
+        const std::int64_t query = task.heads ? r % call.q : task.query + r;
         const float* norms = parts + BLOCK * dv + r;
         float top = -INF, sum = 0.0f;
         for (std::int64_t p = 0; p < count; ++p) top = greatest(top, norms[p * stride]);
-        const bool dead = top == -INF && !call.sigmoid;
-        if (call.sink && !dead) {
-            top = greatest(top, call.sink[h] * LOG2E);
-            sum = exp2(splat(call.sink[h] * LOG2E - top))[0];
-        }
-        for (std::int64_t p = 0; p < count; ++p) {
-            if (top > -INF || top != top) sum += exp2(splat(norms[p * stride] - top))[0] * norms[p * stride + BLOCK];
+        const bool dead = top == -INF;  // of a sigmoid's rows all, as far as this goes
+        if (!dead) {
+            const float sink = call.sink ? call.sink[h] * LOG2E : -INF;
+            top = greatest(top, sink);
+            sum = exp2(splat(sink - top))[0];
+            for (std::int64_t p = 0; p < count; ++p) sum += share_of(norms + p * stride, top, 1.0f);
         }
         alignas(64) float row[256 + 16] = {};
         for (std::int64_t p = 0; p < count; ++p) {
             const float* from = parts + p * stride + r * dv;
-            float share = 1.0f;
-            if (!call.sigmoid) share = dead ? 0.0f : exp2(splat(norms[p * stride] - top))[0] * norms[p * stride + BLOCK] / sum;
+            const float share = call.sigmoid ? 1.0f : share_of(norms + p * stride, top, sum);
             for (std::int64_t c = 0; c < dv; ++c) row[c] += share * from[c];
         }
         const Matrix out = head_of(call.out, call.type, task.b, h);
