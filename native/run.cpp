@@ -15,6 +15,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr std::int64_t BLOCK = 64, KEYS = 256;
 
+// So many queries are decoded: with more, lanes of queries pay.
+constexpr std::int64_t FEW_QUERIES = 4;
+
 // Tasks below which a call is split over keys too: enough for many threads. It must not depend on how many
 // there are: how sums are cut decides their last bits.
 constexpr std::int64_t ENOUGH_TASKS = 16;
@@ -201,9 +204,8 @@ Status decode(const Kernels& kernels, const Forward& call, bool check, Pass& pas
 
 Status forward(const Kernels& kernels, Forward call, bool check, const Run& run) {
     Pass pass(run);
-    const std::int64_t repeats = call.h / call.g;
     call.key_type = call.type;
-    if (call.q <= 4 && repeats * call.q <= 2 * MOST_GROUPED * call.q) return decode(kernels, call, check, pass);
+    if (call.q <= FEW_QUERIES) return decode(kernels, call, check, pass);
     const Prepared prepared(kernels, call, true, pass);
 
     const std::int64_t blocks = parts_of(call.q, BLOCK), tasks = call.b * call.h * blocks;
