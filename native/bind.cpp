@@ -141,7 +141,7 @@ NB_MODULE(core, m) {
         .def("set_sink", [](Asked& c, std::int64_t p) { c.sink = address<const float>(p); })
         .def("set_spans",
              [](Asked& c, std::int64_t p, std::int64_t count, std::int64_t b, std::int64_t h) {
-                 if (count < 1 || count > 4) throw std::invalid_argument("1 to 4 spans");
+                 if (count < 1 || count > MOST_SPANS) throw std::invalid_argument("too many spans, or none");
                  c.spans = address<const std::int32_t>(p);
                  c.span_count = count;
                  c.spans_b = b;

@@ -7,6 +7,17 @@
 
 namespace regard {
 
+// A block of a call: queries, and keys; a mask's tiles are as wide as the one, and divide the other.
+constexpr std::int64_t BLOCK = 64, KEYS = 256;
+// Spans of keys that a query may have.
+constexpr std::int64_t MOST_SPANS = 4;
+
+// Whether rows of a tensor are read fast where they lie, each time that they are needed: float32, side by side
+// within a row, and rows not 1 KiB or a multiple apart, because such rows fall into few sets of the cache.
+static inline bool reads_well(Type type, std::int64_t row, std::int64_t column, std::int64_t columns) {
+    return type == Type::float32 && column == 1 && (row == columns || (row * 4) % 1024 != 0);
+}
+
 // Asked now and then by long tasks: whether to give up.
 struct Stop {
     bool (*ask)(void*) = nullptr;
@@ -18,9 +29,10 @@ struct Stop {
 struct ForwardTask {
     std::int64_t b, h, query;  // of the first row
     std::int64_t key, key_last;
-    // Where a call is split over keys: the part's output (64, dv), its rows' maxima (64) and sums (64).
-    // Null: the call's own output.
+    // Where a call is split over keys: the part's output (rows, dv), its rows' maxima (rows) and sums (rows), where
+    // `rows` is how many there may be: `part_rows`. Null: the call's own output.
     float* part = nullptr;
+    std::int64_t part_rows = 0;
     // Decoding: the rows are all queries of so many query heads, of one key head, h the first. 0: a block.
     std::int64_t heads = 0;
 };

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <cstdlib>
 #include <memory>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
@@ -13,7 +16,6 @@ namespace regard {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-constexpr std::int64_t BLOCK = 64, KEYS = 256;
 
 // So many queries are decoded: with more, lanes of queries pay.
 constexpr std::int64_t FEW_QUERIES = 4;
@@ -21,6 +23,9 @@ constexpr std::int64_t FEW_QUERIES = 4;
 // Tasks below which a call is split over keys too: enough for many threads. It must not depend on how many
 // there are: how sums are cut decides their last bits.
 constexpr std::int64_t ENOUGH_TASKS = 16;
+// Each part of a backward pass has sums of its own for the gradients of all queries: so many floats in all, unless
+// that would leave fewer parts than these.
+constexpr std::int64_t MOST_SUMS = std::int64_t{64} << 20, LEAST_PARTS = 4;
 // Fewer multiplications than this are done before a second thread has woken up.
 constexpr double LITTLE_WORK = 1e6;
 
@@ -36,22 +41,41 @@ Memory allocate(std::size_t bytes) {
 }
 float* floats(const Memory& memory) { return static_cast<float*>(memory.get()); }
 
-// A thread's scratch memory, kept from call to call: fresh pages cost more than a small call.
-void* scratch_of_thread(std::size_t bytes) {
-    thread_local Memory memory;
-    thread_local std::size_t size = 0;
-    if (size < bytes) {
-        memory.reset();
-        memory = allocate(bytes);
-        size = memory ? bytes : 0;
+// A thread's scratch memory, kept from call to call: fresh pages cost more than a small call. While a task has it, it
+// is the task's own, because what a signal's handler in Python calls may come here again, on the same thread.
+class Scratch {
+  public:
+    explicit Scratch(std::size_t bytes) : memory_(std::move(kept().memory)), size_(kept().size) {
+        kept().size = 0;
+        if (size_ >= bytes) return;
+        memory_.reset();
+        memory_ = allocate(bytes);
+        size_ = memory_ ? bytes : 0;
     }
-    return memory.get();
-}
+    ~Scratch() {
+        if (size_ > kept().size) kept() = {std::move(memory_), size_};
+    }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    void* get() const { return memory_.get(); }
+
+  private:
+    struct Kept {
+        Memory memory;
+        std::size_t size = 0;
+    };
+    static Kept& kept() {
+        thread_local Kept mine;
+        return mine;
+    }
+    Memory memory_;
+    std::size_t size_;
+};
 
 // Tasks 0 … count − 1, in order, by whichever thread is free.
 class Pass {
   public:
-    explicit Pass(const Run& run) : run_(run) {}
+    explicit Pass(const Run& run) : run_(run) { std::fegetenv(&caller_); }
 
     // task(i, scratch, stop) on so many threads.
     template <class Task>
@@ -64,16 +88,29 @@ class Pass {
             const Task* task;
             std::int64_t count;
             std::size_t scratch;
-            std::atomic<std::int64_t> next{0};
+            std::atomic<std::int64_t> next{0}, done{0};
         } shared{this, &task, count, scratch};
         parallel(threads, [](void* context, int thread) {
             Shared& s = *static_cast<Shared*>(context);
-            void* memory = s.scratch ? scratch_of_thread(s.scratch) : nullptr;
-            if (s.scratch && !memory) return s.pass->fail(Status::no_memory);
             const Stop stop{thread == 0 ? ask_caller : ask_other, s.pass};
-            for (std::int64_t i; (i = s.next.fetch_add(1, std::memory_order_relaxed)) < s.count;) {
+            {
+                const Scratch memory(s.scratch);
+                if (s.scratch && !memory.get()) return s.pass->fail(Status::no_memory);
+                for (std::int64_t i; (i = s.next.fetch_add(1, std::memory_order_relaxed)) < s.count;) {
+                    if (stop.now()) return;
+                    (*s.task)(i, memory.get(), stop);
+                    s.done.fetch_add(1, std::memory_order_relaxed);
+                }
+            }
+            // Only the caller can be interrupted: out of tasks, it goes on asking for the others.
+            const Clock::time_point idle = Clock::now();
+            while (thread == 0 && s.pass->run_.interrupted && s.done.load(std::memory_order_relaxed) < s.count) {
                 if (stop.now()) return;
-                (*s.task)(i, memory, stop);
+                if (Clock::now() - idle < std::chrono::microseconds(500)) {
+                    std::this_thread::yield();
+                } else {
+                    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+                }
             }
         }, &shared);
     }
@@ -94,21 +131,21 @@ class Pass {
         const Clock::time_point now = Clock::now();
         if (!pass.run_.interrupted || now - pass.asked_ < std::chrono::milliseconds(50)) return false;
         pass.asked_ = now;
+        // What is asked may be Python: it gets the caller's floating-point state, not that of a kernel.
+        std::fenv_t ours;
+        std::fegetenv(&ours);
+        std::fesetenv(&pass.caller_);
         if (pass.run_.interrupted(pass.run_.context)) pass.fail(Status::stopped);
+        std::fesetenv(&ours);
         return ask_other(context);
     }
 
     const Run& run_;
+    std::fenv_t caller_;
     std::atomic<bool> stopped_{false};
     std::atomic<Status> status_{Status::done};
     Clock::time_point asked_ = Clock::now();
 };
-
-// Whether the kernels can read a tensor's rows where they lie, each time that they need them.
-bool reads_well(const View& view, Type type, std::int64_t columns) {
-    const std::int64_t row = view.stride[2];
-    return type == Type::float32 && view.stride[3] == 1 && (row == columns || (row * 4) % 1024 != 0);
-}
 
 // A tensor (b, g, k, columns) as float32 rows side by side.
 Memory widened(const Kernels& kernels, const Call& call, View& view, std::int64_t columns, Pass& pass) {
@@ -140,7 +177,10 @@ struct Prepared {
             return;
         }
         const bool half = call.type != Type::float32;
-        const bool key = reads_well(call.key, call.type, call.d), value = reads_well(call.value, call.type, call.dv);
+        const auto well = [&](const View& v, std::int64_t columns) {
+            return reads_well(call.type, v.stride[2], v.stride[3], columns);
+        };
+        const bool key = well(call.key, call.d), value = well(call.value, call.dv);
         if (key && value) return;
         if (!key || half) keys = widened(kernels, call, call.key, call.d, pass);
         if (!value || half) values = widened(kernels, call, call.value, call.dv, pass);
@@ -171,33 +211,62 @@ double work_of(const Call& call) {
            static_cast<double>(call.d + call.dv);
 }
 
+// A call cut over its keys: `parts` of `length` keys for each task, whose results lie in `size` floats each.
+struct Cut {
+    std::int64_t rows, length, parts, size;
+
+    // At least `enough` pieces of work in all, if the keys allow it. Sizes alone decide.
+    Cut(const Call& call, std::int64_t tasks, std::int64_t enough, std::int64_t most_rows) : rows(most_rows) {
+        const std::int64_t wanted = std::clamp<std::int64_t>(parts_of(enough, tasks), 1, parts_of(call.k, 2 * KEYS));
+        length = parts_of(parts_of(call.k, wanted), KEYS) * KEYS;
+        parts = parts_of(call.k, length);
+        size = parts_of(rows * (call.dv + 2), 16) * 16;
+    }
+
+    std::size_t bytes(std::int64_t tasks) const { return static_cast<std::size_t>(tasks * parts * size) * sizeof(float); }
+
+    ForwardTask part_of(ForwardTask task, std::int64_t i, float* memory) const {
+        task.key = i % parts * length;
+        task.key_last = std::min(task.key + length, task.key_last);
+        task.part = memory + i * size;
+        return task;
+    }
+};
+
+// Runs `kernel` on each task, or on its parts, which are then merged.
+template <class Kernel, class TaskOf>
+Status run_tasks(const Kernels& kernels, const Forward& call, Kernel kernel, std::size_t scratch, bool check,
+                 std::int64_t tasks, const Cut& cut, bool merges, const TaskOf& task_of, Pass& pass) {
+    const Memory memory = allocate(merges ? cut.bytes(tasks) : 0);
+    if (!memory) return Status::no_memory;
+    std::atomic<bool> finite{true};
+    pass.each(tasks * cut.parts, work_of(call), scratch, [&](std::int64_t i, void* room, Stop stop) {
+        const ForwardTask whole = task_of(i / cut.parts);
+        const ForwardTask task = merges ? cut.part_of(whole, i, floats(memory)) : whole;
+        if (!kernel(call, task, check, room, stop)) finite.store(false, std::memory_order_relaxed);
+    });
+    if (merges) {
+        const double work = static_cast<double>(tasks * cut.parts * cut.rows * call.dv);
+        pass.each(tasks, work, 0, [&](std::int64_t i, void*, Stop) {
+            kernels.merge(call, task_of(i), floats(memory) + i * cut.parts * cut.size, cut.parts, cut.size);
+        });
+    }
+    return pass.status() == Status::done && !finite ? Status::not_finite : pass.status();
+}
+
 Status decode(const Kernels& kernels, const Forward& call, bool check, Pass& pass) {
     const std::int64_t repeats = call.h / call.g;
     const std::int64_t heads = std::min(repeats, MOST_GROUPED / call.q);
     const std::int64_t groups = parts_of(repeats, heads), tasks = call.b * call.g * groups;
-    const std::int64_t wanted = std::clamp<std::int64_t>(parts_of(2 * ENOUGH_TASKS, tasks), 1, parts_of(call.k, 2 * KEYS));
-    const std::int64_t length = parts_of(parts_of(call.k, wanted), KEYS) * KEYS, parts = parts_of(call.k, length);
-    const std::int64_t size = (BLOCK * call.dv + 2 * BLOCK + 15) / 16 * 16;
-    const Memory memory = allocate(static_cast<std::size_t>(tasks * parts * size) * sizeof(float));
-    if (!memory) return Status::no_memory;
+    const Cut cut(call, tasks, 2 * ENOUGH_TASKS, heads * call.q);
     const auto task_of = [&](std::int64_t i) {
         const std::int64_t head = i / groups, first = i % groups * heads;
         ForwardTask task{head / call.g, head % call.g * repeats + first, 0, 0, call.k};
         task.heads = std::min(heads, repeats - first);
+        task.part_rows = cut.rows;
         return task;
     };
-    std::atomic<bool> finite{true};
-    pass.each(tasks * parts, work_of(call), kernels.decode_scratch(call), [&](std::int64_t i, void* scratch, Stop stop) {
-        ForwardTask task = task_of(i / parts);
-        task.key = i % parts * length;
-        task.key_last = std::min(task.key + length, call.k);
-        task.part = floats(memory) + i * size;
-        if (!kernels.decode(call, task, check, scratch, stop)) finite.store(false, std::memory_order_relaxed);
-    });
-    pass.each(tasks, 0, 0, [&](std::int64_t i, void*, Stop) {
-        kernels.merge(call, task_of(i), floats(memory) + i * parts * size, parts, size);
-    });
-    return pass.status() == Status::done && !finite ? Status::not_finite : pass.status();
+    return run_tasks(kernels, call, kernels.decode, kernels.decode_scratch(call), check, tasks, cut, true, task_of, pass);
 }
 
 }  // namespace
@@ -205,35 +274,18 @@ Status decode(const Kernels& kernels, const Forward& call, bool check, Pass& pas
 Status forward(const Kernels& kernels, Forward call, bool check, const Run& run) {
     Pass pass(run);
     call.key_type = call.type;
-    if (call.q <= FEW_QUERIES) return decode(kernels, call, check, pass);
+    if (call.q <= FEW_QUERIES && call.k >= BLOCK) return decode(kernels, call, check, pass);
     const Prepared prepared(kernels, call, true, pass);
-
     const std::int64_t blocks = parts_of(call.q, BLOCK), tasks = call.b * call.h * blocks;
-    const std::int64_t wanted = std::clamp<std::int64_t>(parts_of(ENOUGH_TASKS, tasks), 1, parts_of(call.k, 2 * KEYS));
-    const std::int64_t length = parts_of(parts_of(call.k, wanted), KEYS) * KEYS, parts = parts_of(call.k, length);
-    const std::int64_t size = (BLOCK * call.dv + 2 * BLOCK + 15) / 16 * 16;
-    const Memory memory = allocate(parts > 1 ? static_cast<std::size_t>(tasks * parts * size) * sizeof(float) : 0);
-    if (!memory) return Status::no_memory;
+    const Cut cut(call, tasks, ENOUGH_TASKS, BLOCK);
     const auto task_of = [&](std::int64_t i) {
         // The last queries first: under a causal mask they have most to do.
-        return ForwardTask{i / blocks / call.h, i / blocks % call.h, (blocks - 1 - i % blocks) * BLOCK, 0, call.k};
+        ForwardTask task{i / blocks / call.h, i / blocks % call.h, (blocks - 1 - i % blocks) * BLOCK, 0, call.k};
+        task.part_rows = BLOCK;
+        return task;
     };
-    std::atomic<bool> finite{true};
-    pass.each(tasks * parts, work_of(call), kernels.forward_scratch(call), [&](std::int64_t i, void* scratch, Stop stop) {
-        ForwardTask task = task_of(i / parts);
-        if (parts > 1) {
-            task.key = i % parts * length;
-            task.key_last = std::min(task.key + length, call.k);
-            task.part = floats(memory) + i * size;
-        }
-        if (!kernels.forward(call, task, check, scratch, stop)) finite.store(false, std::memory_order_relaxed);
-    });
-    if (parts > 1) {
-        pass.each(tasks, work_of(call), 0, [&](std::int64_t i, void*, Stop) {
-            kernels.merge(call, task_of(i), floats(memory) + i * parts * size, parts, size);
-        });
-    }
-    return pass.status() == Status::done && !finite ? Status::not_finite : pass.status();
+    return run_tasks(kernels, call, kernels.forward, kernels.forward_scratch(call), check, tasks, cut, cut.parts > 1,
+                     task_of, pass);
 }
 
 Status backward(const Kernels& kernels, Backward call, const Run& run) {
@@ -250,10 +302,11 @@ Status backward(const Kernels& kernels, Backward call, const Run& run) {
     const std::int64_t gs = bias.data && call.h > 1 && bias.stride[1] == 0 ? call.g : 1;
     const std::int64_t heads = call.b / bs * (call.g / gs);
     const bool split = !(bias.data && call.k > 1 && bias.stride[3] == 0);
-    const std::int64_t wanted = split ? std::clamp<std::int64_t>(parts_of(ENOUGH_TASKS, heads), 1, parts_of(call.k, KEYS)) : 1;
-    const std::int64_t length = parts_of(parts_of(call.k, wanted), KEYS) * KEYS, parts = parts_of(call.k, length);
-
     const std::int64_t width = (call.d + 15) / 16 * 16, grads = call.b * call.h * call.q * width;
+    const std::int64_t affordable = std::max(MOST_SUMS / grads, LEAST_PARTS);
+    const std::int64_t most = split ? std::min(parts_of(call.k, KEYS), affordable) : 1;
+    const std::int64_t wanted = std::clamp<std::int64_t>(parts_of(ENOUGH_TASKS, heads), 1, most);
+    const std::int64_t length = parts_of(parts_of(call.k, wanted), KEYS) * KEYS, parts = parts_of(call.k, length);
     const View& to = call.query_grad;
     const bool direct = parts == 1 && call.type == Type::float32 && call.d == width && to.stride[3] == 1;
     const std::int64_t distances = call.q + call.k - 1, pitch = (distances + 15 + 15) / 16 * 16;

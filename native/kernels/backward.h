@@ -71,17 +71,11 @@ struct RowState {
         const std::int64_t all = call.b * call.h * call.q, at = (b * call.h + h) * call.q + query;
         for (std::int64_t i = 0; i < BLOCK; ++i) {
             const bool here = i < rows;
-            top[i] = here ? call.lse[all + at + i] : 0.0f;
+            top[i] = here ? call.lse[all + at + i] : INF;  // no weight, whatever the score
             share[i] = here ? call.lse[2 * all + at + i] : 0.0f;
             delta[i] = here ? call.delta[at + i] : 0.0f;
         }
     }
-};
-
-// Where gradients of the bias go.
-struct BiasGrads {
-    float* table = nullptr;  // of this head
-    const View* dense = nullptr;
 };
 
 INLINE void add_dense(const Backward& call, const Panel& panel, int v, std::int64_t key, V grad) {

@@ -6,9 +6,6 @@
 namespace regard::REGARD_ISA {
 namespace {
 
-// Keys in a block. A multiple of a tile's width.
-constexpr std::int64_t KEYS = 256;
-
 // Keys of one key block, counted from its first, by vector of queries. Outside of [first, last) no query of
 // the vector sees anything; inside [sure_first, sure_last) each sees everything.
 struct Cover {
@@ -152,7 +149,6 @@ class Sight {
     }
 
   private:
-    static constexpr int MOST_SPANS = 4;
     struct Bounds {
         std::int64_t least_first, most_first, least_last, most_last;
     };

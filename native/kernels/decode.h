@@ -7,6 +7,9 @@
 namespace regard::REGARD_ISA {
 namespace {
 
+// Keys in a block: it, its values and the next block's keys share the second cache.
+constexpr std::int64_t DECODE_KEYS = 128;
+
 struct DecodeScratch {
     float *queries, *weights, *sums, *keys, *values;
     std::int64_t width, value_width;
@@ -30,25 +33,26 @@ struct DecodeScratch {
     }
 };
 
-// Asks for rows before they are needed: values are first read column by column, in steps that no prefetcher follows.
-template <Type TYPE>
-INLINE void fetch(const Matrix& m, std::int64_t row, int rows, std::int64_t columns) {
-    constexpr int LINE = 64 / (TYPE == Type::float32 ? 4 : 2);
-    for (int r = 0; r < rows; ++r) {
-        for (std::int64_t c = 0; c < columns; c += LINE) __builtin_prefetch(at(TYPE, m.data, (row + r) * m.row + c), 0, 2);
-    }
-}
+// Rows that will be read soon, one for each that is read now; no columns: nothing to ask for. While products of
+// keys are taken, their values come from memory, and while those are added up, the next keys.
+struct Soon {
+    const void* data;
+    std::int64_t row, columns;
+};
 
-// Products of TOGETHER keys with ROWS rows, whose sums over the lanes are still to be taken.
+// Products of TOGETHER keys with ROWS rows, whose sums over the lanes are still to be taken. What will be read soon is
+// asked for line by line: all at once would fill the processor's queues and stop it.
 template <Type TYPE, int ROWS, int TOGETHER>
-INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, const std::int64_t* key, V* sum, int stride) {
+INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, const std::int64_t* key, const Soon& values,
+                 V* sum) {
+    constexpr int LINE = greatest(64 / (TYPE == Type::float32 ? 4 : 2), LANES);
     V part[ROWS][TOGETHER];
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
         for (int i = 0; i < TOGETHER; ++i) part[r][i] = V{};
     }
-    for (std::int64_t c = 0; c < width; c += LANES) {
+    const auto step = [&](std::int64_t c) {
         V k[TOGETHER];
 #pragma GCC unroll 8
         for (int i = 0; i < TOGETHER; ++i) k[i] = load_row({keys.data, keys.row, 1, TYPE}, key[i], c);
@@ -58,27 +62,36 @@ INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, c
 #pragma GCC unroll 8
             for (int i = 0; i < TOGETHER; ++i) part[r][i] = fma(q, k[i], part[r][i]);
         }
+    };
+    std::int64_t c = 0;
+    for (; c + LINE <= width; c += LINE) {
+#pragma GCC unroll 8
+        for (int i = 0; i < TOGETHER; ++i) {
+            if (c < values.columns) __builtin_prefetch(at(TYPE, values.data, key[i] * values.row + c), 0, 2);
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < LINE / LANES; ++v) step(c + v * LANES);
     }
+    for (; c < width; c += LANES) step(c);
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
-        for (int i = 0; i < TOGETHER; ++i) sum[r * stride + i] = part[r][i];
+        for (int i = 0; i < TOGETHER; ++i) sum[r * LANES + i] = part[r][i];
     }
 }
 
 // Products of all keys of a block with ROWS rows, LANES keys at a time.
 template <Type TYPE, int ROWS>
 __attribute__((noinline)) void dots_of_block(const DecodeScratch& scratch, std::int64_t row, const Matrix& keys, int n,
-                                             const Matrix& values, std::int64_t value_columns) {
+                                             const Soon& values) {
     constexpr int TOGETHER = least(8 / ROWS, LANES);
     for (int key = 0; key < n; key += LANES) {
-        if (value_columns) fetch<TYPE>(values, key, least(LANES, n - key), value_columns);
         V sum[ROWS * LANES];
         for (int first = 0; first < LANES; first += TOGETHER) {
             std::int64_t at_key[TOGETHER];
             for (int i = 0; i < TOGETHER; ++i) at_key[i] = least(key + first + i, n - 1);
-            dots<TYPE, ROWS, TOGETHER>(scratch.queries + row * scratch.width, scratch.width, keys, at_key, sum + first,
-                                       LANES);
+            dots<TYPE, ROWS, TOGETHER>(scratch.queries + row * scratch.width, scratch.width, keys, at_key, values,
+                                       sum + first);
         }
         for (int r = 0; r < ROWS; ++r) {
             store(scratch.weights + (row + r) * KEYS + key, sums_of_lanes(sum + r * LANES));
@@ -87,25 +100,27 @@ __attribute__((noinline)) void dots_of_block(const DecodeScratch& scratch, std::
 }
 
 template <Type TYPE>
-INLINE void all_dots(const DecodeScratch& scratch, std::int64_t rows, const Matrix& keys, int n, const Matrix& values,
-                     std::int64_t value_columns) {
+INLINE void all_dots(const DecodeScratch& scratch, std::int64_t rows, const Matrix& keys, int n, Soon values) {
     std::int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) dots_of_block<TYPE, 4>(scratch, r, keys, n, values, r ? 0 : value_columns);
-    for (; r + 2 <= rows; r += 2) dots_of_block<TYPE, 2>(scratch, r, keys, n, values, r ? 0 : value_columns);
-    for (; r < rows; ++r) dots_of_block<TYPE, 1>(scratch, r, keys, n, values, r ? 0 : value_columns);
+    const Soon none{values.data, 0, 0};  // after the first rows they are there
+    for (; r + 4 <= rows; r += 4) dots_of_block<TYPE, 4>(scratch, r, keys, n, r ? none : values);
+    for (; r + 2 <= rows; r += 2) dots_of_block<TYPE, 2>(scratch, r, keys, n, r ? none : values);
+    for (; r < rows; ++r) dots_of_block<TYPE, 1>(scratch, r, keys, n, r ? none : values);
 }
 
 // Sums of values with the weights of ROWS rows, in COLUMNS vectors of columns at a time.
 template <Type TYPE, int ROWS, int COLUMNS>
 INLINE void add_columns(const float* weights, const Matrix& values, int n, std::int64_t column, float* sums,
-                        std::int64_t width) {
+                        std::int64_t width, const Soon& keys) {
     V sum[ROWS][COLUMNS];
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
         for (int c = 0; c < COLUMNS; ++c) sum[r][c] = load(sums + r * width + column + c * LANES);
     }
+    const bool soon = column < keys.columns;
     for (int key = 0; key < n; ++key) {
+        if (soon) __builtin_prefetch(at(TYPE, keys.data, key * keys.row + column), 0, 2);
         V x[COLUMNS];
 #pragma GCC unroll 4
         for (int c = 0; c < COLUMNS; ++c) x[c] = load_row({values.data, values.row, 1, TYPE}, key, column + c * LANES);
@@ -125,25 +140,26 @@ INLINE void add_columns(const float* weights, const Matrix& values, int n, std::
 
 template <Type TYPE, int ROWS>
 __attribute__((noinline)) void add_block(const float* weights, const Matrix& values, int n, float* sums,
-                                         std::int64_t width) {
+                                         std::int64_t width, const Soon& keys) {
     constexpr int COLUMNS = ROWS == 4 ? 2 : 4;
     std::int64_t column = 0;
     for (; column + COLUMNS * LANES <= width; column += COLUMNS * LANES) {
-        add_columns<TYPE, ROWS, COLUMNS>(weights, values, n, column, sums, width);
+        add_columns<TYPE, ROWS, COLUMNS>(weights, values, n, column, sums, width, keys);
     }
-    for (; column < width; column += LANES) add_columns<TYPE, ROWS, 1>(weights, values, n, column, sums, width);
+    for (; column < width; column += LANES) add_columns<TYPE, ROWS, 1>(weights, values, n, column, sums, width, keys);
 }
 
 // Values of the keys from `first` on, of which there are n, with the weights of all rows.
 template <Type TYPE>
-INLINE void add_values(const DecodeScratch& scratch, std::int64_t rows, const Matrix& values, int first, int n) {
+INLINE void add_values(const DecodeScratch& scratch, std::int64_t rows, const Matrix& values, int first, int n,
+                       const Soon& keys) {
     const Matrix here = values.from(first);
     std::int64_t r = 0;
     const auto add = [&](auto count) {
         constexpr int ROWS = decltype(count)::value;
         for (; r + ROWS <= rows; r += ROWS) {
             add_block<TYPE, ROWS>(scratch.weights + r * KEYS + first, here, n, scratch.sums + r * scratch.value_width,
-                                  scratch.value_width);
+                                  scratch.value_width, r ? Soon{keys.data, 0, 0} : keys);
         }
     };
     add(Count<4>{});
@@ -193,6 +209,24 @@ INLINE I sees(const Call& call, std::int64_t b, std::int64_t h, std::int64_t que
     return ok;
 }
 
+// Whether a query may see any of the keys from `key` to `last`; true where that is not quickly said.
+INLINE bool sees_any(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query, std::int64_t key,
+                     std::int64_t last) {
+    if (call.tiles) {
+        const std::int64_t across = (call.k + BLOCK - 1) / BLOCK;
+        const std::int32_t* kinds = call.tiles + b * call.tiles_b + h * call.tiles_h + query / BLOCK * across;
+        bool any_tile = false;
+        for (std::int64_t t = key / BLOCK; t * BLOCK < last; ++t) any_tile = any_tile || kinds[t] != 0;
+        if (!any_tile) return false;
+    }
+    if (!call.spans) return true;
+    const std::int32_t* span = call.spans + b * call.spans_b + h * call.spans_h + query * call.span_count * 2;
+    for (std::int64_t s = 0; s < call.span_count; ++s, span += 2) {
+        if (span[0] < span[1] && span[0] < last && span[1] > key) return true;
+    }
+    return false;
+}
+
 // Rows of whole vectors, side by side in each: as they lie, or a copy.
 INLINE Matrix vectors_of(const Matrix& m, int rows, std::int64_t columns, std::int64_t width, float* scratch) {
     if (m.column == 1 && columns == width) return m;
@@ -224,11 +258,13 @@ __attribute__((noinline)) Span score_row(const Call& call, const Scoring& scorin
         if (scoring.cooked) {
             x *= splat(scoring.unit);
             if (scoring.cap > 0) x = splat(scoring.cap) * tanh(x * splat(1.0f / scoring.cap));
+            V by_distance{}, by_pair{};
             for (int lane = 0; lane < least(LANES, block.n - i); ++lane) {
                 const std::int64_t k = block.key + i + lane;
-                if (table) x[lane] += table[query - k + call.k - 1] * LOG2E;
-                if (bias.data) x[lane] += get(bias.type, bias.data, query * bias.row + k * bias.column) * LOG2E;
+                if (table) by_distance[lane] = table[query - k + call.k - 1];
+                if (bias.data) by_pair[lane] = get(bias.type, bias.data, query * bias.row + k * bias.column);
             }
+            x = add_bias(by_pair, add_bias(by_distance, x));
         }
         const I there = iota() < splat(static_cast<std::int32_t>(block.n - i));
         store(scores + i, select(there & sees(call, block.b, h, query, block.key + i), x, splat(-INF)));
@@ -306,14 +342,19 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
     V found{};
 
     const std::int64_t begin = greatest(task.key, hull.first / BLOCK * BLOCK), end = least(task.key_last, hull.last);
-    for (std::int64_t key = begin; key < end; key += KEYS) {
+    for (std::int64_t key = begin; key < end; key += DECODE_KEYS) {
         if (stop.now()) return true;
-        const int n = static_cast<int>(least(KEYS, end - key));
+        const int n = static_cast<int>(least(DECODE_KEYS, end - key));
+        bool wanted = false;
+        for (std::int64_t r = 0; r < count && !wanted; ++r) {
+            wanted = sees_any(call, task.b, rows[r].h, rows[r].query, key, key + n);
+        }
+        if (!wanted) continue;
         const DecodeBlock block{task.b, g, key, n, static_cast<int>(round_up(n, LANES))};
         const Matrix keys = vectors_of(key_head.from(key), n, d, scratch.width, scratch.keys);
         const Matrix values = vectors_of(value_head.from(key), n, dv, scratch.value_width, scratch.values);
         with_type(keys.type, [&](auto type) {
-            all_dots<type.value>(scratch, count, keys, n, values, values.type == keys.type ? dv : 0);
+            all_dots<type.value>(scratch, count, keys, n, {values.data, values.row, values.type == keys.type ? dv : 0});
         });
         Span seen{n, 0};
         for (std::int64_t r = 0; r < count; ++r) {
@@ -324,13 +365,15 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
             weigh_row(call, scoring, block, rows[r], scores, scratch.sums + r * scratch.value_width, scratch.value_width);
         }
         if (seen.first >= seen.last) continue;
+        const Matrix after = key_head.from(least(key + DECODE_KEYS, end - 1));
+        const Soon next{after.data, after.row, after.type == values.type && key + DECODE_KEYS < end ? d : 0};
         with_type(values.type, [&](auto type) {
             add_values<type.value>(scratch, count, values, static_cast<int>(seen.first),
-                                   static_cast<int>(seen.last - seen.first));
+                                   static_cast<int>(seen.last - seen.first), next);
         });
     }
 
-    float* norms = task.part + BLOCK * dv;
+    float* norms = task.part + task.part_rows * dv;
     for (std::int64_t r = 0; r < count; ++r) {
         const DecodeRow& row = rows[r];
         const float* from = scratch.sums + r * scratch.value_width;
@@ -343,14 +386,14 @@ bool decode(const Forward& call, const ForwardTask& task, bool check, void* memo
             task.part[r * dv + c] = from[c] * factor;
         }
         norms[r] = row.top;
-        norms[BLOCK + r] = bad ? INF - INF : row.sum;
+        norms[task.part_rows + r] = bad ? INF - INF : row.sum;
     }
     return !check || !any(found != 0.0f);
 }
 
 // The share that one part of the keys has in a row, of which `top` and `sum` are the whole's.
-INLINE float share_of(const float* norms, float top, float sum) {
-    return sum == 0.0f ? 0.0f : exp2(splat(norms[0] - top))[0] * norms[BLOCK] / sum;
+INLINE float share_of(const float* norms, std::int64_t rows, float top, float sum) {
+    return sum == 0.0f ? 0.0f : exp2(splat(norms[0] - top))[0] * norms[rows] / sum;
 }
 
 void merge(const Forward& call, const ForwardTask& task, const float* parts, std::int64_t count, std::int64_t stride) {
@@ -360,7 +403,7 @@ void merge(const Forward& call, const ForwardTask& task, const float* parts, std
     for (std::int64_t r = 0; r < rows; ++r) {
         const std::int64_t h = task.heads ? task.h + r / call.q : task.h;
         const std::int64_t query = task.heads ? r % call.q : task.query + r;
-        const float* norms = parts + BLOCK * dv + r;
+        const float* norms = parts + task.part_rows * dv + r;
         float top = -INF, sum = 0.0f;
         for (std::int64_t p = 0; p < count; ++p) top = greatest(top, norms[p * stride]);
         const bool dead = top == -INF;  // of a sigmoid's rows all, as far as this goes
@@ -368,12 +411,12 @@ void merge(const Forward& call, const ForwardTask& task, const float* parts, std
             const float sink = call.sink ? call.sink[h] * LOG2E : -INF;
             top = greatest(top, sink);
             sum = exp2(splat(sink - top))[0];
-            for (std::int64_t p = 0; p < count; ++p) sum += share_of(norms + p * stride, top, 1.0f);
+            for (std::int64_t p = 0; p < count; ++p) sum += share_of(norms + p * stride, task.part_rows, top, 1.0f);
         }
         alignas(64) float row[256 + 16] = {};
         for (std::int64_t p = 0; p < count; ++p) {
             const float* from = parts + p * stride + r * dv;
-            const float share = call.sigmoid ? 1.0f : share_of(norms + p * stride, top, sum);
+            const float share = call.sigmoid ? 1.0f : share_of(norms + p * stride, task.part_rows, top, sum);
             for (std::int64_t c = 0; c < dv; ++c) row[c] += share * from[c];
         }
         const Matrix out = head_of(call.out, call.type, task.b, h);

@@ -14,9 +14,8 @@ struct Rows {
     std::int64_t stride;
 };
 
-// Rows a power of two apart, 1 KiB or more, fall into few sets of the cache.
 INLINE bool reads_well(const Matrix& m, std::int64_t columns) {
-    return m.plain() && (m.row == columns || (m.row * 4) % 1024 != 0);
+    return reads_well(m.type, m.row, m.column, columns);
 }
 
 INLINE Rows rows_of(const Matrix& head, std::int64_t first, std::int64_t count, std::int64_t columns,
@@ -216,10 +215,10 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
         factor = select(bad, splat(INF) - splat(INF), factor);
 
         if (task.part) {
-            float* norms = task.part + BLOCK * dv;
+            float* norms = task.part + task.part_rows * dv;
             const std::int64_t lane = panel.index * PANEL + v * LANES;
             store(norms + lane, select(nothing, splat(-INF), top));
-            store(norms + BLOCK + lane, select(bad, splat(INF) - splat(INF), sum));
+            store(norms + task.part_rows + lane, select(bad, splat(INF) - splat(INF), sum));
         } else if (call.lse) {
             for (int i = 0; i < rows; ++i) {
                 const std::int64_t row = first_row + v * LANES + i;
@@ -317,25 +316,25 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
             float* sums = scratch.sums + p * dv * PANEL;
             float* scores = scratch.scores;
             Softmax* rows = softmax + p * NV;
-            V maximum[NV], ignored[NV] = {}, low[NV], top[NV], sum[NV];
+            V maximum[NV], high[NV] = {}, low[NV], top[NV], sum[NV];
             for (int v = 0; v < NV; ++v) maximum[v] = rows[v].maximum, low[v] = sum[v] = V{};
 
             for (int i = 0; i < segments.count; ++i) {
                 const Segment& s = segments.at[i];
-                // Products are looked at before anything is done to them: one of −∞ would vanish in a softmax,
-                // where ∞ and NaN show.
+                // Products are looked at before anything is done to them: one of −∞ would vanish in a softmax, where ∞
+                // and NaN show, and in a sigmoid ∞ would too.
                 const bool changes = scoring.cooked || s.test || call.spoilt_key;
                 product_narrow<KIND, Start::zero>(s.end - s.begin, scores + s.first * PANEL + s.begin * LANES, PANEL,
                                             {keys.data + s.first * keys.stride, keys.stride, 1},
                                             {queries + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth},
-                                                  Ranges{low + s.begin, (changes ? ignored : maximum) + s.begin});
+                                                  Ranges{low + s.begin, (changes || call.sigmoid ? high : maximum) + s.begin});
                 if (!changes) continue;
                 if (scoring.cooked) cook(panel, s, key, scores, nullptr);
                 if (s.test) forbid(panel, s, key, scores);
                 if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
                 greatest_of(s, scores, maximum);
             }
-            for (int v = 0; v < NV; ++v) suspect |= low[v] == -INF;
+            for (int v = 0; v < NV; ++v) suspect |= (low[v] == -INF) | (call.sigmoid ? high[v] == INF : I{});
 
             if (!call.sigmoid) {
                 for (int v = 0; v < NV; ++v) {

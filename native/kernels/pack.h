@@ -1,13 +1,12 @@
 // Between tensors as they lie in memory and what the products read: float32, rows of whole vectors.
 #pragma once
 
+#include "../kernels.h"
 #include "product.h"
 
 namespace regard::REGARD_ISA {
 namespace {
 
-// Queries in a block; a mask's tiles are as wide.
-constexpr std::int64_t BLOCK = 64;
 // A panel is what one product is wide; a block is so many panels.
 constexpr int PANEL = NV * LANES;
 constexpr int PANELS = static_cast<int>(BLOCK / PANEL);

@@ -44,6 +44,12 @@ INLINE void pack_queries(const Matrix& query, std::int64_t rows, std::int64_t d,
     }
 }
 
+// A bias in units of log 2. Finite ones stay finite: the least float32 is a usual way to write "hardly".
+INLINE V add_bias(V bias, V x) {
+    const V finite = max(splat(-2.3e38f), bias);
+    return fma(select(bias == -INF, bias, finite), splat(LOG2E), x);
+}
+
 // A dense bias of a panel: to[key][lane].
 __attribute__((noinline)) void bias_panel(const Matrix& m, std::int64_t rows, std::int64_t keys, float* to) {
     if (m.row == 0) {
@@ -84,7 +90,7 @@ INLINE void read_bias(const Panel& panel, std::int64_t key, int keys, float* to)
 template <bool CAP, bool TABLE, bool DENSE>
 __attribute__((noinline)) void cook(const Panel& panel, const Segment& s, std::int64_t key, float* scores,
                                     float* slopes) {
-    const V unit = splat(panel.scoring.unit), cap = splat(panel.scoring.cap), log2e = splat(LOG2E);
+    const V unit = splat(panel.scoring.unit), cap = splat(panel.scoring.cap);
     const V inverse = splat(CAP ? panel.scoring.unit / panel.scoring.cap : 0.0f);
     const float* table = nullptr;
     if constexpr (TABLE) {
@@ -102,8 +108,8 @@ __attribute__((noinline)) void cook(const Panel& panel, const Segment& s, std::i
             } else {
                 x = x * unit;
             }
-            if constexpr (TABLE) x = fma(load(table + v * LANES - (key + r)), log2e, x);
-            if constexpr (DENSE) x = fma(load(panel.bias + at), log2e, x);
+            if constexpr (TABLE) x = add_bias(load(table + v * LANES - (key + r)), x);
+            if constexpr (DENSE) x = add_bias(load(panel.bias + at), x);
             store(scores + at, x);
         }
     }

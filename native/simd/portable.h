@@ -12,7 +12,16 @@ namespace {
 constexpr int NV = REGARD_LANES == 16 ? 4 : 2;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 1 ? 8 : 6; }
 
+#ifdef REGARD_EMULATED
+// Rounded once, as the processor that is emulated does it.
+INLINE V fma(V a, V b, V c) {
+    typedef double Wide __attribute__((vector_size(8 * REGARD_LANES)));
+    const Wide x = __builtin_convertvector(a, Wide) * __builtin_convertvector(b, Wide);
+    return __builtin_convertvector(x + __builtin_convertvector(c, Wide), V);
+}
+#else
 INLINE V fma(V a, V b, V c) { return a * b + c; }
+#endif
 // Of a pair with a NaN the second is the answer: so a NaN in `b` lasts.
 INLINE V max(V a, V b) { return a > b ? a : b; }
 INLINE V min(V a, V b) { return a < b ? a : b; }

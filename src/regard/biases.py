@@ -292,6 +292,9 @@ class Sum(Bias):
     def forbids(self) -> bool:
         return self.left.forbids() or self.right.forbids()
 
+    def cast(self, dtype: torch.dtype) -> Self:
+        return replace(self, left=self.left.cast(dtype), right=self.right.cast(dtype))
+
     def lowered(self, sizes: Sizes) -> Lowered:
         parts = zip(self.left.lowered(sizes), self.right.lowered(sizes), strict=True)
         return Lowered(*(a if b is None else b if a is None else a + b for a, b in parts))

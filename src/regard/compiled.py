@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regard.backends import choose, native
 from regard.biases import Bias, as_bias
+from regard.errors import OptionError
 from regard.masks import Mask, as_mask
 from regard.normalizers import Normalizer, as_normalizer
 from regard.problem import Answer, Problem, sizes_of
@@ -167,8 +168,17 @@ def _backward_fake(
     return [t for t, n in zip(made, needed, strict=True) if n]
 
 
+def _once(keys: Any, *given: Any) -> list[Tensor]:
+    """On to the kernel, unless its result is to be differentiated again: that would come out as 0."""
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in given):
+        raise OptionError("create_graph", "True, for a call in a compiled graph", "False there",
+                          "Take second derivatives of regard.attention outside of the graph.")  # fmt: skip
+    operator = torch.ops.regard.attention_backward.default
+    return operator.redispatch(keys & torch._C._after_autograd_keyset, *given)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
+
+
 _library.impl("attention_backward", _backward, "CompositeExplicitAutograd")
-_library.impl("attention_backward", torch.library.fallthrough_kernel, "Autograd")
+_library.impl("attention_backward", _once, "Autograd", with_keyset=True)
 torch.library.register_fake("regard::attention_backward", _backward_fake, lib=_library)
 
 

@@ -84,7 +84,7 @@ def test_native_keeps_within_the_budget(case: Case) -> None:
 
 # ------------------------------------------------------------------ edges
 
-FEW = 8
+FEW = 12
 """More roundings than the budget's, for gradients of few numbers: the plain formula may hit them by luck."""
 
 

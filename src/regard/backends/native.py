@@ -85,6 +85,8 @@ def why_not(problem: Problem) -> str | None:
             )
         if normalizer is Sigmoid:
             return "the kernels give LogSumExp with Softmax only; chunked gives it with any"
+    if sizes.k >= 2**31:
+        return f"the kernels count at most {2**31 - 1} keys, not {sizes.k}; chunked takes any"
     if type(q) not in _PLAIN or type(problem.k) not in _PLAIN or type(problem.v) not in _PLAIN:
         return "the kernels read plain tensors, not those of a subclass; chunked takes any"
     if not readable(q):
