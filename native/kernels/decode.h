@@ -40,43 +40,40 @@ struct Soon {
     std::int64_t row, columns;
 };
 
-// Products of TOGETHER keys with ROWS rows, whose sums over the lanes are still to be taken. What will be read soon is
-// asked for line by line: all at once would fill the processor's queues and stop it.
-template <Type TYPE, int ROWS, int TOGETHER>
-INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, const std::int64_t* key, const Soon& values,
+// Products of one key with ROWS rows, whose sums over the lanes are still to be taken. A key is read from its first
+// number to its last and then the next: several at a time would be streams too short for the processor to follow. What
+// will be read soon is asked for line by line: all at once would fill its queues and stop it.
+template <Type TYPE, int ROWS>
+INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, std::int64_t key, const Soon& values,
                  V* sum) {
-    constexpr int LINE = greatest(64 / (TYPE == Type::float32 ? 4 : 2), LANES);
-    V part[ROWS][TOGETHER];
+    constexpr int CHAINS = 8 / ROWS;  // sums that do not wait for each other
+    constexpr int LINE = 64 / (TYPE == Type::float32 ? 4 : 2);
+    V part[ROWS][CHAINS];
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 8
-        for (int i = 0; i < TOGETHER; ++i) part[r][i] = V{};
+        for (int i = 0; i < CHAINS; ++i) part[r][i] = V{};
     }
-    const auto step = [&](std::int64_t c) {
-        V k[TOGETHER];
-#pragma GCC unroll 8
-        for (int i = 0; i < TOGETHER; ++i) k[i] = load_row({keys.data, keys.row, 1, TYPE}, key[i], c);
+    const auto step = [&](std::int64_t c, int chain) {
+        const V k = load_row({keys.data, keys.row, 1, TYPE}, key, c);
 #pragma GCC unroll 4
-        for (int r = 0; r < ROWS; ++r) {
-            const V q = load(queries + r * width + c);
-#pragma GCC unroll 8
-            for (int i = 0; i < TOGETHER; ++i) part[r][i] = fma(q, k[i], part[r][i]);
-        }
+        for (int r = 0; r < ROWS; ++r) part[r][chain] = fma(load(queries + r * width + c), k, part[r][chain]);
     };
-    std::int64_t c = 0;
-    for (; c + LINE <= width; c += LINE) {
-#pragma GCC unroll 8
-        for (int i = 0; i < TOGETHER; ++i) {
-            if (c < values.columns) __builtin_prefetch(at(TYPE, values.data, key[i] * values.row + c), 0, 2);
-        }
-#pragma GCC unroll 4
-        for (int v = 0; v < LINE / LANES; ++v) step(c + v * LANES);
+    for (std::int64_t c = 0; c < values.columns; c += LINE) {
+        __builtin_prefetch(at(TYPE, values.data, key * values.row + c), 0, 2);
     }
-    for (; c < width; c += LANES) step(c);
+    std::int64_t c = 0;
+    for (; c + CHAINS * LANES <= width; c += CHAINS * LANES) {
+#pragma GCC unroll 8
+        for (int i = 0; i < CHAINS; ++i) step(c + i * LANES, i);
+    }
+    for (; c < width; c += LANES) step(c, 0);
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
+        V total = part[r][0];
 #pragma GCC unroll 8
-        for (int i = 0; i < TOGETHER; ++i) sum[r * LANES + i] = part[r][i];
+        for (int i = 1; i < CHAINS; ++i) total += part[r][i];
+        sum[r * LANES] = total;
     }
 }
 
@@ -84,14 +81,11 @@ INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, c
 template <Type TYPE, int ROWS>
 __attribute__((noinline)) void dots_of_block(const DecodeScratch& scratch, std::int64_t row, const Matrix& keys, int n,
                                              const Soon& values) {
-    constexpr int TOGETHER = least(8 / ROWS, LANES);
     for (int key = 0; key < n; key += LANES) {
         V sum[ROWS * LANES];
-        for (int first = 0; first < LANES; first += TOGETHER) {
-            std::int64_t at_key[TOGETHER];
-            for (int i = 0; i < TOGETHER; ++i) at_key[i] = least(key + first + i, n - 1);
-            dots<TYPE, ROWS, TOGETHER>(scratch.queries + row * scratch.width, scratch.width, keys, at_key, values,
-                                       sum + first);
+        for (int i = 0; i < LANES; ++i) {
+            dots<TYPE, ROWS>(scratch.queries + row * scratch.width, scratch.width, keys, least(key + i, n - 1), values,
+                             sum + i);
         }
         for (int r = 0; r < ROWS; ++r) {
             store(scratch.weights + (row + r) * KEYS + key, sums_of_lanes(sum + r * LANES));
