@@ -8,8 +8,9 @@ PYTHON ?=
 ARGS   ?=
 
 SANITIZED := build/sanitize
-# Tests that hold the kernels, less those that start programs of their own and those that take long.
-SANITIZABLE := not test_native_keeps and not isa_names and not control and not no_memory and not any_mask_for
+# What `make sanitize` runs: fuzzers, traps (less those that start programs, limit memory or take long), long edges.
+SANITIZABLE := any_shape_and_stride or any_mask_and_bias or edges and 513 or \
+  traps and not (fork or control or memory_is or isa_names or same_bits or threads)
 
 # A long module of the standard library: the first of these that this Python has.
 DEMO   ?= logging subprocess

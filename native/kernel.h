@@ -46,8 +46,7 @@ struct Call {
     std::int64_t tiles_b = 0, tiles_h = 0;
     const std::uint64_t* bitmaps = nullptr;
 
-    // A bias by distance: entry q − key + (k − 1) of an array (h or 1, q + k − 1). Of each row, and behind the last,
-    // as many numbers more may be read (and are ignored) as q lacks to a multiple of 16.
+    // A bias by distance: entry q − key + (k − 1) of an array (h or 1, q + k − 1).
     const float* table = nullptr;
     std::int64_t table_h = 0;
 

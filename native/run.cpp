@@ -206,6 +206,23 @@ struct Prepared {
     }
 };
 
+// A table with zeros at its end: the kernels read it by whole vectors of queries, those past the last among them.
+Memory padded(Call& call, Pass& pass) {
+    const std::int64_t heads = call.table_h ? call.h : 1, distances = call.q + call.k - 1, pitch = distances + 15;
+    Memory memory = allocate(call.table ? static_cast<std::size_t>(heads * pitch) * sizeof(float) : 0);
+    if (!memory) {
+        pass.fail(Status::no_memory);
+    } else if (call.table) {
+        for (std::int64_t h = 0; h < heads; ++h) {
+            float* to = floats(memory) + h * pitch;
+            std::fill(std::copy_n(call.table + h * call.table_h, distances, to), to + pitch, 0.0f);
+        }
+        call.table = floats(memory);
+        call.table_h = call.table_h ? pitch : 0;
+    }
+    return memory;
+}
+
 double work_of(const Call& call) {
     return static_cast<double>(call.b * call.h) * static_cast<double>(call.q * call.k) *
            static_cast<double>(call.d + call.dv);
@@ -276,6 +293,8 @@ Status forward(const Kernels& kernels, Forward call, bool check, const Run& run)
     call.key_type = call.type;
     if (call.q <= FEW_QUERIES && call.k >= BLOCK) return decode(kernels, call, check, pass);
     const Prepared prepared(kernels, call, true, pass);
+    const Memory table = padded(call, pass);
+    if (pass.status() != Status::done) return pass.status();
     const std::int64_t blocks = parts_of(call.q, BLOCK), tasks = call.b * call.h * blocks;
     const Cut cut(call, tasks, ENOUGH_TASKS, BLOCK);
     const auto task_of = [&](std::int64_t i) {
@@ -291,6 +310,8 @@ Status forward(const Kernels& kernels, Forward call, bool check, const Run& run)
 Status backward(const Kernels& kernels, Backward call, const Run& run) {
     Pass pass(run);
     const Prepared prepared(kernels, call, false, pass);
+    const Memory table = padded(call, pass);
+    if (pass.status() != Status::done) return pass.status();
     const std::int64_t blocks = parts_of(call.q, BLOCK), rows = call.b * call.h * blocks;
     pass.each(rows, work_of(call) / static_cast<double>(call.k), 0, [&](std::int64_t i, void*, Stop) {
         kernels.delta(call, i / blocks / call.h, i / blocks % call.h, i % blocks * BLOCK);

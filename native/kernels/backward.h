@@ -49,7 +49,8 @@ struct BackwardScratch {
         value_rows = take(PAIRS ? BACK_KEYS * value_width : 0);
         slopes = take(call.softcap > 0 ? BACK_KEYS * PANEL : 0);
         bias = take(call.bias.data ? BACK_KEYS * PANEL : 0);
-        hulls = reinterpret_cast<Span*>(take(call.h / call.g * ((call.q + BLOCK - 1) / BLOCK) * (sizeof(Span) / sizeof(float))));
+        hulls = reinterpret_cast<Span*>(take(call.h / call.g * ((call.q + BLOCK - 1) / BLOCK) *
+                                             static_cast<std::int64_t>(sizeof(Span) / sizeof(float))));
         bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
     }
 };

@@ -134,7 +134,7 @@ INLINE void weigh(const Segment& s, float* scores, float left, const V* top, V* 
 }
 
 // Weights of a segment as pairs of keys, where they could not be made so at once.
-__attribute__((noinline)) void pair_up(const Segment& s, float* weights) {
+[[maybe_unused]] __attribute__((noinline)) void pair_up(const Segment& s, float* weights) {
     for (int r = s.first; r < s.last; r += 2) {
         for (int v = s.begin; v < s.end; ++v) {
             const float* x = weights + r * PANEL + v * LANES;

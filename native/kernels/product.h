@@ -51,7 +51,7 @@ struct Ranges {
             V small = low[v], large = high[v];
 #pragma GCC unroll 16
             for (int r = 0; r < ROWS; ++r) {
-                small = min(small, sum[r][v]);
+                small = min(sum[r][v], small);  // in this order a NaN (it may lie behind a mask) hides no −∞
                 large = max(large, sum[r][v]);
             }
             low[v] = small;

@@ -41,7 +41,6 @@ MOST_BITS = 4 << 30
 
 _TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _PLAIN = (Tensor, Parameter)
-_LANES = 16  # queries in a vector, at most
 _BLOCK = 64, 256  # queries and keys whose scores a thread holds
 
 
@@ -146,9 +145,7 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _with_what_is_not_finite(
-    problem: Problem, learns: bool
-) -> tuple[Tensor, Tensor | None] | None:
+def _with_what_is_not_finite(problem: Problem, learns: bool) -> tuple[Tensor, Tensor | None] | None:
     """The output and rows of a call whose numbers are not all finite, or lead to some that are not.
 
     None where chunked must run it, which knows the gradients of what is left, and who sees what under a
@@ -200,8 +197,8 @@ def _normal(problem: Problem) -> tuple[_Form, _Tensors]:
     if type(bias) is not Nothing:
         # A table is short, so it and its gradient, a sum over many pairs, are made in float64.
         table, pairs = bias.cast(torch.float64).lowered(sizes)
-        if table is not None:  # kernels read it for the last vector of queries as for a whole one
-            table = F.pad(table, (0, -sizes.q % _LANES)).contiguous()
+        if table is not None:
+            table = table.contiguous()
         if pairs is not None:
             pairs = pairs if pairs.dtype in _TYPES else pairs.to(torch.float32)
             pairs = _readable_as_stored(pairs[(None,) * (4 - pairs.ndim)])
@@ -345,7 +342,6 @@ def _gradients(
     )
     if table is not None and of_table is not None:
         of_table = of_table if table.shape[0] == sizes.h else of_table.sum(0, keepdim=True)
-        of_table = F.pad(of_table, (0, table.shape[1] - of_table.shape[1]))
     if pairs is not None and of_pairs is not None:
         of_pairs = of_pairs.to(pairs.dtype)
     if sink is not None and needed[5]:
@@ -382,7 +378,7 @@ def _problem(form: _Form, tensors: _Tensors) -> Problem:
     bias: Bias = Nothing() if pairs is None else Dense(pairs)
     if table is not None:
         most = max(sizes.q, sizes.k) - 1
-        table = table[:, : sizes.q + sizes.k - 1].expand(sizes.h, -1)
+        table = table.expand(sizes.h, -1)
         padded = F.pad(table, (most - sizes.k + 1, most - sizes.q + 1))
         bias = Sum(Relative(padded, offset=0), bias)
     normalizer = Softmax(sink) if form.shift is None else Sigmoid(form.shift)

@@ -1,0 +1,425 @@
+"""What real kernels fell into, each a test (the numbers that any formula gets right are test_fuzz.py's)."""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from native.raw import Recipe, check, compare, meaning, run
+from regard._native import core
+
+
+@pytest.fixture(params=core.kernels(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    used = core.isa()
+    core.use(request.param)
+    yield request.param
+    core.use(used)
+
+
+once = pytest.mark.parametrize("isa", core.kernels()[:1], indirect=True)
+"""What does not depend on the instruction set."""
+
+BIG = Recipe(b=1, g=2, repeats=2, q=150, k=600, d=40, dv=24)
+DECODE = Recipe(b=2, g=2, repeats=3, q=2, k=3000, d=40, dv=24)
+
+
+def spans_of(*rows: list[tuple[int, int]]) -> Tensor:
+    return torch.tensor(rows, dtype=torch.int32)[None, None]
+
+
+# ------------------------------------------------------------------ masks
+
+
+@pytest.mark.parametrize("q", [2, 6])
+def test_long_masked_runs(q: int) -> None:
+    call, out_grad, _ = dataclasses.replace(BIG, q=q, k=2000).build()
+    call.spans = spans_of(*[[(i, i + 1), (1990 + i, 1992 + i)] for i in range(q)])
+    made = call.forward()
+    assert made is not None
+    answers = {"out": made[0], "lse": made[1][0], **call.backward(*made, out_grad)}
+    compare(answers, meaning(call, out_grad, None), torch.float32)
+
+
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+def test_a_row_that_sees_nothing_is_zero(recipe: Recipe) -> None:
+    call, out_grad, _ = recipe.build()
+    rows = [[(0, 0 if i % 2 else 9)] for i in range(recipe.q)]
+    call.spans = spans_of(*rows)
+    made = call.forward()
+    assert made is not None
+    out, numbers = made
+    assert not out[:, :, 1::2].any()
+    assert (numbers[0][:, :, 1::2] == -torch.inf).all()
+    assert bool(numbers[0][:, :, ::2].isfinite().all())
+    grads = call.backward(out, numbers, out_grad)
+    assert not grads["q"][:, :, 1::2].any()
+    assert not grads["k"][:, :, 9:].any()
+    assert all(bool(g.isfinite().all()) for g in grads.values())
+
+
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("where", ["q", "k", "v"])
+def test_numbers_that_are_not_finite_are_reported(
+    recipe: Recipe, number: float, where: str
+) -> None:
+    call, _, _ = recipe.build()
+    getattr(call, where)[0, 1, 1, 3] = number
+    assert call.forward() is None
+
+
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+def test_a_nan_behind_a_mask_does_not_hide_minus_infinity(recipe: Recipe) -> None:
+    call, _, _ = recipe.build()
+    call.q.abs_()
+    call.k[
+        :, :, 2, 0
+    ] = -torch.inf  # every query sees it: its weight would be 0, its product is not finite
+    call.k[:, :, 5, 0] = torch.nan  # no query sees it
+    call.spans = spans_of(*[[(0, 5), (6, recipe.k)]] * recipe.q)
+    assert call.forward() is None
+
+
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+@pytest.mark.parametrize("where", ["q", "k"])
+def test_rows_that_see_a_spoilt_number_are_nan_and_no_others(recipe: Recipe, where: str) -> None:
+    call, _, _ = dataclasses.replace(recipe, mask="spans", seed=4).build()
+    b, h, g, q, k, _, _ = call.sizes
+    bad_q, bad_k = torch.zeros(b, h, q, dtype=torch.uint8), torch.zeros(b, g, k, dtype=torch.uint8)
+    made = call.forward()
+    assert made is not None
+    if where == "q":
+        bad_q[0, 1, -1] = 1
+        call.q[0, 1, -1] = 0
+    else:
+        bad_k[0, 1, k // 2] = 1
+        call.k[0, 1, k // 2] = 0
+    call.spoilt = bad_q, bad_k
+    sees = call.allowed()
+    spoilt = (sees & (bad_k == 1).repeat_interleave(h // g, 1)[:, :, None]).any(-1)
+    spoilt = spoilt | (sees.any(-1) & (bad_q == 1))
+    assert bool(spoilt.any())
+    assert not bool(spoilt.all())
+    answer = call.forward()
+    assert answer is not None
+    assert torch.equal(answer[0].isnan(), spoilt[..., None].expand_as(answer[0]))
+    assert torch.equal(answer[1][0].isnan(), spoilt)
+    assert torch.equal(answer[0][~spoilt], made[0][~spoilt])
+
+
+# ------------------------------------------------------------------ places in memory
+
+
+@pytest.mark.parametrize("scale", [-0.3, 0.0])
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+def test_a_scale_that_is_not_positive(recipe: Recipe, scale: float, isa: str) -> None:
+    check(dataclasses.replace(recipe, scale=scale, mask="causal"), [isa])
+
+
+@pytest.mark.parametrize("layout", ["every other", "one head", "one row", "turned"])
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strides(recipe: Recipe, layout: str, dtype: torch.dtype, isa: str) -> None:
+    check(dataclasses.replace(recipe, layouts=(layout,) * 3, dtype=dtype), [isa])
+
+
+@pytest.mark.parametrize("row", [1024, 1025], ids=["rows 4 KiB apart", "and a number more"])
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+def test_rows_a_page_apart(recipe: Recipe, row: int) -> None:
+    call, out_grad, _ = recipe.build()
+    for name in "qkv":
+        t: Tensor = getattr(call, name)
+        wide = torch.full((*t.shape[:3], row), torch.nan)
+        wide[..., : t.shape[3]] = t
+        setattr(call, name, wide[..., : t.shape[3]])
+    made = call.forward()
+    assert made is not None
+    answers = {"out": made[0], "lse": made[1][0], **call.backward(*made, out_grad)}
+    compare(answers, meaning(call, out_grad, None), torch.float32)
+
+
+def far_apart(t: Tensor, dim: int, stride: int) -> Tensor:
+    """The same tensor, with more than 2³¹ elements from one index of a dimension to the next."""
+    sizes, strides = list(t.shape), [0] * 4
+    near = 1
+    for i in (3, 2, 1, 0):
+        if i != dim:
+            strides[i], near = near, near * sizes[i]
+    strides[dim] = stride
+    count = (sizes[dim] - 1) * stride + near
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    try:
+        memory = mmap.mmap(-1, count * t.element_size(), flags)
+    except OSError as error:
+        pytest.skip(f"no {count * t.element_size() >> 30} GiB of addresses here: {error}")
+    whole = torch.frombuffer(memory, dtype=t.dtype, count=count)
+    return whole.as_strided(sizes, strides).copy_(t)
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+def test_offsets_past_2_to_the_31(recipe: Recipe, dim: int) -> None:
+    recipe = dataclasses.replace(
+        recipe, dtype=torch.bfloat16, b=1, q=min(recipe.q, 70), k=300, bias=(True,) * 4
+    )
+    call, out_grad, _ = recipe.build()
+    step = 2**31 // (299 if dim == 2 else 1) + 4097
+    assert call.bias is not None
+    call.q = far_apart(call.q, 1, 2**31 + 1)
+    call.k, call.v = far_apart(call.k, dim, step), far_apart(call.v, dim, step)
+    call.bias = far_apart(call.bias, 1, 2**31 + 5)
+    made = call.forward()
+    assert made is not None
+    answers = {"out": made[0], "lse": made[1][0], **call.backward(*made, out_grad)}
+    compare(answers, meaning(call, out_grad, None), torch.bfloat16)
+
+
+# ------------------------------------------------------------------ the same each time
+
+SAME = [
+    dataclasses.replace(BIG, mask="spans", table="by head", bias=(True, False, True, True),
+                        softcap=3.0, dropout=0.1, sink=True, lse_grad=True),
+    dataclasses.replace(BIG, dtype=torch.bfloat16, mask="causal", k=700),
+    dataclasses.replace(BIG, bias=(False, True, True, True), b=2, table="by head", mask="tiles"),
+    dataclasses.replace(BIG, b=1, g=1, repeats=1, q=64, k=4096, mask="none", table="shared"),
+    dataclasses.replace(DECODE, table="by head", mask="spans"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", SAME, ids=["all", "bfloat16", "bias", "one head", "decode"])
+def test_the_same_bits_from_run_to_run_and_for_any_number_of_threads(recipe: Recipe) -> None:
+    first = run(recipe, 1)
+    for threads in (1, 2, 3, 5, 2, 3):
+        for name, answer in run(recipe, threads).items():
+            assert torch.equal(answer, first[name]), f"{name} differs on {threads} threads"
+
+
+# ------------------------------------------------------------------ threads and the system
+
+
+def flushes() -> bool:
+    """Whether this thread's processor takes tiny numbers for 0."""
+    tiny = np.array([1e-39], dtype=np.float32)
+    return bool((tiny * np.float32(0.5))[0] == 0)
+
+
+@pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
+def test_flush_to_zero_is_left_as_it_was(recipe: Recipe) -> None:
+    assert not flushes()
+    run(recipe, 1)
+    assert not flushes()
+    torch.set_flush_denormal(True)
+    try:
+        if flushes():
+            run(recipe, 1)
+            assert flushes()
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def script(body: str, isa: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A program of its own, with the kernels of this instruction set in use."""
+    head = f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        import conftest
+        import dataclasses, os, signal, time, torch
+        from native.raw import Recipe, run, view
+        from regard._native import core
+        core.use({isa!r})
+        LONG = Recipe(g=8, q=2048, k=2048, d=64, dv=64)
+    """
+    text = textwrap.dedent(head) + textwrap.dedent(body)
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120,
+                          env=os.environ | environment)  # fmt: skip
+
+
+@once
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_fork_after_use_on_many_threads(isa: str) -> None:
+    done = script(
+        """
+        recipe = dataclasses.replace(LONG, q=300, k=300)
+        first = run(recipe, 3)
+        def child():
+            again = run(recipe, 3)
+            return all(torch.equal(again[name], first[name]) for name in first)
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if child() and child() else 3)
+        for _ in range(600):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                break
+            time.sleep(0.05)
+        else:
+            os.kill(pid, signal.SIGKILL)
+            sys.exit("the child hangs")
+        assert os.waitstatus_to_exitcode(status) == 0
+        assert child(), "and the parent goes on"
+
+        import multiprocessing
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.apply_async(child).get(30)
+        """,
+        isa,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_two_threads_at_once(isa: str) -> None:
+    recipes = [dataclasses.replace(BIG, seed=i, q=300, table="by head") for i in range(2)]
+    wanted = [run(r) for r in recipes]
+    wrong: list[str] = []
+
+    def work(i: int) -> None:
+        for threads in (1, 2, 1, 2, 3):
+            got = run(recipes[i], threads)
+            wrong.extend(n for n in got if not torch.equal(got[n], wanted[i][n]))
+
+    both = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert not wrong
+
+
+@once
+def test_other_threads_go_on_during_a_call(isa: str) -> None:
+    call, _, _ = Recipe(g=4, q=2048, k=2048, d=64, dv=64).build()
+    ticks: list[float] = []
+    over = threading.Event()
+
+    def tick() -> None:
+        while not over.wait(0.002):
+            ticks.append(time.perf_counter())
+
+    other = threading.Thread(target=tick)
+    other.start()
+    start = time.perf_counter()
+    call.forward(1)
+    end = time.perf_counter()
+    over.set()
+    other.join()
+    during = [t for t in ticks if start < t < end]
+    assert len(during) >= 3, f"{len(during)} ticks in {end - start:.3f} s"
+
+
+@once
+@pytest.mark.parametrize(("what", "threads"), [("forward", 1), ("backward", 2), ("decode", 2)])
+def test_control_c_ends_a_long_call(what: str, threads: int, isa: str) -> None:
+    # The child presses Ctrl-C itself, 0.15 s into a call that takes several seconds.
+    done = script(
+        f"""
+        import threading
+        what, threads = {what!r}, {threads}
+        sizes = dict(g=64, repeats=4, q=4, k=4096) if what == "decode" else dict(q=512, k=512)
+        call, out_grad, _ = dataclasses.replace(LONG, **sizes).build()
+        call.q, call.k, call.v, out_grad = (  # the same for a long batch
+            t.expand(200, -1, -1, -1) for t in (call.q, call.k, call.v, out_grad)
+        )
+        b, h, _, q, _, _, dv = call.sizes
+        made = torch.zeros(b, h, q, dv), torch.zeros(3, b, h, q)
+        sent = []
+        def send():
+            sent.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+        threading.Timer(0.15, send).start()
+        start = time.perf_counter()
+        try:
+            call.backward(*made, out_grad, threads=threads) if what == "backward" else call.forward(threads)
+        except KeyboardInterrupt:
+            end = time.perf_counter()
+            print(f"{{end - sent[0]:.3f}}")
+        else:
+            print(f"the call was over after {{time.perf_counter() - start:.3f}} s")
+        small = dataclasses.replace(LONG, q=70, k=70)
+        assert run(small)["out"].isfinite().all(), "and the next call is none the worse"
+        """,
+        isa,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    late = float(done.stdout)
+    print(f"{what} on {threads} threads ended {late:.3f} s after Ctrl-C; 0.2 s are promised")
+    assert late < 1.0
+
+
+@once
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of addresses are Linux's here")
+def test_no_memory_is_an_error_that_can_be_caught(isa: str) -> None:
+    done = script(
+        """
+        import resource
+        large = dataclasses.replace(LONG, q=70, k=100_000, dtype=torch.bfloat16).build()[0]
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        out, rows = torch.zeros(1, 8, 70, 64, dtype=torch.bfloat16), torch.zeros(3, 1, 8, 70)
+        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), -1))
+        try:
+            core.forward(large.core(), view(out), rows.data_ptr(), 1)
+        except MemoryError:
+            print("caught")
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        assert core.forward(large.core(), view(out), rows.data_ptr(), 1)
+        """,
+        isa,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["caught"]
+
+
+# ------------------------------------------------------------------ which kernels run
+
+
+@once
+@pytest.mark.parametrize("wanted", ["portable", "sse9"])
+def test_regard_isa_names_the_kernels_or_is_refused_in_words(wanted: str, isa: str) -> None:
+    done = script(
+        """
+        from regard.backends import native
+        core.use(core.kernels()[0])
+        reason = native.here()
+        print(core.isa(), reason)
+        """,
+        isa,
+        REGARD_ISA=wanted,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    if wanted in core.kernels():
+        assert done.stdout == f"{wanted} None\n"
+    else:
+        allowed = ", ".join(core.kernels())
+        reason = f"REGARD_ISA={wanted}: no kernels for '{wanted}' here; allowed: {allowed}"
+        assert done.stdout == f"{core.kernels()[0]} {reason}\n"
+
+
+@once
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        (0, 1, 1, 1, 1, 1, 1),
+        (1, 3, 2, 1, 1, 1, 1),
+        (1, 1, 1, 1, 1, 257, 1),
+        (1, 1, 1, 1, 2**31, 1, 1),
+    ],
+)
+def test_sizes_that_the_kernels_do_not_take(
+    sizes: tuple[int, int, int, int, int, int, int], isa: str
+) -> None:
+    none = 0, 0, 0, 0, 0
+    with pytest.raises(ValueError, match="sizes that the kernels do not take"):
+        core.Call(0, sizes, none, none, none, 1.0)
