@@ -36,7 +36,7 @@ test: $(READY) ## style, types, the direction of imports, and the tests
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 sanitize: $(READY) ## the core's tests, where a wrong address or undefined behaviour ends the program
 	@$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DREGARD_STRICT=ON -DREGARD_SANITIZE=ON \

@@ -9,31 +9,41 @@
     namespace regard::isa {       \
     extern const Kernels kernels; \
     }
-#ifdef REGARD_X86_KERNELS
+#ifdef REGARD_HAS_avx512bf16
 REGARD_KERNELS(avx512bf16)
+#endif
+#ifdef REGARD_HAS_avx512
 REGARD_KERNELS(avx512)
+#endif
+#ifdef REGARD_HAS_avx2
 REGARD_KERNELS(avx2)
 #endif
-#ifdef REGARD_ARM_KERNELS
+#ifdef REGARD_HAS_neon
 REGARD_KERNELS(neon)
 #endif
 REGARD_KERNELS(portable)
-#ifdef REGARD_EMULATED_KERNELS  // for tests: runs anywhere, and is never chosen
+#ifdef REGARD_HAS_emulated  // for tests: runs anywhere, and is never chosen
 REGARD_KERNELS(emulated)
 #endif
 
 namespace regard {
 namespace {
 
-const Kernels* const built[] = {
-#ifdef REGARD_X86_KERNELS
-    &avx512bf16::kernels, &avx512::kernels, &avx2::kernels,
+const Kernels* const built[] = {  // best first
+#ifdef REGARD_HAS_avx512bf16
+    &avx512bf16::kernels,
 #endif
-#ifdef REGARD_ARM_KERNELS
+#ifdef REGARD_HAS_avx512
+    &avx512::kernels,
+#endif
+#ifdef REGARD_HAS_avx2
+    &avx2::kernels,
+#endif
+#ifdef REGARD_HAS_neon
     &neon::kernels,
 #endif
     &portable::kernels,
-#ifdef REGARD_EMULATED_KERNELS
+#ifdef REGARD_HAS_emulated
     &emulated::kernels,
 #endif
 };

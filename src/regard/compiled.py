@@ -20,6 +20,7 @@ from regard.masks import Mask, as_mask
 from regard.normalizers import Normalizer, as_normalizer
 from regard.problem import Answer, Problem, sizes_of
 from regard.scores import Score, as_score
+from regard.shapes import laid_like
 from regard.values import read
 
 _CALL = "Tensor q, Tensor k, Tensor v, Tensor[] held, str[] words, float dropout, Tensor? seed, str backend"
@@ -102,7 +103,7 @@ def _empty(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if not q.ndim == k.ndim == v.ndim == 4:
         sizes_of(q, k, v)  # raises, as the call itself would
     rows = q.new_empty((3, *q.shape[:3]), dtype=torch.float32)
-    return native.laid_like(q, q.shape[2], v.shape[3]), rows
+    return laid_like(q, q.shape[2], v.shape[3]), rows
 
 
 def _laid(made: Tensor, into: Tensor) -> Tensor:
@@ -163,7 +164,7 @@ def _backward_fake(
     held: Sequence[Tensor],
     *rest: Any,
 ) -> list[Tensor]:
-    made = [native.laid_like(t, t.shape[2], t.shape[3]) for t in (q, k, v)]
+    made = [laid_like(t, t.shape[2], t.shape[3]) for t in (q, k, v)]
     made += [t.new_empty(t.shape) for t in held]
     return [t for t, n in zip(made, needed, strict=True) if n]
 

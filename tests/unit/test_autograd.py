@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,19 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import regard
-from cases import BIASES, FP32, FP64, MASKS, NORMALIZERS, SCORES, SHAPES, Case, Draw, observers
+from cases import (
+    BIASES,
+    FP32,
+    FP64,
+    MASKS,
+    NORMALIZERS,
+    SCORES,
+    SHAPES,
+    Case,
+    Draw,
+    Shape,
+    observers,
+)
 from regard import Causal, Entropy, LogSumExp, MeanDistance, Received, Softmax, SpanMass, TopK
 from regard.biases import as_bias
 from regard.masks import Mask, as_mask, dense
@@ -35,10 +48,18 @@ pytestmark = [
 DIFFERENTIABLE = [o for o in observers(SHAPES["square"]) if o.differentiable]
 
 
+@dataclass(frozen=True)
+class Tiny(Case):
+    """A case of sizes that differences by each number can afford."""
+
+    @property
+    def sizes(self) -> Shape:
+        return Shape(1, 2, 1, 5, 6, 2, 2)
+
+
 def tiny(**parts: Any) -> tuple[Callable[..., Any], list[Tensor]]:
     """A small float64 call of chosen parts as a function of all its tensors."""
-    SHAPES.setdefault("tiny", type(SHAPES["square"])(1, 2, 1, 5, 6, 2, 2))
-    call = Case(shape="tiny", dtype=FP64, **parts).build()
+    call = Tiny(dtype=FP64, **parts).build()
 
     def run(*leaves: Tensor) -> tuple[Tensor, ...]:
         there = call.with_leaves(*leaves)

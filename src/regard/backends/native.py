@@ -28,7 +28,7 @@ from regard.normalizers import Sigmoid, Softmax
 from regard.observers import LogSumExp
 from regard.problem import Answer, Problem
 from regard.scores import Dot
-from regard.shapes import Sizes
+from regard.shapes import Sizes, laid_like
 from regard.values import readable
 
 name = "native"
@@ -386,17 +386,6 @@ def _problem(form: _Form, tensors: _Tensors) -> Problem:
     return Problem(
         q, k, v, form.dot, form.mask, bias, normalizer, form.dropout, form.seed, observers, sizes
     )
-
-
-def laid_like(t: Tensor, rows: int, columns: int) -> Tensor:
-    """An empty (b, h, rows, columns), stored heads within rows where `t` is so, as a projection makes it."""
-    b, h, own_rows, own_columns = t.shape
-    if columns == own_columns and rows == own_rows and t.is_contiguous():
-        return torch.empty_like(t)
-    of_b, of_h, of_row, _ = t.stride()
-    if h > 1 and of_h < of_row <= of_b:
-        return t.new_empty((b, rows, h, columns)).transpose(1, 2)
-    return t.new_empty((b, h, rows, columns))
 
 
 def _view(t: Tensor) -> core.View:
