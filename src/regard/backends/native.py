@@ -212,15 +212,12 @@ def _normal(problem: Problem) -> tuple[_Form, _Tensors]:
 
 
 def _learns(tensors: _Tensors) -> bool:
-    q, k, v, table, pairs, sink = tensors  # written out: this is asked in every call
-    return (
-        q.requires_grad
-        or k.requires_grad
-        or v.requires_grad
-        or (table is not None and table.requires_grad)
-        or (pairs is not None and pairs.requires_grad)
-        or (sink is not None and sink.requires_grad)
-    )
+    q, k, v, *rest = tensors
+    if (
+        q.requires_grad or k.requires_grad or v.requires_grad
+    ):  # asked in every call, so in few steps
+        return True
+    return any(t is not None and t.requires_grad for t in rest)
 
 
 def _readable_as_stored(t: Tensor) -> Tensor:
