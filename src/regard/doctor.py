@@ -53,6 +53,7 @@ def machine() -> Facts:
         ("architecture", probe.architecture),
         ("instruction sets", ", ".join(probe.isas)),
         ("not here", ", ".join(absent) or "none"),
+        ("kernels", f"{core.isa()} of {', '.join(core.kernels())}; REGARD_ISA asks for another"),
         ("threads", f"{torch.get_num_threads()} for torch, {probe.threads} in hardware"),
         *((f"gpu {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())),
     ]
