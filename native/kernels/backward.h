@@ -24,12 +24,7 @@ struct BackwardScratch {
     std::size_t bytes;
 
     BackwardScratch(const Call& call, void* memory) {
-        float* next = static_cast<float*>(memory);
-        auto take = [&](std::int64_t n) {
-            float* mine = next;
-            next += round_up(n, 16);
-            return mine;
-        };
+        Room take(memory);
         width = round_up(call.d, LANES);
         value_width = round_up(call.dv, LANES);
         queries = take(BLOCK * (call.d + 1));
@@ -51,7 +46,7 @@ struct BackwardScratch {
         bias = take(call.bias.data ? BACK_KEYS * PANEL : 0);
         hulls = reinterpret_cast<Span*>(take(call.h / call.g * ((call.q + BLOCK - 1) / BLOCK) *
                                              static_cast<std::int64_t>(sizeof(Span) / sizeof(float))));
-        bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
+        bytes = take.bytes();
     }
 };
 

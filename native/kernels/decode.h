@@ -16,12 +16,7 @@ struct DecodeScratch {
     std::size_t bytes;
 
     DecodeScratch(const Call& call, void* memory) {
-        float* next = static_cast<float*>(memory);
-        auto take = [&](std::int64_t n) {
-            float* mine = next;
-            next += round_up(n, 16);
-            return mine;
-        };
+        Room take(memory);
         width = round_up(call.d, LANES);
         value_width = round_up(call.dv, LANES);
         queries = take(MOST_GROUPED * width);
@@ -29,7 +24,7 @@ struct DecodeScratch {
         sums = take(MOST_GROUPED * value_width);
         keys = take(KEYS * width);
         values = take(KEYS * value_width);
-        bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
+        bytes = take.bytes();
     }
 };
 

@@ -43,12 +43,7 @@ struct ForwardScratch {
     std::size_t bytes;
 
     ForwardScratch(const Call& call, void* memory) {
-        float* next = static_cast<float*>(memory);
-        auto take = [&](std::int64_t n) {
-            float* mine = next;
-            next += round_up(n, 16);
-            return mine;
-        };
+        Room take(memory);
         rows = take(BLOCK * call.d);
         queries = take(BLOCK * (call.d + 1));
         scores = take(KEYS * PANEL);
@@ -56,7 +51,7 @@ struct ForwardScratch {
         keys = take(KEYS * (call.d + 1));
         values = take(KEYS * call.dv);
         bias = take(call.bias.data ? KEYS * PANEL : 0);
-        bytes = static_cast<std::size_t>(next - static_cast<float*>(memory)) * sizeof(float);
+        bytes = take.bytes();
     }
 };
 

@@ -12,6 +12,22 @@ constexpr int PANEL = NV * LANES;
 constexpr int PANELS = static_cast<int>(BLOCK / PANEL);
 constexpr int VECTORS = static_cast<int>(BLOCK / LANES);
 
+// Scratch memory, handed out piece by piece. With none it only counts: how much a task will need.
+class Room {
+  public:
+    explicit Room(void* memory) : memory_(static_cast<float*>(memory)) {}
+    float* operator()(std::int64_t n) {
+        float* mine = memory_ ? memory_ + used_ : nullptr;
+        used_ += round_up(n, 16);
+        return mine;
+    }
+    std::size_t bytes() const { return static_cast<std::size_t>(used_) * sizeof(float); }
+
+  private:
+    float* memory_;
+    std::int64_t used_ = 0;
+};
+
 INLINE const void* at(Type type, const void* data, std::int64_t elements) {
     return static_cast<const char*>(data) + elements * (type == Type::float32 ? 4 : 2);
 }

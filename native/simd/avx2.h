@@ -4,7 +4,7 @@
 #include <immintrin.h>
 
 #define REGARD_LANES 8
-#include "common.h"
+#include "x86.h"
 
 namespace regard::REGARD_ISA {
 namespace {
@@ -77,15 +77,6 @@ INLINE V sums_of_lanes(const V* x) {
     const V high = _mm256_shuffle_ps(t[2], t[3], 0x44) + _mm256_shuffle_ps(t[2], t[3], 0xee);
     return _mm256_permute2f128_ps(low, high, 0x20) + _mm256_permute2f128_ps(low, high, 0x31);
 }
-
-// Numbers below the normal range count as 0 while this lives: they would cost a hundredfold.
-struct FlushToZero {
-    unsigned before = _mm_getcsr();
-    FlushToZero() { _mm_setcsr(before | 0x8040); }
-    ~FlushToZero() { _mm_setcsr(before); }
-    FlushToZero(const FlushToZero&) = delete;
-    FlushToZero& operator=(const FlushToZero&) = delete;
-};
 
 }  // namespace
 }  // namespace regard::REGARD_ISA

@@ -4,7 +4,7 @@
 #include <immintrin.h>
 
 #define REGARD_LANES 16
-#include "common.h"
+#include "x86.h"
 
 namespace regard::REGARD_ISA {
 namespace {
@@ -99,15 +99,6 @@ INLINE V sums_of_lanes(const V* x) {
     const V high = _mm512_shuffle_f32x4(s[2], s[3], 0x88) + _mm512_shuffle_f32x4(s[2], s[3], 0xdd);
     return _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
 }
-
-// Numbers below the normal range count as 0 while this lives: they would cost a hundredfold.
-struct FlushToZero {
-    unsigned before = _mm_getcsr();
-    FlushToZero() { _mm_setcsr(before | 0x8040); }
-    ~FlushToZero() { _mm_setcsr(before); }
-    FlushToZero(const FlushToZero&) = delete;
-    FlushToZero& operator=(const FlushToZero&) = delete;
-};
 
 }  // namespace
 }  // namespace regard::REGARD_ISA
