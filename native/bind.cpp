@@ -2,6 +2,7 @@
 #include <nanobind/nanobind.h>
 
 #include <stdexcept>
+#include <vector>
 
 #include "dispatch.h"
 #include "probe.h"
@@ -58,11 +59,17 @@ bool answer(Status status) {
     }
 }
 
-bool run_forward(const Asked& call, const nb::tuple& out, std::int64_t lse, int threads) {
+// What Python asks for, with room for what it says in lists.
+struct Wanted : Statistics {
+    std::vector<std::int64_t> offset_list, band_list;
+};
+
+bool run_forward(const Asked& call, const nb::tuple& out, std::int64_t lse, const Wanted* statistics, int threads) {
     Forward pass;
     static_cast<Call&>(pass) = call;
     pass.out = view_of(out);
     pass.lse = address<float>(lse);
+    pass.statistics = statistics;
     Status status;
     {
         nb::gil_scoped_release unlocked;
@@ -73,7 +80,8 @@ bool run_forward(const Asked& call, const nb::tuple& out, std::int64_t lse, int 
 
 void run_backward(const Asked& call, const nb::tuple& out, const nb::tuple& out_grad, std::int64_t lse,
                   std::int64_t lse_grad, std::int64_t delta, const nb::tuple& query_grad, const nb::tuple& key_grad,
-                  const nb::tuple& value_grad, std::int64_t table_grad, const nb::object& bias_grad, int threads) {
+                  const nb::tuple& value_grad, std::int64_t table_grad, const nb::object& bias_grad,
+                  const Wanted* statistics, int threads) {
     Backward pass;
     static_cast<Call&>(pass) = call;
     pass.out = view_of(out);
@@ -86,10 +94,29 @@ void run_backward(const Asked& call, const nb::tuple& out, const nb::tuple& out_
     pass.value_grad = view_of(value_grad);
     pass.table_grad = address<float>(table_grad);
     if (!bias_grad.is_none()) pass.bias_grad = view_of(nb::cast<nb::tuple>(bias_grad));
+    pass.statistics = statistics;
     Status status;
     {
         nb::gil_scoped_release unlocked;
         status = backward(kernels_in_use(), pass, Run{threads, interrupted, nullptr});
+    }
+    answer(status);
+}
+
+// What is asked of a second visit.
+struct Again : Revisit {
+    std::vector<Pooling> pooling_list;
+};
+
+void run_revisit(const Asked& call, const Again& asked, int threads) {
+    Revisit pass = asked;
+    static_cast<Call&>(pass) = call;
+    pass.pooling_count = static_cast<std::int64_t>(asked.pooling_list.size());
+    pass.poolings = asked.pooling_list.data();
+    Status status;
+    {
+        nb::gil_scoped_release unlocked;
+        status = revisit(kernels_in_use(), pass, Run{threads, interrupted, nullptr});
     }
     answer(status);
 }
@@ -176,10 +203,81 @@ NB_MODULE(core, m) {
             c.spoilt_key = address<const std::uint8_t>(key);
         });
 
-    m.def("forward", &run_forward, nb::arg("call"), nb::arg("out"), nb::arg("lse"), nb::arg("threads"));
+    nb::class_<Wanted>(m, "Statistics", "What is asked of the weights besides the output; or gradients of that.")
+        .def(nb::init<>())
+        .def("set_entropy", [](Wanted& w, std::int64_t p) { w.entropy = address<float>(p); })
+        .def("set_greatest", [](Wanted& w, std::int64_t p) { w.greatest = address<float>(p); })
+        .def("set_top",
+             [](Wanted& w, std::int64_t count, std::int64_t keys, std::int64_t weights) {
+                 w.top_count = count;
+                 w.top_keys = address<std::int64_t>(keys);
+                 w.top_weights = address<float>(weights);
+             })
+        .def("set_distances",
+             [](Wanted& w, const nb::tuple& offsets, std::int64_t p) {
+                 for (const nb::handle x : offsets) w.offset_list.push_back(nb::cast<std::int64_t>(x));
+                 w.offset_count = static_cast<std::int64_t>(w.offset_list.size());
+                 w.offsets = w.offset_list.data();
+                 w.distances = address<float>(p);
+             })
+        .def("set_bands",
+             [](Wanted& w, const nb::tuple& bands, std::int64_t p) {
+                 for (const nb::handle x : bands) {
+                     const auto band = nb::cast<nb::tuple>(x);
+                     w.band_list.push_back(nb::cast<std::int64_t>(band[0]));
+                     w.band_list.push_back(nb::cast<std::int64_t>(band[1]));
+                 }
+                 w.band_count = static_cast<std::int64_t>(w.band_list.size() / 2);
+                 w.bands = w.band_list.data();
+                 w.band_masses = address<float>(p);
+             })
+        .def("set_sets",
+             [](Wanted& w, std::int64_t range_count, std::int64_t ranges, std::int64_t in_sets, std::int64_t sets,
+                std::int64_t set_count, std::int64_t p) {
+                 w.range_count = range_count;
+                 w.ranges = address<const std::int32_t>(ranges);
+                 w.in_sets = address<const std::int32_t>(in_sets);
+                 w.sets = address<const std::int32_t>(sets);
+                 w.set_count = set_count;
+                 w.set_masses = address<float>(p);
+             })
+        .def("set_keyed", [](Wanted& w, std::int64_t lot_count, std::int64_t lot, std::int64_t keyed, std::int64_t p) {
+            w.lot_count = lot_count;
+            w.lot = address<const std::int32_t>(lot);
+            w.keyed = address<const float>(keyed);
+            w.keyed_sums = address<float>(p);
+        });
+
+    nb::class_<Again>(m, "Revisit", "What is asked of the weights when they are made once more.")
+        .def("__init__",
+             [](Again* self, std::int64_t top, std::int64_t share, std::int64_t first_query, std::int64_t last_query,
+                std::int64_t first_key, std::int64_t last_key) {
+                 new (self) Again();
+                 self->top = address<const float>(top);
+                 self->share = address<const float>(share);
+                 self->first_query = first_query;
+                 self->last_query = last_query;
+                 self->first_key = first_key;
+                 self->last_key = last_key;
+             })
+        .def("set_weights", [](Again& a, std::int64_t p) { a.weights = address<float>(p); })
+        .def("set_received",
+             [](Again& a, std::int64_t lot_count, std::int64_t lot, std::int64_t p) {
+                 a.lot_count = lot_count;
+                 a.lot = address<const std::int32_t>(lot);
+                 a.received = address<float>(p);
+             })
+        .def("add_pooling", [](Again& a, std::int64_t rows, std::int64_t cols, bool maximum, std::int64_t p) {
+            if (rows < 1 || cols < 1) throw std::invalid_argument("a pooled map has a row and a column at least");
+            a.pooling_list.push_back({rows, cols, maximum, address<float>(p), nullptr});
+        });
+
+    m.def("forward", &run_forward, nb::arg("call"), nb::arg("out"), nb::arg("lse"), nb::arg("statistics").none(),
+          nb::arg("threads"));
+    m.def("revisit", &run_revisit, nb::arg("call"), nb::arg("asked"), nb::arg("threads"));
     m.def("backward", &run_backward, nb::arg("call"), nb::arg("out"), nb::arg("out_grad"), nb::arg("lse"),
           nb::arg("lse_grad"), nb::arg("delta"), nb::arg("query_grad"), nb::arg("key_grad"), nb::arg("value_grad"),
-          nb::arg("table_grad"), nb::arg("bias_grad").none(), nb::arg("threads"));
+          nb::arg("table_grad"), nb::arg("bias_grad").none(), nb::arg("statistics").none(), nb::arg("threads"));
 
     m.def("isa", [] { return kernels_in_use().name; });
     m.def("kernels", [] {

@@ -2,7 +2,8 @@
 // beside plain loops in double precision. For processors that are only emulated; elsewhere tests/ does more.
 //
 //     cd native
-//     c++ -std=c++20 -O2 -ffp-contract=off -Wno-psabi -DREGARD_CHECK=neon check.cpp run.cpp parallel.cpp isa/neon.cpp
+//     c++ -std=c++20 -O2 -ffp-contract=off -Wno-psabi -DREGARD_CHECK=neon check.cpp parallel.cpp forward.cpp backward.cpp \
+//         revisit.cpp peak.cpp isa/neon.cpp
 //     ./a.out
 //
 // REGARD_CHECK names the one namespace of kernels to run; without it, all run that dispatch.cpp finds here.

@@ -16,6 +16,36 @@ struct View {
     std::int64_t stride[4] = {};
 };
 
+// Statistics of a call's weights before dropout, as numbers (b, h, q, …). What is null or none is not asked for.
+// In a backward pass the same arrays hold their gradients.
+struct Statistics {
+    float* entropy = nullptr;   // Σ −w ln w
+    float* greatest = nullptr;  // the greatest score; −∞ where a row sees nothing
+    // The keys of greatest weight in order, of equal ones the lower first: (b, h, q, top_count). −1 and 0: no more.
+    std::int64_t top_count = 0;
+    std::int64_t* top_keys = nullptr;
+    float* top_weights = nullptr;
+    // Σ w · |query + offset − key|, for each of so many offsets.
+    std::int64_t offset_count = 0;
+    const std::int64_t* offsets = nullptr;
+    float* distances = nullptr;
+    // The weight on the keys from query + first to query + last, for each of so many pairs (first, last).
+    std::int64_t band_count = 0;
+    const std::int64_t* bands = nullptr;
+    float* band_masses = nullptr;
+    // The weight on so many sets of keys. Sorted ranges [first, last) that do not overlap: range i belongs to the
+    // sets in_sets[i] … in_sets[i + 1] of `sets`.
+    std::int64_t range_count = 0, set_count = 0;
+    const std::int32_t *ranges = nullptr, *in_sets = nullptr, *sets = nullptr;
+    float* set_masses = nullptr;
+    // Σ w · keyed[key], where `keyed` is (b, h, lots, k) and `lot` (q) says which lot is a query's; negative: none.
+    // In a backward pass `keyed` is the gradient of what keys receive, and `keyed_sums` is not used.
+    std::int64_t lot_count = 0;
+    const float* keyed = nullptr;
+    const std::int32_t* lot = nullptr;
+    float* keyed_sums = nullptr;
+};
+
 struct Call {
     Type type = Type::float32;
     std::int64_t b = 0, h = 0, g = 0, q = 0, k = 0, d = 0, dv = 0;
@@ -70,6 +100,7 @@ struct Forward : Call {
     // (3, b, h, q): of each row of scores its log-sum-exp, −∞ where it sees nothing; then what the backward
     // pass needs: the exponent that weights are relative to, and the share of a weight of 1. Null: not wanted.
     float* lse = nullptr;
+    const Statistics* statistics = nullptr;  // of a softmax; null: none
 };
 
 struct Backward : Call {
@@ -80,6 +111,30 @@ struct Backward : Call {
     View query_grad, key_grad, value_grad;  // of the call's type; overwritten
     float* table_grad = nullptr;        // (h, q + k − 1) or null; overwritten
     View bias_grad;                     // float32, of the bias's shape (stride 0 where shared); zeros when given
+    const Statistics* statistics = nullptr;  // gradients of statistics; null: none
+};
+
+// The map of weights at another size: the pairs of a rectangle of the map fall into rows × cols cells, query i of it
+// into row i · rows / queries and key j into column j · cols / keys.
+struct Pooling {
+    std::int64_t rows, cols;
+    bool maximum;  // of each cell; else the sum
+    float* out;    // (b, h, rows, cols); zeros when given
+    float* edges;  // (b, h, tasks, 2, rows), zeros when given: of columns that two tasks share
+};
+
+// The weights once more, from the queries, the keys and what a forward pass left of each row: those in the rectangle
+// [first_query, last_query) × [first_key, last_key). Values are not used.
+struct Revisit : Call {
+    const float *top = nullptr, *share = nullptr;  // (b, h, q): a weight is 2^(score − top) · share
+    std::int64_t first_query = 0, last_query = 0, first_key = 0, last_key = 0;
+    float* weights = nullptr;   // (b, h, queries, keys)
+    // What each key receives from the queries of each lot, (b, h, lots, keys); zeros when given.
+    std::int64_t lot_count = 0;
+    const std::int32_t* lot = nullptr;  // (q), negative: of none. Null: all are of lot 0
+    float* received = nullptr;
+    std::int64_t pooling_count = 0;
+    const Pooling* poolings = nullptr;
 };
 
 }  // namespace regard

@@ -48,6 +48,13 @@ struct BackwardTask {
     std::int64_t table_pitch = 0;  // q + k − 1, and room behind for the lanes of the last queries
 };
 
+// A task of a second visit: some keys of one head, at most KEYS, with all queries that are asked about.
+struct RevisitTask {
+    std::int64_t b, h, key, key_last;
+    std::int64_t index;  // among the tasks of its head, of which there are `count`
+    std::int64_t count;
+};
+
 constexpr std::int64_t MOST_GROUPED = 16;
 
 struct Kernels {
@@ -55,9 +62,10 @@ struct Kernels {
     bool pairs;  // multiplies pairs of bfloat16
 
     // Bytes of scratch memory that a task needs, aligned to 64.
-    std::size_t (*forward_scratch)(const Call&);
-    std::size_t (*backward_scratch)(const Call&);
+    std::size_t (*forward_scratch)(const Forward&);
+    std::size_t (*backward_scratch)(const Backward&);
     std::size_t (*decode_scratch)(const Call&);
+    std::size_t (*revisit_scratch)(const Call&);
 
     // False where a number that is not finite was met; what was written then counts for nothing.
     bool (*forward)(const Forward&, const ForwardTask&, bool check, void* scratch, Stop);
@@ -65,6 +73,9 @@ struct Kernels {
 
     // Few rows against many keys: at most MOST_GROUPED, a part of the call.
     bool (*decode)(const Forward&, const ForwardTask&, bool check, void* scratch, Stop);
+
+    // Weights once more, from what a forward pass left of each row.
+    void (*revisit)(const Revisit&, const RevisitTask&, void* scratch, Stop);
 
     // Parts become the call's output: `count` of them, `stride` floats apart.
     void (*merge)(const Forward&, const ForwardTask&, const float* parts, std::int64_t count, std::int64_t stride);

@@ -17,6 +17,7 @@ struct Run {
 // `check`: answer not_finite where q, k or v may hold a number that is not finite; the output is then worthless.
 Status forward(const Kernels&, Forward, bool check, const Run&);
 Status backward(const Kernels&, Backward, const Run&);
+Status revisit(const Kernels&, Revisit, const Run&);
 
 double fma_peak(const Kernels&, Type, double seconds, int threads);
 double read_bandwidth(const Kernels&, std::int64_t bytes, double seconds, int threads);

@@ -180,11 +180,14 @@ def statistic(
             some = torch.where(w > 0, w, 1)
             return -(some * some.log()).sum(-1)
         case observers.Received():
-            return w.sum(-2)
+            parts = [w[..., start:stop, :].sum(-2) for start, stop in value.spans]
+            return torch.stack(parts, 2) if parts else w.sum(-2)
         case observers.MeanDistance():
             return (w * distance.abs()).sum(-1)
         case observers.SpanMass():
-            each = [w[..., start:stop].sum(-1) for start, stop in value.spans]
+            each = [w.new_zeros((b, h, q)) for _ in range(value.count)]
+            for (start, stop), column in zip(value.spans, value.columns, strict=True):
+                each[column] = each[column] + w[..., start:stop].sum(-1)
             return torch.stack(each, -1) if each else w.new_zeros((b, h, q, 0))
         case observers.DistanceMass():
             return (w * ((distance >= value.low) & (distance <= value.high))).sum(-1)
@@ -204,6 +207,8 @@ def statistic(
 
 def pooled(w: Tensor, value: observers.Pooled) -> Tensor:
     """Cell by cell, from the pairs that fall into it."""
+    (first, last), (left, right) = value.queries or (0, w.shape[2]), value.keys or (0, w.shape[3])
+    w = w[:, :, first:last, left:right]
     b, h, q, k = w.shape
     rows, cols = min(value.rows, max(q, 1)), min(value.cols, max(k, 1))
     result = w.new_zeros((b, h, rows, cols))

@@ -3,12 +3,12 @@
 
 #include "backward.h"
 #include "decode.h"
+#include "revisit.h"
 
 namespace regard::REGARD_ISA {
 namespace {
 
-std::size_t forward_scratch(const Call& call) { return ForwardScratch(call, nullptr).bytes; }
-std::size_t backward_scratch(const Call& call) { return BackwardScratch(call, nullptr).bytes; }
+std::size_t backward_scratch(const Backward& call) { return BackwardScratch(call, nullptr).bytes; }
 std::size_t decode_scratch(const Call& call) { return DecodeScratch(call, nullptr).bytes; }
 
 // The microkernel's accumulators and nothing else: what the processor reaches at best.
@@ -69,9 +69,11 @@ const Kernels kernels = {
     .forward_scratch = forward_scratch,
     .backward_scratch = backward_scratch,
     .decode_scratch = decode_scratch,
+    .revisit_scratch = revisit_scratch,
     .forward = forward,
     .backward = backward,
     .decode = decode,
+    .revisit = revisit,
     .merge = merge,
     .delta = delta,
     .widen = widen_rows,

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "forward.h"
+#include "pull.h"
 
 namespace regard::REGARD_ISA {
 namespace {
@@ -19,11 +20,12 @@ constexpr std::int64_t PITCH = BLOCK + (PANELS > 1 ? 16 : 0);
 struct BackwardScratch {
     float *queries, *grads, *query_rows, *grad_rows, *keys, *values, *key_rows, *value_rows, *key_sums, *value_sums;
     float *scores, *score_grads, *weights, *products, *turned, *slopes, *bias;
+    float* kept_grads;  // of weights that dropout does not touch, those of statistics; null where it is no matter
     Span* hulls;  // of each block of queries of the heads of a group
     std::int64_t width, value_width;
     std::size_t bytes;
 
-    BackwardScratch(const Call& call, void* memory) {
+    BackwardScratch(const Backward& call, void* memory) {
         Room take(memory);
         width = round_up(call.d, LANES);
         value_width = round_up(call.dv, LANES);
@@ -44,6 +46,7 @@ struct BackwardScratch {
         value_rows = take(PAIRS ? BACK_KEYS * value_width : 0);
         slopes = take(call.softcap > 0 ? BACK_KEYS * PANEL : 0);
         bias = take(call.bias.data ? BACK_KEYS * PANEL : 0);
+        kept_grads = call.statistics && call.threshold ? take(BACK_KEYS * PANEL) : nullptr;
         hulls = reinterpret_cast<Span*>(take(call.h / call.g * ((call.q + BLOCK - 1) / BLOCK) *
                                              static_cast<std::int64_t>(sizeof(Span) / sizeof(float))));
         bytes = take.bytes();
@@ -58,21 +61,6 @@ INLINE Rows whole_rows(const Matrix& head, std::int64_t first, std::int64_t coun
     copy_rows(m, count, columns, scratch, width);
     return {scratch, width};
 }
-
-// What the rows of a block of queries bring to the backward pass.
-struct RowState {
-    alignas(64) float top[BLOCK], share[BLOCK], delta[BLOCK];  // weight = 2^(score − top) · share
-
-    RowState(const Backward& call, std::int64_t b, std::int64_t h, std::int64_t query, std::int64_t rows) {
-        const std::int64_t all = call.b * call.h * call.q, at = (b * call.h + h) * call.q + query;
-        for (std::int64_t i = 0; i < BLOCK; ++i) {
-            const bool here = i < rows;
-            top[i] = here ? call.lse[all + at + i] : INF;  // no weight, whatever the score
-            share[i] = here ? call.lse[2 * all + at + i] : 0.0f;
-            delta[i] = here ? call.delta[at + i] : 0.0f;
-        }
-    }
-};
 
 INLINE void add_dense(const Backward& call, const Panel& panel, int v, std::int64_t key, V grad) {
     const View& view = call.bias_grad;
@@ -116,13 +104,14 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
             if constexpr (SIGMOID) {
                 p = logistic2(fma(score, left, shift));
             } else {
-                p = exp2(fma(score, left, below)) * share;
+                p = exp2(fma_once(score, left, below)) * share;
             }
             V weight = p;
             if constexpr (DROPOUT) {
                 const I keeps = dropout_keeps(dropout[v], mix(static_cast<std::uint32_t>(key + r)), call.threshold);
                 weight = select(keeps, p * kept, V{});
                 dp = select(keeps, dp * kept, V{});
+                if (scratch.kept_grads) dp += load(scratch.kept_grads + at);
             }
             if constexpr (SIGMOID) {
                 ds = p * (splat(1.0f) - p) * dp;
@@ -277,6 +266,11 @@ INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& 
             U dropout[NV];
             if (call.threshold) {
                 for (int v = 0; v < NV; ++v) dropout[v] = dropout_rows(call, b, h, panel.query + v * LANES);
+            }
+            if (call.statistics) {
+                float* to = scratch.kept_grads ? scratch.kept_grads : scratch.score_grads;
+                if (scratch.kept_grads) clear(s, to);
+                pull(call, panel, s, key, state, scratch.scores, to);
             }
             step(call, panel, s, key, scratch, state, dropout, table);
         }

@@ -3,7 +3,8 @@
 #pragma once
 
 #include "../kernels.h"
-#include "scores.h"
+#include "observe.h"
+#include "weights.h"
 
 namespace regard::REGARD_ISA {
 namespace {
@@ -40,10 +41,8 @@ INLINE Rows pairs_of(const Matrix& head, std::int64_t first, std::int64_t count,
 
 struct ForwardScratch {
     float *rows, *queries, *scores, *sums, *keys, *values, *bias;
-    std::size_t bytes;
 
-    ForwardScratch(const Call& call, void* memory) {
-        Room take(memory);
+    ForwardScratch(const Call& call, Room& take) {
         rows = take(BLOCK * call.d);
         queries = take(BLOCK * (call.d + 1));
         scores = take(KEYS * PANEL);
@@ -51,7 +50,6 @@ struct ForwardScratch {
         keys = take(KEYS * (call.d + 1));
         values = take(KEYS * call.dv);
         bias = take(call.bias.data ? KEYS * PANEL : 0);
-        bytes = take.bytes();
     }
 };
 
@@ -63,100 +61,6 @@ struct Softmax {
 INLINE V raise_to(V maximum, float left) {  // the exponent's subtrahend: 0 where nothing has been seen
     const V m = maximum * splat(left);
     return select(m == -INF, V{}, m);
-}
-
-template <int N>
-struct Count {
-    static constexpr int value = N;
-};
-
-// Scores of a segment become weights 2^(score − top), and are added to `sum`. As pairs of keys they take half the
-// rows, from the segment's first on; a missing last one is 0.
-template <Kind KIND, int VECTORS_HERE>
-INLINE void weigh(float* scores, int rows, float* weights, float left, const V* top, V* sum) {
-    const V factor = splat(left);
-    V total[VECTORS_HERE], below[VECTORS_HERE];
-    for (int v = 0; v < VECTORS_HERE; ++v) total[v] = V{}, below[v] = splat(0.0f) - top[v];
-    auto some = [&](auto together) {
-        constexpr int N = decltype(together)::value;
-        V p[N * VECTORS_HERE];
-#pragma GCC unroll 8
-        for (int i = 0; i < N * VECTORS_HERE; ++i) {
-            const int v = i % VECTORS_HERE;
-            p[i] = fma(load(scores + i / VECTORS_HERE * PANEL + v * LANES), factor, below[v]);
-        }
-        exp2(p);
-#pragma GCC unroll 8
-        for (int i = 0; i < N * VECTORS_HERE; ++i) total[i % VECTORS_HERE] += p[i];
-        if constexpr (KIND == Kind::pairs) {
-#pragma GCC unroll 4
-            for (int i = 0; i < (N + 1) / 2 * VECTORS_HERE; ++i) {
-                const int row = i / VECTORS_HERE * 2, v = i % VECTORS_HERE;
-                const V next = row + 1 < N ? p[least(row + 1, N - 1) * VECTORS_HERE + v] : V{};
-                store(weights + i / VECTORS_HERE * PANEL + v * LANES, narrow_pair(p[row * VECTORS_HERE + v], next));
-            }
-            weights += (N + 1) / 2 * PANEL;
-        } else {
-#pragma GCC unroll 8
-            for (int i = 0; i < N * VECTORS_HERE; ++i) {
-                store(weights + i / VECTORS_HERE * PANEL + i % VECTORS_HERE * LANES, p[i]);
-            }
-            weights += N * PANEL;
-        }
-        scores += N * PANEL;
-    };
-    constexpr int TOGETHER = KIND == Kind::pairs ? greatest(4 / VECTORS_HERE, 2) : 4 / VECTORS_HERE;  // rows
-    int r = 0;
-    for (; r + TOGETHER <= rows; r += TOGETHER) some(Count<TOGETHER>{});
-    if constexpr (TOGETHER > 2) {
-        for (; r + 2 <= rows; r += 2) some(Count<2>{});
-    }
-    for (; r < rows; ++r) some(Count<1>{});
-    for (int v = 0; v < VECTORS_HERE; ++v) sum[v] += total[v];
-}
-
-template <Kind KIND>
-INLINE void weigh(const Segment& s, float* scores, float left, const V* top, V* sum) {
-    float* here = scores + s.first * PANEL + s.begin * LANES;
-    float* weights = scores + s.first / UNIT<KIND> * PANEL + s.begin * LANES;
-    const int rows = s.last - s.first;
-    switch (s.end - s.begin) {
-        case 1: return weigh<KIND, 1>(here, rows, weights, left, top + s.begin, sum + s.begin);
-        case 2: return weigh<KIND, 2>(here, rows, weights, left, top + s.begin, sum + s.begin);
-        case 3: return weigh<KIND, least(3, NV)>(here, rows, weights, left, top + s.begin, sum + s.begin);
-        default: return weigh<KIND, NV>(here, rows, weights, left, top + s.begin, sum + s.begin);
-    }
-}
-
-// Weights of a segment as pairs of keys, where they could not be made so at once.
-[[maybe_unused]] __attribute__((noinline)) void pair_up(const Segment& s, float* weights) {
-    for (int r = s.first; r < s.last; r += 2) {
-        for (int v = s.begin; v < s.end; ++v) {
-            const float* x = weights + r * PANEL + v * LANES;
-            const V next = r + 1 < s.last ? load(x + PANEL) : V{};
-            store(weights + r / 2 * PANEL + v * LANES, narrow_pair(load(x), next));
-        }
-    }
-}
-
-__attribute__((noinline)) void weigh_sigmoid(const Segment& s, float* scores, float left, float shift) {
-    for (int r = s.first; r < s.last; ++r) {
-        for (int v = s.begin; v < s.end; ++v) {
-            float* x = scores + r * PANEL + v * LANES;
-            store(x, logistic2(fma(load(x), splat(left), splat(shift))));
-        }
-    }
-}
-
-__attribute__((noinline)) void drop(const Call& call, const Segment& s, std::int64_t key, const U* rows,
-                                    float* weights) {
-    for (int r = s.first; r < s.last; ++r) {
-        const std::uint32_t word = mix(static_cast<std::uint32_t>(key + r));
-        for (int v = s.begin; v < s.end; ++v) {
-            float* x = weights + r * PANEL + v * LANES;
-            store(x, select(dropout_keeps(rows[v], word, call.threshold), load(x), V{}));
-        }
-    }
 }
 
 INLINE void greatest_of(const Segment& s, const float* scores, V* maximum) {
@@ -182,7 +86,7 @@ __attribute__((noinline)) void mark_spoilt(const Panel& panel, const Segment& s,
 // The rows of a panel: sums over the weights, to the call's output, with lse and what the backward needs.
 __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& task, const Scoring& scoring,
                                       const Panel& panel, const Softmax* softmax, const I* spoilt, float* sums,
-                                      V& found) {
+                                      const Observer* observer, V& found) {
     const std::int64_t dv = call.dv, all = call.b * call.h * call.q;
     const std::int64_t first_row = (task.b * call.h + task.h) * call.q + panel.query;
     for (int v = 0; v < NV; ++v) {
@@ -208,6 +112,11 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
             }
         }
         factor = select(bad, splat(INF) - splat(INF), factor);
+        if (observer) {
+            const V share = select(bad, splat(INF) - splat(INF), select(nothing, V{}, splat(1.0f) / sum));
+            observer->tell(scoring, first_row + v * LANES, panel.index * PANEL + v * LANES, rows, softmax[v].maximum,
+                           softmax[v].sum, raise_to(softmax[v].maximum, scoring.left), {top, sum, share, nothing, bad});
+        }
 
         if (task.part) {
             float* norms = task.part + task.part_rows * dv;
@@ -259,10 +168,13 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
     }
 }
 
-template <Kind KIND>
+template <Kind KIND, bool OBSERVED>
 bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
     const FlushToZero flush;
-    const ForwardScratch scratch(call, memory);
+    Room take(memory);
+    const ForwardScratch scratch(call, take);
+    Observer observer(call, call.statistics, take);
+    if constexpr (OBSERVED) observer.begin();
     const Scoring scoring(call);
     const Sight sight(call, task.b, task.h, task.query);
     const std::int64_t g = task.h / (call.h / call.g), d = call.d, dv = call.dv;
@@ -311,7 +223,7 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
             float* sums = scratch.sums + p * dv * PANEL;
             float* scores = scratch.scores;
             Softmax* rows = softmax + p * NV;
-            V maximum[NV], high[NV] = {}, low[NV], top[NV], sum[NV];
+            V maximum[NV], high[NV] = {}, low[NV], top[NV], sum[NV], exponents[NV] = {};
             for (int v = 0; v < NV; ++v) maximum[v] = rows[v].maximum, low[v] = sum[v] = V{};
 
             for (int i = 0; i < segments.count; ++i) {
@@ -335,7 +247,9 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
                 for (int v = 0; v < NV; ++v) {
                     top[v] = raise_to(maximum[v], scoring.left);
                     if (!any(maximum[v] != rows[v].maximum)) continue;
-                    const V shrink = exp2(fma(rows[v].maximum, splat(scoring.left), splat(0.0f) - top[v]));
+                    const V before = raise_to(rows[v].maximum, scoring.left);
+                    const V shrink = exp2(select(rows[v].maximum == -INF, splat(-INF), before - top[v]));
+                    if constexpr (OBSERVED) observer.shrink(p, v, before, top[v], shrink, rows[v].sum);
                     rows[v].maximum = maximum[v];
                     rows[v].sum *= shrink;
                     for (std::int64_t c = 0; c < dv; ++c) {
@@ -346,8 +260,12 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
             }
             for (int i = 0; i < segments.count; ++i) {
                 const Segment& s = segments.at[i];
-                if (call.sigmoid || call.threshold) {
-                    if (call.sigmoid) {
+                if (OBSERVED || call.sigmoid || call.threshold) {
+                    if constexpr (OBSERVED) {
+                        observer.scores(panel, s, key, scores);
+                        weigh<Kind::numbers, true>(s, scores, scoring.left, top, sum, exponents);
+                        observer.weights(panel, s, key, scores, top);
+                    } else if (call.sigmoid) {
                         weigh_sigmoid(s, scores, scoring.left, call.shift * LOG2E);
                     } else {
                         weigh<Kind::numbers>(s, scores, scoring.left, top, sum);
@@ -364,20 +282,33 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
                                                    Whole{(s.last + UNIT<KIND> - 1) / UNIT<KIND> - first_pair});
             }
             for (int v = 0; v < NV; ++v) rows[v].sum += sum[v];
+            if constexpr (OBSERVED) observer.exponents(p, exponents);
         }
     }
     for (int p = 0; p < PANELS; ++p) {
         const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
-        finish(call, task, scoring, panel, softmax + p * NV, spoilt + p * NV, scratch.sums + p * dv * PANEL, found);
+        finish(call, task, scoring, panel, softmax + p * NV, spoilt + p * NV, scratch.sums + p * dv * PANEL,
+               OBSERVED ? &observer : nullptr, found);
     }
     return !check || !(any(suspect) || any(found != 0.0f));
 }
 
 bool forward(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
     if constexpr (PAIRS) {
-        if (call.key_type == Type::bfloat16) return forward_of<Kind::pairs>(call, task, check, memory, stop);
+        if (call.key_type == Type::bfloat16) {
+            return call.statistics ? forward_of<Kind::pairs, true>(call, task, check, memory, stop)
+                                   : forward_of<Kind::pairs, false>(call, task, check, memory, stop);
+        }
     }
-    return forward_of<Kind::numbers>(call, task, check, memory, stop);
+    return call.statistics ? forward_of<Kind::numbers, true>(call, task, check, memory, stop)
+                           : forward_of<Kind::numbers, false>(call, task, check, memory, stop);
+}
+
+std::size_t forward_scratch(const Forward& call) {
+    Room take(nullptr);
+    const ForwardScratch scratch(call, take);
+    const Observer observer(call, call.statistics, take);
+    return take.bytes();
 }
 
 void pair(const View& view, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows, std::int64_t columns,

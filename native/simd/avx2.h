@@ -13,6 +13,7 @@ constexpr int NV = 2;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 1 ? 8 : 6; }  // accumulators: 8 or 12
 
 INLINE V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE V fma_once(V a, V b, V c) { return fma(a, b, c); }
 // Of a pair with a NaN the second is the answer: so a NaN in `b` lasts.
 INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
 INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }
@@ -23,6 +24,10 @@ INLINE V times_power(V x, V n) {
     return x * _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
 }
 INLINE bool any(I mask) { return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0; }
+// A bit for each lane, the first the lowest.
+INLINE std::uint32_t word_of(I mask) {
+    return static_cast<std::uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
+}
 // A lane for each of the lowest bits.
 INLINE I lanes_of(std::uint32_t word) {
     const I each = {1, 2, 4, 8, 16, 32, 64, 128};

@@ -13,6 +13,7 @@ constexpr int NV = 4;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : 12; }
 
 INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE V fma_once(V a, V b, V c) { return fma(a, b, c); }
 // Of a pair with a NaN the second is the answer: so a NaN in `b` lasts.
 INLINE V max(V a, V b) { return _mm512_max_ps(a, b); }
 INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }
@@ -20,6 +21,8 @@ INLINE V round(V x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT |
 // x · 2ⁿ for whole n.
 INLINE V times_power(V x, V n) { return _mm512_scalef_ps(x, n); }
 INLINE bool any(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0; }
+// A bit for each lane, the first the lowest.
+INLINE std::uint32_t word_of(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)); }
 // A lane for each of the lowest bits.
 INLINE I lanes_of(std::uint32_t word) {
     return reinterpret_cast<I>(_mm512_movm_epi32(static_cast<__mmask16>(word)));

@@ -28,6 +28,7 @@ typedef std::uint16_t Hu __attribute__((vector_size(2 * REGARD_LANES), aligned(2
 INLINE V load(const float* p) { return *reinterpret_cast<const Vu*>(p); }
 INLINE void store(float* p, V x) { *reinterpret_cast<Vu*>(p) = x; }
 INLINE I load(const std::int32_t* p) { return *reinterpret_cast<const Iu*>(p); }
+INLINE void store(std::int32_t* p, I x) { *reinterpret_cast<Iu*>(p) = x; }
 INLINE H load(const std::uint16_t* p) { return *reinterpret_cast<const Hu*>(p); }
 INLINE void store(std::uint16_t* p, H x) { *reinterpret_cast<Hu*>(p) = x; }
 

@@ -15,6 +15,7 @@ constexpr int NV = 4;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : 12; }
 
 INLINE V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+INLINE V fma_once(V a, V b, V c) { return fma(a, b, c); }
 // Of a pair with a NaN: `max` answers NaN, `min` the second, so that a NaN in `b` lasts. The instruction for the
 // least would let one in `a` last too, and with it hide an −∞ (range_of).
 INLINE V max(V a, V b) { return vmaxq_f32(a, b); }
@@ -26,6 +27,11 @@ INLINE V times_power(V x, V n) {
     return x * vreinterpretq_f32_s32(vshlq_n_s32(exponent, 23));
 }
 INLINE bool any(I mask) { return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0; }
+// A bit for each lane, the first the lowest.
+INLINE std::uint32_t word_of(I mask) {
+    const I each = {1, 2, 4, 8};
+    return vaddvq_u32(reinterpret_cast<uint32x4_t>(mask & each));
+}
 // A lane for each of the lowest bits.
 INLINE I lanes_of(std::uint32_t word) {
     const I each = {1, 2, 4, 8};

@@ -12,13 +12,14 @@ namespace {
 constexpr int NV = REGARD_LANES == 16 ? 4 : 2;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 1 ? 8 : 6; }
 
-#ifdef REGARD_EMULATED
-// Rounded once, as the processor that is emulated does it.
-INLINE V fma(V a, V b, V c) {
+// a · b + c, rounded once.
+INLINE V fma_once(V a, V b, V c) {
     typedef double Wide __attribute__((vector_size(8 * REGARD_LANES)));
     const Wide x = __builtin_convertvector(a, Wide) * __builtin_convertvector(b, Wide);
     return __builtin_convertvector(x + __builtin_convertvector(c, Wide), V);
 }
+#ifdef REGARD_EMULATED
+INLINE V fma(V a, V b, V c) { return fma_once(a, b, c); }
 #else
 INLINE V fma(V a, V b, V c) { return a * b + c; }
 #endif
@@ -39,6 +40,12 @@ INLINE bool any(I mask) {
     std::int32_t all = 0;
     for (int i = 0; i < LANES; ++i) all |= mask[i];
     return all != 0;
+}
+// A bit for each lane, the first the lowest.
+INLINE std::uint32_t word_of(I mask) {
+    std::uint32_t word = 0;
+    for (int i = 0; i < LANES; ++i) word |= mask[i] ? std::uint32_t{1} << i : 0;
+    return word;
 }
 // A lane for each of the lowest bits.
 INLINE I lanes_of(std::uint32_t word) {

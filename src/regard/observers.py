@@ -16,6 +16,7 @@ Statistics are of the weights before dropout. `regard.observe` returns each unde
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Generic, NamedTuple, Self, TypeVar, cast
@@ -166,13 +167,36 @@ class Entropy(Observer[Tensor]):
 
 @dataclass(frozen=True)
 class Received(Observer[Tensor]):
-    """The weight that each key receives from all queries together, Σ_q w: (b, h, k)."""
+    """The weight that each key receives from all queries together, Σ_q w: (b, h, k).
 
+    With spans of queries, (start, stop) pairs that may overlap and may be empty, what it receives from each:
+    (b, h, spans, k).
+
+    >>> from regard import observe, Causal
+    >>> q = k = v = torch.zeros(1, 1, 4, 8)
+    >>> answer = Received((2, 4))  # what the last two tokens attend to
+    >>> observe(q, k, v, answer, mask=Causal())[answer].mul(12).round().tolist()
+    [[[[7.0, 7.0, 7.0, 3.0]]]]
+    """
+
+    spans: tuple[tuple[int, int], ...]
     differentiable = True
     by_row = False
 
+    def __init__(self, *spans: tuple[int, int]) -> None:
+        object.__setattr__(self, "spans", _spans("Received", spans))
+
+    def bind(self, sizes: Sizes) -> Self:
+        _within("Received", self.spans, sizes.q, "queries")
+        return self
+
     def of(self, block: Block) -> tuple[Tensor, ...]:
-        return (block.on_all_keys(block.weights.sum(-2)),)
+        if not self.spans:
+            return (block.on_all_keys(block.weights.sum(-2)),)
+        first = block.queries.start
+        parts = [block.weights[:, :, max(start - first, 0) : max(stop - first, 0)].sum(-2)
+                 for start, stop in self.spans]  # fmt: skip
+        return (block.on_all_keys(torch.stack(parts, 2)),)
 
 
 @dataclass(frozen=True)
@@ -206,39 +230,70 @@ class MeanDistance(Aligned, Observer[Tensor]):
 class SpanMass(Observer[Tensor]):
     """The weight that each query gives to each span of keys: (b, h, q, spans).
 
-    `spans` are (start, stop) pairs of key indices, half-open; they may overlap and may be empty.
+    `spans` are (start, stop) pairs of key indices, half-open; they may overlap and may be empty. Keys that do
+    not lie together are taken together by their labels: `SpanMass.by_label`.
 
     >>> SpanMass((0, 1), (1, 100)).spans
     ((0, 1), (1, 100))
     """
 
     spans: tuple[tuple[int, int], ...]
+    columns: tuple[int, ...]
+    """The column of the result in which each span counts."""
     differentiable = True
 
     def __init__(self, *spans: tuple[int, int]) -> None:
-        object.__setattr__(self, "spans", tuple((int(start), int(stop)) for start, stop in spans))
-        for start, stop in self.spans:
-            if not 0 <= start <= stop:
-                raise OptionError(
-                    "SpanMass", (start, stop), "0 ≤ start ≤ stop", "Spans are half-open."
-                )
+        object.__setattr__(self, "spans", _spans("SpanMass", spans))
+        object.__setattr__(self, "columns", tuple(range(len(spans))))
+
+    @classmethod
+    def by_label(cls, labels: Sequence[int] | Tensor) -> Self:
+        """The weight on the keys of each label: (b, h, q, labels).
+
+        Labels, one for each key, count from 0; a key whose label is negative belongs to none. So the
+        tokens of a speaker, a document or a kind of word are watched, wherever they stand.
+
+        >>> SpanMass.by_label([0, 0, 1, -1, 0])
+        SpanMass((0, 2), (2, 3), (4, 5), columns=(0, 1, 0))
+        """
+        given = cast("list[object]", labels.tolist() if isinstance(labels, Tensor) else [*labels])  # pyright: ignore[reportUnknownMemberType]
+        if wrong := next((x for x in given if not isinstance(x, int)), None):
+            raise OptionError("SpanMass.by_label", repr(wrong), "whole numbers, one for each key",
+                              "Number the labels from 0.")  # fmt: skip
+        runs = [(label, len([*run])) for label, run in itertools.groupby(cast("list[int]", given))]
+        ends = [*itertools.accumulate(length for _, length in runs)]
+        kept = [
+            (label, end - n, end) for (label, n), end in zip(runs, ends, strict=True) if label >= 0
+        ]
+        made = cls(*((start, end) for _, start, end in kept))
+        object.__setattr__(made, "columns", tuple(label for label, _, _ in kept))
+        return made
+
+    @property
+    def count(self) -> int:
+        """Columns of the result."""
+        return max(self.columns, default=-1) + 1
 
     def bind(self, sizes: Sizes) -> Self:
-        for start, stop in self.spans:
-            if stop > sizes.k:
-                raise OptionError("SpanMass", (start, stop), f"spans within the {sizes.k} keys",
-                                  "Cut the span at the last key.")  # fmt: skip
+        _within("SpanMass", self.spans, sizes.k, "keys")
         return self
 
     def of(self, block: Block) -> tuple[Tensor, ...]:
-        inside = [(block.keys >= start) & (block.keys < stop) for start, stop in self.spans]
-        table = torch.stack(inside, -1) if inside else block.keys.new_zeros((len(block.keys), 0))
-        return (_mass(block.weights, table.to(block.weights.dtype)),)
+        table = block.weights.new_zeros((len(block.keys), self.count))
+        for (start, stop), column in zip(self.spans, self.columns, strict=True):
+            table[(block.keys >= start) & (block.keys < stop), column] = 1
+        return (_mass(block.weights, table),)
 
     def merge(
         self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
     ) -> tuple[Tensor, ...]:
         return _shared(first, second, shares)
+
+    def __repr__(self) -> str:
+        parts = [repr(span) for span in self.spans]
+        if self.columns != tuple(range(len(self.spans))):
+            parts.append(f"columns={self.columns}")
+        return f"SpanMass({', '.join(parts)})"
 
 
 @dataclass(frozen=True)
@@ -283,14 +338,20 @@ class DistanceMass(Aligned, Observer[Tensor]):
 class Pooled(Observer[Tensor]):
     """The map of weights at a size one can look at: (b, h, rows, cols).
 
-    Query i falls into row ``i · rows // q``, key j into column ``j · cols // k``; `how` is "mean", "max"
-    or "sum" over all pairs of a cell, the masked ones as 0. There are never more rows than queries, nor
-    more columns than keys.
+    Of the `queries` and `keys` from start to stop (all, if not given), the i-th query falls into row
+    ``i · rows // queries``, the j-th key into column ``j · cols // keys``; `how` is "mean", "max" or "sum"
+    over all pairs of a cell, the masked ones as 0. There are never more rows than queries, nor more columns
+    than keys: so to zoom into a map is to ask for a rectangle of it at the same size.
+
+    >>> Pooled(256, 256, "max", queries=(4096, 8192), keys=(0, 1024)).rows
+    256
     """
 
     rows: int
     cols: int
     how: str = "mean"
+    queries: tuple[int, int] | None = None
+    keys: tuple[int, int] | None = None
     by_row = False
 
     def __post_init__(self) -> None:
@@ -301,45 +362,61 @@ class Pooled(Observer[Tensor]):
                               "A maximum keeps single strong weights visible.")  # fmt: skip
 
     def bind(self, sizes: Sizes) -> Self:
+        queries, keys = self.queries or (0, sizes.q), self.keys or (0, sizes.k)
+        queries, keys = _spans("Pooled", (queries, keys))
+        _within("Pooled(queries=…)", (queries,), sizes.q, "queries")
+        _within("Pooled(keys=…)", (keys,), sizes.k, "keys")
+        rows, cols = (max(stop - start, 1) for start, stop in (queries, keys))
         return replace(
-            self, rows=min(self.rows, max(sizes.q, 1)), cols=min(self.cols, max(sizes.k, 1))
+            self, rows=min(self.rows, rows), cols=min(self.cols, cols), queries=queries, keys=keys
         )
 
+    @property
+    def rectangle(self) -> tuple[range, range]:
+        """The queries and keys that a bound value is about."""
+        if self.queries is None or self.keys is None:
+            raise AssertionError("Pooled was used before bind()")
+        return range(*self.queries), range(*self.keys)
+
     def of(self, block: Block) -> tuple[Tensor, ...]:
-        weights, sizes = block.weights.detach(), block.sizes
-        result = weights.new_zeros((*weights.shape[:2], self.rows, self.cols))
-        if not len(block.queries) or not len(block.keys):
+        queries, keys = self.rectangle
+        result = block.weights.new_zeros((*block.weights.shape[:2], self.rows, self.cols))
+        inside = (block.keys >= keys.start) & (block.keys < keys.stop)
+        first, last = max(block.queries.start, queries.start), min(block.queries.stop, queries.stop)
+        if first >= last or not len(keys) or not len(block.keys):
             return (result,)
-        column = (block.keys * self.cols).div(sizes.k, rounding_mode="floor")
-        first = block.queries.start * self.rows // sizes.q
-        last = (block.queries.stop - 1) * self.rows // sizes.q
-        for row in range(first, last + 1):
-            # The queries of a row: i · rows // q == row.
-            start = max(-(-row * sizes.q // self.rows), block.queries.start)
-            stop = min(-(-(row + 1) * sizes.q // self.rows), block.queries.stop)
-            mine = weights[:, :, start - block.queries.start : stop - block.queries.start]
+        weights = block.weights.detach()[..., inside]
+        column = ((block.keys[inside] - keys.start) * self.cols).div(
+            len(keys), rounding_mode="floor"
+        )
+        row = first
+        while row < last:
+            place = (row - queries.start) * self.rows // len(queries)
+            end = min(queries.start + -(-(place + 1) * len(queries) // self.rows), last)
+            mine = weights[:, :, row - block.queries.start : end - block.queries.start]
             line = mine.amax(2) if self.how == "max" else mine.sum(2)
-            target = result[:, :, row]
+            target = result[:, :, place]
             if self.how == "max":
                 target.scatter_reduce_(-1, column.expand_as(line), line, "amax")
             else:
                 target.index_add_(-1, column, line)
-        return (result / self._pairs(sizes, result) if self.how == "mean" else result,)
+            row = end
+        return (self.finished(result),)
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
         return functools.reduce(torch.maximum if self.how == "max" else torch.add, parts)
 
-    def _pairs(self, sizes: Sizes, like: Tensor) -> Tensor:
-        """How many pairs each cell holds."""
-        high = [
-            -(-(i + 1) * sizes.q // self.rows) - -(-i * sizes.q // self.rows)
-            for i in range(self.rows)
-        ]
-        wide = [
-            -(-(j + 1) * sizes.k // self.cols) - -(-j * sizes.k // self.cols)
-            for j in range(self.cols)
-        ]
-        return torch.outer(like.new_tensor(high), like.new_tensor(wide))
+    def finished(self, cells: Tensor) -> Tensor:
+        """What is told of the cells' sums or maxima."""
+        if self.how != "mean":
+            return cells
+        queries, keys = self.rectangle
+        high, wide = (
+            [-(-(i + 1) * len(span) // n) - -(-i * len(span) // n) for i in range(n)]
+            for span, n in ((queries, self.rows), (keys, self.cols))
+        )
+        pairs = torch.outer(cells.new_tensor(high), cells.new_tensor(wide))
+        return cells / pairs.clamp(min=1)
 
 
 @dataclass(frozen=True)
@@ -404,6 +481,24 @@ class MaxScore(Observer[Tensor]):
         self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
     ) -> tuple[Tensor, ...]:
         return (torch.maximum(first[0], second[0]),)
+
+
+def _spans(name: str, given: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    spans = tuple((int(start), int(stop)) for start, stop in given)
+    for start, stop in spans:
+        if not 0 <= start <= stop:
+            raise OptionError(name, (start, stop), "0 ≤ start ≤ stop", "Spans are half-open.")
+    return spans
+
+
+def _within(name: str, spans: Sequence[tuple[int, int]], count: int, what: str) -> None:
+    for start, stop in spans:
+        if stop > count:
+            raise OptionError(name, (start, stop), f"spans within the {count} {what}",
+                              f"Cut the span at the last {_ONE[what]}.")  # fmt: skip
+
+
+_ONE = {"keys": "key", "queries": "query"}
 
 
 def _entropies(w: Tensor) -> Tensor:

@@ -74,19 +74,25 @@ class Problem:
         if isinstance(mask, Tensor) and mask.dtype != torch.bool and mask.is_floating_point():
             raise DtypeError("mask", f"a {mask.dtype} tensor", "a Mask or a bool tensor, True = may attend",
                              "A float tensor that is added to scores is a bias: bias=tensor.")  # fmt: skip
-        return cls(
-            q,
-            k,
-            v,
-            _DOT if score is None else as_score(score).bind(sizes),
-            _EVERYTHING if mask is None else as_mask(mask).bind(sizes),
-            _NOTHING if bias is None else as_bias(bias).bind(sizes),
-            _SOFTMAX if normalizer is None else as_normalizer(normalizer).bind(sizes),
-            _probability(dropout),
-            draw() if dropout and seed is None else seed or 0,
-            tuple(observer.bind(sizes) for observer in dict.fromkeys(observers)),
-            sizes,
+        made = object.__new__(
+            cls
+        )  # a frozen dataclass sets its fields one by one, in twice the time
+        made.__dict__.update(
+            q=q,
+            k=k,
+            v=v,
+            score=_DOT if score is None else as_score(score).bind(sizes),
+            mask=_EVERYTHING if mask is None else as_mask(mask).bind(sizes),
+            bias=_NOTHING if bias is None else as_bias(bias).bind(sizes),
+            normalizer=_SOFTMAX if normalizer is None else as_normalizer(normalizer).bind(sizes),
+            dropout=_probability(dropout),
+            seed=draw() if dropout and seed is None else seed or 0,
+            observers=tuple(observer.bind(sizes) for observer in dict.fromkeys(observers))
+            if observers
+            else (),
+            sizes=sizes,
         )
+        return made
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -158,17 +164,19 @@ def sizes_of(q: object, k: object, v: object) -> Sizes:
     ):
         b, h, queries, d = q.shape
         b_of_k, g, keys, d_of_k = k.shape
+        b_of_v, g_of_v, keys_of_v, dv = v.shape
         dtype, device = q.dtype, q.device
         if (
             dtype in DTYPES
             and dtype == k.dtype == v.dtype
             and ((q.is_cpu and k.is_cpu and v.is_cpu) or device == k.device == v.device)
-            and b == b_of_k
+            and b == b_of_k == b_of_v
             and d == d_of_k
-            and v.shape[:3] == k.shape[:3]
+            and g == g_of_v
+            and keys == keys_of_v
             and (h % g == 0 if g else h == 0)
         ):
-            return Sizes(b, h, g, queries, keys, d, v.shape[3], device)
+            return Sizes(b, h, g, queries, keys, d, dv, device)
     _complain(q, k, v)
 
 

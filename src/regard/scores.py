@@ -72,7 +72,11 @@ class Dot(Score):
         return d
 
     def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
-        return q, k, self if self.scale is not None else _scaled(q.shape[-1], self.softcap)
+        return q, k, self.scaled(q.shape[-1])
+
+    def scaled(self, d: int) -> Dot:
+        """The same with its scale filled in, for heads of size d."""
+        return self if self.scale is not None else _scaled(d, self.softcap)
 
 
 @functools.lru_cache(maxsize=64)

@@ -59,9 +59,9 @@ class Box(NamedTuple):
 
 def laid_like(t: Tensor, rows: int, columns: int) -> Tensor:
     """An empty (b, h, rows, columns), stored heads within rows where `t` is so, as a projection makes it."""
-    b, h, own_rows, own_columns = t.shape
-    if columns == own_columns and rows == own_rows and t.is_contiguous():
+    if t.is_contiguous() and t.size(3) == columns and t.size(2) == rows:
         return torch.empty_like(t)
+    b, h = t.shape[:2]
     of_b, of_h, of_row, _ = t.stride()
     if h > 1 and of_h < of_row <= of_b:
         return t.new_empty((b, rows, h, columns)).transpose(1, 2)

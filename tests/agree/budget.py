@@ -10,7 +10,7 @@ from torch import Tensor
 
 import plain
 from cases import Call, Case, Draw, observers
-from regard.observers import Entropy, Observer, Rows, Top
+from regard.observers import Entropy, MeanDistance, Observer, Rows, Top
 
 # In float64 the reference is no better than the rest, so its own rounding counts too.
 ROUNDINGS = {torch.float64: 64}
@@ -62,7 +62,9 @@ def results(
     }
     losses["all"] = weighted(out, "out")
     for observer, result in differentiable.items():
-        losses["all"] = losses["all"] + weighted(result, repr(observer))
+        # Distances are counted in lengths of the call: in tokens they would drown all other statistics.
+        unit = max(case.sizes.k, 1) if isinstance(observer, MeanDistance) else 1
+        losses["all"] = losses["all"] + weighted(result, repr(observer)) / unit
     leaves = call.leaves()
     for name, loss in losses.items():
         if not loss.requires_grad:

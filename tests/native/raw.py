@@ -97,7 +97,7 @@ class Call:
         rows = self.new((3, b, h, q), torch.float32)
         for t in (out, rows):
             t.fill_(torch.nan)
-        done = core.forward(self.core(), view(out), rows.data_ptr(), threads)
+        done = core.forward(self.core(), view(out), rows.data_ptr(), None, threads)
         return (out, rows) if done else None
 
     def backward(
@@ -125,6 +125,7 @@ class Call:
             view(grads["v"]),
             grads["table"].data_ptr() if "table" in grads else 0,
             view(grads["bias"]) if "bias" in grads else None,
+            None,
             threads,
         )
         return grads

@@ -12,6 +12,7 @@ from regard._native import core
 
 NATIVE = Path(__file__).parents[2] / "native"
 ARM = "aarch64-linux-gnu"
+PASSES = "check.cpp", "parallel.cpp", "forward.cpp", "backward.cpp", "revisit.cpp", "peak.cpp"
 FLAGS = "-std=c++20 -O1 -ffp-contract=off -Wno-psabi -pthread".split()
 
 
@@ -24,7 +25,7 @@ def has_simde(compiler: str) -> bool:
 def check(folder: Path, compiler: str, isa: str, *flags: str, runner: tuple[str, ...] = ()) -> str:
     """Build the kernels of one file in `native/isa` with the check, and run it."""
     program = str(folder / isa)
-    sources = [str(NATIVE / f) for f in ("check.cpp", "run.cpp", "parallel.cpp", f"isa/{isa}.cpp")]
+    sources = [str(NATIVE / f) for f in (*PASSES, f"isa/{isa}.cpp")]
     built = subprocess.run(
         [compiler, *FLAGS, *flags, f"-DREGARD_CHECK={isa}", *sources, "-o", program],
         capture_output=True,

@@ -50,7 +50,7 @@ def test_kernels_call_only_c(file: Path) -> None:
 
 
 def test_nm_shows_what_other_files_share() -> None:
-    others = sorted((BUILD / "CMakeFiles/regard_native.dir/native").glob("run.cpp.o"))
+    others = sorted((BUILD / "CMakeFiles/regard_native.dir/native").glob("revisit.cpp.o"))
     assert any(kind in "WVu" for file in others for _, kind in symbols(file))
 
 

@@ -1,17 +1,13 @@
-"""What real kernels fell into, each a test (the numbers that any formula gets right are test_fuzz.py's)."""
+"""What real kernels fell into, each a test: masks, numbers that are not finite, places in memory.
+
+The numbers that any formula gets right are test_fuzz.py's, and what befalls a process is test_process.py's.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import mmap
-import os
-import subprocess
-import sys
-import textwrap
-import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +37,7 @@ def spans_of(*rows: list[tuple[int, int]]) -> Tensor:
     return torch.tensor(rows, dtype=torch.int32)[None, None]
 
 
-# ------------------------------------------------------------------ masks
+# ------------------------------------------------------------------ masks and numbers
 
 
 @pytest.mark.parametrize("q", [2, 6])
@@ -121,13 +117,13 @@ def test_rows_that_see_a_spoilt_number_are_nan_and_no_others(recipe: Recipe, whe
     assert torch.equal(answer[0][~spoilt], made[0][~spoilt])
 
 
-# ------------------------------------------------------------------ places in memory
-
-
 @pytest.mark.parametrize("scale", [-0.3, 0.0])
 @pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
 def test_a_scale_that_is_not_positive(recipe: Recipe, scale: float, isa: str) -> None:
     check(dataclasses.replace(recipe, scale=scale, mask="causal"), [isa])
+
+
+# ------------------------------------------------------------------ places in memory
 
 
 @pytest.mark.parametrize("layout", ["every other", "one head", "one row", "turned"])
@@ -208,7 +204,7 @@ def test_the_same_bits_from_run_to_run_and_for_any_number_of_threads(recipe: Rec
             assert torch.equal(answer, first[name]), f"{name} differs on {threads} threads"
 
 
-# ------------------------------------------------------------------ threads and the system
+# ------------------------------------------------------------------ what is left as it was, or refused
 
 
 def flushes() -> bool:
@@ -229,182 +225,6 @@ def test_flush_to_zero_is_left_as_it_was(recipe: Recipe) -> None:
             assert flushes()
     finally:
         torch.set_flush_denormal(False)
-
-
-def script(body: str, isa: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A program of its own, with the kernels of this instruction set in use."""
-    head = f"""
-        import sys
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        import conftest
-        import dataclasses, os, signal, time, torch
-        from native.raw import Recipe, run, view
-        from regard._native import core
-        core.use({isa!r})
-        LONG = Recipe(g=8, q=2048, k=2048, d=64, dv=64)
-    """
-    text = textwrap.dedent(head) + textwrap.dedent(body)
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120,
-                          env=os.environ | environment)  # fmt: skip
-
-
-@once
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_fork_after_use_on_many_threads(isa: str) -> None:
-    done = script(
-        """
-        recipe = dataclasses.replace(LONG, q=300, k=300)
-        first = run(recipe, 3)
-        def child():
-            again = run(recipe, 3)
-            return all(torch.equal(again[name], first[name]) for name in first)
-        pid = os.fork()
-        if not pid:
-            os._exit(0 if child() and child() else 3)
-        for _ in range(600):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                break
-            time.sleep(0.05)
-        else:
-            os.kill(pid, signal.SIGKILL)
-            sys.exit("the child hangs")
-        assert os.waitstatus_to_exitcode(status) == 0
-        assert child(), "and the parent goes on"
-
-        import multiprocessing
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            assert pool.apply_async(child).get(30)
-        """,
-        isa,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_two_threads_at_once(isa: str) -> None:
-    recipes = [dataclasses.replace(BIG, seed=i, q=300, table="by head") for i in range(2)]
-    wanted = [run(r) for r in recipes]
-    wrong: list[str] = []
-
-    def work(i: int) -> None:
-        for threads in (1, 2, 1, 2, 3):
-            got = run(recipes[i], threads)
-            wrong.extend(n for n in got if not torch.equal(got[n], wanted[i][n]))
-
-    both = [threading.Thread(target=work, args=(i,)) for i in range(2)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join()
-    assert not wrong
-
-
-@once
-def test_other_threads_go_on_during_a_call(isa: str) -> None:
-    call, _, _ = Recipe(g=4, q=2048, k=2048, d=64, dv=64).build()
-    ticks: list[float] = []
-    over = threading.Event()
-
-    def tick() -> None:
-        while not over.wait(0.002):
-            ticks.append(time.perf_counter())
-
-    other = threading.Thread(target=tick)
-    other.start()
-    start = time.perf_counter()
-    call.forward(1)
-    end = time.perf_counter()
-    over.set()
-    other.join()
-    during = [t for t in ticks if start < t < end]
-    assert len(during) >= 3, f"{len(during)} ticks in {end - start:.3f} s"
-
-
-@once
-@pytest.mark.parametrize(("what", "threads"), [("forward", 1), ("backward", 2), ("decode", 2)])
-def test_control_c_ends_a_long_call(what: str, threads: int, isa: str) -> None:
-    # The child presses Ctrl-C itself, 0.15 s into a call that takes several seconds.
-    done = script(
-        f"""
-        import threading
-        what, threads = {what!r}, {threads}
-        sizes = dict(g=64, repeats=4, q=4, k=4096) if what == "decode" else dict(q=512, k=512)
-        call, out_grad, _ = dataclasses.replace(LONG, **sizes).build()
-        call.q, call.k, call.v, out_grad = (  # the same for a long batch
-            t.expand(200, -1, -1, -1) for t in (call.q, call.k, call.v, out_grad)
-        )
-        b, h, _, q, _, _, dv = call.sizes
-        made = torch.zeros(b, h, q, dv), torch.zeros(3, b, h, q)
-        sent = []
-        def send():
-            sent.append(time.perf_counter())
-            os.kill(os.getpid(), signal.SIGINT)
-        threading.Timer(0.15, send).start()
-        start = time.perf_counter()
-        try:
-            call.backward(*made, out_grad, threads=threads) if what == "backward" else call.forward(threads)
-        except KeyboardInterrupt:
-            end = time.perf_counter()
-            print(f"{{end - sent[0]:.3f}}")
-        else:
-            print(f"the call was over after {{time.perf_counter() - start:.3f}} s")
-        small = dataclasses.replace(LONG, q=70, k=70)
-        assert run(small)["out"].isfinite().all(), "and the next call is none the worse"
-        """,
-        isa,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    late = float(done.stdout)
-    print(f"{what} on {threads} threads ended {late:.3f} s after Ctrl-C; 0.2 s are promised")
-    assert late < 1.0
-
-
-@once
-@pytest.mark.skipif(sys.platform != "linux", reason="limits of addresses are Linux's here")
-def test_no_memory_is_an_error_that_can_be_caught(isa: str) -> None:
-    done = script(
-        """
-        import resource
-        large = dataclasses.replace(LONG, q=70, k=100_000, dtype=torch.bfloat16).build()[0]
-        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-        out, rows = torch.zeros(1, 8, 70, 64, dtype=torch.bfloat16), torch.zeros(3, 1, 8, 70)
-        resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), -1))
-        try:
-            core.forward(large.core(), view(out), rows.data_ptr(), 1)
-        except MemoryError:
-            print("caught")
-        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
-        assert core.forward(large.core(), view(out), rows.data_ptr(), 1)
-        """,
-        isa,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.split() == ["caught"]
-
-
-# ------------------------------------------------------------------ which kernels run
-
-
-@once
-@pytest.mark.parametrize("wanted", ["portable", "sse9"])
-def test_regard_isa_names_the_kernels_or_is_refused_in_words(wanted: str, isa: str) -> None:
-    done = script(
-        """
-        from regard.backends import native
-        core.use(core.kernels()[0])
-        reason = native.here()
-        print(core.isa(), reason)
-        """,
-        isa,
-        REGARD_ISA=wanted,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    if wanted in core.kernels():
-        assert done.stdout == f"{wanted} None\n"
-    else:
-        allowed = ", ".join(core.kernels())
-        reason = f"REGARD_ISA={wanted}: no kernels for '{wanted}' here; allowed: {allowed}"
-        assert done.stdout == f"{core.kernels()[0]} {reason}\n"
 
 
 @once

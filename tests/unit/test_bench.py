@@ -13,6 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from regard import cli
 from regard._native import core
 from regard.backends import chunked, native
 from regard.errors import OptionError
@@ -200,6 +201,43 @@ def test_what_a_run_leaves_out() -> None:
     assert left_out(case, CHUNKED, "quick", native="not built") is None
 
 
+@pytest.mark.usefixtures("fake")
+def test_a_goals_run_spends_its_time_on_what_the_goals_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core, "kernels", lambda: ("avx2", "portable", "emulated"))
+
+    def taken(case: Case, run: str) -> list[str]:
+        return [arm.name for arm in arms_of(case) if not left_out(case, arm, run, native=None)]
+
+    single, half = (Case("features", TINY, dtype=dtype, passes=BOTH, twist=SINKS)
+                    for dtype in (torch.float32, torch.bfloat16))  # fmt: skip
+    assert taken(single, "goals") == ["native, plain", "regard native", "SDPA, plain", "SDPA"]
+    assert taken(half, "goals") == ["native, plain", "regard native"]
+    assert "SDPA" in taken(half, "all")
+    why = left_out(half, SDPA, "goals", native=None) or ""
+    (said,) = reasons([Row(half, reasons={SDPA.name: why})])
+    assert said.startswith(
+        "SDPA was left out: its bfloat16 backward pass takes many seconds a call"
+    )
+    assert taken(Case("isa", TINY), "goals") == ["SDPA", "native avx2"]
+    assert taken(Case("isa", TINY), "default") == ["SDPA", "native avx2", "native portable"]
+    assert "native emulated" in taken(Case("isa", TINY), "all")
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(("run", "turns", "weighed"), [("goals", 1, 1), ("all", 3, 2)])
+def test_a_run_hands_that_on(
+    run: str, turns: int, weighed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "grown_apart", lambda case, arm: 1)
+    monkeypatch.setitem(ARMS, "features", ARMS["features"][1:3])
+    case = Case("features", TINY, passes=BOTH, twist=SINKS, sets=("memory",))
+    (row,) = measure.measured([case], run, 1.0)
+    assert len(row.timings["SDPA, plain"].times) >= turns
+    assert row.timings["SDPA, plain"].once == (turns == 1)
+    assert not row.timings["regard native"].once
+    assert len(row.extra_bytes) == weighed
+
+
 def test_times_are_means_of_bursts_in_turns() -> None:
     now = itertools.count()
     ticks = {"fast": 1, "slow": 3}
@@ -213,15 +251,57 @@ def test_times_are_means_of_bursts_in_turns() -> None:
         return Arm(name, lambda inputs: once, lambda case: None)
 
     case = Case("plain", TINY)
-    timings = timed(case, [sleeper("fast"), sleeper("slow")], 0, lambda: float(next(now)))
+    timings = timed(case, [sleeper("fast"), sleeper("slow")], 12, lambda: float(next(now)))
     assert timings == {"fast": Timing((1.0,) * 3), "slow": Timing((3.0,) * 3)}
     assert Row(case, timings).times("fast", "slow") == 3
 
     calls = itertools.count()
     short = Arm("short", lambda inputs: lambda: (torch.tensor(next(calls)),), lambda case: None)
     small = itertools.count()
-    timed(case, [short], 0, lambda: next(small) * measure.BURST / 10)
+    timed(case, [short], 0.6 * measure.BURST, lambda: next(small) * measure.BURST / 10)
     assert next(calls) == 2 + 3 * 10
+
+
+class Clock:
+    """A clock that only arms move, each call by so many seconds."""
+
+    def __init__(self) -> None:
+        self.now, self.calls = 0.0, list[str]()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def arm(self, name: str, seconds: float) -> Arm:
+        def once() -> tuple[torch.Tensor]:
+            self.now += seconds
+            self.calls.append(name)
+            return (torch.zeros(()),)
+
+        return Arm(name, lambda inputs: once, lambda case: None)
+
+
+@pytest.mark.parametrize(
+    ("slow", "turns"),
+    [(30.0, 0), (1.9, 0), (1.7, 2), (1.0, 3), (0.25, 5)],
+    ids=["far too long", "too long", "two fit into twice the time", "three do", "many do"],
+)
+def test_calls_that_are_long_are_few(slow: float, turns: int) -> None:
+    clock, case = Clock(), Case("plain", TINY)
+    timings = timed(case, [clock.arm("ours", 0.2), clock.arm("slow", slow)], 2.0, clock)
+    assert clock.calls.count("slow") == clock.calls.count("ours") == 1 + turns
+    assert [len(timing.times) for timing in timings.values()] == [max(turns, 1)] * 2
+    assert timings["slow"].once == (turns == 0)
+    assert timings["slow"].seconds == pytest.approx(slow)
+    assert Row(case, timings).times("ours", "slow") == pytest.approx(slow / 0.2)
+
+
+def test_an_arm_that_no_goal_asks_about_has_one_turn_and_costs_the_others_none() -> None:
+    clock, case = Clock(), Case("features", TINY, twist=SINKS)
+    arms = [clock.arm("plain", 0.5), clock.arm("ours", 0.6), clock.arm("SDPA", 30.0)]
+    timings = timed(case, arms, 1.5, clock, once={"SDPA"})
+    assert clock.calls.count("SDPA") == len(timings["SDPA"].times) == 1
+    assert [len(timings[name].times) for name in ("plain", "ours")] == [2, 2]
+    assert Row(case, timings).times("ours", "SDPA") == pytest.approx(50)
 
 
 def test_ceilings_are_measured_where_a_table_asks(fake: FakeCore) -> None:
@@ -287,6 +367,44 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench.main(["--from", str(path), "--only", "decode"], console)
     assert "Decoding" in out.getvalue()
     assert "Plain" not in out.getvalue()
+
+
+@pytest.mark.usefixtures("fake")
+def test_ctrl_c_shows_what_was_measured_and_ends_with_130(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = tuple(
+        Case("plain", TINY, mask, sets=("goals",)) for mask in ("full", CAUSAL, "window 7")
+    )
+    monkeypatch.setattr(bench, "CASES", cases)
+    monkeypatch.setitem(bench.SECONDS, "goals", 0.0)
+    timed, pressed = measure.timed, [*cases]
+
+    def until_the_second(case: Case, *rest: object, **more: object) -> object:
+        pressed.remove(case)
+        if case is cases[1]:
+            raise KeyboardInterrupt
+        return timed(case, *rest, **more)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(measure, "timed", until_the_second)
+    path, drawing = tmp_path / "b.json", tmp_path / "b.svg"
+    command = ["bench", "--goals", "--json", str(path), "--picture", str(drawing)]
+    assert cli.main(command) == 130
+    said = "Interrupted after 1 of 3 cases."
+    out = capsys.readouterr().out
+    assert out.splitlines()[-1] == said
+    assert cases[0].short in out and cases[1].short not in out
+    assert pressed == [cases[2]]
+    whole = json.loads(path.read_text("utf-8"))
+    assert whole["machine"]["interrupted"] == "after 1 of 3 cases"
+    assert [row["name"] for row in whole["rows"]] == [cases[0].name]
+    assert all(word in drawing.read_text("utf-8") for word in (*said.split(), cases[0].short))
+
+    pressed[:] = cases
+    assert cli.main(["bench", "--goals", "--markdown"]) == 130
+    assert f"\n{said}\n" in capsys.readouterr().out
+    bench.main(["--from", str(path)])  # to show it is no interruption
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

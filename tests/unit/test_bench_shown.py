@@ -60,7 +60,7 @@ def made_up() -> list[Row]:
                      ceiling=decode.read_bytes * 1.25))  # fmt: skip
     found += [
         row(Case("window", (1, 2, n, 64), "window 512"), {NATIVE.name: n**1.5})
-        for n in (1024, 2048)
+        for n in (32768, 65536)
     ]
     found.append(row(Case("overhead", (1, 1, 16, 64)), {"SDPA": 15e-6, NATIVE.name: 30e-6}))
     found.append(row(Case("isa", TINY, CAUSAL), {"SDPA": 1.0, "native avx2": 2.0},
@@ -71,12 +71,12 @@ def made_up() -> list[Row]:
 def test_goals_are_judged_by_their_worst() -> None:
     found = {verdict.what: verdict for verdict in figures.verdicts(made_up())}
 
-    def said(what: str) -> tuple[str, str, bool]:
+    def said(what: str) -> tuple[str, str | None, bool | None]:
         (one,) = [v for name, v in found.items() if what in name]
         return one.goal, one.found, one.met
 
-    assert said("forward float32: geometric mean over 12 cases") == ("≥ 1.60×", "2.00×", True)
-    assert said("forward bfloat16: geometric mean over 12") == ("≥ 3.00×", "2.00×", False)
+    assert said("forward float32: geometric mean") == ("≥ 1.60×", "2.00×", True)
+    assert said("forward bfloat16: geometric mean") == ("≥ 3.00×", "2.00×", False)
     assert said("forward + backward bfloat16: least") == ("≥ 1.20×", "2.00×", True)
     assert said("forward float32: least share of FMA peak") == ("≥ 90%", "80%", False)
     assert said("read bandwidth") == ("≥ 80%", "80%", True)
@@ -91,7 +91,15 @@ def test_goals_are_judged_by_their_worst() -> None:
     assert said("n doubles") == ("≤ 2.20×", "2.83×", False)
     assert said("AVX2") == ("≥ 0.90×", "0.50×", False)
     assert said("overhead") == ("≤ 25.0 µs", "30.0 µs", False)
-    assert figures.verdicts([]) == []
+    cases = {what: (verdict.cases, verdict.cases_of_goal) for what, verdict in found.items()}
+    assert cases["forward float32: geometric mean, in SDPAs"] == (12, 12)
+    assert cases["forward float32: least share of FMA peak, n ≥ 2048"] == (6, 6)
+    assert cases["window 512: time when n doubles"] == (1, 4)
+    assert cases["sinks, bfloat16: time of plain attention"] == (0, 1)
+    empty = figures.verdicts([])
+    assert [one.what for one in empty] == [*found]
+    assert {(one.found, one.met, one.cases) for one in empty} == {(None, None, 0)}
+    assert all(one.cases_of_goal for one in empty)
 
 
 def test_the_geometric_mean_is_the_same_from_either_side() -> None:
@@ -125,10 +133,53 @@ def test_tables_say_it_plainly() -> None:
     assert cells[0][-2:] == ["80 %", "2.00×"]
     (_, cells) = next(table for title, table in tables.items() if title.startswith("A window"))
     assert [cell[1].partition("±0%")[2] for cell in cells] == ["", "  2.83×"]
-    assert ["call overhead", "≤ 25.0 µs", "30.0 µs", "no"] in tables["Goals"][1]
+    assert [*tables][-1] == "Goals"
+    heads, cells = tables["Goals"]
+    assert heads == ["figure", "goal", "found", "cases", "reached"]
+    assert ["call overhead", "≤ 25.0 µs", "30.0 µs", "1", "no"] in cells
+    assert ["window 512: time when n doubles", "≤ 2.20×", "2.83×", "1 of 4", "no so far"] in cells
+    assert [
+        "sinks, float32: time of plain attention",
+        "≤ 1.25×",
+        "—",
+        "0 of 1",
+        "not measured",
+    ] in cells
     assert "Goals" not in {
         title for title, _, _ in sections({**MACHINE, "run": "quick"}, made_up())
     }
+
+
+def test_a_figure_from_one_turn_says_so_wherever_it_stands(tmp_path: Path) -> None:
+    rows = made_up()
+    single = {"SDPA": Timing((4.0,)), NATIVE.name: Timing((1.0,))}
+    rows[0] = dataclasses.replace(rows[0], timings=single)  # plain, forward, float32
+    tables = {title: cells for title, _, cells in sections(MACHINE, rows)}
+    assert tables["Plain attention: forward, float32"][0][1:4] == [
+        "4.00 s once",
+        "—",
+        "1.00 s once  4.00×",
+    ]
+    assert tables["Plain attention: regard native, in SDPAs"][0][1] == "12, 1 once"
+    goals = {cells[0]: cells[3] for cells in tables["Goals"]}
+    assert goals["forward float32: least, in SDPAs"] == "12, 1 once"
+    assert goals["forward bfloat16: least, in SDPAs"] == "12"
+    assert "'once' where a single turn" in markdown(MACHINE, rows)
+    drawn = picture(MACHINE, rows)
+    assert drawn.count(" · once<") == 1
+    assert drawn.count(", 1 of 12 once<") == 1
+    files.write(tmp_path / "b.json", MACHINE, rows)
+    written = json.loads((tmp_path / "b.json").read_text("utf-8"))
+    first, second = (written["rows"][i]["timings"][NATIVE.name] for i in (0, 1))
+    assert (first["spread"], first["once"]) == (None, True)
+    assert (second["spread"], second["once"]) == (0.0, False)
+    assert [one["once"] for one in written["goals"][:3]] == [1, 1, 0]
+
+
+def test_a_ratio_of_arms_with_unlike_turns_is_that_of_their_medians() -> None:
+    apart = Row(Case("features", TINY), {"a": Timing((1.0, 2.0, 9.0)), "b": Timing((6.0,))})
+    assert apart.times("a", "b") == 3.0
+    assert apart.times("b", "a") == pytest.approx(1 / 3)
 
 
 def test_they_are_printed_for_a_terminal_and_as_markdown() -> None:
@@ -180,6 +231,9 @@ def test_figures_go_to_json_and_back(tmp_path: Path) -> None:
         "goal": "≤ 25.0 µs",
         "found": "30.0 µs",
         "met": False,
+        "cases": 1,
+        "cases_of_goal": 1,
+        "once": 0,
     } in written["goals"]
 
 

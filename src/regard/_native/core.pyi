@@ -63,7 +63,40 @@ class Call:
     def set_dropout(self, seed: int, threshold: int, kept: float) -> None: ...
     def set_spoilt(self, query: int, key: int) -> None: ...
 
-def forward(call: Call, out: View, lse: int, threads: int) -> bool:
+class Statistics:
+    """What is asked of the weights besides the output, or gradients of that, as in `native/kernel.h`."""
+
+    def __init__(self) -> None: ...
+    def set_entropy(self, address: int) -> None: ...
+    def set_greatest(self, address: int) -> None: ...
+    def set_top(self, count: int, keys: int, weights: int) -> None: ...
+    def set_distances(self, offsets: tuple[int, ...], address: int) -> None: ...
+    def set_bands(self, bands: tuple[tuple[int, int], ...], address: int) -> None: ...
+    def set_sets(
+        self, range_count: int, ranges: int, in_sets: int, sets: int, set_count: int, address: int
+    ) -> None: ...
+    def set_keyed(self, lot_count: int, lot: int, keyed: int, sums: int) -> None: ...
+
+class Revisit:
+    """What is asked of the weights of a rectangle when they are made once more."""
+
+    def __init__(
+        self,
+        top: int,
+        share: int,
+        first_query: int,
+        last_query: int,
+        first_key: int,
+        last_key: int,
+    ) -> None: ...
+    def set_weights(self, address: int) -> None: ...
+    def set_received(self, lot_count: int, lot: int, address: int) -> None: ...
+    def add_pooling(self, rows: int, cols: int, maximum: bool, address: int) -> None: ...
+
+def revisit(call: Call, asked: Revisit, threads: int) -> None:
+    """Make weights once more, of the queries, the keys and what a forward pass left of each row."""
+
+def forward(call: Call, out: View, lse: int, statistics: Statistics | None, threads: int) -> bool:
     """Run a forward pass. False where q, k or v may hold a number that is not finite: then what was written
     counts for nothing. With `set_spoilt` the numbers are not looked at.
 
@@ -82,6 +115,7 @@ def backward(
     value_grad: View,
     table_grad: int,
     bias_grad: View | None,
+    statistics: Statistics | None,
     threads: int,
 ) -> None:
     """Run a backward pass. `lse` is what the forward pass left, `delta` room for (b, h, q) float32; 0 for

@@ -1,8 +1,9 @@
 """`regard bench`: speed and memory here, beside PyTorch's own attention and the plain formula.
 
 The arms of a case run in one process and take turns, so that a slow moment of the machine hits them alike.
-Times are medians, with half the distance of the quartiles as spread; a ratio is the median of the ratios
-within a turn. Extra memory is how far the peak resident set grows in a fresh process that runs the case.
+Times are medians, with half the distance of the quartiles as spread, or of a single turn ("once") where calls
+are long; a ratio is the median of the ratios within a turn. Extra memory is how far the peak resident set
+grows in a fresh process that runs the case. Ctrl-C ends a run early, with what was measured until then.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from regard.lab.picture import picture
 from regard.lab.sections import CASES, TITLES, chosen
 from regard.lab.tables import markdown, terminal
 
-SECONDS = {"quick": 0.6, "default": 1.5, "goals": 4.0, "all": 4.0}
-"""Time for the turns of one case, about, in each kind of run."""
+SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0}
+"""Time for the turns of one case, about, in each kind of run. An SDPA backward pass may take longer alone."""
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> None:
@@ -37,6 +38,9 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     Args:
         arguments: The command line after `regard bench`; None takes the process's own.
         console: Where to print the table.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the measuring; what was measured has been printed and written.
     """
     options = _parser().parse_args(arguments)
     if options.threads is not None:
@@ -61,6 +65,8 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
         print(markdown(machine, rows))
     else:
         terminal(console or Console(highlight=False), machine, rows)
+    if options.figures is None and "interrupted" in machine:
+        raise KeyboardInterrupt
 
 
 def _figures(options: argparse.Namespace) -> tuple[Machine, list[Row]]:
@@ -75,7 +81,10 @@ def _figures(options: argparse.Namespace) -> tuple[Machine, list[Row]]:
                           f"Names begin with {', '.join(TITLES)}; --all has every case.")  # fmt: skip
     machine = described(run)
     rows = measured(cases, run, SECONDS[run])
-    return {**machine, "load after": _load()}, rows
+    machine["load after"] = _load()
+    if len(rows) < len(cases):
+        machine["interrupted"] = f"after {len(rows)} of {len(cases)} cases"
+    return machine, rows
 
 
 def described(run: str = "default") -> Machine:
@@ -110,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="a few cases, no memory: seconds")
     which.add_argument("--goals", action="store_true",
-                       help="native beside SDPA, on all that the goals speak of: many minutes")  # fmt: skip
+                       help="native beside SDPA, on all that the goals speak of: minutes")  # fmt: skip
     which.add_argument("--all", action="store_true", help="every case and arm: an hour and more")
     which.add_argument("--from", dest="figures", type=Path, metavar="PATH",
                        help="measure nothing: show what --json wrote")  # fmt: skip

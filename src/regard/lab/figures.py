@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from regard.lab.arms import NATIVE, NATIVE_PLAIN, SDPA
 from regard.lab.cases import BOTH, DOCUMENTS, FORWARD, WIDE, Case
+from regard.lab.decode import DECODE_ARMS
 from regard.lab.measure import Row
+from regard.lab.sections import CASES, FEATURES, WINDOWS, chosen
 
 LONG = 2048
 """Positions from which a plain forward pass is held to a share of the FMA peak."""
@@ -32,12 +34,18 @@ DENSE_MAPS = 1.25
 
 @dataclass(frozen=True)
 class Verdict:
-    """A goal and whether it is reached."""
+    """A goal and whether it is reached; None where it was not measured."""
 
     what: str
     goal: str
-    found: str
-    met: bool
+    found: str | None
+    met: bool | None
+    cases: int
+    """How many cases the finding is made of."""
+    cases_of_goal: int
+    """How many the goal speaks of: where these are more, it is reached so far, or not."""
+    once: int
+    """How many of the cases were measured in a single turn."""
 
 
 def geomean(values: Iterable[float]) -> float:
@@ -78,7 +86,9 @@ def best_sdpa(row: Row) -> str | None:
 
 def plain_speeds(rows: Sequence[Row], kind: str, passes: str, name: str) -> list[float]:
     """How many times as fast as SDPA an arm is, in each plain case of this dtype and these passes."""
-    mine = [r for r in _of(rows, "plain") if (r.case.kind, r.case.passes) == (kind, passes)]
+    mine = [
+        r for r in rows if (r.case.section, r.case.kind, r.case.passes) == ("plain", kind, passes)
+    ]
     return [speed for row in mine if (speed := row.times(name, SDPA.name))]
 
 
@@ -101,10 +111,10 @@ def doublings(rows: Sequence[Row], name: str = NATIVE.name) -> list[tuple[Case, 
     found: list[tuple[Case, float]] = []
     seconds = {
         (row.case.passes, row.case.dtype, row.case.shape[2]): row.timings[name].seconds
-        for row in _of(rows, "window")
-        if name in row.timings
+        for row in rows
+        if row.case.section == "window" and name in row.timings
     }
-    for row in _of(rows, "window"):
+    for row in (row for row in rows if row.case.section == "window"):
         passes, dtype, n = row.case.passes, row.case.dtype, row.case.shape[2]
         half, whole = seconds.get((passes, dtype, n // 2)), seconds.get((passes, dtype, n))
         if half and whole:
@@ -112,85 +122,115 @@ def doublings(rows: Sequence[Row], name: str = NATIVE.name) -> list[tuple[Case, 
     return found
 
 
+def once(row: Row, names: Iterable[str]) -> bool:
+    """Whether any of these arms had a single turn."""
+    return any(row.timings[name].once for name in names if name in row.timings)
+
+
 def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Every goal that these rows can speak to."""
-    return [
-        *_plain(rows),
-        *_decode(rows),
-        *_features(rows),
-        *_least("dense learned bias: extra memory, in maps like it", "≤", DENSE_MAPS,
-                (maps(row) for row in _of(rows, "bias")), "{:.2f}"),
-        *_least("window 512: time when n doubles", "≤", DOUBLING,
-                (more for _, more in doublings(rows)), "{:.2f}×"),
-        *_least("AVX2 forced, float32: least of SDPA's speed", "≥", AVX2,
-                (r.times("native avx2", SDPA.name) for r in _of(rows, "isa") if r.case.kind == "float32"),
-                "{:.2f}×"),
-        *_least("call overhead", "≤", MICROSECONDS,
-                (1e6 * row.timings[NATIVE.name].seconds for row in _of(rows, "overhead")
-                 if NATIVE.name in row.timings), "{:.1f} µs"),
-    ]  # fmt: skip
+    """Every goal, those that these rows cannot speak to as well."""
+    return [_verdict(goal, rows) for goal in GOALS]
 
 
-def _plain(rows: Sequence[Row]) -> list[Verdict]:
-    found: list[Verdict] = []
-    for kind, passes, mean, least, share in PLAIN_GOALS:
-        speeds = plain_speeds(rows, kind, passes, NATIVE.name)
-        what = f"{passes} {kind}"
-        if speeds:
-            text = f"geometric mean over {len(speeds)} cases, in SDPAs"
-            found += _least(f"{what}: {text}", "≥", mean, [geomean(speeds)], "{:.2f}×")
-            found += _least(f"{what}: least, in SDPAs", "≥", least, speeds, "{:.2f}×")
-        if share:
-            long = [r for r in _of(rows, "plain") if r.case.shape[2] >= LONG]
-            shares = [
-                share_of_peak(r, rows)
-                for r in long
-                if (r.case.kind, r.case.passes) == (kind, passes)
-            ]
-            said = f"{what}: least share of FMA peak, n ≥ {LONG}"
-            found += _least(said, "≥", share, shares, "{:.0%}")
-    return found
+@dataclass(frozen=True)
+class Goal:
+    """A bound on the worst of some figures, or on their mean."""
+
+    what: str
+    sign: str
+    bound: float
+    shown: str
+    of: Callable[[Case], bool]
+    """Whether it speaks of a case."""
+    figure: Callable[[Row, Sequence[Row]], float | None]
+    """Of a row among all of them."""
+    arms: tuple[str, ...] = (NATIVE.name, SDPA.name)
+    """Whose times the figure is made of."""
+    mean: bool = False
 
 
-def _decode(rows: Sequence[Row]) -> list[Verdict]:
-    mine = _of(rows, "decode")
-    best = [row.times(NATIVE.name, name) for row in mine if (name := best_sdpa(row))]
-    shares = [share_of_bandwidth(row) for row in mine]
-    return [
-        *_least("decoding: least share of read bandwidth", "≥", BANDWIDTH, shares, "{:.0%}"),
-        *_least("decoding: least, in the best SDPAs", "≥", BEST_SDPA, best, "{:.2f}×"),
+def _verdict(goal: Goal, rows: Sequence[Row]) -> Verdict:
+    mine = [
+        (row, figure)
+        for row in rows
+        if goal.of(row.case) and (figure := goal.figure(row, rows)) is not None
     ]
+    limit = f"{goal.sign} {goal.shown.format(goal.bound)}"
+    cases = sum(goal.of(case) for case in chosen(CASES, "goals"))
+    if not mine:
+        return Verdict(goal.what, limit, None, None, 0, cases, 0)
+    upward, known = goal.sign == "≥", [figure for _, figure in mine]
+    found = geomean(known) if goal.mean else min(known) if upward else max(known)
+    met = found >= goal.bound if upward else found <= goal.bound
+    turns = sum(once(row, goal.arms) for row, _ in mine)
+    return Verdict(goal.what, limit, goal.shown.format(found), met, len(mine), cases, turns)
 
 
-def _features(rows: Sequence[Row]) -> list[Verdict]:
-    found: list[Verdict] = []
-    for row in _of(rows, "features"):
-        case = row.case
-        what = f"{case.twist or case.pattern}, {case.kind}"
-        fair = case.twist == WIDE  # twice the values are more work by themselves
-        text = "time of plain attention" + (", for the same work" if fair else "")
-        found += _least(f"{what}: {text}", "≤", FEATURE, [cost(row, per_flop=fair)], "{:.2f}×")
-        found += _least(
-            f"{what}: extra memory, in maps of scores", "≤", LINEAR, [maps(row)], "{:.2f}"
-        )
-        if case.pattern == DOCUMENTS:
-            per_pair = [cost(row, per_flop=True)]
-            text = "time of plain attention, for each visible pair"
-            found += _least(f"{what}: {text}", "≤", FEATURE, per_pair, "{:.2f}×")
-    return found
+def _speed(row: Row, rows: Sequence[Row]) -> float | None:
+    return row.times(NATIVE.name, SDPA.name)
 
 
-def _least(
-    what: str, sign: str, goal: float, values: Iterable[float | None], shown: str
-) -> list[Verdict]:
-    """A verdict on the worst of some values; none where there are none."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return []
-    worst = min(known) if sign == "≥" else max(known)
-    met = worst >= goal if sign == "≥" else worst <= goal
-    return [Verdict(what, f"{sign} {shown.format(goal)}", shown.format(worst), met)]
+def _maps(row: Row, rows: Sequence[Row]) -> float | None:
+    return maps(row)
 
 
-def _of(rows: Sequence[Row], section: str) -> list[Row]:
-    return [row for row in rows if row.case.section == section]
+def _of(section: str) -> Callable[[Case], bool]:
+    return lambda case: case.section == section
+
+
+def _plain(
+    kind: str, passes: str, mean: float, least: float, share: float | None
+) -> Iterator[Goal]:
+    def of(case: Case) -> bool:
+        return (case.section, case.kind, case.passes) == ("plain", kind, passes)
+
+    what = f"{passes} {kind}"
+    yield Goal(f"{what}: geometric mean, in SDPAs", "≥", mean, "{:.2f}×", of, _speed, mean=True)
+    yield Goal(f"{what}: least, in SDPAs", "≥", least, "{:.2f}×", of, _speed)
+    if share is not None:
+        said = f"{what}: least share of FMA peak, n ≥ {LONG}"
+        yield Goal(said, "≥", share, "{:.0%}", lambda case: of(case) and case.shape[2] >= LONG,
+                   share_of_peak, (NATIVE.name,))  # fmt: skip
+
+
+def _feature(case: Case) -> Iterator[Goal]:
+    def of(other: Case) -> bool:
+        mine = (case.section, case.twist, case.pattern, case.kind)
+        return (other.section, other.twist, other.pattern, other.kind) == mine
+
+    what = f"{case.twist or case.pattern}, {case.kind}"
+    arms = (NATIVE.name, NATIVE_PLAIN.name)
+    fair = case.twist == WIDE  # twice the values are more work by themselves
+    text = f"{what}: time of plain attention"
+    yield Goal(text + (", for the same work" if fair else ""), "≤", FEATURE, "{:.2f}×", of,
+               lambda row, rows: cost(row, per_flop=fair), arms)  # fmt: skip
+    if "memory" in case.sets:
+        yield Goal(f"{what}: extra memory, in maps of scores", "≤", LINEAR, "{:.2f}", of, _maps, ())
+    if case.pattern == DOCUMENTS:
+        yield Goal(f"{text}, for each visible pair", "≤", FEATURE, "{:.2f}×", of,
+                   lambda row, rows: cost(row, per_flop=True), arms)  # fmt: skip
+
+
+def _best(row: Row, rows: Sequence[Row]) -> float | None:
+    name = best_sdpa(row)
+    return row.times(NATIVE.name, name) if name else None
+
+
+GOALS = (
+    *(goal for row in PLAIN_GOALS for goal in _plain(*row)),
+    Goal("decoding: least share of read bandwidth", "≥", BANDWIDTH, "{:.0%}", _of("decode"),
+         lambda row, rows: share_of_bandwidth(row), (NATIVE.name,)),
+    Goal("decoding: least, in the best SDPAs", "≥", BEST_SDPA, "{:.2f}×", _of("decode"),
+         _best, tuple(arm.name for arm in DECODE_ARMS)),
+    *(goal for case in FEATURES for goal in _feature(case)),
+    Goal("dense learned bias: extra memory, in maps like it", "≤", DENSE_MAPS, "{:.2f}", _of("bias"),
+         _maps, ()),
+    Goal("window 512: time when n doubles", "≤", DOUBLING, "{:.2f}×",
+         lambda case: case.section == "window" and case.shape[2] > WINDOWS[0].shape[2],
+         lambda row, rows: dict(doublings(rows)).get(row.case), (NATIVE.name,)),
+    Goal("AVX2 forced, float32: least of SDPA's speed", "≥", AVX2, "{:.2f}×",
+         lambda case: case.section == "isa" and case.kind == "float32",
+         lambda row, rows: row.times("native avx2", SDPA.name), ("native avx2", SDPA.name)),
+    Goal("call overhead", "≤", MICROSECONDS, "{:.1f} µs", _of("overhead"),
+         lambda row, rows: 1e6 / rate if (rate := row.rate(NATIVE.name, 1)) else None, (NATIVE.name,)),
+)  # fmt: skip

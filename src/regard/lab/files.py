@@ -57,6 +57,7 @@ def _plain(row: Row) -> dict[str, Any]:
             name: {
                 "seconds": timing.seconds,
                 "spread": timing.spread,
+                "once": timing.once,
                 "turns": timing.times,
             }
             for name, timing in row.timings.items()

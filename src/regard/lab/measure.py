@@ -7,7 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,9 +20,10 @@ from regard.hardware import forget_peak, peak_memory
 from regard.lab.arms import Arm
 from regard.lab.cases import Case
 from regard.lab.inputs import Inputs
-from regard.lab.sections import CASES, arms_of, left_out
+from regard.lab.sections import CASES, arms_of, left_out, once_is_enough, weighs
 
 LEAST_TURNS, MOST_TURNS = 3, 40
+"""Turns of a case. The least are taken only where they fit into twice the case's time."""
 
 BURST, MOST_CALLS = 0.004, 200
 """Seconds that an arm has in a turn, about: short calls are repeated, and their mean counts."""
@@ -47,14 +48,19 @@ class Timing:
         return statistics.median(self.times)
 
     @property
-    def spread(self) -> float:
-        """Half the distance between the quartiles, as a share of the median.
+    def once(self) -> bool:
+        """Whether there was one turn only: a figure that nothing stands beside."""
+        return len(self.times) == 1
 
-        >>> Timing((1.0, 2.0, 3.0)).spread
-        0.25
+    @property
+    def spread(self) -> float | None:
+        """Half the distance between the quartiles, as a share of the median; None of a single turn.
+
+        >>> Timing((1.0, 2.0, 3.0)).spread, Timing((1.0,)).spread
+        (0.25, None)
         """
-        if len(self.times) < 2:
-            return 0.0
+        if self.once:
+            return None
         low, middle, high = statistics.quantiles(self.times, n=4, method="inclusive")
         return (high - low) / 2 / middle
 
@@ -73,13 +79,18 @@ class Row:
     def times(self, name: str, other: str) -> float | None:
         """How many times as fast as another an arm is: the median over the turns of both.
 
+        Where one had fewer turns than the other, the ratio of their medians.
+
         >>> Row(Case("", (1, 1, 1, 1)), {"a": Timing((1.0, 1.0)), "b": Timing((2.0, 2.0))}).times("a", "b")
         2.0
         """
         if name not in self.timings or other not in self.timings:
             return None
-        both = zip(self.timings[name].times, self.timings[other].times, strict=True)
-        return statistics.median(theirs / mine for mine, theirs in both)
+        mine, theirs = self.timings[name], self.timings[other]
+        if len(mine.times) != len(theirs.times):
+            return theirs.seconds / mine.seconds
+        both = zip(mine.times, theirs.times, strict=True)
+        return statistics.median(their / my for my, their in both)
 
     def rate(self, name: str, work: float) -> float | None:
         """So much work a second."""
@@ -87,14 +98,20 @@ class Row:
 
 
 def measured(cases: Sequence[Case], run: str, seconds: float) -> list[Row]:
-    """Every case through every arm that can run it, with a progress bar on standard error."""
+    """Every case through every arm that can run it, with a progress bar on standard error.
+
+    Ctrl-C ends it early: fewer rows than cases come back, each of them whole.
+    """
     rows: list[Row] = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=len(cases))
-        for case in cases:
-            progress.update(task, description=case.name)
-            rows.append(_row(case, run, seconds))
-            progress.advance(task)
+    try:
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("", total=len(cases))
+            for case in cases:
+                progress.update(task, description=case.name)
+                rows.append(_row(case, run, seconds))
+                progress.advance(task)
+    except KeyboardInterrupt:
+        pass  # hours may lie in these rows
     return rows
 
 
@@ -105,12 +122,17 @@ def _row(case: Case, run: str, seconds: float) -> Row:
     left = {arm.name: why for arm in arms if (why := left_out(case, arm, run, ours))}
     able = [arm for arm in arms if arm.name not in cannot and arm.name not in left]
     before = ceiling(case)
-    timings = timed(case, able, seconds)
+    once = {arm.name for arm in able if once_is_enough(case, arm, run)}
+    timings = timed(case, able, seconds, once=once)
     after = ceiling(case)
     row = Row(case, timings, {}, left | cannot, before and after and max(before, after))
     if run != "quick" and "memory" in case.sets:
         row.extra_bytes.update(
-            {arm.name: grown for arm in able if (grown := grown_apart(case, arm)) is not None}
+            {
+                arm.name: grown
+                for arm in able
+                if weighs(case, arm, run) and (grown := grown_apart(case, arm)) is not None
+            }
         )
     return row
 
@@ -131,8 +153,12 @@ def timed(
     arms: Sequence[Arm],
     seconds: float,
     clock: Callable[[], float] = time.perf_counter,
+    once: Container[str] = (),
 ) -> dict[str, Timing]:
     """The arms in turns, each turn in another order, for about so many seconds.
+
+    A round of calls for nothing comes first: caches, threads, lazy initialisation. Where the arms that
+    take turns use up the seconds in it, those calls are their only turn; for the arms in `once`, always.
 
     >>> from regard.lab.arms import CHUNKED, EAGER
     >>> timings = timed(Case("plain", (1, 1, 16, 8)), [EAGER, CHUNKED], seconds=0.01)
@@ -141,25 +167,38 @@ def timed(
     """
     inputs = Inputs.of(case)
     calls = {arm.name: arm.call(inputs) for arm in arms}
-    repeats = {name: _repeats(call, clock) for name, call in calls.items()}
-    took: dict[str, list[float]] = {name: [] for name in calls}
-    names = [*calls]
-    end = clock() + seconds
-    turn = 0
-    while turn < LEAST_TURNS or (turn < MOST_TURNS and clock() < end):
-        first = turn % max(len(names), 1)
-        for name in (*names[first:], *names[:first]):
-            took[name].append(_mean(calls[name], repeats[name], clock))
-        turn += 1
+    took = {name: [_first(call, clock)] for name, call in calls.items()}
+    names = [name for name in calls if name not in once]
+    if sum(took[name][0] for name in names) <= seconds:
+        repeats = {
+            name: max(1, min(MOST_CALLS, round(BURST / max(took[name].pop(), 1e-9))))
+            for name in names
+        }
+        start = clock()
+        turn = 0
+        while names and _another(turn, clock() - start, seconds):
+            first = turn % len(names)
+            for name in (*names[first:], *names[:first]):
+                took[name].append(_mean(calls[name], repeats[name], clock))
+            turn += 1
     return {name: Timing(tuple(times)) for name, times in took.items()}
 
 
-def _repeats(call: Callable[[], object], clock: Callable[[], float]) -> int:
-    """Calls in a turn. The first is for nothing: caches, threads, lazy initialisation."""
-    once = _mean(call, 1, clock)
-    if once < BURST:
-        once = _mean(call, 1, clock)
-    return max(1, min(MOST_CALLS, round(BURST / max(once, 1e-9))))
+def _another(turn: int, spent: float, seconds: float) -> bool:
+    """Whether there is time for another turn, after so many turns and seconds.
+
+    >>> [_another(turn, 1.5 * turn, 2.0) for turn in range(3)]  # three turns would take 4.5 s
+    [True, True, False]
+    """
+    if turn < LEAST_TURNS:
+        return turn == 0 or spent * (turn + 1) / turn <= 2 * seconds
+    return turn < MOST_TURNS and spent < seconds
+
+
+def _first(call: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Seconds of a first call; where it is short, of the second: the first is mostly about being first."""
+    took = _mean(call, 1, clock)
+    return took if took >= BURST else _mean(call, 1, clock)
 
 
 def _mean(call: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:

@@ -11,7 +11,7 @@ from regard.lab.arms import CHUNKED, EAGER, NATIVE, SDPA, SDPA_PLAIN
 from regard.lab.flex import FLEX
 from regard.lab.measure import Row
 from regard.lab.sections import TITLES
-from regard.lab.tables import described
+from regard.lab.tables import headlines
 from regard.lab.views import seconds
 
 WIDTH, LINE, BAR, HEAD = 820, 22, 14, 58
@@ -47,6 +47,14 @@ class Entry:
     """In SDPAs: of its fastest arrangement, where there are several."""
     marks: tuple[tuple[str, float], ...]
 
+    base: str
+    """The arm of SDPA that this is in multiples of."""
+
+    @property
+    def once(self) -> bool:
+        """Whether the bar stands on a single turn."""
+        return figures.once(self.row, (self.arm, self.base))
+
     @property
     def label(self) -> str:
         """The case, and the arm where a case has several bars."""
@@ -80,7 +88,7 @@ def picture(machine: Mapping[str, str], rows: Sequence[Row]) -> str:
         *_legend([entry for _, _, entries in panels for entry in entries]),
         *body,
         *(_text(20, height - 12 - 15 * i, line, "quiet small")
-          for i, line in enumerate(reversed(_folded(described(machine))))),
+          for i, line in enumerate(reversed(_folded(" ".join(headlines(machine)))))),
         "</svg>",
     ]) + "\n"  # fmt: skip
 
@@ -104,7 +112,7 @@ def _entries(row: Row) -> list[Entry]:
     else:
         ours = [name for name in (NATIVE.name, CHUNKED.name) if name in row.timings][:1]
     marks = tuple((name, speed) for name in MARKS if (speed := row.times(name, base)))
-    return [Entry(row, name, row.times(name, base) or 0.0, marks) for name in ours]
+    return [Entry(row, name, row.times(name, base) or 0.0, marks, base) for name in ours]
 
 
 def _panel(
@@ -115,7 +123,9 @@ def _panel(
     yield _text(20, top + 16, title, "head")
     if len(entries) > 1 and entries[0].row.case.section == "plain":
         mean = figures.geomean(entry.speed for entry in entries)
-        yield _text(WIDTH - 20, top + 16, f"geometric mean {mean:.2f}×", "head", "end")
+        once = sum(entry.once for entry in entries)
+        said = f"geometric mean {mean:.2f}×" + (f", {once} of {len(entries)} once" if once else "")
+        yield _text(WIDTH - 20, top + 16, said, "head", "end")
     for place in _places(most):
         x, kind = LEFT + place * scale, "one" if place == 1 else "grid"
         yield f'<line class="{kind}" x1="{x:.1f}" x2="{x:.1f}" y1="{low - 3}" y2="{high}"/>'
@@ -151,7 +161,7 @@ def _bar(entry: Entry, rows: Sequence[Row], y: int, scale: float) -> Iterator[st
             f"<title>{escape(name)}: {value:.2f}× SDPA</title></circle>"
         )
     x = LEFT + max(1, speed, *(value for _, value in entry.marks)) * scale + 8
-    said = " · ".join((f"{speed:.2f}×", *_rates(entry, rows)))
+    said = " · ".join((f"{speed:.2f}×", *_rates(entry, rows), *(["once"] if entry.once else [])))
     yield _text(x, middle + 4, said, "small")
 
 

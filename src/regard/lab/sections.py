@@ -161,6 +161,11 @@ CASES = (
     *ISAS,
 )
 
+SLOW_BF16 = (
+    "was left out: its bfloat16 backward pass takes many seconds a call on processors without bfloat16 "
+    "instructions, and what a feature costs natively is not measured by it: --all runs it"
+)
+
 
 def arms_of(case: Case) -> tuple[Arm, ...]:
     """The arms of a case's section, those that cannot run it too.
@@ -183,12 +188,38 @@ def left_out(case: Case, arm: Arm, run: str, native: str | None) -> str | None:
     >>> left_out(PLAIN[0], CHUNKED, "default", native=None)
     'was left out to save time: --all runs it'
     """
-    dear = arm.name in (EAGER.name, FLEX.name, CHUNKED.name)
+    if run == "goals" and _beside(case, arm) and case.dtype == _BF16:
+        return SLOW_BF16
+    dear = arm.name in (EAGER.name, FLEX.name, CHUNKED.name, "native emulated")
+    dear = dear or (run == "goals" and arm.name == "native portable")  # no goal speaks of it
     stands_in = arm.name == CHUNKED.name and native is not None and run != "goals"
     chosen = arm.name in case.also and (run == "default" or (run == "quick" and arm is not FLEX))
     if run == "all" or not dear or stands_in or chosen:
         return None
     return "was left out to save time: --all runs it"
+
+
+def once_is_enough(case: Case, arm: Arm, run: str) -> bool:
+    """Whether a single turn of an arm will do, because no goal asks for its time.
+
+    >>> [arm.name for arm in ARMS["features"] if once_is_enough(FEATURES[0], arm, "goals")]
+    ['SDPA, plain', 'SDPA']
+    """
+    return run != "all" and _beside(case, arm)
+
+
+def weighs(case: Case, arm: Arm, run: str) -> bool:
+    """Whether an arm's memory is worth a process of its own, which takes seconds to start.
+
+    >>> [arm.name for arm in ARMS["features"] if weighs(FEATURES[0], arm, "goals")]
+    ['regard native']
+    """
+    return run != "goals" or case.section != "features" or arm.name == NATIVE.name
+
+
+def _beside(case: Case, arm: Arm) -> bool:
+    """SDPA, where the question is what a feature costs natively."""
+    return case.section == "features" and arm.name in (SDPA.name, SDPA_PLAIN.name)
 
 
 def chosen(cases: tuple[Case, ...], run: str, only: str = "") -> list[Case]:

@@ -14,7 +14,8 @@ from regard.lab.sections import TITLES
 from regard.lab.views import VIEWS, Table, goals
 
 LEGEND = (
-    "Time: median ± half the distance of the quartiles. × after a time is the first arm's time ÷ this "
+    "Time: median ± half the distance of the quartiles, or 'once' where a single turn was all there was time "
+    "for: such figures are less sure. × after a time is the first arm's time ÷ this "
     "arm's, above 1 is faster, unless the head says otherwise. GFLOP/s counts 4·b·h·n²·d for a forward "
     "pass, half of it under a causal mask, and a backward pass as 2.5 forward passes. Statistics: entropy, "
     "8 strongest keys, mean distance, weight received."
@@ -33,7 +34,8 @@ def sections(machine: Mapping[str, str], rows: Sequence[Row]) -> list[Table]:
 
 def terminal(console: Console, machine: Mapping[str, str], rows: Sequence[Row]) -> None:
     """Print the tables."""
-    console.print(Text(described(machine)))
+    for line in headlines(machine):
+        console.print(Text(line))
     for title, heads, cells in sections(machine, rows):
         table = RichTable(
             box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), show_edge=False
@@ -49,15 +51,23 @@ def terminal(console: Console, machine: Mapping[str, str], rows: Sequence[Row]) 
     for reason in reasons(rows):
         console.print(Text(reason, "dim"))
     console.print(Text(LEGEND, "dim"))
+    for line in headlines(machine)[1:]:
+        console.print(Text(line, "bold"))  # where who pressed Ctrl-C looks
 
 
 def markdown(machine: Mapping[str, str], rows: Sequence[Row]) -> str:
     """The same as Markdown."""
-    lines = [described(machine), ""]
+    lines = [part for line in headlines(machine) for part in (line, "")]
     for title, heads, cells in sections(machine, rows):
         lines += [f"**{title}**", "", _line(heads), _line(["---", *["---:"] * (len(heads) - 1)])]
         lines += [_line(row) for row in cells] + [""]
     return "\n".join([*lines, *(f"- {reason}" for reason in reasons(rows)), "", LEGEND])
+
+
+def headlines(machine: Mapping[str, str]) -> list[str]:
+    """The machine, and whether Ctrl-C ended the run early."""
+    early = machine.get("interrupted")
+    return [described(machine), *([f"Interrupted {early}."] if early else [])]
 
 
 def described(machine: Mapping[str, str]) -> str:

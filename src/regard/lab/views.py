@@ -58,12 +58,21 @@ def mebibytes(value: int | None) -> str:
     return NONE if value is None else f"{value / 2**20:,.0f} MiB"
 
 
+def counted(cases: int, once: int) -> str:
+    """How many cases a figure is made of, and how many of them were measured in a single turn.
+
+    >>> counted(12, 0), counted(12, 4)
+    ('12', '12, 4 once')
+    """
+    return f"{cases}, {once} once" if once else str(cases)
+
+
 def compared(rows: Sequence[Row], title: str, more: Columns = MappingProxyType({})) -> list[Table]:
     """The time of every arm, how many times as fast as the first one it is, and more columns: a table for
     each dtype and pass. Then what the cases of the section grow by."""
     found: list[Table] = []
     for passes, kind in dict.fromkeys((row.case.passes, row.case.kind) for row in rows):
-        mine = [row for row in rows if (row.case.passes, row.case.kind) == (passes, kind)]
+        mine = _alike(rows, passes, kind)
         names = _names(mine)
         cells = [
             [row.case.short, *(_timed(row, name, names[0]) for name in names),
@@ -107,7 +116,8 @@ def means(rows: Sequence[Row], name: str, title: str) -> list[Table]:
         if not speeds:
             continue
         most = figures.peak(rows, kind)
-        cells.append([f"{passes}, {kind}", str(len(speeds)), times(figures.geomean(speeds)),
+        once = sum(figures.once(row, (name, SDPA.name)) for row in _alike(rows, passes, kind))
+        cells.append([f"{passes}, {kind}", counted(len(speeds), once), times(figures.geomean(speeds)),
                       times(min(speeds)), times(max(speeds)),
                       NONE if most is None else f"{_giga(most)} GFLOP/s"])  # fmt: skip
     heads = ["passes, dtype", "cases", "geometric mean", "least", "greatest", "FMA peak"]
@@ -177,12 +187,18 @@ def window(rows: Sequence[Row], title: str) -> list[Table]:
 
 
 def goals(rows: Sequence[Row]) -> list[Table]:
-    """The goals, and what was reached."""
-    cells = [
-        [one.what, one.goal, one.found, "yes" if one.met else "no"]
-        for one in figures.verdicts(rows)
-    ]
-    return [("Goals", ["figure", "goal", "found", "reached"], cells)] if cells else []
+    """The goals, and what was reached: of all the cases that a goal speaks of, or "so far" of some."""
+    cells: list[list[str]] = []
+    for one in figures.verdicts(rows):
+        some = one.cases < one.cases_of_goal
+        cases = f"{one.cases} of {one.cases_of_goal}" if some else str(one.cases)
+        if one.met is None:
+            reached = "not measured"
+        else:
+            reached = ("yes" if one.met else "no") + (" so far" if some else "")
+        cases += f", {one.once} once" if one.once else ""
+        cells.append([one.what, one.goal, one.found or NONE, cases, reached])
+    return [("Goals", ["figure", "goal", "found", "cases", "reached"], cells)]
 
 
 VIEWS: dict[str, Callable[[Sequence[Row], str], list[Table]]] = {
@@ -205,13 +221,20 @@ def _names(rows: Sequence[Row]) -> list[str]:
     return sorted(ran, key=lambda name: order.index(name) if name in order else len(order))
 
 
+def _alike(rows: Sequence[Row], passes: str, kind: str) -> list[Row]:
+    return [row for row in rows if (row.case.passes, row.case.kind) == (passes, kind)]
+
+
 def _has(rows: Sequence[Row], name: str) -> bool:
     return any(name in row.timings for row in rows)
 
 
 def _time(row: Row, name: str) -> str:
     timing = row.timings.get(name)
-    return NONE if timing is None else f"{seconds(timing.seconds)} ±{timing.spread:.0%}"
+    if timing is None:
+        return NONE
+    spread = "once" if timing.spread is None else f"±{timing.spread:.0%}"
+    return f"{seconds(timing.seconds)} {spread}"
 
 
 def _timed(row: Row, name: str, base: str) -> str:

@@ -1,0 +1,259 @@
+// The weights once more, block by block, from what a forward pass left of each row: for what a weight that is not
+// final cannot tell, what keys receive and the map at other sizes, and for weights themselves.
+//
+// A task has some keys of a head and meets all queries, so that no two tasks add to the same number.
+#pragma once
+
+#include "forward.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+struct RevisitScratch {
+    float *rows, *queries, *scores, *keys, *bias, *received;
+    std::size_t bytes;
+
+    RevisitScratch(const Call& call, void* memory) {
+        Room take(memory);
+        rows = take(BLOCK * call.d);
+        queries = take(BLOCK * (call.d + 1));
+        scores = take(KEYS * PANEL);
+        keys = take(KEYS * (call.d + 1));
+        bias = take(call.bias.data ? KEYS * PANEL : 0);
+        received = take(KEYS * LANES);
+        bytes = take.bytes();
+    }
+};
+
+// Where a column of a pooled map is added to: its rows, `stride` apart.
+struct Column {
+    float* rows;
+    std::int64_t stride;
+};
+
+// What is asked of one head, and of the keys of one task.
+class Revision {
+  public:
+    Revision(const Revisit& call, const RevisitTask& task, const RevisitScratch& scratch)
+        : call_(call), task_(task), received_(scratch.received), head_(task.b * call.h + task.h) {
+        empty_received();
+    }
+
+    // The lot of all queries of a block, or whether there are several.
+    void begin(std::int64_t first, std::int64_t last) {
+        if (!call_.received || !call_.lot) return;
+        const std::int32_t lot = call_.lot[first];
+        several_ = false;
+        for (std::int64_t i = first; i < last; ++i) several_ = several_ || call_.lot[i] != lot;
+        if (several_ || lot == lot_) return;
+        flush();
+        lot_ = lot;
+    }
+
+    // Weights of a segment; 0 for queries that are not asked about.
+    void meet(const Segment& s, std::int64_t query, const float* weights) {
+        for (int v = s.begin; v < s.end; ++v) {
+            const std::int64_t first = query + v * LANES;
+            const Span rows{greatest<std::int64_t>(call_.first_query - first, 0), least<std::int64_t>(call_.last_query - first, LANES)};
+            if (rows.first >= rows.last) continue;
+            const float* column = weights + v * LANES;
+            if (call_.received) receive(s, first, rows, column);
+            for (std::int64_t i = 0; i < call_.pooling_count; ++i) pool(call_.poolings[i], s, first, rows, column);
+            if (call_.weights) copy(s, first, rows, column);
+        }
+    }
+
+    // What a lot gave to the task's keys, to where it is wanted.
+    void flush() {
+        if (!call_.received || lot_ < 0) return;
+        for (std::int64_t r = 0; r < task_.key_last - task_.key; ++r) {
+            float sum = 0.0f;
+            for (int j = 0; j < LANES; ++j) sum += received_[r * LANES + j];
+            *received_at(lot_, r) += sum;
+        }
+        empty_received();
+    }
+
+  private:
+    float* received_at(std::int64_t lot, std::int64_t r) const {
+        return call_.received + (head_ * call_.lot_count + lot) * (call_.last_key - call_.first_key) + task_.key - call_.first_key + r;
+    }
+    void empty_received() {
+        for (std::int64_t i = 0; i < KEYS * LANES; ++i) received_[i] = 0.0f;
+    }
+
+    void receive(const Segment& s, std::int64_t first, Span rows, const float* column) {
+        if (!several_) {
+            for (int r = s.first; r < s.last; ++r) {
+                float* x = received_ + r * LANES;
+                store(x, load(x) + load(column + r * PANEL));
+            }
+            return;
+        }
+        for (std::int64_t i = rows.first; i < rows.last; ++i) {
+            if (call_.lot[first + i] < 0) continue;
+            float* to = received_at(call_.lot[first + i], 0);
+            for (int r = s.first; r < s.last; ++r) to[r] += column[r * PANEL + i];
+        }
+    }
+
+    Column column_of(const Pooling& pooling, std::int64_t column) const {
+        const std::int64_t keys = call_.last_key - call_.first_key, first = task_.key - call_.first_key, last = task_.key_last - call_.first_key;
+        // The keys of a column: j · cols / keys == column.
+        const std::int64_t from = (column * keys + pooling.cols - 1) / pooling.cols;
+        const std::int64_t to = ((column + 1) * keys + pooling.cols - 1) / pooling.cols;
+        if (from >= first && to <= last) {
+            return {pooling.out + head_ * pooling.rows * pooling.cols + column, pooling.cols};
+        }
+        const std::int64_t edge = from < first ? 0 : 1;
+        return {pooling.edges + ((head_ * task_.count + task_.index) * 2 + edge) * pooling.rows, 1};
+    }
+
+    void pool(const Pooling& pooling, const Segment& s, std::int64_t first, Span rows, const float* weights) const {
+        const std::int64_t keys = call_.last_key - call_.first_key, queries = call_.last_query - call_.first_query;
+        const std::int64_t key = task_.key - call_.first_key, query = first - call_.first_query;
+        const std::int64_t top = (query + rows.first) * pooling.rows / queries;
+        const std::int64_t bottom = (query + rows.last - 1) * pooling.rows / queries;
+        std::int64_t column = (key + s.first) * pooling.cols / keys;
+        for (int r = s.first; r < s.last; ++column) {
+            const std::int64_t end = ((column + 1) * keys + pooling.cols - 1) / pooling.cols - key;
+            const int last = static_cast<int>(least<std::int64_t>(end, s.last));
+            V all = load(weights + r * PANEL);
+            if (pooling.maximum) {
+                for (++r; r < last; ++r) all = max(all, load(weights + r * PANEL));
+            } else {
+                for (++r; r < last; ++r) all += load(weights + r * PANEL);
+            }
+            const Column to = column_of(pooling, column);
+            if (top == bottom) {  // weights of other rows are 0
+                float one = all[0];
+                for (int j = 1; j < LANES; ++j) one = pooling.maximum ? greatest(one, all[j]) : one + all[j];
+                add(pooling, to.rows + top * to.stride, one);
+                continue;
+            }
+            for (std::int64_t j = rows.first; j < rows.last; ++j) {
+                add(pooling, to.rows + (query + j) * pooling.rows / queries * to.stride, all[j]);
+            }
+        }
+    }
+
+    static void add(const Pooling& pooling, float* to, float x) {
+        *to = !pooling.maximum ? *to + x : x > *to || x != x ? x : *to;  // NaN lasts
+    }
+
+    void copy(const Segment& s, std::int64_t first, Span rows, const float* weights) const {
+        const std::int64_t keys = call_.last_key - call_.first_key, queries = call_.last_query - call_.first_query;
+        float* to = call_.weights + (head_ * queries + first - call_.first_query) * keys + task_.key - call_.first_key;
+        for (std::int64_t i = rows.first; i < rows.last; ++i) {
+            for (int r = s.first; r < s.last; ++r) to[i * keys + r] = weights[r * PANEL + i];
+        }
+    }
+
+    const Revisit& call_;
+    const RevisitTask& task_;
+    float* received_;  // (KEYS, LANES) of the lot in hand
+    std::int64_t head_;
+    std::int32_t lot_ = 0;
+    bool several_ = false;
+};
+
+// Scores of a segment become weights, 2^(score − top) · share.
+template <int N>
+INLINE void weigh_again(const Segment& s, float* scores, float left, const V* top, const V* share) {
+    const V factor = splat(left);
+    V below[N];
+    for (int v = 0; v < N; ++v) below[v] = splat(0.0f) - top[s.begin + v];
+    float* row = scores + s.first * PANEL + s.begin * LANES;
+    const auto some = [&](auto together) {
+        constexpr int ALL = decltype(together)::value * N;
+        V p[ALL];
+#pragma GCC unroll 8
+        for (int i = 0; i < ALL; ++i) p[i] = fma_once(load(row + i / N * PANEL + i % N * LANES), factor, below[i % N]);
+        exp2(p);
+#pragma GCC unroll 8
+        for (int i = 0; i < ALL; ++i) store(row + i / N * PANEL + i % N * LANES, p[i] * share[s.begin + i % N]);
+        row += ALL / N * PANEL;
+    };
+    constexpr int TOGETHER = 4 / N;
+    int r = s.first;
+    for (; r + TOGETHER <= s.last; r += TOGETHER) some(Count<TOGETHER>{});
+    for (; r < s.last; ++r) some(Count<1>{});
+}
+INLINE void weigh_again(const Segment& s, float* scores, float left, const V* top, const V* share) {
+    switch (s.end - s.begin) {
+        case 1: return weigh_again<1>(s, scores, left, top, share);
+        case 2: return weigh_again<2>(s, scores, left, top, share);
+        case 3: return weigh_again<least(3, NV)>(s, scores, left, top, share);
+        default: return weigh_again<NV>(s, scores, left, top, share);
+    }
+}
+
+template <Kind KIND>
+void revisit_of(const Revisit& call, const RevisitTask& task, void* memory, Stop stop) {
+    const FlushToZero flush;
+    const RevisitScratch scratch(call, memory);
+    const Scoring scoring(call);
+    const std::int64_t g = task.h / (call.h / call.g), d = call.d, depth = (d + UNIT<KIND> - 1) / UNIT<KIND>;
+    const std::int64_t row = (task.b * call.h + task.h) * call.q;
+    const int n = static_cast<int>(task.key_last - task.key);
+    const Matrix query_head = head_of(call.query, call.type, task.b, task.h);
+    const Matrix key_head = head_of(call.key, call.key_type, task.b, g);
+    Rows keys;
+    if constexpr (KIND == Kind::pairs) {
+        keys = pairs_of(key_head, task.key, n, d, scratch.keys);
+    } else {
+        keys = rows_of(key_head, task.key, n, d, scratch.keys);
+    }
+    Revision revision(call, task, scratch);
+    for (std::int64_t query = call.first_query / BLOCK * BLOCK; query < call.last_query; query += BLOCK) {
+        if (stop.now()) return;
+        const Sight sight(call, task.b, task.h, query);
+        const Cover cover = sight.cover(task.key, task.key_last);
+        if (cover.empty) continue;
+        const std::int64_t first = greatest(query, call.first_query), last = least(query + sight.rows(), call.last_query);
+        revision.begin(first, last);
+        pack_queries<KIND>(query_head.from(query), sight.rows(), d, scoring.sign, scratch.queries, scratch.rows);
+        for (int p = 0; p < PANELS; ++p) {
+            const std::int64_t here = query + p * PANEL;
+            if (here + PANEL <= first || here >= last) continue;
+            const Panel panel{call, scoring, sight, task.b, task.h, here, p, scratch.bias};
+            const Segments segments = sight.segments(cover, p, n, UNIT<KIND>);
+            V top[NV], share[NV];
+            for (int v = 0; v < NV; ++v) {
+                for (int j = 0; j < LANES; ++j) {
+                    const std::int64_t i = here + v * LANES + j;
+                    const bool asked = i >= first && i < last;
+                    top[v][j] = asked ? call.top[row + i] : INF;
+                    share[v][j] = asked ? call.share[row + i] : 0.0f;
+                }
+            }
+            for (int i = 0; i < segments.count; ++i) {
+                Segment s = segments.at[i];
+                while (s.begin < s.end && here + (s.begin + 1) * LANES <= first) ++s.begin;
+                while (s.begin < s.end && here + (s.end - 1) * LANES >= last) --s.end;
+                if (s.begin == s.end) continue;
+                product_narrow<KIND, Start::zero>(
+                    s.end - s.begin, scratch.scores + s.first * PANEL + s.begin * LANES, PANEL,
+                    {keys.data + s.first * keys.stride, keys.stride, 1},
+                    {scratch.queries + p * depth * PANEL + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth});
+                if (scoring.cooked) cook(panel, s, task.key, scratch.scores, nullptr);
+                if (s.test) forbid(panel, s, task.key, scratch.scores);
+                weigh_again(s, scratch.scores, scoring.left, top, share);
+                revision.meet(s, here, scratch.scores);
+            }
+        }
+    }
+    revision.flush();
+}
+
+void revisit(const Revisit& call, const RevisitTask& task, void* memory, Stop stop) {
+    if constexpr (PAIRS) {
+        if (call.key_type == Type::bfloat16) return revisit_of<Kind::pairs>(call, task, memory, stop);
+    }
+    revisit_of<Kind::numbers>(call, task, memory, stop);
+}
+
+std::size_t revisit_scratch(const Call& call) { return RevisitScratch(call, nullptr).bytes; }
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

@@ -1,0 +1,155 @@
+// The greatest scores of each row while they pass by, exactly and in order.
+#pragma once
+
+#include "scores.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+// What the rows of a segment are dealt into, so that a few comparisons tell how many of them matter: row r is in pile
+// r mod PILES. The greatest of the piles are as many different rows; the n-th greatest of them is a score that n rows
+// reach, and what lies below it need not be looked at. So scores that rise or fall from key to key cost little more
+// than others.
+constexpr int PILES = 32;
+
+// Batcher's odd-even merge sort (1968), as pairs of places to be put in order.
+struct Sorting {
+    struct Pair {
+        std::uint8_t first, second;
+    } pairs[191] = {};
+    int count = 0;
+
+    constexpr Sorting() {
+        for (int p = 1; p < PILES; p *= 2) {
+            for (int k = p; k > 0; k /= 2) {
+                for (int j = k % p; j + k < PILES; j += 2 * k) {
+                    for (int i = j; i < j + k && i + k < PILES; ++i) {
+                        if (i / (2 * p) != (i + k) / (2 * p)) continue;
+                        pairs[count++] = {static_cast<std::uint8_t>(i), static_cast<std::uint8_t>(i + k)};
+                    }
+                }
+            }
+        }
+    }
+};
+constexpr Sorting SORTING;
+static_assert(SORTING.count == 191);
+
+class Strongest {
+  public:
+    Strongest(std::int64_t count, Room& take) : count_(static_cast<int>(count)) {
+        scores_ = take(count * BLOCK);
+        keys_ = reinterpret_cast<std::int32_t*>(take(count * BLOCK));
+    }
+
+    void begin() {
+        for (std::int64_t i = 0; i < count_ * BLOCK; ++i) scores_[i] = -INF, keys_[i] = -1;
+    }
+
+    // Scores of a segment; `lane` is the panel's first in the block.
+    __attribute__((noinline)) void meet(const Segment& s, std::int64_t key, std::int64_t lane, const float* scores) {
+        for (int v = s.begin; v < s.end; ++v) {
+            const float* column = scores + v * LANES;
+            V pile[PILES];
+            deal(s, column, pile);
+            const std::int64_t here = lane + v * LANES;
+            const V least = load(scores_ + (count_ - 1) * BLOCK + here);  // what a score must exceed
+            std::uint32_t hot = 0;
+            for (int i = 0; i < PILES; ++i) hot |= static_cast<std::uint32_t>(any(pile[i] > least)) << i;
+            if (!hot) continue;
+            V enough = least;
+            if (count_ <= PILES && __builtin_popcount(hot) > greatest(count_, MANY) && s.last - s.first > PILES) {
+                V sorted[PILES];
+                for (int i = 0; i < PILES; ++i) sorted[i] = pile[i];
+                for (const auto& [first, second] : SORTING.pairs) {
+                    const V a = sorted[first], b = sorted[second];
+                    sorted[first] = max(a, b);
+                    sorted[second] = min(a, b);
+                }
+                enough = max(least, sorted[count_ - 1]);
+                hot = 0;
+                for (int i = 0; i < PILES; ++i) {
+                    hot |= static_cast<std::uint32_t>(any((pile[i] > least) & (pile[i] >= enough))) << i;
+                }
+            }
+            // Keys in order: of equal scores the lower comes first, and stays before the later.
+            for (int begin = s.first; begin < s.last; begin += PILES) {
+                for (std::uint32_t left = hot; left; left &= left - 1) {
+                    const int r = begin + __builtin_ctz(left);
+                    if (r >= s.last) break;
+                    const V x = load(column + r * PANEL);
+                    const I wanted = (x > least) & (x >= enough);
+                    if (any(wanted)) insert(here, wanted, x, static_cast<std::int32_t>(key + r));
+                }
+            }
+        }
+    }
+
+    // The weights of some rows' keys, 2^(score − top) · share, and the keys as they are told; of so many keys in all.
+    void tell(std::int64_t lane, std::int64_t rows, float left, V top, V share, std::int64_t keys,
+              std::int64_t* to_keys, float* to_weights) const {
+        const V below = splat(0.0f) - top;
+        for (int i = 0; i < count_; ++i) {
+            const V w = exp2(fma_once(load(scores_ + i * BLOCK + lane), splat(left), below)) * share;
+            for (std::int64_t j = 0; j < rows; ++j) {
+                to_keys[j * count_ + i] = w[j] > 0.0f ? keys_[i * BLOCK + lane + j] : -1;
+                to_weights[j * count_ + i] = i < keys ? w[j] : 0.0f;  // NaN too, but not of more keys than there are
+            }
+        }
+    }
+
+  private:
+    // The greatest of each pile.
+    static void deal(const Segment& s, const float* column, V (&pile)[PILES]) {
+        for (int i = 0; i < PILES; ++i) {
+            V greatest = splat(-INF);
+            for (int r = s.first + i; r < s.last; r += PILES) greatest = max(greatest, load(column + r * PANEL));
+            pile[i] = greatest;
+        }
+    }
+
+    // A key of those rows that want it.
+    void insert(std::int64_t lane, I wanted, V x, std::int32_t key) {
+        if (count_ > FEW) {
+            for (std::uint32_t lanes = word_of(wanted); lanes; lanes &= lanes - 1) {
+                const int j = __builtin_ctz(lanes);
+                insert_one(lane + j, x[j], key);
+            }
+            return;
+        }
+        x = select(wanted, x, splat(-INF));
+        I k = splat(key);
+        for (int i = 0; i < count_; ++i) {  // down the list, each place keeps the greater
+            float* score_at = scores_ + i * BLOCK + lane;
+            std::int32_t* key_at = keys_ + i * BLOCK + lane;
+            const V score = load(score_at);
+            const I other = load(key_at), before = x > score;
+            store(score_at, max(score, x));
+            store(key_at, before ? k : other);
+            k = before ? other : k;
+            x = min(score, x);
+        }
+    }
+    void insert_one(std::int64_t row, float score, std::int32_t key) {
+        float* scores = scores_ + row;
+        std::int32_t* keys = keys_ + row;
+        int i = count_ - 1;
+        if (!(score > scores[i * BLOCK])) return;
+        for (; i > 0 && score > scores[(i - 1) * BLOCK]; --i) {
+            scores[i * BLOCK] = scores[(i - 1) * BLOCK];
+            keys[i * BLOCK] = keys[(i - 1) * BLOCK];
+        }
+        scores[i * BLOCK] = score;
+        keys[i * BLOCK] = key;
+    }
+
+    static constexpr int MANY = 24;  // piles that make sorting worth its time
+    static constexpr int FEW = 16;  // for all rows of a vector at once; longer lists change in few places
+
+    int count_;
+    float* scores_;  // (count, BLOCK), the greatest first
+    std::int32_t* keys_;
+};
+
+}  // namespace
+}  // namespace regard::REGARD_ISA

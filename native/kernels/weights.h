@@ -1,0 +1,140 @@
+// From scores to weights: powers of 2 relative to each row's greatest score, or sigmoids; and which of them stay.
+#pragma once
+
+#include "scores.h"
+
+namespace regard::REGARD_ISA {
+namespace {
+
+template <int N>
+struct Count {
+    static constexpr int value = N;
+};
+
+// So many terms are added one after the other, then their sums: of long sums each term would be rounded as coarsely as
+// the whole.
+constexpr int TERMS = 32;
+
+// Σ over rows; `add(row, sum)` is the sum with one term more. Four sums side by side: one would wait for each addition.
+template <class Add>
+INLINE V sum_of(int first, int last, const Add& add) {
+    V sum[4] = {};
+    int r = first;
+    for (; r + 4 <= last; r += 4) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) sum[i] = add(r + i, sum[i]);
+    }
+    for (; r < last; ++r) sum[0] = add(r, sum[0]);
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+// Scores of a segment become weights 2^(score − top), and are added to `sum`. As pairs of keys they take half the
+// rows, from the segment's first on; a missing last one is 0. Where they are observed, Σ weight · log₂ weight is added
+// to `exponents`.
+template <Kind KIND, bool OBSERVED, int VECTORS_HERE>
+INLINE void weigh(float* scores, int rows, float* weights, float left, const V* top, V* sum, V* exponents) {
+    static_assert(!OBSERVED || KIND == Kind::numbers);
+    const V factor = splat(left);
+    V total[VECTORS_HERE], below[VECTORS_HERE], exponent[VECTORS_HERE];
+    for (int v = 0; v < VECTORS_HERE; ++v) below[v] = splat(0.0f) - top[v];
+    auto some = [&](auto together) {
+        constexpr int N = decltype(together)::value;
+        V p[N * VECTORS_HERE];
+#pragma GCC unroll 8
+        for (int i = 0; i < N * VECTORS_HERE; ++i) {
+            const int v = i % VECTORS_HERE;
+            p[i] = fma_once(load(scores + i / VECTORS_HERE * PANEL + v * LANES), factor, below[v]);
+        }
+        exp2(p);
+#pragma GCC unroll 8
+        for (int i = 0; i < N * VECTORS_HERE; ++i) total[i % VECTORS_HERE] += p[i];
+        if constexpr (OBSERVED) {
+#pragma GCC unroll 8
+            for (int i = 0; i < N * VECTORS_HERE; ++i) {  // made again: to keep it there are too few registers
+                const int v = i % VECTORS_HERE;
+                const V x = fma_once(load(scores + i / VECTORS_HERE * PANEL + v * LANES), factor, below[v]);
+                exponent[v] = fma(p[i], max(splat(-127.0f), x), exponent[v]);
+            }
+        }
+        if constexpr (KIND == Kind::pairs) {
+#pragma GCC unroll 4
+            for (int i = 0; i < (N + 1) / 2 * VECTORS_HERE; ++i) {
+                const int row = i / VECTORS_HERE * 2, v = i % VECTORS_HERE;
+                const V next = row + 1 < N ? p[least(row + 1, N - 1) * VECTORS_HERE + v] : V{};
+                store(weights + i / VECTORS_HERE * PANEL + v * LANES, narrow_pair(p[row * VECTORS_HERE + v], next));
+            }
+            weights += (N + 1) / 2 * PANEL;
+        } else {
+#pragma GCC unroll 8
+            for (int i = 0; i < N * VECTORS_HERE; ++i) {
+                store(weights + i / VECTORS_HERE * PANEL + i % VECTORS_HERE * LANES, p[i]);
+            }
+            weights += N * PANEL;
+        }
+        scores += N * PANEL;
+    };
+    constexpr int TOGETHER = KIND == Kind::pairs ? greatest(4 / VECTORS_HERE, 2) : 4 / VECTORS_HERE;  // rows
+    for (int r = 0; r < rows;) {
+        const int end = least(r + TERMS, rows);
+        for (int v = 0; v < VECTORS_HERE; ++v) total[v] = exponent[v] = V{};
+        for (; r + TOGETHER <= end; r += TOGETHER) some(Count<TOGETHER>{});
+        if constexpr (TOGETHER > 2) {
+            for (; r + 2 <= end; r += 2) some(Count<2>{});
+        }
+        for (; r < end; ++r) some(Count<1>{});
+        for (int v = 0; v < VECTORS_HERE; ++v) {
+            sum[v] += total[v];
+            if constexpr (OBSERVED) exponents[v] += exponent[v];
+        }
+    }
+}
+
+template <Kind KIND, bool OBSERVED = false>
+INLINE void weigh(const Segment& s, float* scores, float left, const V* top, V* sum, V* exponents = nullptr) {
+    float* here = scores + s.first * PANEL + s.begin * LANES;
+    float* weights = scores + s.first / UNIT<KIND> * PANEL + s.begin * LANES;
+    const int rows = s.last - s.first;
+    top += s.begin;
+    sum += s.begin;
+    if constexpr (OBSERVED) exponents += s.begin;
+    switch (s.end - s.begin) {
+        case 1: return weigh<KIND, OBSERVED, 1>(here, rows, weights, left, top, sum, exponents);
+        case 2: return weigh<KIND, OBSERVED, 2>(here, rows, weights, left, top, sum, exponents);
+        case 3: return weigh<KIND, OBSERVED, least(3, NV)>(here, rows, weights, left, top, sum, exponents);
+        default: return weigh<KIND, OBSERVED, NV>(here, rows, weights, left, top, sum, exponents);
+    }
+}
+
+// Weights of a segment as pairs of keys, where they could not be made so at once.
+[[maybe_unused]] __attribute__((noinline)) void pair_up(const Segment& s, float* weights) {
+    for (int r = s.first; r < s.last; r += 2) {
+        for (int v = s.begin; v < s.end; ++v) {
+            const float* x = weights + r * PANEL + v * LANES;
+            const V next = r + 1 < s.last ? load(x + PANEL) : V{};
+            store(weights + r / 2 * PANEL + v * LANES, narrow_pair(load(x), next));
+        }
+    }
+}
+
+__attribute__((noinline)) void weigh_sigmoid(const Segment& s, float* scores, float left, float shift) {
+    for (int r = s.first; r < s.last; ++r) {
+        for (int v = s.begin; v < s.end; ++v) {
+            float* x = scores + r * PANEL + v * LANES;
+            store(x, logistic2(fma(load(x), splat(left), splat(shift))));
+        }
+    }
+}
+
+__attribute__((noinline)) void drop(const Call& call, const Segment& s, std::int64_t key, const U* rows,
+                                    float* weights) {
+    for (int r = s.first; r < s.last; ++r) {
+        const std::uint32_t word = mix(static_cast<std::uint32_t>(key + r));
+        for (int v = s.begin; v < s.end; ++v) {
+            float* x = weights + r * PANEL + v * LANES;
+            store(x, select(dropout_keeps(rows[v], word, call.threshold), load(x), V{}));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace regard::REGARD_ISA
