@@ -111,6 +111,10 @@ struct Again : Revisit {
 void run_revisit(const Asked& call, const Again& asked, int threads) {
     Revisit pass = asked;
     static_cast<Call&>(pass) = call;
+    if (pass.first_b < 0 || pass.last_b > call.b || pass.first_h < 0 || pass.last_h > call.h || pass.first_query < 0 ||
+        pass.last_query > call.q || pass.first_key < 0 || pass.last_key > call.k) {
+        throw std::invalid_argument("a box beyond the call");
+    }
     pass.pooling_count = static_cast<std::int64_t>(asked.pooling_list.size());
     pass.poolings = asked.pooling_list.data();
     Status status;
@@ -250,15 +254,14 @@ NB_MODULE(core, m) {
 
     nb::class_<Again>(m, "Revisit", "What is asked of the weights when they are made once more.")
         .def("__init__",
-             [](Again* self, std::int64_t top, std::int64_t share, std::int64_t first_query, std::int64_t last_query,
-                std::int64_t first_key, std::int64_t last_key) {
+             [](Again* self, std::int64_t top, std::int64_t share, const nb::tuple& box) {
+                 if (box.size() != 8) throw std::invalid_argument("a box is from and to: b, h, queries, keys");
                  new (self) Again();
                  self->top = address<const float>(top);
                  self->share = address<const float>(share);
-                 self->first_query = first_query;
-                 self->last_query = last_query;
-                 self->first_key = first_key;
-                 self->last_key = last_key;
+                 std::int64_t* const to[] = {&self->first_b,     &self->last_b,     &self->first_h,   &self->last_h,
+                                             &self->first_query, &self->last_query, &self->first_key, &self->last_key};
+                 for (std::size_t i = 0; i < 8; ++i) *to[i] = nb::cast<std::int64_t>(box[i]);
              })
         .def("set_weights", [](Again& a, std::int64_t p) { a.weights = address<float>(p); })
         .def("set_received",

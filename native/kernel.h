@@ -124,9 +124,11 @@ struct Pooling {
 };
 
 // The weights once more, from the queries, the keys and what a forward pass left of each row: those in the rectangle
-// [first_query, last_query) × [first_key, last_key). Values are not used.
+// [first_query, last_query) × [first_key, last_key) of some batch rows and heads. Values are not used. In what is
+// written, b, h, queries and keys are those that are asked about.
 struct Revisit : Call {
     const float *top = nullptr, *share = nullptr;  // (b, h, q): a weight is 2^(score − top) · share
+    std::int64_t first_b = 0, last_b = 0, first_h = 0, last_h = 0;
     std::int64_t first_query = 0, last_query = 0, first_key = 0, last_key = 0;
     float* weights = nullptr;   // (b, h, queries, keys)
     // What each key receives from the queries of each lot, (b, h, lots, keys); zeros when given.

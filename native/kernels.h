@@ -51,6 +51,7 @@ struct BackwardTask {
 // A task of a second visit: some keys of one head, at most KEYS, with all queries that are asked about.
 struct RevisitTask {
     std::int64_t b, h, key, key_last;
+    std::int64_t head;   // among those that are asked about
     std::int64_t index;  // among the tasks of its head, of which there are `count`
     std::int64_t count;
 };

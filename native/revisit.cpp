@@ -30,7 +30,8 @@ Status revisit(const Kernels& kernels, Revisit call, const Run& run) {
     const std::int64_t keys = call.last_key - call.first_key, queries = call.last_query - call.first_query;
     if (keys <= 0 || queries <= 0) return Status::done;
     call.key_type = call.type;
-    const std::int64_t count = parts_of(keys, KEYS), heads = call.b * call.h;
+    const std::int64_t count = parts_of(keys, KEYS);
+    const std::int64_t across = call.last_h - call.first_h, heads = (call.last_b - call.first_b) * across;
     const Memory table = padded(call, pass);
     std::vector<Pooling> poolings(call.poolings, call.poolings + call.pooling_count);
     std::vector<Memory> edges;
@@ -45,7 +46,8 @@ Status revisit(const Kernels& kernels, Revisit call, const Run& run) {
     const double work = static_cast<double>(heads) * static_cast<double>(queries * keys) * static_cast<double>(call.d);
     pass.each(heads * count, work, kernels.revisit_scratch(call), [&](std::int64_t i, void* scratch, Stop stop) {
         const std::int64_t head = i / count, index = i % count, key = call.first_key + index * KEYS;
-        const RevisitTask task{head / call.h, head % call.h, key, std::min(key + KEYS, call.last_key), index, count};
+        const std::int64_t b = call.first_b + head / across, h = call.first_h + head % across;
+        const RevisitTask task{b, h, key, std::min(key + KEYS, call.last_key), head, index, count};
         kernels.revisit(call, task, scratch, stop);
     });
     for (const Pooling& pooling : poolings) {

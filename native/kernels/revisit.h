@@ -25,17 +25,11 @@ struct RevisitScratch {
     }
 };
 
-// Where a column of a pooled map is added to: its rows, `stride` apart.
-struct Column {
-    float* rows;
-    std::int64_t stride;
-};
-
 // What is asked of one head, and of the keys of one task.
 class Revision {
   public:
     Revision(const Revisit& call, const RevisitTask& task, const RevisitScratch& scratch)
-        : call_(call), task_(task), received_(scratch.received), head_(task.b * call.h + task.h) {
+        : call_(call), task_(task), received_(scratch.received), head_(task.head) {
         empty_received();
     }
 
@@ -50,6 +44,9 @@ class Revision {
         lot_ = lot;
     }
 
+    // Where what keys receive is added up while weights are made; null: it is not, or not so.
+    float* received() const { return call_.received && !several_ ? received_ : nullptr; }
+
     // Weights of a segment; 0 for queries that are not asked about.
     void meet(const Segment& s, std::int64_t query, const float* weights) {
         for (int v = s.begin; v < s.end; ++v) {
@@ -57,7 +54,7 @@ class Revision {
             const Span rows{greatest<std::int64_t>(call_.first_query - first, 0), least<std::int64_t>(call_.last_query - first, LANES)};
             if (rows.first >= rows.last) continue;
             const float* column = weights + v * LANES;
-            if (call_.received) receive(s, first, rows, column);
+            if (several_) receive(s, first, rows, column);
             for (std::int64_t i = 0; i < call_.pooling_count; ++i) pool(call_.poolings[i], s, first, rows, column);
             if (call_.weights) copy(s, first, rows, column);
         }
@@ -83,13 +80,6 @@ class Revision {
     }
 
     void receive(const Segment& s, std::int64_t first, Span rows, const float* column) {
-        if (!several_) {
-            for (int r = s.first; r < s.last; ++r) {
-                float* x = received_ + r * LANES;
-                store(x, load(x) + load(column + r * PANEL));
-            }
-            return;
-        }
         for (std::int64_t i = rows.first; i < rows.last; ++i) {
             if (call_.lot[first + i] < 0) continue;
             float* to = received_at(call_.lot[first + i], 0);
@@ -97,26 +87,18 @@ class Revision {
         }
     }
 
-    Column column_of(const Pooling& pooling, std::int64_t column) const {
-        const std::int64_t keys = call_.last_key - call_.first_key, first = task_.key - call_.first_key, last = task_.key_last - call_.first_key;
-        // The keys of a column: j · cols / keys == column.
-        const std::int64_t from = (column * keys + pooling.cols - 1) / pooling.cols;
-        const std::int64_t to = ((column + 1) * keys + pooling.cols - 1) / pooling.cols;
-        if (from >= first && to <= last) {
-            return {pooling.out + head_ * pooling.rows * pooling.cols + column, pooling.cols};
-        }
-        const std::int64_t edge = from < first ? 0 : 1;
-        return {pooling.edges + ((head_ * task_.count + task_.index) * 2 + edge) * pooling.rows, 1};
-    }
-
+    // Columns that lie in this task wholly are its own; the others' parts are joined in the end.
     void pool(const Pooling& pooling, const Segment& s, std::int64_t first, Span rows, const float* weights) const {
-        const std::int64_t keys = call_.last_key - call_.first_key, queries = call_.last_query - call_.first_query;
-        const std::int64_t key = task_.key - call_.first_key, query = first - call_.first_query;
-        const std::int64_t top = (query + rows.first) * pooling.rows / queries;
-        const std::int64_t bottom = (query + rows.last - 1) * pooling.rows / queries;
-        std::int64_t column = (key + s.first) * pooling.cols / keys;
+        const std::int64_t keys = call_.last_key - call_.first_key, cols = pooling.cols;
+        const std::int64_t key = task_.key - call_.first_key, last_key = task_.key_last - call_.first_key;
+        const Span own{key ? (key - 1) * cols / keys + 1 : 0, last_key * cols / keys};
+        // The keys of a column, j · cols / keys == column, end before ⌈(column + 1) · keys / cols⌉: told step by step.
+        std::int64_t column = (key + s.first) * cols / keys;
+        const std::int64_t ends = (column + 1) * keys + cols - 1;
+        std::int64_t end = ends / cols - key, rest = ends % cols;
+        V group[LANES];
+        int held = 0;
         for (int r = s.first; r < s.last; ++column) {
-            const std::int64_t end = ((column + 1) * keys + pooling.cols - 1) / pooling.cols - key;
             const int last = static_cast<int>(least<std::int64_t>(end, s.last));
             V all = load(weights + r * PANEL);
             if (pooling.maximum) {
@@ -124,16 +106,51 @@ class Revision {
             } else {
                 for (++r; r < last; ++r) all += load(weights + r * PANEL);
             }
-            const Column to = column_of(pooling, column);
-            if (top == bottom) {  // weights of other rows are 0
-                float one = all[0];
-                for (int j = 1; j < LANES; ++j) one = pooling.maximum ? greatest(one, all[j]) : one + all[j];
-                add(pooling, to.rows + top * to.stride, one);
-                continue;
+            end += keys / cols + (rest + keys % cols >= cols);
+            rest = (rest + keys % cols) % cols;
+            if (column >= own.first && column < own.last) {
+                group[held++] = all;
+                if (held < LANES && r < s.last) continue;
+            } else {
+                const std::int64_t edge = (head_ * task_.count + task_.index) * 2 + (column >= own.last);
+                add_column(pooling, first, rows, all, pooling.edges + edge * pooling.rows, 1);
             }
-            for (std::int64_t j = rows.first; j < rows.last; ++j) {
-                add(pooling, to.rows + (query + j) * pooling.rows / queries * to.stride, all[j]);
+            const std::int64_t behind = column + (column >= own.first && column < own.last);
+            add_columns(pooling, first, rows, group, held, behind - held);
+            held = 0;
+        }
+    }
+
+    std::int64_t row_of(const Pooling& pooling, std::int64_t query) const {
+        return (query - call_.first_query) * pooling.rows / (call_.last_query - call_.first_query);
+    }
+
+    // Whole columns side by side, of a vector of queries each.
+    void add_columns(const Pooling& pooling, std::int64_t first, Span rows, V (&group)[LANES], int count,
+                     std::int64_t column) const {
+        float* to = pooling.out + head_ * pooling.rows * pooling.cols + column;
+        if (count < LANES) {
+            for (int i = 0; i < count; ++i) add_column(pooling, first, rows, group[i], to + i, pooling.cols);
+            return;
+        }
+        transpose(group);
+        std::int64_t row = row_of(pooling, first + rows.first);
+        const bool together = row_of(pooling, first + rows.last - 1) == row;
+        for (std::int64_t j = rows.first; j < rows.last;) {
+            V all = group[j];
+            std::int64_t next = row;
+            while (++j < rows.last && (together || (next = row_of(pooling, first + j)) == row)) {
+                all = pooling.maximum ? max(all, group[j]) : all + group[j];
             }
+            float* at = to + row * pooling.cols;
+            store(at, pooling.maximum ? max(load(at), all) : load(at) + all);
+            row = next;
+        }
+    }
+
+    void add_column(const Pooling& pooling, std::int64_t first, Span rows, V all, float* to, std::int64_t stride) const {
+        for (std::int64_t j = rows.first; j < rows.last; ++j) {
+            add(pooling, to + row_of(pooling, first + j) * stride, all[j]);
         }
     }
 
@@ -157,9 +174,10 @@ class Revision {
     bool several_ = false;
 };
 
-// Scores of a segment become weights, 2^(score − top) · share.
+// Scores of a segment become weights, 2^(score − top) · share. The sums of each key's, a vector each, are added to
+// `received` where it is there.
 template <int N>
-INLINE void weigh_again(const Segment& s, float* scores, float left, const V* top, const V* share) {
+INLINE void weigh_again(const Segment& s, float* scores, float left, const V* top, const V* share, float* received) {
     const V factor = splat(left);
     V below[N];
     for (int v = 0; v < N; ++v) below[v] = splat(0.0f) - top[s.begin + v];
@@ -171,20 +189,33 @@ INLINE void weigh_again(const Segment& s, float* scores, float left, const V* to
         for (int i = 0; i < ALL; ++i) p[i] = fma_once(load(row + i / N * PANEL + i % N * LANES), factor, below[i % N]);
         exp2(p);
 #pragma GCC unroll 8
-        for (int i = 0; i < ALL; ++i) store(row + i / N * PANEL + i % N * LANES, p[i] * share[s.begin + i % N]);
+        for (int i = 0; i < ALL; ++i) p[i] *= share[s.begin + i % N];
+#pragma GCC unroll 8
+        for (int i = 0; i < ALL; ++i) store(row + i / N * PANEL + i % N * LANES, p[i]);
+        if (received) {
+#pragma GCC unroll 4
+            for (int i = 0; i < ALL; i += N) {
+                V sum = load(received + i / N * LANES);
+#pragma GCC unroll 4
+                for (int v = 0; v < N; ++v) sum += p[i + v];
+                store(received + i / N * LANES, sum);
+            }
+            received += ALL / N * LANES;
+        }
         row += ALL / N * PANEL;
     };
+    if (received) received += s.first * LANES;
     constexpr int TOGETHER = 4 / N;
     int r = s.first;
     for (; r + TOGETHER <= s.last; r += TOGETHER) some(Count<TOGETHER>{});
     for (; r < s.last; ++r) some(Count<1>{});
 }
-INLINE void weigh_again(const Segment& s, float* scores, float left, const V* top, const V* share) {
+INLINE void weigh_again(const Segment& s, float* scores, float left, const V* top, const V* share, float* received) {
     switch (s.end - s.begin) {
-        case 1: return weigh_again<1>(s, scores, left, top, share);
-        case 2: return weigh_again<2>(s, scores, left, top, share);
-        case 3: return weigh_again<least(3, NV)>(s, scores, left, top, share);
-        default: return weigh_again<NV>(s, scores, left, top, share);
+        case 1: return weigh_again<1>(s, scores, left, top, share, received);
+        case 2: return weigh_again<2>(s, scores, left, top, share, received);
+        case 3: return weigh_again<least(3, NV)>(s, scores, left, top, share, received);
+        default: return weigh_again<NV>(s, scores, left, top, share, received);
     }
 }
 
@@ -238,7 +269,7 @@ void revisit_of(const Revisit& call, const RevisitTask& task, void* memory, Stop
                     {scratch.queries + p * depth * PANEL + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth});
                 if (scoring.cooked) cook(panel, s, task.key, scratch.scores, nullptr);
                 if (s.test) forbid(panel, s, task.key, scratch.scores);
-                weigh_again(s, scratch.scores, scoring.left, top, share);
+                weigh_again(s, scratch.scores, scoring.left, top, share, revision.received());
                 revision.meet(s, here, scratch.scores);
             }
         }

@@ -40,6 +40,7 @@ from regard.observers import (
     TopK,
 )
 from regard.scores import Additive, Cosine, Dot, Euclidean, Score
+from regard.weights import Weights
 
 __version__ = "0.1.0"
 
@@ -48,6 +49,6 @@ __all__ = [
     "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
     "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
     "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen",
-    "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Where", "Window", "attention",
-    "explain", "observe",
+    "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
+    "attention", "explain", "observe",
 ]  # fmt: skip

@@ -8,9 +8,9 @@ same computation and returns what was seen of the weights too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -20,54 +20,13 @@ from torch.nn import functional as F
 from regard.attend import Seen, attention, observe
 from regard.biases import Bias, as_bias
 from regard.errors import OptionError, ShapeError
+from regard.held import Held
 from regard.masks import Mask, as_mask
 from regard.normalizers import Normalizer
 from regard.observers import Observer
 from regard.positions import Position, Positions
 from regard.scores import Score, as_score
-from regard.values import Value
-
-AnyValue = TypeVar("AnyValue", bound=Value)
-
-
-class Held(nn.Module, Generic[AnyValue]):
-    """A value whose tensors belong to a module: parameters stay parameters, the rest become buffers.
-
-    Called, it gives the value with the module's tensors of that moment, so that moving, saving, training
-    and `torch.func.functional_call` work for any value, under the names of the value's fields.
-
-    >>> from regard.biases import Kerple
-    >>> held = Held(Kerple.learned(heads=4))
-    >>> sorted(held.state_dict())
-    ['a', 'c']
-    """
-
-    def __init__(self, value: AnyValue) -> None:
-        super().__init__()
-        self._names = tuple(_names(value))
-        tensors = value.tensors()
-        for name, tensor in zip(self._names, tensors, strict=True):
-            if isinstance(tensor, nn.Parameter):
-                self.register_parameter(name, tensor)
-            else:
-                self.register_buffer(name, tensor)
-        self._form = value.with_tensors([tensor.detach() for tensor in tensors])
-
-    def forward(self) -> AnyValue:
-        """The value, with the tensors that this module holds now."""
-        return self._form.with_tensors([getattr(self, name) for name in self._names])
-
-    def extra_repr(self) -> str:
-        return repr(self._form) if not self._names else type(self._form).__name__
-
-
-def _names(value: Value, prefix: str = "") -> Iterator[str]:
-    for part in fields(value):
-        content = getattr(value, part.name)
-        if isinstance(content, Tensor):
-            yield prefix + part.name
-        elif isinstance(content, Value):
-            yield from _names(content, f"{prefix}{part.name}_")
+from regard.weights import Weights
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -193,6 +152,26 @@ class MultiHeadAttention(nn.Module):
         seen = observe(q, k, v, *observers, backend=self.backend, **self._values(mask))
         results = {observer: seen[observer] for observer in seen}
         return LayerSeen(self._merged(seen.out), results)
+
+    def weights(
+        self,
+        x: Float[Tensor, "b n width"],
+        context: Float[Tensor, "b m context"] | None = None,
+        *,
+        mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+        context_positions: Positions | None = None,
+    ) -> Weights:
+        """The layer's weights as a value, of which any part can be had.
+
+        >>> layer = MultiHeadAttention(64, heads=4)
+        >>> layer.weights(torch.randn(1, 1000, 64))[0, 3, 999, 990:].shape
+        torch.Size([10])
+        """
+        q, k, _ = self.projected(x, context, positions, context_positions)
+        values = self._values(mask)
+        del values["dropout"]  # weights are what they are before it
+        return Weights.of(q, k, **values)
 
     def projected(
         self,

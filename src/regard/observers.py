@@ -102,6 +102,13 @@ class Observer(Value, Generic[Result]):
         raise OptionError("merge", repr(self), "statistics that follow from those of the pieces",
                           "Ask for it in a run over all keys.")  # fmt: skip
 
+    def append(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The statistic of the queries of two pieces, of which the second may see more keys."""
+        if not self.by_row:
+            raise OptionError("append", repr(self), "statistics of rows, and what keys receive",
+                              "Ask for it in a run over all queries, or Weights.of(q, k, lse).")  # fmt: skip
+        return tuple(torch.cat(both, 2) for both in zip(first, second, strict=True))
+
     def result(self, *tensors: Tensor) -> Result:
         """What the caller gets, from the whole tensors."""
         return cast("Result", tensors[0])
@@ -197,6 +204,14 @@ class Received(Observer[Tensor]):
         parts = [block.weights[:, :, max(start - first, 0) : max(stop - first, 0)].sum(-2)
                  for start, stop in self.spans]  # fmt: skip
         return (block.on_all_keys(torch.stack(parts, 2)),)
+
+    def append(self, first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.spans:
+            raise OptionError("append", repr(self), "Received() of all queries",
+                              "Spans count the queries of one run.")  # fmt: skip
+        (before,), (now,) = first, second
+        later = now.shape[-1] - before.shape[-1]
+        return (torch.nn.functional.pad(before, (0, later)) + now,)
 
 
 @dataclass(frozen=True)

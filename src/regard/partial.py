@@ -1,9 +1,14 @@
-"""Attention over some of the keys, and how two such results become one.
+"""Attention over some of the keys or queries, and how two such results become one.
 
 Keys may come in pieces: chunks of a cache, splits for more threads, shards on other machines. Each piece
 gives an output, its rows' log-sum-exp and its statistics as if there were no other keys; `merge` makes of
 two neighbours what one run over both would have given, to rounding. It holds for softmax without a sink; a
 sink is one more piece, with `lse` the sink and an output of zeros.
+
+Queries may come in pieces too: prompts chunk by chunk, then token by token, each seeing the keys so far;
+`append` goes on with the statistics of those before. What keys receive, and a map, take the log-sum-exp of
+whole rows: where keys came in pieces, merge those first, then ask each piece of the keys for its part with
+`Weights.of(q, piece, merged.lse).see(Received())`.
 """
 
 from __future__ import annotations
@@ -64,6 +69,36 @@ def merge(first: Partial, second: Partial, observers: Sequence[Observer[Any]] = 
         for observer, a, b in zip(observers, first.observed, second.observed, strict=True)
     )
     return Partial(out.to(first.out.dtype), lse, first.keys + second.keys, observed)
+
+
+def append(first: Partial, second: Partial, observers: Sequence[Observer[Any]] = ()) -> Partial:
+    """The result of the queries of both pieces; those of `second` come after, and may see more keys.
+
+    Statistics of rows are put one after the other. What keys receive adds up: keys that came later have
+    received nothing before. A map (`Pooled`) has other cells when there are more queries: ask in the end.
+
+    >>> from regard import Causal, Received, LogSumExp, observe
+    >>> q, k, v = torch.randn(3, 1, 2, 10, 8).unbind()
+    >>> asked = (Received(),)
+    >>> pieces = []
+    >>> for cut in (slice(0, 6), slice(6, 10)):
+    ...     keys = k[:, :, : cut.stop], v[:, :, : cut.stop]
+    ...     seen = observe(q[:, :, cut], *keys, *asked, LogSumExp(), mask=Causal())
+    ...     pieces.append(Partial(seen.out, seen[LogSumExp()], cut.stop, ((seen[Received()],),)))
+    >>> whole = observe(q, k, v, *asked, mask=Causal())[Received()]
+    >>> torch.allclose(append(*pieces, asked).observed[0][0], whole, atol=1e-5)
+    True
+    """
+    if first.lse.shape[:2] != second.lse.shape[:2] or first.keys > second.keys:
+        given = f"{tuple(first.lse.shape)} on {first.keys} keys, {tuple(second.lse.shape)} on {second.keys}"
+        raise ShapeError("append", given, "the same batch and heads, and no fewer keys than before",
+                         "Append queries in their order; keys are merged.")  # fmt: skip
+    observed = tuple(
+        observer.append(a, b)
+        for observer, a, b in zip(observers, first.observed, second.observed, strict=True)
+    )
+    out, lse = torch.cat((first.out, second.out), 2), torch.cat((first.lse, second.lse), 2)
+    return Partial(out, lse, second.keys, observed)
 
 
 def _share(piece: Tensor, whole: Tensor) -> Tensor:

@@ -18,14 +18,17 @@ from regard._native import core
 from regard.backends import chunked, native
 from regard.errors import OptionError
 from regard.lab import bench, measure
-from regard.lab.arms import CHUNKED, EAGER, SDPA, Arm, PlainArm
+from regard.lab.arms import CHUNKED, EAGER, SDPA, SDPA_BLIND, Arm, PlainArm
 from regard.lab.cases import (
     ALIBI,
+    ASCENDING,
     BOTH,
     CAUSAL,
     DROPOUT,
+    PENALTY,
     SEEN,
     SINKS,
+    SIX,
     SOFTCAP,
     TWISTS,
     WIDE,
@@ -35,7 +38,16 @@ from regard.lab.cases import (
 from regard.lab.flex import FLEX
 from regard.lab.inputs import Inputs
 from regard.lab.measure import Row, Timing, timed
-from regard.lab.sections import ARMS, CASES, GOAL_SHAPES, TITLES, arms_of, chosen, left_out
+from regard.lab.sections import (
+    ARMS,
+    CASES,
+    GOAL_SHAPES,
+    STATISTICS,
+    TITLES,
+    arms_of,
+    chosen,
+    left_out,
+)
 from regard.lab.tables import reasons
 
 TINY = (1, 2, 40, 8)
@@ -87,7 +99,7 @@ def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
 def kinds() -> list[Case]:
     """Every kind of case that is measured, once, on a tiny shape in float32."""
     tiny: dict[str, Case] = {}
-    for case in CASES:
+    for case in (case for case in CASES if case.section != "square"):
         b, h = (1, 2) if case.keys is None else (1, 4)
         shape = (b, h, case.shape[2], 8)
         keys = case.keys and (1, 2, 40, 8)
@@ -103,9 +115,11 @@ def test_every_arm_gives_what_the_formula_gives(case: Case) -> None:
     arms = [arm for arm in arms_of(case) if not arm.why_not(case) and arm not in (EAGER, FLEX)]
     assert arms
     for arm in arms:
-        compared = inputs if not isinstance(arm, PlainArm) else Inputs.of(case.plain())
+        compared = Inputs.of(arm.plainer(case)) if isinstance(arm, PlainArm) else inputs
         result, expected = arm.call(inputs)(), EAGER.call(compared)()
         assert len(result) == len(expected)
+        if case.seen:  # what sees is compared with what sees nothing of the same
+            assert compared.case in (case, dataclasses.replace(case, seen=""))
         if compared.case.twist == DROPOUT:
             assert not torch.equal(result[0], arm.call(inputs)()[0])
             continue
@@ -113,6 +127,36 @@ def test_every_arm_gives_what_the_formula_gives(case: Case) -> None:
             if got.dtype == torch.int64:  # of top-8: in the formula, masked keys have indices too
                 wanted = torch.where(expected[3] > 0, wanted, -1)
             torch.testing.assert_close(got, wanted, rtol=2e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("mask", ["full", CAUSAL])
+def test_a_square_is_that_of_the_whole_map(mask: str) -> None:
+    inputs = Inputs.of(Case("square", TINY, mask))
+    scores = inputs.q[0, 0] @ inputs.k[0, 0].T * 8**-0.5
+    visible = inputs.visible()
+    whole = (scores if visible is None else scores.masked_fill(~visible, -torch.inf)).softmax(-1)
+    for arm in ARMS["square"]:
+        (square,) = arm.call(inputs)()
+        torch.testing.assert_close(square, whole[20:30, 10:20])
+
+
+def test_a_penalty_is_part_of_what_a_step_lowers() -> None:
+    inputs = Inputs.of(Case("statistics", TINY, passes=BOTH, seen=PENALTY))
+    weights = (inputs.q @ inputs.k.mT * 8**-0.5).softmax(-1)
+    entropy = -(weights * weights.log()).sum(-1)
+    loss = (weights @ inputs.v * inputs.upstream).sum() + entropy.mean()
+    wanted = torch.autograd.grad(loss, inputs.learned)
+    torch.testing.assert_close(CHUNKED.call(inputs)()[2:], wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("n", [40, 4096])
+def test_ascending_scores_ascend_in_every_row(n: int, dtype: torch.dtype) -> None:
+    inputs = Inputs.of(Case("statistics", (1, 2, n, 8), dtype=dtype, twist=ASCENDING))
+    scores = inputs.q[:, :, ::20].double() @ inputs.k.double().mT * 8**-0.5
+    assert bool((scores.diff() > 0).all())
+    assert float(scores.amax()) <= 8.1
+    assert bool((scores.float().softmax(-1) > 0).all())
 
 
 @pytest.mark.slow
@@ -173,9 +217,12 @@ def test_cases_cover_what_the_goals_speak_of() -> None:
     assert len(plain) == len(GOAL_SHAPES) * 2 * 2 * 2
     assert {case.shape for case in plain} == set(GOAL_SHAPES)
     assert {case.twist for case in CASES} == {"", *TWISTS}
-    assert {"quick", "default", "goals", "memory"} == {name for case in CASES for name in case.sets}
+    assert {case.seen for case in CASES} == {"", *SEEN}
+    sets = {name for case in CASES for name in case.sets}
+    assert sets == {"quick", "default", "goals", "memory", "alone"}
     assert set(chosen(CASES, "quick")) <= set(chosen(CASES, "default"))
     assert chosen(CASES, "all") == list(CASES)
+    assert not any(SDPA_BLIND.why_not(case) for case in STATISTICS)
     names = {arm.name for arms in ARMS.values() for arm in arms}
     assert all(name in names for case in CASES for name in case.also)
 
@@ -221,6 +268,11 @@ def test_a_goals_run_spends_its_time_on_what_the_goals_ask(monkeypatch: pytest.M
     assert taken(Case("isa", TINY), "goals") == ["SDPA", "native avx2"]
     assert taken(Case("isa", TINY), "default") == ["SDPA", "native avx2", "native portable"]
     assert "native emulated" in taken(Case("isa", TINY), "all")
+    beside = Case("statistics", TINY, seen=SIX, also=(EAGER.name,))
+    assert taken(beside, "goals") == ["SDPA", "eager", "native, plain", "regard native"]
+    far = dataclasses.replace(beside, sets=("goals", "memory", "alone"), also=())
+    assert taken(far, "goals") == ["regard native"]
+    assert len(taken(far, "all")) == 5
 
 
 @pytest.mark.usefixtures("fake")
@@ -228,7 +280,7 @@ def test_a_goals_run_spends_its_time_on_what_the_goals_ask(monkeypatch: pytest.M
 def test_a_run_hands_that_on(
     run: str, turns: int, weighed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measure, "grown_apart", lambda case, arm: 1)
+    monkeypatch.setattr(measure, "grown_apart", lambda case, arm: (1, 2.0))
     monkeypatch.setitem(ARMS, "features", ARMS["features"][1:3])
     case = Case("features", TINY, passes=BOTH, twist=SINKS, sets=("memory",))
     (row,) = measure.measured([case], run, 1.0)
@@ -236,6 +288,41 @@ def test_a_run_hands_that_on(
     assert row.timings["SDPA, plain"].once == (turns == 1)
     assert not row.timings["regard native"].once
     assert len(row.extra_bytes) == weighed
+
+
+@pytest.mark.usefixtures("fake")
+def test_what_takes_a_minute_is_called_once_for_its_time_and_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def apart(case: Case, arm: Arm) -> tuple[int, float]:
+        asked.append(arm.name)
+        return 7, 61.0
+
+    monkeypatch.setattr(measure, "grown_apart", apart)
+    monkeypatch.setattr(Arm, "call", lambda arm, inputs: pytest.fail("called here too"))
+    case = Case("statistics", TINY, CAUSAL, seen=SIX, sets=("goals", "memory", "alone"))
+    (row,) = measure.measured([case], "goals", 1.0)
+    assert asked == ["regard native"]
+    assert row.timings == {"regard native": Timing((61.0,))}
+    assert row.extra_bytes == {"regard native": 7}
+
+
+@pytest.mark.usefixtures("fake")
+def test_eager_has_one_turn_beside_those_that_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    weighed: list[str] = []
+
+    def apart(case: Case, arm: Arm) -> tuple[int, float]:
+        weighed.append(arm.name)
+        return 7, 61.0
+
+    monkeypatch.setattr(measure, "grown_apart", apart)
+    case = Case("statistics", TINY, seen=SIX, sets=("goals", "memory"), also=(EAGER.name,))
+    (row,) = measure.measured([case], "goals", 1.0)
+    turns = {name: timing.once for name, timing in row.timings.items()}
+    assert turns == {"SDPA": True, "eager": True, "native, plain": False, "regard native": False}
+    assert weighed == ["eager", "regard native"]
 
 
 def test_times_are_means_of_bursts_in_turns() -> None:
@@ -335,13 +422,12 @@ def test_what_does_not_fit_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("regard.lab.arms.free_memory", lambda: 2**30)
     assert EAGER.why_not(Case("plain", (1, 4, 8192, 64))) == "needs 3.0 GiB, here are 1.0"
     assert EAGER.why_not(Case("plain", (1, 4, 512, 64))) is None
-    assert SDPA.why_not(Case("statistics", TINY, twist=SEEN)) == "never has the weights"
 
 
 def test_memory_is_that_of_the_case(fake: FakeCore) -> None:
     (case,) = (case for case in CASES if case.section == "bias")
-    grown = measure.grown_apart(case, EAGER)
-    assert grown is not None
+    grown, took = measure.grown_apart(case, EAGER) or (0, 0.0)
+    assert took > 0
     assert 2 < grown / case.map_bytes < 12  # several maps, and the gradient
     assert measure.grown_apart(case, Arm("no such arm", EAGER.ready, EAGER.why_not)) is None
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from regard.errors import OptionError
 from regard.lab import bench, figures, files, views
 from regard.lab.arms import NATIVE, NATIVE_PLAIN
-from regard.lab.cases import BOTH, CAUSAL, FORWARD, WIDE, Case
+from regard.lab.cases import BOTH, CAUSAL, FORWARD, SEEN, WIDE, Case
 from regard.lab.measure import Row, Timing
 from regard.lab.picture import picture
 from regard.lab.sections import CASES, GOAL_SHAPES, TITLES
@@ -62,6 +62,14 @@ def made_up() -> list[Row]:
         row(Case("window", (1, 2, n, 64), "window 512"), {NATIVE.name: n**1.5})
         for n in (32768, 65536)
     ]
+    cost = {"SDPA": 3.0, NATIVE_PLAIN.name: 1.0, NATIVE.name: 1.25}
+    for case in (case for case in CASES if case.section == "statistics" and "goals" in case.sets):
+        memory = {"eager": 90, NATIVE.name: 2} if case.also else {}
+        made = row(case, {**cost, **({"eager": 10.0} if case.also else {})}, extra_bytes=memory)
+        if case.alone:
+            made = row(case, {NATIVE.name: 59.0}, extra_bytes={NATIVE.name: 257 << 20})
+        found.append(made)
+    found.append(row(Case("square", (1, 1, 131072, 64)), {"regard Weights": 2e-3}))
     found.append(row(Case("overhead", (1, 1, 16, 64)), {"SDPA": 15e-6, NATIVE.name: 30e-6}))
     found.append(row(Case("isa", TINY, CAUSAL), {"SDPA": 1.0, "native avx2": 2.0},
                      reasons={"native neon": "is not here"}))  # fmt: skip
@@ -91,6 +99,25 @@ def test_goals_are_judged_by_their_worst() -> None:
     assert said("n doubles") == ("≤ 2.20×", "2.83×", False)
     assert said("AVX2") == ("≥ 0.90×", "0.50×", False)
     assert said("overhead") == ("≤ 25.0 µs", "30.0 µs", False)
+    seeing = {what: (v.found, v.met) for what, v in found.items() if what.startswith(SEEN)}
+    assert seeing == {
+        "four statistics, float32: time of plain attention": ("1.25×", False),
+        "four statistics, float32: least, in SDPAs that see nothing": ("2.40×", True),
+        "four statistics, bfloat16: time of plain attention": ("1.25×", False),
+        "four statistics, bfloat16: least, in SDPAs that see nothing": ("2.40×", True),
+        "four statistics, ascending scores: time of plain attention": ("1.25×", True),
+        "six statistics: time of plain attention": ("1.25×", True),
+        "entropy penalty: time of plain attention": ("1.25×", False),
+        "six statistics, full: least, in eagers": ("8.00×", True),
+        "six statistics, causal: least, in eagers": ("8.00×", False),
+        "six statistics: least extra memory of eager, in ours": ("45.0×", True),
+        "six statistics, n = 131072: time": ("59.0 s", True),
+        "six statistics, n = 131072: extra memory": ("257 MiB", False),
+    }
+    assert said("256×256 weights") == ("≤ 3.00 ms", "2.00 ms", True)
+    assert all(found[what].cases == found[what].cases_of_goal for what in seeing)
+    assert found["four statistics, float32: time of plain attention"].cases == 6
+    assert found["six statistics: time of plain attention"].cases == 4
     cases = {what: (verdict.cases, verdict.cases_of_goal) for what, verdict in found.items()}
     assert cases["forward float32: geometric mean, in SDPAs"] == (12, 12)
     assert cases["forward float32: least share of FMA peak, n ≥ 2048"] == (6, 6)
@@ -127,6 +154,9 @@ def test_tables_say_it_plainly() -> None:
     (_, cells) = tables["What a feature costs: 1×8×4096×64 full, forward + backward"]
     assert [cell[3:5] for cell in cells] == [["1.50×", "1.00×"], ["0.25×", "2.00×"]]
     assert cells[0][-1] == "4.00×"
+    heads, cells = tables["What seeing costs: forward, bfloat16"]
+    assert heads == ["case", "SDPA", "native, plain", "regard native", "÷ plain"]
+    assert cells[0][3:] == ["1.25 s ±0%  2.40×", "1.25×"]
     (_, cells) = tables["Memory of a learned dense bias"]
     assert cells[0][-1] == "4.00×"
     (_, cells) = next(table for title, table in tables.items() if title.startswith("Decoding"))

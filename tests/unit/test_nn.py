@@ -13,7 +13,8 @@ from torch.func import functional_call
 from regard.biases import ALiBi, Kerple, Relative
 from regard.errors import OptionError, RegardError, ShapeError
 from regard.masks import Causal, Padding, Window
-from regard.nn import Held, MultiHeadAttention, Transformer
+from regard.held import Held
+from regard.nn import MultiHeadAttention, Transformer
 from regard.normalizers import Softmax
 from regard.observers import DistanceMass, Entropy
 from regard.positions import Learned, Rotary, Sinusoidal

@@ -80,15 +80,8 @@ class Statistics:
 class Revisit:
     """What is asked of the weights of a rectangle when they are made once more."""
 
-    def __init__(
-        self,
-        top: int,
-        share: int,
-        first_query: int,
-        last_query: int,
-        first_key: int,
-        last_key: int,
-    ) -> None: ...
+    def __init__(self, top: int, share: int, box: tuple[int, ...]) -> None:
+        """`box` is from and to: of b, h, queries and keys."""
     def set_weights(self, address: int) -> None: ...
     def set_received(self, lot_count: int, lot: int, address: int) -> None: ...
     def add_pooling(self, rows: int, cols: int, maximum: bool, address: int) -> None: ...

@@ -391,6 +391,20 @@ def _grads(
     return torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True)
 
 
+def weights(problem: Problem, lse: Tensor, box: Box) -> Tensor:
+    """The softmax weights of a box, exp(score − lse)."""
+    exact = problem.cast(problem.compute_dtype)
+    repeats = exact.sizes.h // max(exact.sizes.g, 1)
+    heads = torch.arange(box.h.start, box.h.stop, device=exact.sizes.device) // max(repeats, 1)
+    q = _cut(exact.q, box.b, box.h, box.q)
+    k = _cut(exact.k, box.b, range(exact.sizes.g), box.k)[:, heads]
+    scores = exact.score.heads(box.h).of(q, k)
+    bias = exact.bias.cut(box.b, box.h, box.q).block(box)
+    scores = (scores + bias).masked_fill(~exact.mask.block(box, exact.sizes.device), -torch.inf)
+    rows = _cut(lse, box.b, box.h, box.q)[..., None]
+    return torch.where(rows == -torch.inf, 0, (scores - rows).exp()).to(lse.dtype)
+
+
 def _answer(problem: Problem, flat: Sequence[Tensor]) -> Answer:
     out, *rest = flat
     observed: list[tuple[Tensor, ...]] = []

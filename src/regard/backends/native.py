@@ -26,7 +26,7 @@ from regard.backends.normal import Form, Tensors
 from regard.normalizers import Sigmoid, Softmax
 from regard.observers import LogSumExp, TopK
 from regard.problem import Answer, Problem
-from regard.shapes import laid_like
+from regard.shapes import Box, laid_like
 from regard.values import Aligned, readable
 
 name = "native"
@@ -153,6 +153,23 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     if made is None or made.rows is None:
         return chunked.run(problem).out, torch.zeros((3, *problem.q.shape[:3]))
     return made.out.to(problem.q.dtype), made.rows
+
+
+@torch.no_grad()
+def revisit(problem: Problem, rows: Tensor) -> sight.Found:
+    """What a problem's observers ask of the final weights, from what `forward` left of the rows."""
+    form, tensors = normal.form(problem)
+    assert form.asked is not None, "something is observed"
+    _, top, share = rows.float()
+    return sight.revisit(form.asked, normal.call(form, tensors), form.sizes, top, share)
+
+
+@torch.no_grad()
+def weights(problem: Problem, rows: Tensor, box: Box) -> Tensor:
+    """The weights of a box, from what `forward` left of the rows."""
+    form, tensors = normal.form(problem)
+    _, top, share = rows.float()
+    return sight.weights(normal.call(form, tensors), box, top, share)
 
 
 class _Made(NamedTuple):

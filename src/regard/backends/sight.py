@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from regard._native import core
 from regard.asked import Asked, Sets
 from regard.observers import Pooled
-from regard.shapes import Sizes
+from regard.shapes import Box, Sizes
 
 Found = dict[str, Tensor]
 """What was found, or gradients of it, by name: `regard.asked.results` knows the names."""
@@ -61,43 +62,41 @@ def _set_sets(made: core.Statistics, sets: Sets | None, masses: Tensor) -> None:
 
 def revisit(asked: Asked, call: core.Call, sizes: Sizes, top: Tensor, share: Tensor) -> Found:
     """What takes the final weights, 2^(score − top) · share; `top` and `share` are (b, h, q)."""
-    b, h, q, k = sizes.b, sizes.h, sizes.q, sizes.k
+    b, h, q, k = (range(n) for n in (sizes.b, sizes.h, sizes.q, sizes.k))
     found: Found = {}
-    everything = range(q), range(k)
+    everything = q, k
     regions: dict[tuple[range, range], list[Pooled]] = {everything: []} if asked.lots else {}
     for one in asked.maps:
         regions.setdefault(one.rectangle, []).append(one)
     for region, maps in regions.items():
-        visit = _visit(region, top, share)
+        visit = _visit(Box(b, h, *region), top, share)
         for one in maps:
-            found[f"map {asked.maps.index(one)}"] = cells = torch.zeros((b, h, one.rows, one.cols))
+            cells = torch.zeros((sizes.b, sizes.h, one.rows, one.cols))
             visit.add_pooling(one.rows, one.cols, one.how == "max", cells.data_ptr())
+            found[f"map {asked.maps.index(one)}"] = cells
         if asked.lots is not None and region == everything:
-            found["received"] = received = torch.zeros((b, h, asked.lots.count, k))
+            found["received"] = received = torch.zeros((sizes.b, sizes.h, asked.lots.count, len(k)))
             lot = asked.lots.of_query.data_ptr() if asked.lots.count > 1 else 0
             visit.set_received(asked.lots.count, lot, received.data_ptr())
         core.revisit(call, visit, torch.get_num_threads())
     if asked.rows:
-        parts = [rectangle(call, sizes, run, range(k), top, share) for run in _runs(asked.rows)]
-        found["rows"] = torch.cat(parts, 2) if len(parts) > 1 else parts[0]
+        parts = [weights(call, Box(b, h, run, k), top, share) for run in _runs(asked.rows)]
+        found["rows"] = torch.cat(parts, 2)
     return found
 
 
-def rectangle(
-    call: core.Call, sizes: Sizes, queries: range, keys: range, top: Tensor, share: Tensor
-) -> Tensor:
-    """The weights of neighbouring queries and keys, (b, h, queries, keys)."""
-    weights = torch.zeros((sizes.b, sizes.h, len(queries), len(keys)))
-    visit = _visit((queries, keys), top, share)
-    visit.set_weights(weights.data_ptr())
+def weights(call: core.Call, box: Box, top: Tensor, share: Tensor) -> Float[Tensor, "b h q k"]:
+    """The weights of a box, in time that its size alone decides."""
+    found = torch.zeros([len(side) for side in box])
+    visit = _visit(box, top, share)
+    visit.set_weights(found.data_ptr())
     core.revisit(call, visit, torch.get_num_threads())
-    return weights
+    return found
 
 
-def _visit(region: tuple[range, range], top: Tensor, share: Tensor) -> core.Revisit:
-    queries, keys = region
-    ends = queries.start, queries.stop, keys.start, keys.stop
-    return core.Revisit(top.data_ptr(), share.data_ptr(), *ends)
+def _visit(box: Box, top: Tensor, share: Tensor) -> core.Revisit:
+    ends = tuple(end for side in box for end in (side.start, side.stop))
+    return core.Revisit(top.data_ptr(), share.data_ptr(), ends)
 
 
 def _runs(queries: Sequence[int]) -> list[range]:

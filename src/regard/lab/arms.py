@@ -5,6 +5,7 @@ An arm is made ready first, where masks are built and kernels compiled; only the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,12 +17,20 @@ from regard import attend
 from regard._native import core
 from regard.backends import native
 from regard.hardware import free_memory
-from regard.lab.cases import CAUSAL, DROPOUT, RELATIVE, SEEN, SINKS, SOFTCAP, Case
+from regard.lab.cases import (
+    ASCENDING,
+    CAUSAL,
+    DROPOUT,
+    PENALTY,
+    RELATIVE,
+    SINKS,
+    SOFTCAP,
+    WIDE,
+    Case,
+)
 from regard.lab.inputs import CAP, Inputs
-from regard.observers import Entropy, MeanDistance, Received, TopK
+from regard.lab.seen import in_pytorch, observers
 from regard.problem import Problem
-
-STATISTICS = (Entropy(), TopK(8), MeanDistance(), Received())
 
 Result = tuple[Tensor, ...]
 """The output, after it the statistics, and then the gradients, where the case asks for them."""
@@ -47,7 +56,12 @@ class Arm:
             with torch.set_grad_enabled(inputs.case.backward):
                 result = forward()
             if inputs.case.backward:
-                result += torch.autograd.grad(result[0], inputs.learned, inputs.upstream)
+                lowered = (result[1].mean(),) if inputs.case.seen == PENALTY else ()
+                result += torch.autograd.grad(
+                    (result[0], *lowered),
+                    inputs.learned,
+                    (inputs.upstream, *(None for _ in lowered)),
+                )
             return result
 
         return once
@@ -55,10 +69,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class PlainArm(Arm):
-    """Another arm on the same case without its mask and twist: what a feature is compared with."""
+    """Another arm on a plainer case: what a feature, or what it costs to see, is compared with."""
+
+    plainer: Callable[[Case], Case] = Case.plain
 
     def call(self, inputs: Inputs) -> Call:
-        return super().call(Inputs.of(inputs.case.plain()))
+        return super().call(Inputs.of(self.plainer(inputs.case)))
 
 
 def sdpa(inputs: Inputs) -> Call:
@@ -81,13 +97,9 @@ def sdpa(inputs: Inputs) -> Call:
 
 
 def _sdpa_not(case: Case) -> str | None:
-    if case.twist in (SEEN, SOFTCAP, SINKS):
-        return {
-            SEEN: "never has the weights",
-            SOFTCAP: "never caps scores",
-            SINKS: "never has sinks",
-        }[case.twist]
-    if case.twist and case.mask != "full" and case.twist != DROPOUT and "dv" not in case.twist:
+    if case.twist in (SOFTCAP, SINKS):
+        return {SOFTCAP: "never caps scores", SINKS: "never has sinks"}[case.twist]
+    if case.mask != "full" and case.twist not in ("", DROPOUT, WIDE, ASCENDING):
         return "takes a causal mask or a bias, not both"
     if case.span and case.shape[2] > 8192:
         size = case.shape[2] ** 2 / 2**30
@@ -98,7 +110,7 @@ def _sdpa_not(case: Case) -> str | None:
 def eager(inputs: Inputs) -> Call:
     """The formula as the textbooks write it, all scores at once."""
     i = inputs
-    visible = i.visible()
+    visible, statistics = i.visible(), in_pytorch(i.case)
     repeat = i.q.shape[1] // i.k.shape[1]
 
     def call() -> Result:
@@ -112,8 +124,9 @@ def eager(inputs: Inputs) -> Call:
         if visible is not None:
             scores = scores.masked_fill(~visible, -torch.inf)
         weights = _softmax(scores, i)
+        del scores
         out = functional.dropout(weights, i.dropout) @ v if i.dropout else weights @ v
-        return (out, *_statistics(weights)) if i.case.twist == SEEN else (out,)
+        return (out, *statistics(weights))
 
     return call
 
@@ -123,19 +136,6 @@ def _softmax(scores: Tensor, inputs: Inputs) -> Tensor:
         return scores.softmax(-1)
     sink = inputs.part[:, None, None].expand(*scores.shape[:-1], 1)
     return torch.cat((scores, sink), -1).softmax(-1)[..., :-1]
-
-
-def _statistics(weights: Tensor) -> Result:
-    place = torch.arange(weights.shape[-1])
-    apart = (place[:, None] - place).abs().to(weights.dtype)
-    top = weights.topk(8)
-    return (
-        torch.special.entr(weights).sum(-1),
-        top.indices,
-        top.values,
-        (weights * apart).sum(-1),
-        weights.sum(-2),
-    )
 
 
 def _eager_not(case: Case) -> str | None:
@@ -157,17 +157,18 @@ def regard(backend: str) -> Callable[[Inputs], Call]:
     """This library, by the name of a backend."""
 
     def ready(inputs: Inputs) -> Call:
-        i, options = inputs, inputs.options()
+        i, options, asked = inputs, inputs.options(), observers(inputs.case)
 
         def plain() -> Result:
             return (attend.attention(i.q, i.k, i.v, **options, backend=backend),)
 
-        def with_statistics() -> Result:
-            seen = attend.observe(i.q, i.k, i.v, *STATISTICS, **options, backend=backend)
-            top = seen[TopK(8)]
-            return (seen.out, seen[Entropy()], *top, seen[MeanDistance()], seen[Received()])
+        def seeing() -> Result:
+            seen = attend.observe(i.q, i.k, i.v, *asked, **options, backend=backend)
+            results = (seen[one] for one in asked)
+            parts = (part if isinstance(part, tuple) else (part,) for part in results)
+            return (seen.out, *itertools.chain.from_iterable(parts))
 
-        return with_statistics if i.case.twist == SEEN else plain
+        return seeing if asked else plain
 
     return ready
 
@@ -177,8 +178,7 @@ def native_not(case: Case) -> str | None:
     if reason := native.here():
         return reason
     i = Inputs.of(case.small(64))
-    observers = STATISTICS if case.twist == SEEN else ()
-    return native.why_not(Problem.of(i.q, i.k, i.v, observers, **i.options()))
+    return native.why_not(Problem.of(i.q, i.k, i.v, observers(i.case), **i.options()))
 
 
 SDPA = Arm("SDPA", sdpa, _sdpa_not)
@@ -187,6 +187,8 @@ NATIVE = Arm("regard native", regard("native"), native_not)
 CHUNKED = Arm("regard chunked", regard("chunked"), lambda case: None)
 NATIVE_PLAIN = PlainArm("native, plain", NATIVE.ready, lambda case: native_not(case.plain()))
 SDPA_PLAIN = PlainArm("SDPA, plain", SDPA.ready, lambda case: None)
+NATIVE_BLIND = PlainArm(NATIVE_PLAIN.name, NATIVE.ready, native_not, Case.blind)
+SDPA_BLIND = PlainArm(SDPA.name, SDPA.ready, _sdpa_not, Case.blind)
 
 
 @dataclass(frozen=True)

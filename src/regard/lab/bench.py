@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
                               "Leave it out for PyTorch's own choice.")  # fmt: skip
         torch.set_num_threads(options.threads)
     if options.child is not None:
-        print(grown(*options.child))
+        print(*grown(*options.child))
         return
     for name in ("json", "picture"):
         path = getattr(options, name)

@@ -12,7 +12,7 @@ FORWARD, BOTH = "forward", "forward + backward"
 FULL, CAUSAL, WINDOW, DOCUMENTS = "full", "causal", "window", "documents"
 """Masks. The last two have a size after them: "window 512" (and causal), "documents 512" (of that length)."""
 
-DROPOUT, RELATIVE, SOFTCAP, SINKS, WIDE, DENSE, ALIBI, SEEN = TWISTS = (
+DROPOUT, RELATIVE, SOFTCAP, SINKS, WIDE, DENSE, ALIBI, ASCENDING = TWISTS = (
     "dropout 0.1",
     "learned relative bias",
     "soft-cap",
@@ -20,9 +20,12 @@ DROPOUT, RELATIVE, SOFTCAP, SINKS, WIDE, DENSE, ALIBI, SEEN = TWISTS = (
     "dv = 2 d",
     "learned dense bias",
     "ALiBi",
-    "statistics",
+    "ascending scores",
 )
 """What a case may have that plain attention does not."""
+
+FOUR, SIX, PENALTY = SEEN = ("four statistics", "six statistics", "entropy penalty")
+"""What of the weights may be seen: `seen.py` says it exactly. A training step lowers a penalty."""
 
 BACKWARD_WORK = 2.5
 """What a backward pass counts, in forward passes: five matrix products instead of two."""
@@ -43,10 +46,13 @@ class Case:
     passes: str = FORWARD
     twist: str = ""
     """What is not plain: one of `TWISTS`."""
+    seen: str = ""
+    """What of the weights is seen: one of `SEEN`."""
     keys: Sizes | None = None
     """Of the keys and values, where it is not that of the queries."""
     sets: tuple[str, ...] = ()
-    """Which runs take it: "quick", "default", "goals"; "memory" weighs it too. `--all` takes every case."""
+    """Which runs take it: "quick", "default", "goals"; "memory" weighs it too, and "alone" times it
+    in the process that weighs it, in a single turn. `--all` takes every case."""
     also: tuple[str, ...] = ()
     """Arms that are slow, and worth their time here in the quick and the default run."""
 
@@ -69,7 +75,7 @@ class Case:
         sizes = "×".join(str(size) for size in self.shape)
         if self.keys is not None:
             return f"{sizes} on {'×'.join(str(size) for size in self.keys)}"
-        return f"{sizes} {self.mask}" + (f", {self.twist}" if self.twist else "")
+        return ", ".join((f"{sizes} {self.mask}", *filter(None, (self.twist, self.seen))))
 
     @property
     def kind(self) -> str:
@@ -80,6 +86,11 @@ class Case:
     def backward(self) -> bool:
         """Whether gradients are asked for."""
         return self.passes != FORWARD
+
+    @property
+    def alone(self) -> bool:
+        """Whether it takes so long that its time and its memory come from one call."""
+        return "alone" in self.sets
 
     @property
     def key_shape(self) -> Sizes:
@@ -146,7 +157,15 @@ class Case:
         >>> Case("features", (1, 1, 64, 8), "causal", twist="sinks").plain().short
         '1×1×64×8 full'
         """
-        return dataclasses.replace(self, mask=FULL, twist="")
+        return dataclasses.replace(self, mask=FULL, twist="", seen="")
+
+    def blind(self) -> Case:
+        """The same call, of which nothing is seen.
+
+        >>> Case("statistics", (1, 1, 64, 8), "causal", seen=FOUR).blind().short
+        '1×1×64×8 causal'
+        """
+        return dataclasses.replace(self, seen="")
 
     def small(self, n: int) -> Case:
         """The same with at most so many positions, and a mask's size in proportion.

@@ -6,11 +6,24 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from regard.lab.arms import NATIVE, NATIVE_PLAIN, SDPA
-from regard.lab.cases import BOTH, DOCUMENTS, FORWARD, WIDE, Case
+from regard.lab.arms import EAGER, NATIVE, NATIVE_PLAIN, SDPA
+from regard.lab.cases import (
+    ASCENDING,
+    BOTH,
+    CAUSAL,
+    DOCUMENTS,
+    FORWARD,
+    FOUR,
+    FULL,
+    PENALTY,
+    SIX,
+    WIDE,
+    Case,
+)
 from regard.lab.decode import DECODE_ARMS
 from regard.lab.measure import Row
 from regard.lab.sections import CASES, FEATURES, WINDOWS, chosen
+from regard.lab.square import WEIGHTS
 
 LONG = 2048
 """Positions from which a plain forward pass is held to a share of the FMA peak."""
@@ -24,6 +37,20 @@ PLAIN_GOALS = (
 """dtype, passes, geometric mean of speeds in SDPAs, the least of them, share of peak at `LONG` and above."""
 
 BANDWIDTH, BEST_SDPA, FEATURE, DOUBLING, AVX2, MICROSECONDS = 0.80, 1.5, 1.25, 2.2, 0.9, 25.0
+
+SEEING = (
+    (FOUR, "", "float32", 1.10, 1.1),
+    (FOUR, "", "bfloat16", 1.20, 2.0),
+    (FOUR, ASCENDING, "", 1.40, None),
+    (SIX, "", "", 1.60, None),
+    (PENALTY, "", "", 1.15, None),
+)
+"""What is seen, of which scores, dtype ("" is any), time in plain attentions, speed in blind SDPAs."""
+
+EAGERS = ((FULL, 5.0), (CAUSAL, 9.0))
+"""Masks, and the speed of six statistics in eagers."""
+
+EAGER_MEMORY, FAR_SECONDS, FAR_MEBIBYTES, SQUARE_MILLISECONDS = 40.0, 60.0, 256.0, 3.0
 
 LINEAR = 0.5
 """Maps of scores (a number for each pair): extra memory below this cannot hold one."""
@@ -174,6 +201,10 @@ def _maps(row: Row, rows: Sequence[Row]) -> float | None:
     return maps(row)
 
 
+def _time(name: str, per_second: float) -> Callable[[Row, Sequence[Row]], float | None]:
+    return lambda row, rows: per_second * row.timings[name].seconds if name in row.timings else None
+
+
 def _of(section: str) -> Callable[[Case], bool]:
     return lambda case: case.section == section
 
@@ -211,6 +242,31 @@ def _feature(case: Case) -> Iterator[Goal]:
                    lambda row, rows: cost(row, per_flop=True), arms)  # fmt: skip
 
 
+def _seeing(seen: str, twist: str, kind: str, most: float, least: float | None) -> Iterator[Goal]:
+    def of(case: Case) -> bool:
+        mine = case.seen == seen and case.twist == twist and kind in ("", case.kind)
+        return mine and case.shape[2] >= 4096 and not case.alone
+
+    what = ", ".join(filter(None, (seen, twist, kind)))
+    yield Goal(f"{what}: time of plain attention", "≤", most, "{:.2f}×", of,
+               lambda row, rows: cost(row, per_flop=False), (NATIVE.name, NATIVE_PLAIN.name))  # fmt: skip
+    if least is not None:
+        yield Goal(f"{what}: least, in SDPAs that see nothing", "≥", least, "{:.2f}×", of, _speed)
+
+
+def _beside_eager(mask: str | None = None) -> Callable[[Case], bool]:
+    return lambda case: case.seen == SIX and EAGER.name in case.also and mask in (None, case.mask)
+
+
+def _memory_of_eager(row: Row, rows: Sequence[Row]) -> float | None:
+    ours, theirs = (row.extra_bytes.get(name) for name in (NATIVE.name, EAGER.name))
+    return None if ours is None or theirs is None else theirs / max(ours, 1)
+
+
+def _far(case: Case) -> bool:
+    return case.seen == SIX and case.alone
+
+
 def _best(row: Row, rows: Sequence[Row]) -> float | None:
     name = best_sdpa(row)
     return row.times(NATIVE.name, name) if name else None
@@ -225,6 +281,18 @@ GOALS = (
     *(goal for case in FEATURES for goal in _feature(case)),
     Goal("dense learned bias: extra memory, in maps like it", "≤", DENSE_MAPS, "{:.2f}", _of("bias"),
          _maps, ()),
+    *(goal for row in SEEING for goal in _seeing(*row)),
+    *(Goal(f"{SIX}, {mask}: least, in eagers", "≥", least, "{:.2f}×", _beside_eager(mask),
+           lambda row, rows: row.times(NATIVE.name, EAGER.name), (NATIVE.name, EAGER.name))
+      for mask, least in EAGERS),
+    Goal(f"{SIX}: least extra memory of eager, in ours", "≥", EAGER_MEMORY, "{:.1f}×", _beside_eager(),
+         _memory_of_eager, ()),
+    Goal(f"{SIX}, n = 131072: time", "≤", FAR_SECONDS, "{:.1f} s", _far,
+         _time(NATIVE.name, 1), (NATIVE.name,)),
+    Goal(f"{SIX}, n = 131072: extra memory", "≤", FAR_MEBIBYTES, "{:.0f} MiB", _far,
+         lambda row, rows: grown / 2**20 if (grown := row.extra_bytes.get(NATIVE.name)) else None, ()),
+    Goal("256×256 weights at n = 131072: time", "≤", SQUARE_MILLISECONDS, "{:.2f} ms", _of("square"),
+         _time(WEIGHTS.name, 1e3), (WEIGHTS.name,)),
     Goal("window 512: time when n doubles", "≤", DOUBLING, "{:.2f}×",
          lambda case: case.section == "window" and case.shape[2] > WINDOWS[0].shape[2],
          lambda row, rows: dict(doublings(rows)).get(row.case), (NATIVE.name,)),
@@ -232,5 +300,5 @@ GOALS = (
          lambda case: case.section == "isa" and case.kind == "float32",
          lambda row, rows: row.times("native avx2", SDPA.name), ("native avx2", SDPA.name)),
     Goal("call overhead", "≤", MICROSECONDS, "{:.1f} µs", _of("overhead"),
-         lambda row, rows: 1e6 / rate if (rate := row.rate(NATIVE.name, 1)) else None, (NATIVE.name,)),
+         _time(NATIVE.name, 1e6), (NATIVE.name,)),
 )  # fmt: skip

@@ -12,6 +12,7 @@ from torch import Tensor
 from regard.biases import ALiBi, Dense, Relative
 from regard.lab.cases import (
     ALIBI,
+    ASCENDING,
     CAUSAL,
     DENSE,
     DOCUMENTS,
@@ -31,6 +32,10 @@ CAP = 5.0
 
 REACH = 128
 """The distance beyond which the learned relative bias stays the same."""
+
+
+GROWTH = 8.0
+"""By how much the last of ascending scores is above the first: low enough that no weight is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +66,14 @@ class Inputs:
             made = torch.randn(sizes, generator=random).to(case.dtype)
             return made.requires_grad_(case.backward)
 
+        q, k = normal(*case.shape), normal(*keys)
+        if case.twist == ASCENDING:
+            _ascend(q, k)
         shapes = {DENSE: (1, h, n, keys[2]), RELATIVE: (h, 2 * REACH + 1), SINKS: (h,)}
         return cls(
             case,
-            q=normal(*case.shape),
-            k=normal(*keys),
+            q=q,
+            k=k,
             v=normal(*keys[:3], case.value_size),
             part=normal(*shapes[case.twist]) if case.twist in shapes else None,
             upstream=normal(b, h, n, case.value_size).detach(),
@@ -128,6 +136,19 @@ class Inputs:
         if self.case.twist == ALIBI:
             return (-slopes(self.case.shape[1])[:, None, None] * apart.abs())[None].to(self.q.dtype)
         return self.part if self.case.twist == DENSE else None
+
+
+@torch.no_grad()
+def _ascend(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b g k d"]) -> None:
+    """Let the score grow from each key to the next, by `GROWTH` in all: each is the strongest so far.
+
+    In two numbers that also bfloat16 holds exactly, 64 steps of the one in each step of the other.
+    """
+    n, d = k.shape[2:]
+    place = torch.arange(n)
+    k[..., 0], k[..., 1] = place // 64, place % 64 / 64
+    q.zero_()
+    q[..., :2] = GROWTH * 64 / n * d**0.5
 
 
 def slopes(heads: int) -> Float[Tensor, " h"]:

@@ -123,17 +123,15 @@ def _row(case: Case, run: str, seconds: float) -> Row:
     able = [arm for arm in arms if arm.name not in cannot and arm.name not in left]
     before = ceiling(case)
     once = {arm.name for arm in able if once_is_enough(case, arm, run)}
-    timings = timed(case, able, seconds, once=once)
+    timings = {} if case.alone else timed(case, able, seconds, once=once)
     after = ceiling(case)
     row = Row(case, timings, {}, left | cannot, before and after and max(before, after))
     if run != "quick" and "memory" in case.sets:
-        row.extra_bytes.update(
-            {
-                arm.name: grown
-                for arm in able
-                if weighs(case, arm, run) and (grown := grown_apart(case, arm)) is not None
-            }
-        )
+        for arm in able:
+            if weighs(case, arm, run) and (apart := grown_apart(case, arm)) is not None:
+                row.extra_bytes[arm.name], took = apart
+                if case.alone:
+                    timings[arm.name] = Timing((took,))
     return row
 
 
@@ -208,19 +206,22 @@ def _mean(call: Callable[[], object], repeats: int, clock: Callable[[], float]) 
     return (clock() - start) / repeats
 
 
-def grown_apart(case: Case, arm: Arm) -> int | None:
-    """Bytes by which a fresh process grows, or None where it does not come back."""
+def grown_apart(case: Case, arm: Arm) -> tuple[int, float] | None:
+    """Bytes by which a fresh process grows, and seconds; None where it does not come back."""
     # Without a fixed threshold glibc keeps what was freed, and what is allocated next shows no growth.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     asked = [sys.executable, "-m", "regard.lab.bench", "--child", case.name, arm.name,
              "--threads", str(torch.get_num_threads())]  # fmt: skip
     done = subprocess.run(asked, capture_output=True, text=True, check=False,
                           env=environment)  # fmt: skip
-    return int(done.stdout) if done.returncode == 0 else None
+    if done.returncode != 0:
+        return None
+    size, took = done.stdout.split()
+    return int(size), float(took)
 
 
-def grown(case_name: str, arm_name: str) -> int:
-    """In the fresh process: the growth of its peak from just before the case to after it."""
+def grown(case_name: str, arm_name: str) -> tuple[int, float]:
+    """In the fresh process: the growth of its peak from just before the case to after it, and the seconds."""
     case = next(case for case in CASES if case.name == case_name)
     arm = next(arm for arm in arms_of(case) if arm.name == arm_name)
     arm.call(
@@ -229,5 +230,5 @@ def grown(case_name: str, arm_name: str) -> int:
     call = arm.call(Inputs.of(case))
     forget_peak()
     before = peak_memory()
-    call()
-    return peak_memory() - before
+    took = _mean(call, 1, time.perf_counter)
+    return peak_memory() - before, took

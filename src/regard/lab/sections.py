@@ -5,42 +5,52 @@ A case more is a row more in `CASES`; an arm more (a backend, another library) s
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import torch
 
 from regard.lab.arms import (
     CHUNKED,
     EAGER,
     NATIVE,
+    NATIVE_BLIND,
     NATIVE_PLAIN,
     SDPA,
+    SDPA_BLIND,
     SDPA_PLAIN,
     Arm,
     forced_arms,
 )
 from regard.lab.cases import (
     ALIBI,
+    ASCENDING,
     BOTH,
     CAUSAL,
     DENSE,
     DROPOUT,
     FORWARD,
+    FOUR,
     FULL,
+    PENALTY,
     RELATIVE,
-    SEEN,
     SINKS,
+    SIX,
     SOFTCAP,
     WIDE,
     Case,
 )
 from regard.lab.decode import DECODE_ARMS
 from regard.lab.flex import FLEX
+from regard.lab.square import ROWS, WEIGHTS
 
 TITLES = {
     "plain": "Plain attention",
     "kinds": "Masks, soft-cap and ALiBi",
     "features": "What a feature costs",
     "bias": "Memory of a learned dense bias",
-    "statistics": "Statistics of the weights",
+    "statistics": "What seeing costs",
+    "square": "A square of 256×256 weights",
     "decode": "Decoding: one query against a cache",
     "window": "A window over long sequences",
     "overhead": "What a call costs by itself",
@@ -53,7 +63,8 @@ ARMS: dict[str, tuple[Arm, ...]] = {
     "kinds": (SDPA, EAGER, FLEX, NATIVE, CHUNKED),
     "features": (NATIVE_PLAIN, NATIVE, SDPA_PLAIN, SDPA, CHUNKED),
     "bias": (SDPA, EAGER, NATIVE, CHUNKED),
-    "statistics": (EAGER, NATIVE, CHUNKED),
+    "statistics": (SDPA_BLIND, EAGER, NATIVE_BLIND, NATIVE, CHUNKED),
+    "square": (WEIGHTS, ROWS),
     "decode": DECODE_ARMS,
     "window": (NATIVE, FLEX, CHUNKED),
     "overhead": (SDPA, NATIVE, CHUNKED),
@@ -118,11 +129,29 @@ FEATURES = tuple(
 
 BIAS = (Case("bias", _MIDDLE, passes=BOTH, twist=DENSE, sets=_WEIGHED),)
 
+_SEEN, _LONGER, _FAR = (1, 2, 4096, 64), (1, 1, 8192, 64), (1, 1, 131072, 64)
+
+
+def _statistics(seen: str, shape: tuple[int, int, int, int], twist: str = "") -> Iterator[Case]:
+    for dtype, mask in itertools.product((_F32, _BF16), (FULL, CAUSAL)):
+        usual = (seen, shape, twist, mask) == (FOUR, _SEEN, "", CAUSAL)
+        sets = _DEFAULT if usual else _GOALS
+        yield Case("statistics", shape, mask, dtype, FORWARD, twist, seen, sets=sets)
+
+
 STATISTICS = (
-    Case("statistics", _SMALL, CAUSAL, twist=SEEN, sets=("quick", "default"), also=(EAGER.name,)),
-    Case("statistics", _MIDDLE, CAUSAL, twist=SEEN, sets=("default", "memory"), also=(EAGER.name,)),
-    Case("statistics", GOAL_SHAPES[5], CAUSAL, twist=SEEN, sets=("memory",), also=(EAGER.name,)),
+    Case("statistics", _SMALL, CAUSAL, seen=FOUR, sets=("quick", "default"), also=(EAGER.name,)),
+    *(case for shape in (_SEEN, (1, 2, 4096, 128), _LONGER) for case in _statistics(FOUR, shape)),
+    *_statistics(FOUR, _SEEN, ASCENDING),
+    *(case for case in _statistics(SIX, _SEEN) if case.dtype == _BF16),
+    Case("statistics", _LONGER, FULL, seen=SIX, sets=(*_GOALS, "memory"), also=(EAGER.name,)),
+    Case("statistics", _LONGER, CAUSAL, seen=SIX, sets=_WEIGHED, also=(EAGER.name,)),
+    Case("statistics", _FAR, CAUSAL, seen=SIX, sets=(*_GOALS, "memory", "alone")),
+    Case("statistics", _SEEN, CAUSAL, passes=BOTH, seen=PENALTY, sets=_DEFAULT),
+    Case("statistics", _SEEN, CAUSAL, _BF16, BOTH, seen=PENALTY, sets=_GOALS),
 )
+
+SQUARE = (Case("square", _FAR, CAUSAL, sets=_DEFAULT),)
 
 DECODE = tuple(
     Case("decode", (1, 32, 1, 128), dtype=dtype, keys=(1, 8, n, 128), sets=sets)
@@ -155,6 +184,7 @@ CASES = (
     *FEATURES,
     *BIAS,
     *STATISTICS,
+    *SQUARE,
     *DECODE,
     *WINDOWS,
     *OVERHEAD,
@@ -188,24 +218,29 @@ def left_out(case: Case, arm: Arm, run: str, native: str | None) -> str | None:
     >>> left_out(PLAIN[0], CHUNKED, "default", native=None)
     'was left out to save time: --all runs it'
     """
-    if run == "goals" and _beside(case, arm) and case.dtype == _BF16:
+    if run == "goals" and _beside(case, arm) and case.dtype == _BF16 and case.backward:
         return SLOW_BF16
     dear = arm.name in (EAGER.name, FLEX.name, CHUNKED.name, "native emulated")
     dear = dear or (run == "goals" and arm.name == "native portable")  # no goal speaks of it
     stands_in = arm.name == CHUNKED.name and native is not None and run != "goals"
-    chosen = arm.name in case.also and (run == "default" or (run == "quick" and arm is not FLEX))
+    dear = dear or (case.alone and arm is not NATIVE)
+    chosen = arm.name in case.also and (
+        run == "default"
+        or (run == "quick" and arm is not FLEX)
+        or (run == "goals" and case.section == "statistics")
+    )
     if run == "all" or not dear or stands_in or chosen:
         return None
     return "was left out to save time: --all runs it"
 
 
 def once_is_enough(case: Case, arm: Arm, run: str) -> bool:
-    """Whether a single turn of an arm will do, because no goal asks for its time.
+    """Whether a single turn of an arm will do: no goal asks for its time, or it is far from the others'.
 
     >>> [arm.name for arm in ARMS["features"] if once_is_enough(FEATURES[0], arm, "goals")]
     ['SDPA, plain', 'SDPA']
     """
-    return run != "all" and _beside(case, arm)
+    return run != "all" and (_beside(case, arm) or (case.seen == SIX and arm is EAGER))
 
 
 def weighs(case: Case, arm: Arm, run: str) -> bool:
@@ -214,12 +249,14 @@ def weighs(case: Case, arm: Arm, run: str) -> bool:
     >>> [arm.name for arm in ARMS["features"] if weighs(FEATURES[0], arm, "goals")]
     ['regard native']
     """
-    return run != "goals" or case.section != "features" or arm.name == NATIVE.name
+    dear = case.section in ("features", "statistics")
+    return run == "all" or not dear or arm.name in (NATIVE.name, EAGER.name)
 
 
 def _beside(case: Case, arm: Arm) -> bool:
-    """SDPA, where the question is what a feature costs natively."""
-    return case.section == "features" and arm.name in (SDPA.name, SDPA_PLAIN.name)
+    """SDPA, where the question is what a feature costs natively, or what seeing more than four does."""
+    asked = case.section == "features" or case.seen in (SIX, PENALTY)
+    return asked and arm.name in (SDPA.name, SDPA_PLAIN.name)
 
 
 def chosen(cases: tuple[Case, ...], run: str, only: str = "") -> list[Case]:

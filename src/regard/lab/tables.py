@@ -17,8 +17,9 @@ LEGEND = (
     "Time: median ± half the distance of the quartiles, or 'once' where a single turn was all there was time "
     "for: such figures are less sure. × after a time is the first arm's time ÷ this "
     "arm's, above 1 is faster, unless the head says otherwise. GFLOP/s counts 4·b·h·n²·d for a forward "
-    "pass, half of it under a causal mask, and a backward pass as 2.5 forward passes. Statistics: entropy, "
-    "8 strongest keys, mean distance, weight received."
+    "pass, half of it under a causal mask, and a backward pass as 2.5 forward passes. Four statistics: "
+    "entropy, 8 strongest keys, mean distance, weight on 16 spans; six: the weight received and a map of "
+    "512×512 too. SDPA sees none."
 )
 
 

@@ -142,6 +142,11 @@ def features(rows: Sequence[Row], title: str) -> list[Table]:
     return [(f"{title}: {shape.short}, {shape.passes}", heads, cells), *weighed(rows, title)]
 
 
+def statistics(rows: Sequence[Row], title: str) -> list[Table]:
+    """Times of all arms, and what seeing costs natively."""
+    return compared(rows, title, {"÷ plain": lambda row: times(figures.cost(row, per_flop=False))})
+
+
 def bias(rows: Sequence[Row], title: str) -> list[Table]:
     """Extra memory in maps as large as the bias: 1 is its gradient alone."""
     cells = [
@@ -206,7 +211,8 @@ VIEWS: dict[str, Callable[[Sequence[Row], str], list[Table]]] = {
     "kinds": compared,
     "features": features,
     "bias": bias,
-    "statistics": compared,
+    "statistics": statistics,
+    "square": compared,
     "decode": decode,
     "window": window,
     "overhead": compared,

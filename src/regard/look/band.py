@@ -1,51 +1,37 @@
-"""A map by distance, for heads that see a few tokens back: on a map of keys they are a thin line."""
+"""Maps by distance, for heads that see a few tokens back: on a map of keys they are a thin line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Self
-
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
-from regard.observers import Block, Observer
-from regard.shapes import Sizes
+from regard.weights import Weights
+
+ROWS = 128
+"""Queries whose weights are held at a time."""
 
 
-@dataclass(frozen=True)
-class Band(Observer[Tensor]):
-    """The weights by how far back their key lies: (b, h, rows, reach), the nearest last.
+def bands(weights: Weights, rows: int, reach: int) -> dict[str, Float[Tensor, "b h rows reach"]]:
+    """The weights by how far back their key lies, the nearest last; each row's "max" and "mean".
 
-    Query i falls into row ``i · rows // q``; column ``c`` holds the keys ``reach − 1 − c`` before it. `how`
-    is "max" or "mean" over the queries of a row; keys that are not there or may not be seen count as 0.
+    Query i falls into row ``i · rows // q``; column ``c`` holds the key ``reach − 1 − c`` before it. Keys
+    that are not there or may not be seen count as 0.
     """
-
-    rows: int
-    reach: int
-    how: str
-    by_row = False
-
-    def bind(self, sizes: Sizes) -> Self:
-        return replace(self, rows=min(self.rows, sizes.q))
-
-    def of(self, block: Block) -> tuple[Tensor, ...]:
-        weights, keys, sizes = block.weights.detach(), block.keys, block.sizes
-        back = torch.arange(self.reach - 1, -1, -1, device=keys.device)
-        wanted = block.positions(sizes.offset)[:, None] - back
-        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        there = keys[place] == wanted
-        near = weights.gather(-1, place.expand(*weights.shape[:2], *place.shape)) * there
-        result = weights.new_zeros((*weights.shape[:2], self.rows, self.reach))
-        rows = torch.arange(sizes.q, device=keys.device) * self.rows // sizes.q
-        mine = rows[block.queries.start : block.queries.stop]
-        if self.how == "mean":
-            near = near / torch.bincount(rows, minlength=self.rows)[mine][:, None]
-            return (result.index_add_(2, mine, near),)
-        return (result.scatter_reduce_(2, mine[:, None].expand_as(near), near, "amax"),)
-
-    def join(self, parts: Sequence[Tensor]) -> Tensor:
-        whole = parts[0]
-        for part in parts[1:]:
-            whole = torch.maximum(whole, part) if self.how == "max" else whole + part
-        return whole
+    b, h, q, k = weights.shape
+    rows = min(rows, q)
+    row_of = torch.arange(q) * rows // q
+    most, total = (torch.zeros(b, h, rows, reach) for _ in range(2))
+    for start in range(0, q, ROWS):
+        stop = min(start + ROWS, q)
+        first = start + k - q - reach + 1  # the farthest key of the first query
+        near = weights[:, :, start:stop, max(first, 0) : stop + k - q]
+        near = functional.pad(near, (max(-first, 0), 0)).contiguous()
+        # Its farthest key stands one place further right in each row.
+        along = *near.stride()[:2], near.stride(2) + 1, 1
+        near = near.as_strided((b, h, stop - start, reach), along)
+        mine = row_of[start:stop]
+        total.index_add_(2, mine, near)
+        most.scatter_reduce_(2, mine[:, None].expand_as(near), near, "amax")
+    return {"max": most, "mean": total / torch.bincount(row_of, minlength=rows)[:, None]}

@@ -21,20 +21,16 @@ from torch import Tensor
 
 from regard.attend import Seen
 from regard.errors import OptionError
-from regard.look.band import Band
+from regard.look.band import bands
 from regard.look.even import Even, even
 from regard.look.opening import Opened
 from regard.look.source import Source
 from regard.masks import as_mask
 from regard.nn import Block, MultiHeadAttention
 from regard.observers import (
-    Block as Rows,
-)
-from regard.observers import (
     DistanceMass,
     Entropy,
     MeanDistance,
-    Observer,
     Pooled,
     Received,
     SpanMass,
@@ -167,15 +163,17 @@ def study(
     words = words_of(opened, source.text)
     chosen = range(len(blocks)) if layer is None else range(layer, layer + 1)
     shares = {i: _even(blocks[i].attention, len(words), len(words)) for i in chosen}
-    ticker = Ticker(progress, sum(int(each.visible.sum()) for each in shares.values()))
+    done, total = 0, sum(int(each.visible.sum()) for each in shares.values())
     x = opened.model.embedding_norm(opened.model.embedding(torch.from_numpy(words.ids)[None]))
     heads = list[Head]()
     for i, block in enumerate(blocks[: chosen.stop]):
         if i not in chosen:
             x = block(x)
             continue
-        maps = _maps(shares[i])
-        x, seen = block.observe(x, *STATISTICS, *maps.values(), *ticker.of(shares[i]))
+        x, seen, maps = _observed(block, x, shares[i])
+        done += int(shares[i].visible.sum())
+        if progress is not None:
+            progress(done, total)
         heads += [
             _head(i, j, seen, shares[i], maps)
             for j in range(block.attention.heads)
@@ -187,50 +185,30 @@ def study(
     )  # fmt: skip
 
 
-@dataclass(frozen=True, eq=False)
-class Tick(Observer[Tensor]):
-    """Sees nothing, and says that it was there: how a long layer tells how far it has come."""
-
-    tell: Callable[[range, int], None]
-    by_row = False
-
-    def of(self, block: Rows) -> tuple[Tensor, ...]:
-        self.tell(block.queries, block.weights.shape[1])
-        return (block.weights.new_zeros((*block.weights.shape[:2], 0)),)
-
-
-class Ticker:
-    """Counts pairs over the layers of a study."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-
-    def of(self, shares: Even) -> list[Tick]:
-        """What to observe a layer with, so that progress is told; nothing if nobody listens."""
-        if self.progress is None:
-            return []
-        progress, per_query = self.progress, shares.visible.mean(0)
-
-        def tell(queries: range, heads: int) -> None:
-            self.done += int(per_query[queries.start : queries.stop].sum() * heads)
-            progress(self.done, self.total)
-
-        return [Tick(tell)]
-
-
 STATISTICS = (
     Entropy(), DistanceMass(1), SpanMass((0, 1)), MeanDistance(), Received(), TopK(LINKS),
 )  # fmt: skip
 
-Maps = dict[str, Observer[Tensor]]
+Maps = dict[str, Tensor]
 
 
-def _maps(shares: Even) -> Maps:
-    """Maps of keys; of distances where a map of keys would show a thin line and nothing else."""
+def _observed(block: Block, x: Tensor, shares: Even) -> tuple[Tensor, Seen, Maps]:
+    """A layer's stream, what was seen of its weights, and their maps by how a cell is pooled.
+
+    The maps are of keys; of distances where a map of keys would show a thin line and nothing else.
+    """
+    if _by_distance(shares):
+        weights = block.attention.weights(block.attention_norm(x))
+        x, seen = block.observe(x, *STATISTICS)
+        return x, seen, bands(weights, CELLS, int(shares.visible.max()))
+    pooled = {how: Pooled(CELLS, CELLS, how) for how in POOLINGS}
+    x, seen = block.observe(x, *STATISTICS, *pooled.values())
+    return x, seen, {how: seen[one] for how, one in pooled.items()}
+
+
+def _by_distance(shares: Even) -> bool:
     reach, n = int(shares.visible.max()), shares.visible.shape[1]
-    if reach <= CELLS and 4 * reach <= n:
-        return {how: Band(CELLS, reach, how) for how in POOLINGS}
-    return {how: Pooled(CELLS, CELLS, how) for how in POOLINGS}
+    return reach <= CELLS and 4 * reach <= n
 
 
 def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Maps) -> Head:
@@ -257,8 +235,8 @@ def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Maps) -> Head:
         share=shares.share[head],
         keys=_array(top.keys, head).astype(np.int32),
         weights=_array(top.weights, head).astype(np.float32),
-        maps={how: _array(seen[observer], head) for how, observer in maps.items()},
-        band=isinstance(maps["max"], Band),
+        maps={how: _array(found, head) for how, found in maps.items()},
+        band=_by_distance(shares),
     )
 
 

@@ -1,0 +1,153 @@
+"""The weights of a call as a value: they are never formed, and any part of them can be had.
+
+A weight follows from its query, its key and the log-sum-exp of its row. So a single weight, a row, a
+rectangle, or a map of one at another size, costs what it holds, wherever in a text of any length it lies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from regard.asked import lower, results
+from regard.backends import choose, chunked, native
+from regard.biases import Bias
+from regard.errors import OptionError
+from regard.masks import Mask
+from regard.normalizers import Normalizer, Softmax
+from regard.observers import LogSumExp, Observer, Pooled, Received, Rows
+from regard.problem import Problem
+from regard.scores import Score
+from regard.shapes import Box, Keys, Queries
+
+Result = TypeVar("Result")
+Index = int | slice
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """The weights that some queries give to some keys, (b, h, q, k). Made by `Weights.of`.
+
+    >>> import torch
+    >>> from regard import Causal, Pooled, Weights
+    >>> q, k = torch.randn(2, 1, 8, 4096, 64).unbind()
+    >>> weights = Weights.of(q, k, mask=Causal())
+    >>> weights.shape
+    torch.Size([1, 8, 4096, 4096])
+    >>> weights[0, 3, 4000].sum().round().item(), weights[0, 3, 100:200, 50:80].shape
+    (1.0, torch.Size([100, 30]))
+    >>> weights.see(Pooled(256, 256, "max", queries=(3072, 4096))).shape
+    torch.Size([1, 8, 256, 256])
+    """
+
+    problem: Problem
+    """The call; of the values, one column that nobody reads."""
+    rows: Float[Tensor, "3 b h q"]
+    """Of each row its log-sum-exp, then `top` and `share`: a weight is 2^(score − top) · share."""
+
+    @classmethod
+    def of(
+        cls,
+        q: Queries,
+        k: Keys,
+        lse: Float[Tensor, "b h q"] | None = None,
+        *,
+        mask: Mask | Tensor | None = None,
+        bias: Bias | Tensor | None = None,
+        score: Score | Callable[[Tensor, Tensor], Tensor] | None = None,
+        normalizer: Normalizer | None = None,
+    ) -> Weights:
+        """The weights of a call of `attention` with the same arguments.
+
+        Args:
+            q, k: Queries and keys.
+            lse: The log-sum-exp of each row, where it is known: `observe(…, LogSumExp())` gives it. Without
+                it, one pass over all keys finds it.
+            mask, bias, score, normalizer: As `attention` has them. The normalizer is a `Softmax`.
+
+        Raises:
+            OptionError: a normalizer whose weights do not follow from scores and log-sum-exp.
+        """
+        problem = Problem.of(
+            q.detach(), k.detach(), k.detach()[..., :1], (LogSumExp(),),
+            mask=mask, bias=bias, score=score, normalizer=normalizer,
+        )  # fmt: skip
+        if not isinstance(problem.normalizer, Softmax):
+            raise OptionError("Weights", f"normalizer={problem.normalizer!r}", "a Softmax",
+                              "Ask for whole rows: observe(q, k, v, Rows(…), normalizer=…).")  # fmt: skip
+        with torch.no_grad():
+            if lse is None and native.why_not(problem) is None and 0 not in problem.sizes[:5]:
+                lse, top, share = native.forward(problem)[1]
+                share = torch.where(lse.isnan(), torch.nan, share)
+                return cls(problem, torch.stack((lse, top, share)))
+            if lse is None:
+                backend, _ = choose(problem)
+                lse = backend.run(problem).observed[0][0]
+            assert lse is not None, "found or given"
+            if lse.shape != q.shape[:3]:
+                raise OptionError("Weights(lse=…)", f"shape {tuple(lse.shape)}", f"{tuple(q.shape[:3])}",
+                                  "It has a number for each query of each head.")  # fmt: skip
+            sees = lse > -torch.inf
+            # In units of log 2; of a row that sees nothing every weight is 0.
+            top = torch.where(sees, lse * 1.4426950408889634, 0)
+            return cls(problem, torch.stack((lse, top, sees.to(lse.dtype))).contiguous())
+
+    @property
+    def shape(self) -> torch.Size:
+        """(b, h, q, k)."""
+        return torch.Size((*self.problem.q.shape[:3], self.problem.k.shape[2]))
+
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Tensor:
+        """The weights of some batch rows, heads, queries and keys: numbers or slices, as in a tensor."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if len(parts) > 4:
+            raise OptionError("Weights[…]", f"{len(parts)} indices", "4 at most: batch, head, query, key",
+                              "Leave some out.")  # fmt: skip
+        parts = (*parts, *(slice(None),) * (4 - len(parts)))
+        sides = [
+            _side(part, n, name) for part, n, name in zip(parts, self.shape, _NAMES, strict=True)
+        ]
+        found = self._box(Box(*sides))
+        kept = tuple(0 if isinstance(part, int) else slice(None) for part in parts)
+        return found[kept]
+
+    def see(self, observer: Observer[Result]) -> Result:
+        """A statistic of the weights; with a rectangle (`Pooled`) or rows, at the cost of those alone."""
+        bound = observer.bind(self.problem.sizes)
+        asked = replace(self.problem, observers=(bound,))
+        with torch.no_grad():
+            if isinstance(observer, Received | Pooled | Rows) and native.why_not(asked) is None:
+                found = native.revisit(asked, self.rows)
+                (tensors,) = results(lower((bound,), asked.sizes), self.rows[0], found)
+            else:
+                backend, _ = choose(asked)
+                (tensors,) = backend.run(asked).observed
+        return cast("Observer[Any]", bound).result(*tensors)
+
+    def _box(self, box: Box) -> Tensor:
+        with torch.no_grad():
+            if 0 in [len(side) for side in box]:
+                return self.rows.new_zeros([len(side) for side in box])
+            if native.why_not(self.problem) is None:
+                return native.weights(self.problem, self.rows, box)
+            return chunked.weights(self.problem, self.rows[0], box)
+
+    def __repr__(self) -> str:
+        return f"Weights{tuple(self.shape)}"
+
+
+_NAMES = "batch rows", "heads", "queries", "keys"
+
+
+def _side(part: object, n: int, name: str) -> range:
+    if isinstance(part, slice) and part.step in (None, 1):
+        return range(*part.indices(n)) if part.indices(n)[0] < part.indices(n)[1] else range(0)
+    if isinstance(part, int) and not isinstance(part, bool) and -n <= part < n:
+        return range(part % n, part % n + 1)
+    raise OptionError("Weights[…]", repr(part), f"of {n} {name} a number or a slice without a step",
+                      "Take every so many from the tensor that comes out.")  # fmt: skip
