@@ -198,13 +198,14 @@ class Sight {
         const int n = static_cast<int>(last - key);
         low = n;
         high = 0;
-        for (std::int64_t k = key; k < last; k += BLOCK) {
+        for (std::int64_t k = key, next; k < last; k = next) {
+            next = least(last, (k / BLOCK + 1) * BLOCK);
             const std::int32_t kind = tiles_[k / BLOCK];
             if (kind == 0) continue;
             const int from = static_cast<int>(k - key);
             if (high && high != from) all = false;  // a gap
             low = least(low, from);
-            high = least<int>(n, from + static_cast<int>(BLOCK));
+            high = static_cast<int>(next - key);
             all = all && kind == 1;
         }
         if (low > high) low = high = 0;

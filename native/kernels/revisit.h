@@ -25,6 +25,9 @@ struct RevisitScratch {
     }
 };
 
+// The greater of both; NaN of either lasts.
+INLINE V greatest_or_nan(V a, V b) { return select(a != a, a, max(a, b)); }
+
 // What is asked of one head, and of the keys of one task.
 class Revision {
   public:
@@ -62,8 +65,8 @@ class Revision {
 
     // What a lot gave to the task's keys, to where it is wanted.
     void flush() {
-        if (!call_.received || lot_ < 0) return;
-        for (std::int64_t r = 0; r < task_.key_last - task_.key; ++r) {
+        if (!call_.received) return;
+        for (std::int64_t r = 0; r < task_.key_last - task_.key && lot_ >= 0; ++r) {
             float sum = 0.0f;
             for (int j = 0; j < LANES; ++j) sum += received_[r * LANES + j];
             *received_at(lot_, r) += sum;
@@ -102,7 +105,7 @@ class Revision {
             const int last = static_cast<int>(least<std::int64_t>(end, s.last));
             V all = load(weights + r * PANEL);
             if (pooling.maximum) {
-                for (++r; r < last; ++r) all = max(all, load(weights + r * PANEL));
+                for (++r; r < last; ++r) all = greatest_or_nan(all, load(weights + r * PANEL));
             } else {
                 for (++r; r < last; ++r) all += load(weights + r * PANEL);
             }
@@ -140,15 +143,26 @@ class Revision {
             V all = group[j];
             std::int64_t next = row;
             while (++j < rows.last && (together || (next = row_of(pooling, first + j)) == row)) {
-                all = pooling.maximum ? max(all, group[j]) : all + group[j];
+                all = pooling.maximum ? greatest_or_nan(all, group[j]) : all + group[j];
             }
             float* at = to + row * pooling.cols;
-            store(at, pooling.maximum ? max(load(at), all) : load(at) + all);
+            store(at, pooling.maximum ? greatest_or_nan(load(at), all) : load(at) + all);
             row = next;
         }
     }
 
     void add_column(const Pooling& pooling, std::int64_t first, Span rows, V all, float* to, std::int64_t stride) const {
+        std::int64_t row = row_of(pooling, first + rows.first);
+        if (row == row_of(pooling, first + rows.last - 1)) {  // weights of other rows are 0
+            for (int i = LANES / 2; i > 0; i /= 2) {
+                for (int j = 0; j < i; ++j) {
+                    const bool former = all[j] > all[j + i] || all[j] != all[j];
+                    all[j] = !pooling.maximum ? all[j] + all[j + i] : former ? all[j] : all[j + i];
+                }
+            }
+            add(pooling, to + row * stride, all[0]);
+            return;
+        }
         for (std::int64_t j = rows.first; j < rows.last; ++j) {
             add(pooling, to + row_of(pooling, first + j) * stride, all[j]);
         }

@@ -49,16 +49,16 @@ class Strongest {
     // Scores of a segment; `lane` is the panel's first in the block.
     __attribute__((noinline)) void meet(const Segment& s, std::int64_t key, std::int64_t lane, const float* scores) {
         for (int v = s.begin; v < s.end; ++v) {
-            const float* column = scores + v * LANES;
+            const float* column = scores + s.first * PANEL + v * LANES;
+            const int rows = s.last - s.first;
             V pile[PILES];
-            deal(s, column, pile);
+            deal(column, rows, pile);
             const std::int64_t here = lane + v * LANES;
-            const V least = load(scores_ + (count_ - 1) * BLOCK + here);  // what a score must exceed
-            std::uint32_t hot = 0;
-            for (int i = 0; i < PILES; ++i) hot |= static_cast<std::uint32_t>(any(pile[i] > least)) << i;
+            const V least = load(scores_ + (count_ - 1) * BLOCK + here);
+            V enough = above(least);  // what a score must reach
+            std::uint32_t hot = piles_from(pile, enough);
             if (!hot) continue;
-            V enough = least;
-            if (count_ <= PILES && __builtin_popcount(hot) > greatest(count_, MANY) && s.last - s.first > PILES) {
+            if (count_ <= PILES && __builtin_popcount(hot) > greatest(count_, MANY) && rows > PILES) {
                 V sorted[PILES];
                 for (int i = 0; i < PILES; ++i) sorted[i] = pile[i];
                 for (const auto& [first, second] : SORTING.pairs) {
@@ -66,20 +66,22 @@ class Strongest {
                     sorted[first] = max(a, b);
                     sorted[second] = min(a, b);
                 }
-                enough = max(least, sorted[count_ - 1]);
-                hot = 0;
-                for (int i = 0; i < PILES; ++i) {
-                    hot |= static_cast<std::uint32_t>(any((pile[i] > least) & (pile[i] >= enough))) << i;
-                }
+                enough = max(enough, sorted[count_ - 1]);
+                hot = piles_from(pile, enough);
             }
             // Keys in order: of equal scores the lower comes first, and stays before the later.
-            for (int begin = s.first; begin < s.last; begin += PILES) {
-                for (std::uint32_t left = hot; left; left &= left - 1) {
+            std::uint32_t found[KEYS / PILES] = {};
+            for (; hot; hot &= hot - 1) {
+                const int i = __builtin_ctz(hot);
+                for (int r = i, deal = 0; r < rows; r += PILES, ++deal) {
+                    found[deal] |= static_cast<std::uint32_t>(any(load(column + r * PANEL) >= enough)) << i;
+                }
+            }
+            for (int begin = 0; begin < rows; begin += PILES) {
+                for (std::uint32_t left = found[begin / PILES]; left; left &= left - 1) {
                     const int r = begin + __builtin_ctz(left);
-                    if (r >= s.last) break;
                     const V x = load(column + r * PANEL);
-                    const I wanted = (x > least) & (x >= enough);
-                    if (any(wanted)) insert(here, wanted, x, static_cast<std::int32_t>(key + r));
+                    insert(here, x >= enough, x, static_cast<std::int32_t>(key + s.first + r));
                 }
             }
         }
@@ -100,12 +102,31 @@ class Strongest {
 
   private:
     // The greatest of each pile.
-    static void deal(const Segment& s, const float* column, V (&pile)[PILES]) {
+    static void deal(const float* column, int rows, V (&pile)[PILES]) {
         for (int i = 0; i < PILES; ++i) {
-            V greatest = splat(-INF);
-            for (int r = s.first + i; r < s.last; r += PILES) greatest = max(greatest, load(column + r * PANEL));
-            pile[i] = greatest;
+            V most = splat(-INF);
+            if (rows == KEYS) {
+#pragma GCC unroll 8
+                for (int r = 0; r < KEYS; r += PILES) most = max(most, load(column + (r + i) * PANEL));
+            } else {
+                for (int r = i; r < rows; r += PILES) most = max(most, load(column + r * PANEL));
+            }
+            pile[i] = most;
         }
+    }
+
+    // Which piles have a score that reaches so much.
+    static std::uint32_t piles_from(const V (&pile)[PILES], V enough) {
+        std::uint32_t hot = 0;
+#pragma GCC unroll 32
+        for (int i = 0; i < PILES; ++i) hot |= static_cast<std::uint32_t>(any(pile[i] >= enough)) << i;
+        return hot;
+    }
+
+    // The next greater number. (Of 0 it counts as 0 where tiny numbers do: who only reaches a place stays behind it.)
+    static V above(V x) {
+        const U word = bits(x + splat(0.0f));  // −0 becomes 0
+        return from_bits(word + (reinterpret_cast<I>(word) < 0 ? splat(0xffffffffu) : splat(1u)));
     }
 
     // A key of those rows that want it.
@@ -118,12 +139,13 @@ class Strongest {
             return;
         }
         x = select(wanted, x, splat(-INF));
-        I k = splat(key);
-        for (int i = 0; i < count_; ++i) {  // down the list, each place keeps the greater
+        I k = splat(key), before{};
+        for (int i = 0; i < count_; ++i) {  // down the list: from its place on, all that follow move one further
             float* score_at = scores_ + i * BLOCK + lane;
             std::int32_t* key_at = keys_ + i * BLOCK + lane;
             const V score = load(score_at);
-            const I other = load(key_at), before = x > score;
+            const I other = load(key_at);
+            before |= x > score;
             store(score_at, max(score, x));
             store(key_at, before ? k : other);
             k = before ? other : k;

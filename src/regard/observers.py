@@ -425,13 +425,11 @@ class Pooled(Observer[Tensor]):
         """What is told of the cells' sums or maxima."""
         if self.how != "mean":
             return cells
-        queries, keys = self.rectangle
         high, wide = (
-            [-(-(i + 1) * len(span) // n) - -(-i * len(span) // n) for i in range(n)]
-            for span, n in ((queries, self.rows), (keys, self.cols))
+            _sizes(len(span), n).to(cells)
+            for span, n in zip(self.rectangle, cells.shape[-2:], strict=True)
         )
-        pairs = torch.outer(cells.new_tensor(high), cells.new_tensor(wide))
-        return cells / pairs.clamp(min=1)
+        return (cells / high[:, None]).div_(wide)
 
 
 @dataclass(frozen=True)
@@ -496,6 +494,12 @@ class MaxScore(Observer[Tensor]):
         self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
     ) -> tuple[Tensor, ...]:
         return (torch.maximum(first[0], second[0]),)
+
+
+def _sizes(n: int, cells: int) -> Tensor:
+    """How many of n fall into each cell, i into i · cells // n; 1 where there are none at all."""
+    ends = -(torch.arange(cells + 1) * -n).div(cells, rounding_mode="floor")
+    return ends.diff().clamp(min=1)
 
 
 def _spans(name: str, given: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

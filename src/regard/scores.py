@@ -16,6 +16,9 @@ from regard.errors import DtypeError, OptionError, ShapeError
 from regard.shapes import Keys, Queries, Sizes
 from regard.values import Value
 
+Compared = tuple[Float[Tensor, "b h q e"], Float[Tensor, "b g k e"], "Dot"]
+"""Queries and keys of any size, and the dot product that compares them."""
+
 
 @dataclass(frozen=True)
 class Score(Value):
@@ -35,7 +38,7 @@ class Score(Value):
         del d
         return None
 
-    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+    def as_dot(self, q: Queries, k: Keys) -> Compared:
         """The same score as a dot product of other queries and keys, in at least float32."""
         raise NotImplementedError
 
@@ -71,7 +74,7 @@ class Dot(Score):
     def components(self, d: int) -> int | None:
         return d
 
-    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+    def as_dot(self, q: Queries, k: Keys) -> Compared:
         return q, k, self.scaled(q.shape[-1])
 
     def scaled(self, d: int) -> Dot:
@@ -110,7 +113,7 @@ class Cosine(Score):
     def components(self, d: int) -> int | None:
         return d
 
-    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+    def as_dot(self, q: Queries, k: Keys) -> Compared:
         q, k = _exact(q), _exact(k)
         scale = self.scale
         scale = scale.to(q.dtype)[:, None, None] if isinstance(scale, Tensor) else scale
@@ -136,7 +139,7 @@ class Euclidean(Score):
     def components(self, d: int) -> int | None:
         return d + 2
 
-    def as_dot(self, q: Queries, k: Keys) -> tuple[Queries, Keys, Dot]:
+    def as_dot(self, q: Queries, k: Keys) -> Compared:
         # q·k − q²/2 − k²/2 is (q, 1, −q²/2) · (k, −k²/2, 1).
         q, k = _exact(q), _exact(k)
         own_q, own_k = (x.square().sum(-1, keepdim=True) / -2 for x in (q, k))

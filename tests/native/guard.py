@@ -85,6 +85,7 @@ def main(isa: str, side: str = "") -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     importlib.import_module("conftest")  # says which core is tested
     from native.raw import Recipe, check
+    from native.sight import watch
 
     if side:  # to see that a wrong read does end the process
         t = Guarded(side == "behind")((5,), torch.float32)
@@ -92,10 +93,12 @@ def main(isa: str, side: str = "") -> None:
         return
     for behind in (True, False):
         new = Guarded(behind)
-        for recipe in recipes():
+        for i, recipe in enumerate(recipes()):
             assert isinstance(recipe, Recipe)
             print("behind" if behind else "before", recipe, flush=True)
             check(recipe, [isa], 1, new)
+            if i % 3 == 0:
+                watch(recipe, [isa], 1, new)
             new.free()
     print("all well")
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from native.raw import LAYOUTS, Recipe, check
+from native.sight import watch
 from regard._native import core
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -74,6 +75,36 @@ def test_any_shape_and_stride(recipe: Recipe, isa: str, threads: int) -> None:
 )
 def test_any_mask_and_bias(recipe: Recipe, isa: str, threads: int) -> None:
     check(recipe, [isa], threads)
+
+
+@MANY
+@given(
+    recipe=st.builds(
+        Recipe,
+        dtype=DTYPES,
+        b=st.integers(1, 2),
+        g=st.integers(1, 2),
+        repeats=st.integers(1, 2),
+        q=lengths(200),
+        k=lengths(600),
+        d=st.integers(1, 40),
+        dv=st.integers(1, 40),
+        layouts=st.tuples(*[st.sampled_from(LAYOUTS)] * 3),
+        mask=st.sampled_from(["none", "causal", "spans", "tiles", "both"]),
+        own=st.tuples(st.booleans(), st.booleans()),
+        table=st.sampled_from(["none", "none", "by head"]),
+        bias=st.one_of(st.none(), st.tuples(*[st.booleans()] * 4)),
+        sink=st.booleans(),
+        softcap=st.sampled_from([0.0, 0.0, 2.0]),
+        scale=st.sampled_from([None, None, -0.2, 0.0]),
+        dropout=st.sampled_from([0.0, 0.0, 0.3]),
+        seed=st.integers(0, 999),
+    ),
+    isa=st.sampled_from(core.kernels()),
+    threads=SMALL,
+)
+def test_any_statistic(recipe: Recipe, isa: str, threads: int) -> None:
+    watch(recipe, [isa], threads)
 
 
 @pytest.mark.parametrize("name", ["out", "q", "table"])

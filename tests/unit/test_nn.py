@@ -12,8 +12,8 @@ from torch.func import functional_call
 
 from regard.biases import ALiBi, Kerple, Relative
 from regard.errors import OptionError, RegardError, ShapeError
-from regard.masks import Causal, Padding, Window
 from regard.held import Held
+from regard.masks import Causal, Padding, Window
 from regard.nn import MultiHeadAttention, Transformer
 from regard.normalizers import Softmax
 from regard.observers import DistanceMass, Entropy
