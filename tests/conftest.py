@@ -21,6 +21,7 @@ if CORE := os.environ.get("REGARD_CORE"):
     spec.loader.exec_module(sys.modules[spec.name])
 
 from regard import tiles
+from regard._native import core
 from regard.backends import chunked
 
 torch.set_num_threads(1)  # tensors are small here: threads would only get into each other's way
@@ -71,3 +72,18 @@ def as_users_run_it() -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def any_isa() -> Iterator[None]:
+    """Back to the instruction set that was in use."""
+    used = core.isa()
+    yield
+    core.use(used)
+
+
+@pytest.fixture(params=core.kernels())
+def isa(request: pytest.FixtureRequest, any_isa: None) -> str:
+    """Each instruction set that is here, in use."""
+    core.use(request.param)
+    return request.param

@@ -41,14 +41,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def any_isa() -> Iterator[None]:
-    """Back to the instruction set that was in use."""
-    used = core.isa()
-    yield
-    core.use(used)
-
-
 def asked(case: Case) -> tuple[Observer[Any], ...]:
     """What the backend can observe of a case: everything, or nothing."""
     return () if case.normalizer.startswith("sigmoid") else observers(case.sizes)

@@ -6,7 +6,7 @@ on every instruction set that is here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -38,20 +38,6 @@ pytestmark = [
     pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
     pytest.mark.usefixtures("as_users_run_it", "any_isa"),
 ]
-
-
-@pytest.fixture
-def any_isa() -> Iterator[None]:
-    """Back to the instruction set that was in use."""
-    used = core.isa()
-    yield
-    core.use(used)
-
-
-@pytest.fixture(params=core.kernels())
-def isa(request: pytest.FixtureRequest, any_isa: None) -> None:
-    """Each in turn; for tests that do not call `agree`."""
-    core.use(request.param)
 
 
 def close(got: Tensor, want: Tensor, said: object = "") -> None:

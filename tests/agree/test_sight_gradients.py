@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ import regard
 from agree.budget import weighted
 from cases import BF16, FP64, Call, Case, Shape
 from regard import Causal, DistanceMass, Documents, Entropy, LogSumExp, MeanDistance, Received
-from regard._native import core
 from regard.backends import native
 from regard.biases import Dense
 from regard.normalizers import Softmax
@@ -26,14 +24,6 @@ pytestmark = [
     pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
     pytest.mark.usefixtures("as_users_run_it"),
 ]
-
-
-@pytest.fixture(params=core.kernels())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    used = core.isa()
-    core.use(request.param)
-    yield request.param
-    core.use(used)
 
 
 Q, K = 150, 300

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from torch import Tensor
 import regard
 from cases import BF16, FP32, Draw, Shape, observers
 from regard import Causal, Entropy, LogSumExp, MeanDistance, Pooled, Received, Rows, SpanMass, TopK
-from regard._native import core
 from regard.backends import native
 from regard.observers import Observer
 
@@ -24,14 +22,6 @@ pytestmark = [
     pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
     pytest.mark.usefixtures("as_users_run_it"),
 ]
-
-
-@pytest.fixture(params=core.kernels())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    used = core.isa()
-    core.use(request.param)
-    yield request.param
-    core.use(used)
 
 
 Found = dict[str, tuple[Tensor, ...]]

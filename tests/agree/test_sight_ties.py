@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from torch import Tensor
 import regard
 from cases import BF16, FP32, Draw
 from regard import Causal, Rows, TopK, Window
-from regard._native import core
 from regard.backends import native
 from regard.masks import Everything, dense
 from regard.scores import Dot
@@ -22,14 +20,6 @@ pytestmark = [
     pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
     pytest.mark.usefixtures("as_users_run_it", "isa"),
 ]
-
-
-@pytest.fixture(params=core.kernels())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    used = core.isa()
-    core.use(request.param)
-    yield request.param
-    core.use(used)
 
 
 N, ROWS = 700, 150

@@ -9,7 +9,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,14 +64,6 @@ def test_a_fork_after_use_on_many_threads() -> None:
         """
     )
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-@pytest.fixture(params=core.kernels())
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    used = core.isa()
-    core.use(request.param)
-    yield request.param
-    core.use(used)
 
 
 @pytest.mark.usefixtures("isa")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import mmap
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,13 +16,7 @@ from torch import Tensor
 from native.raw import Recipe, check, compare, meaning, run
 from regard._native import core
 
-
-@pytest.fixture(params=core.kernels(), autouse=True)
-def isa(request: pytest.FixtureRequest) -> Iterator[str]:
-    used = core.isa()
-    core.use(request.param)
-    yield request.param
-    core.use(used)
+pytestmark = pytest.mark.usefixtures("isa")
 
 
 once = pytest.mark.parametrize("isa", core.kernels()[:1], indirect=True)
