@@ -164,6 +164,7 @@ NB_MODULE(core, m) {
              },
              nb::arg("dtype"), nb::arg("sizes"), nb::arg("query"), nb::arg("key"), nb::arg("value"), nb::arg("scale"),
              nb::arg("softcap") = 0.0f)
+        .def_prop_ro("unit", [](const Asked& c) { return score_unit(c); })
         .def("set_sigmoid",
              [](Asked& c, float shift) {
                  c.sigmoid = true;

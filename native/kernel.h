@@ -98,7 +98,7 @@ struct Call {
 struct Forward : Call {
     View out;              // (b, h, q, dv), of the call's type
     // (3, b, h, q): of each row of scores its log-sum-exp, −∞ where it sees nothing; then what the backward
-    // pass needs: the exponent that weights are relative to, and the share of a weight of 1. Null: not wanted.
+    // pass needs: the score that weights are relative to, and the share of a weight of 1. Null: not wanted.
     float* lse = nullptr;
     const Statistics* statistics = nullptr;  // of a softmax; null: none
 };
@@ -127,7 +127,7 @@ struct Pooling {
 // [first_query, last_query) × [first_key, last_key) of some batch rows and heads. Values are not used. In what is
 // written, b, h, queries and keys are those that are asked about.
 struct Revisit : Call {
-    const float *top = nullptr, *share = nullptr;  // (b, h, q): a weight is 2^(score − top) · share
+    const float *top = nullptr, *share = nullptr;  // (b, h, q): of a forward pass, or of a log-sum-exp
     std::int64_t first_b = 0, last_b = 0, first_h = 0, last_h = 0;
     std::int64_t first_query = 0, last_query = 0, first_key = 0, last_key = 0;
     float* weights = nullptr;   // (b, h, queries, keys)

@@ -18,6 +18,17 @@ static inline bool reads_well(Type type, std::int64_t row, std::int64_t column, 
     return type == Type::float32 && column == 1 && (row == columns || (row * 4) % 1024 != 0);
 }
 
+// Products of queries and keys become scores in units of log 2: by a factor alone, or by a pass over them where there
+// is more to do (soft-cap, biases).
+static inline float product_unit(const Call& call) {
+    // With a scale of 0 all products are made 0: ∞ · 0 would make NaN of what is masked.
+    const float size = call.scale < 0 ? -call.scale : call.scale;
+    return (size > 0 ? size : 1.0f) * 1.4426950408889634f;
+}
+static inline bool more_than_scaled(const Call& call) { return call.softcap > 0 || call.table || call.bias.data; }
+// What scores, as the kernels compare them, are multiplied with to be in units of log 2.
+static inline float score_unit(const Call& call) { return more_than_scaled(call) ? 1.0f : product_unit(call); }
+
 // Asked now and then by long tasks: whether to give up.
 struct Stop {
     bool (*ask)(void*) = nullptr;

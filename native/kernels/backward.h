@@ -94,7 +94,7 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
     if constexpr (TABLE) table += panel.query + call.k - 1 - key;
     for (int v = s.begin; v < s.end; ++v) {
         const int lane = panel.index * PANEL + v * LANES;
-        const V below = splat(0.0f) - load(state.top + lane);
+        const V top = load(state.top + lane);
         const V share = load(state.share + lane), delta = load(state.delta + lane);
         V group[LANES], before{};
         for (int r = s.first; r < s.last; ++r) {
@@ -104,7 +104,7 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
             if constexpr (SIGMOID) {
                 p = logistic2(fma(score, left, shift));
             } else {
-                p = exp2(fma_once(score, left, below)) * share;
+                p = exp2(exponent_of(score, top, left)) * share;
             }
             V weight = p;
             if constexpr (DROPOUT) {

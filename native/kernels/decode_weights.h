@@ -110,19 +110,18 @@ __attribute__((noinline)) void weigh_row(const Call& call, const Scoring& scorin
         for (int i = 0; i < block.whole; i += LANES) most = max(most, load(scores + i));
         float top = row.top;
         for (int i = 0; i < LANES; ++i) {
-            const float x = most[i] * scoring.left;
-            if (!(x <= top)) top = x;  // NaN too
+            if (!(most[i] <= top)) top = most[i];  // NaN too
         }
         if (top != row.top) {
-            const float shrink = exp2(splat(row.top - top))[0];
+            const float shrink = exp2(exponent_of(splat(row.top), splat(top), left))[0];
             row.sum *= shrink;
             for (std::int64_t c = 0; c < width; c += LANES) store(sums + c, load(sums + c) * splat(shrink));
             row.top = top;
         }
-        const V below = splat(top == -INF ? 0.0f : -top);
+        const V base = splat(top == -INF ? 0.0f : top);
         V total{};
         for (int i = 0; i < block.whole; i += LANES) {
-            const V p = exp2(fma_once(load(scores + i), left, below));
+            const V p = exp2(exponent_of(load(scores + i), base, left));
             total += p;
             store(scores + i, p);
         }

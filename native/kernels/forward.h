@@ -58,10 +58,8 @@ struct Softmax {
     V maximum, sum;
 };
 
-INLINE V raise_to(V maximum, float left) {  // the exponent's subtrahend: 0 where nothing has been seen
-    const V m = maximum * splat(left);
-    return select(m == -INF, V{}, m);
-}
+// What a row's weights are relative to: its greatest score; 0 where nothing has been seen.
+INLINE V top_of(V maximum) { return select(maximum == -INF, V{}, maximum); }
 
 INLINE void greatest_of(const Segment& s, const float* scores, V* maximum) {
     for (int v = s.begin; v < s.end; ++v) {
@@ -86,20 +84,21 @@ __attribute__((noinline)) void mark_spoilt(const Panel& panel, const Segment& s,
 // The rows of a panel: sums over the weights, to the call's output, with lse and what the backward needs.
 __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& task, const Scoring& scoring,
                                       const Panel& panel, const Softmax* softmax, const I* spoilt, float* sums,
-                                      const Observer* observer, V& found) {
+                                      const Observer* observer, V& not_finite) {
     const std::int64_t dv = call.dv, all = call.b * call.h * call.q;
     const std::int64_t first_row = (task.b * call.h + task.h) * call.q + panel.query;
     for (int v = 0; v < NV; ++v) {
         const std::int64_t rows = least<std::int64_t>(LANES, call.q - panel.query - v * LANES);
         if (rows <= 0) break;
-        V top = raise_to(softmax[v].maximum, scoring.left), sum = softmax[v].sum;
-        found = fma(sum, splat(0.0f), found);
+        V top = top_of(softmax[v].maximum), sum = softmax[v].sum;
+        const V left = splat(scoring.left);
+        not_finite = fma(sum, splat(0.0f), not_finite);
         const I nothing = sum <= 0.0f;
         V factor = call.sigmoid ? splat(1.0f) : splat(1.0f) / select(nothing, splat(1.0f), sum);
         if (call.sink && !task.part) {  // one more key, which every row sees that sees anything
-            const V sink = splat(call.sink[task.h] * LOG2E), above = max(top, sink);
-            const V mine = exp2(top - above);
-            sum = fma(sum, mine, exp2(sink - above));
+            const V sink = splat(call.sink[task.h] * LOG2E / scoring.left), above = max(top, sink);
+            const V mine = exp2(exponent_of(top, above, left));
+            sum = fma(sum, mine, exp2(exponent_of(sink, above, left)));
             top = above;
             factor = mine / sum;
         }
@@ -115,7 +114,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
         if (observer) {
             const V share = select(bad, splat(INF) - splat(INF), select(nothing, V{}, splat(1.0f) / sum));
             observer->tell(scoring, first_row + v * LANES, panel.index * PANEL + v * LANES, rows, softmax[v].maximum,
-                           softmax[v].sum, raise_to(softmax[v].maximum, scoring.left), {top, sum, share, nothing, bad});
+                           softmax[v].sum, {top, sum, share, nothing, bad});
         }
 
         if (task.part) {
@@ -127,7 +126,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
             for (int i = 0; i < rows; ++i) {
                 const std::int64_t row = first_row + v * LANES + i;
                 const bool dead = nothing[i] && !call.sigmoid;
-                float lse = dead ? -INF : (top[i] + __builtin_log2f(sum[i])) * LN2;
+                float lse = dead ? -INF : (top[i] * scoring.left + __builtin_log2f(sum[i])) * LN2;
                 if (bad[i]) lse = INF - INF;
                 call.lse[row] = lse;
                 call.lse[all + row] = top[i];
@@ -136,7 +135,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
         }
         const Matrix out = head_of(call.out, call.type, task.b, task.h);
         const std::int64_t lane = panel.index * PANEL + v * LANES;
-        U odd{};
+        U not_finite_bits{};
         for (std::int64_t c = 0; c < dv; c += LANES) {
             V t[LANES];
             const std::int64_t n = least<std::int64_t>(LANES, dv - c);
@@ -148,7 +147,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
             }
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; ++i) {
-                odd |= bits(t[i] - t[i]);  // 0, but for what is not finite
+                not_finite_bits |= bits(t[i] - t[i]);  // 0, but for what is not finite
                 t[i] *= factor;
             }
             transpose(t);
@@ -164,7 +163,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
                 }
             }
         }
-        found += from_bits(odd);
+        not_finite += from_bits(not_finite_bits);
     }
 }
 
@@ -188,8 +187,8 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
     Softmax softmax[VECTORS];
     I spoilt[VECTORS] = {};
     U dropout[VECTORS];
-    V found{};
-    I suspect{};
+    V not_finite{};
+    I bad_products{};
     for (int v = 0; v < VECTORS; ++v) {
         softmax[v] = {splat(-INF), V{}};
         if (call.threshold) dropout[v] = dropout_rows(call, task.b, task.h, task.query + v * LANES);
@@ -241,15 +240,14 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
                 if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
                 greatest_of(s, scores, maximum);
             }
-            for (int v = 0; v < NV; ++v) suspect |= (low[v] == -INF) | (call.sigmoid ? high[v] == INF : I{});
+            for (int v = 0; v < NV; ++v) bad_products |= (low[v] == -INF) | (call.sigmoid ? high[v] == INF : I{});
 
             if (!call.sigmoid) {
                 for (int v = 0; v < NV; ++v) {
-                    top[v] = raise_to(maximum[v], scoring.left);
+                    top[v] = top_of(maximum[v]);
                     if (!any(maximum[v] != rows[v].maximum)) continue;
-                    const V before = raise_to(rows[v].maximum, scoring.left);
-                    const V shrink = exp2(select(rows[v].maximum == -INF, splat(-INF), before - top[v]));
-                    if constexpr (OBSERVED) observer.shrink(p, v, before, top[v], shrink, rows[v].sum);
+                    const V fall = exponent_of(rows[v].maximum, top[v], splat(scoring.left)), shrink = exp2(fall);
+                    if constexpr (OBSERVED) observer.shrink(p, v, fall, shrink, rows[v].sum);
                     rows[v].maximum = maximum[v];
                     rows[v].sum *= shrink;
                     for (std::int64_t c = 0; c < dv; ++c) {
@@ -288,9 +286,9 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
     for (int p = 0; p < PANELS; ++p) {
         const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
         finish(call, task, scoring, panel, softmax + p * NV, spoilt + p * NV, scratch.sums + p * dv * PANEL,
-               OBSERVED ? &observer : nullptr, found);
+               OBSERVED ? &observer : nullptr, not_finite);
     }
-    return !check || !(any(suspect) || any(found != 0.0f));
+    return !check || !(any(bad_products) || any(not_finite != 0.0f));
 }
 
 bool forward(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {

@@ -8,7 +8,7 @@
 namespace regard::REGARD_ISA {
 namespace {
 
-// Of a vector of rows, in the end: weight = 2^(score − top) · share.
+// Of a vector of rows, in the end: weight = 2^((score − top) · left) · share.
 struct Norm {
     V top, sum, share;  // 1 / sum, a sink's part included; 0 where a row sees nothing, NaN where it must be NaN
     I nothing, bad;
@@ -77,10 +77,11 @@ class Observer {
         for (std::int64_t i = 0; i < asked_->set_count * BLOCK; ++i) masses_[i] = rests_[i] = 0.0f, tops_[i] = -INF;
     }
 
-    // A row's weights are relative to `top` from now on, not to `before`; `sum` was their sum.
-    void shrink(int index, int v, V before, V top, V by, V sum) {
+    // A row's greatest score has grown: the exponents of its weights fall, weights shrink by 2 to that power, and `sum`
+    // was their sum.
+    void shrink(int index, int v, V fall, V by, V sum) {
         const std::int64_t lane = index * PANEL + v * LANES;
-        store(entropies_ + lane, fma(sum, max(splat(-128.0f), before - top), load(entropies_ + lane)));
+        store(entropies_ + lane, fma(sum, max(splat(-128.0f), fall), load(entropies_ + lane)));
         for (const Sums& sums : all()) {
             for (std::int64_t i = 0; i < sums.count; ++i) {
                 float* x = sums.at + i * BLOCK + lane;
@@ -120,15 +121,16 @@ class Observer {
         if (asked_->set_count) mass(panel, s, key, weights, top);
     }
 
-    // The statistics of a vector of rows, to where they are wanted. The sums are relative to `before`, without a sink.
+    // The statistics of a vector of rows, to where they are wanted. The sums are relative to the maximum, without a sink.
     void tell(const Scoring& scoring, std::int64_t row, std::int64_t lane, std::int64_t rows, V maximum, V sum,
-              V before, const Norm& norm) const {
-        const V lower = max(splat(-128.0f), before - norm.top), share = exp2(lower) * norm.share;
+              const Norm& norm) const {
+        const V left = splat(scoring.left);
+        const V lower = max(splat(-128.0f), exponent_of(maximum, norm.top, left)), share = exp2(lower) * norm.share;
         const I blind = norm.nothing & ~norm.bad;
         if (asked_->entropy) {
             const V mass = sum * share, exponents = fma(sum, lower, load(entropies_ + lane)) * share;
             // All weight on one key: rounding would make a little of it.
-            const I one = blind | (norm.sum == exp2(fma_once(maximum, splat(scoring.left), splat(0.0f) - norm.top)));
+            const I one = blind | (norm.sum == 1.0f);
             for (int i = 0; i < rows; ++i) {
                 const float entropy = LN2 * (mass[i] * __builtin_log2f(norm.sum[i]) - exponents[i]);
                 asked_->entropy[row + i] = one[i] || entropy < 0.0f ? 0.0f : entropy;
@@ -144,7 +146,7 @@ class Observer {
         put(keyed_, asked_->keyed_sums ? 1 : 0, asked_->keyed_sums, row, lane, rows, share, blind);
         for (std::int64_t c = 0; c < asked_->set_count; ++c) {
             const V whole = load(masses_ + c * BLOCK + lane) + load(rests_ + c * BLOCK + lane);
-            const V x = whole * exp2(load(tops_ + c * BLOCK + lane) - norm.top) * norm.share;
+            const V x = whole * exp2(exponent_of(load(tops_ + c * BLOCK + lane), norm.top, left)) * norm.share;
             for (int i = 0; i < rows; ++i) asked_->set_masses[(row + i) * asked_->set_count + c] = blind[i] ? 0.0f : x[i];
         }
         if (asked_->top_count) {
@@ -210,7 +212,7 @@ class Observer {
                     V mine = load(masses_ + at);
                     V rest = load(rests_ + at);
                     if (any(before != top[v])) {
-                        const V by = exp2(before - top[v]);
+                        const V by = exp2(exponent_of(before, top[v], splat(panel.scoring.left)));
                         mine *= by;
                         rest *= by;
                         store(tops_ + at, top[v]);

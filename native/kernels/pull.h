@@ -10,7 +10,7 @@ namespace {
 
 // What the rows of a block of queries bring to the backward pass.
 struct RowState {
-    alignas(64) float top[BLOCK], share[BLOCK], delta[BLOCK];  // weight = 2^(score − top) · share
+    alignas(64) float top[BLOCK], share[BLOCK], delta[BLOCK];  // weight = 2^((score − top) · left) · share
     alignas(64) float by_exponent[BLOCK], by_weight[BLOCK];    // what entropy's gradient is, of a weight's exponent
 
     RowState(const Backward& call, std::int64_t b, std::int64_t h, std::int64_t query, std::int64_t rows) {
@@ -83,10 +83,10 @@ __attribute__((noinline)) void pull(const Backward& call, const Panel& panel, co
         const std::int64_t rows = least<std::int64_t>(LANES, call.q - query);
         float* column = to + v * LANES;
         if (grads.entropy) {
-            const V below = splat(0.0f) - load(state.top + lane);
+            const V top = load(state.top + lane);
             const V slope = load(state.by_exponent + lane), level = load(state.by_weight + lane);
             for (int r = s.first; r < s.last; ++r) {
-                const V x = max(splat(-127.0f), fma_once(load(scores + r * PANEL + v * LANES), left, below));
+                const V x = max(splat(-127.0f), exponent_of(load(scores + r * PANEL + v * LANES), top, left));
                 store(column + r * PANEL, fma(slope, x, load(column + r * PANEL) + level));
             }
         }

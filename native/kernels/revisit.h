@@ -188,22 +188,24 @@ class Revision {
     bool several_ = false;
 };
 
-// Scores of a segment become weights, 2^(score − top) · share. The sums of each key's, a vector each, are added to
+// Scores of a segment become weights, 2^((score − top) · left) · share. The sums of each key's, a vector each, are added to
 // `received` where it is there.
 template <int N>
 INLINE void weigh_again(const Segment& s, float* scores, float left, const V* top, const V* share, float* received) {
     const V factor = splat(left);
-    V below[N];
-    for (int v = 0; v < N; ++v) below[v] = splat(0.0f) - top[s.begin + v];
+    top += s.begin;
+    share += s.begin;
     float* row = scores + s.first * PANEL + s.begin * LANES;
     const auto some = [&](auto together) {
         constexpr int ALL = decltype(together)::value * N;
         V p[ALL];
 #pragma GCC unroll 8
-        for (int i = 0; i < ALL; ++i) p[i] = fma_once(load(row + i / N * PANEL + i % N * LANES), factor, below[i % N]);
+        for (int i = 0; i < ALL; ++i) {
+            p[i] = exponent_of(load(row + i / N * PANEL + i % N * LANES), top[i % N], factor);
+        }
         exp2(p);
 #pragma GCC unroll 8
-        for (int i = 0; i < ALL; ++i) p[i] *= share[s.begin + i % N];
+        for (int i = 0; i < ALL; ++i) p[i] *= share[i % N];
 #pragma GCC unroll 8
         for (int i = 0; i < ALL; ++i) store(row + i / N * PANEL + i % N * LANES, p[i]);
         if (received) {

@@ -16,15 +16,17 @@ struct Scoring {
     float left;
 
     explicit Scoring(const Call& call) {
-        // With a scale of 0 all products are made 0: ∞ · 0 would make NaN of what is masked.
-        const float size = call.scale < 0 ? -call.scale : call.scale;
-        unit = size > 0 ? size * LOG2E : LOG2E;
+        unit = product_unit(call);
         sign = call.scale > 0 ? 1.0f : call.scale < 0 ? -1.0f : 0.0f;
         cap = call.softcap * LOG2E;
-        cooked = cap > 0 || call.table || call.bias.data;
-        left = cooked ? 1.0f : unit;
+        cooked = more_than_scaled(call);
+        left = score_unit(call);
     }
 };
+
+// Of a weight 2ˣ relative to a row's `top`, itself a score. The difference comes first: it is exact where scores are
+// close, so that the greatest weight is 1 and no score is too large, and rounded in proportion to itself elsewhere.
+INLINE V exponent_of(V score, V top, V left) { return (score - top) * left; }
 
 // The queries of a block, transposed, times the scale's sign. Pairs lie along the row.
 template <Kind KIND>

@@ -87,12 +87,11 @@ class Strongest {
         }
     }
 
-    // The weights of some rows' keys, 2^(score − top) · share, and the keys as they are told; of so many keys in all.
+    // The weights of some rows' keys, 2^((score − top) · left) · share, and the keys as they are told; of so many keys in all.
     void tell(std::int64_t lane, std::int64_t rows, float left, V top, V share, std::int64_t keys,
               std::int64_t* to_keys, float* to_weights) const {
-        const V below = splat(0.0f) - top;
         for (int i = 0; i < count_; ++i) {
-            const V w = exp2(fma_once(load(scores_ + i * BLOCK + lane), splat(left), below)) * share;
+            const V w = exp2(exponent_of(load(scores_ + i * BLOCK + lane), top, splat(left))) * share;
             for (std::int64_t j = 0; j < rows; ++j) {
                 to_keys[j * count_ + i] = w[j] > 0.0f ? keys_[i * BLOCK + lane + j] : -1;
                 to_weights[j * count_ + i] = i < keys ? w[j] : 0.0f;  // NaN too, but not of more keys than there are

@@ -28,22 +28,21 @@ INLINE V sum_of(int first, int last, const Add& add) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// Scores of a segment become weights 2^(score − top), and are added to `sum`. As pairs of keys they take half the
+// Scores of a segment become weights 2^((score − top) · left), and are added to `sum`. As pairs of keys they take half the
 // rows, from the segment's first on; a missing last one is 0. Where they are observed, Σ weight · log₂ weight is added
 // to `exponents`.
 template <Kind KIND, bool OBSERVED, int VECTORS_HERE>
 INLINE void weigh(float* scores, int rows, float* weights, float left, const V* top, V* sum, V* exponents) {
     static_assert(!OBSERVED || KIND == Kind::numbers);
     const V factor = splat(left);
-    V total[VECTORS_HERE], below[VECTORS_HERE], exponent[VECTORS_HERE];
-    for (int v = 0; v < VECTORS_HERE; ++v) below[v] = splat(0.0f) - top[v];
+    V total[VECTORS_HERE], exponent[VECTORS_HERE];
     auto some = [&](auto together) {
         constexpr int N = decltype(together)::value;
         V p[N * VECTORS_HERE];
 #pragma GCC unroll 8
         for (int i = 0; i < N * VECTORS_HERE; ++i) {
             const int v = i % VECTORS_HERE;
-            p[i] = fma_once(load(scores + i / VECTORS_HERE * PANEL + v * LANES), factor, below[v]);
+            p[i] = exponent_of(load(scores + i / VECTORS_HERE * PANEL + v * LANES), top[v], factor);
         }
         exp2(p);
 #pragma GCC unroll 8
@@ -52,7 +51,7 @@ INLINE void weigh(float* scores, int rows, float* weights, float left, const V* 
 #pragma GCC unroll 8
             for (int i = 0; i < N * VECTORS_HERE; ++i) {  // made again: to keep it there are too few registers
                 const int v = i % VECTORS_HERE;
-                const V x = fma_once(load(scores + i / VECTORS_HERE * PANEL + v * LANES), factor, below[v]);
+                const V x = exponent_of(load(scores + i / VECTORS_HERE * PANEL + v * LANES), top[v], factor);
                 exponent[v] = fma(p[i], max(splat(-127.0f), x), exponent[v]);
             }
         }

@@ -13,7 +13,6 @@ constexpr int NV = 2;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 1 ? 8 : 6; }  // accumulators: 8 or 12
 
 INLINE V fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
-INLINE V fma_once(V a, V b, V c) { return fma(a, b, c); }
 // Of a pair with a NaN the second is the answer: so a NaN in `b` lasts.
 INLINE V max(V a, V b) { return _mm256_max_ps(a, b); }
 INLINE V min(V a, V b) { return _mm256_min_ps(a, b); }

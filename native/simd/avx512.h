@@ -13,7 +13,6 @@ constexpr int NV = 4;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : 12; }
 
 INLINE V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
-INLINE V fma_once(V a, V b, V c) { return fma(a, b, c); }
 // Of a pair with a NaN the second is the answer: so a NaN in `b` lasts.
 INLINE V max(V a, V b) { return _mm512_max_ps(a, b); }
 INLINE V min(V a, V b) { return _mm512_min_ps(a, b); }

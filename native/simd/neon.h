@@ -15,7 +15,6 @@ constexpr int NV = 4;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 4 ? 6 : vectors == 3 ? 8 : 12; }
 
 INLINE V fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
-INLINE V fma_once(V a, V b, V c) { return fma(a, b, c); }
 // Of a pair with a NaN: `max` answers NaN, `min` the second, so that a NaN in `b` lasts. The instruction for the
 // least would let one in `a` last too, and with it hide an −∞ (range_of).
 INLINE V max(V a, V b) { return vmaxq_f32(a, b); }

@@ -12,14 +12,13 @@ namespace {
 constexpr int NV = REGARD_LANES == 16 ? 4 : 2;  // vectors across a panel
 constexpr int rows_for(int vectors) { return vectors == 1 ? 8 : 6; }
 
-// a · b + c, rounded once.
-INLINE V fma_once(V a, V b, V c) {
+#ifdef REGARD_EMULATED
+// Rounded once, as the processor that is emulated does it.
+INLINE V fma(V a, V b, V c) {
     typedef double Wide __attribute__((vector_size(8 * REGARD_LANES)));
     const Wide x = __builtin_convertvector(a, Wide) * __builtin_convertvector(b, Wide);
     return __builtin_convertvector(x + __builtin_convertvector(c, Wide), V);
 }
-#ifdef REGARD_EMULATED
-INLINE V fma(V a, V b, V c) { return fma_once(a, b, c); }
 #else
 INLINE V fma(V a, V b, V c) { return a * b + c; }
 #endif

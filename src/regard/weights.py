@@ -47,8 +47,8 @@ class Weights:
 
     problem: Problem
     """The call; of the values, one column that nobody reads."""
-    rows: Float[Tensor, "3 b h q"]
-    """Of each row its log-sum-exp, then `top` and `share`: a weight is 2^(score − top) · share."""
+    rows: Float[Tensor, "n b h q"]
+    """Of each row its log-sum-exp, and what else the backend keeps."""
 
     @classmethod
     def of(
@@ -81,7 +81,8 @@ class Weights:
             raise OptionError("Weights", f"normalizer={problem.normalizer!r}", "a Softmax",
                               "Ask for whole rows: observe(q, k, v, Rows(…), normalizer=…).")  # fmt: skip
         with torch.no_grad():
-            if lse is None and native.why_not(problem) is None and 0 not in problem.sizes[:5]:
+            runs = native.why_not(problem) is None and 0 not in problem.sizes[:5]
+            if lse is None and runs:
                 lse, top, share = native.forward(problem)[1]
                 share = torch.where(lse.isnan(), torch.nan, share)
                 return cls(problem, torch.stack((lse, top, share)))
@@ -92,10 +93,7 @@ class Weights:
             if lse.shape != q.shape[:3]:
                 raise OptionError("Weights(lse=…)", f"shape {tuple(lse.shape)}", f"{tuple(q.shape[:3])}",
                                   "It has a number for each query of each head.")  # fmt: skip
-            sees = lse > -torch.inf
-            # In units of log 2; of a row that sees nothing every weight is 0.
-            top = torch.where(sees, lse * 1.4426950408889634, 0)
-            return cls(problem, torch.stack((lse, top, sees.to(lse.dtype))).contiguous())
+            return cls(problem, native.rows_of(problem, lse) if runs else lse[None])
 
     @property
     def shape(self) -> torch.Size:
@@ -149,5 +147,6 @@ def _side(part: object, n: int, name: str) -> range:
         return range(*part.indices(n)) if part.indices(n)[0] < part.indices(n)[1] else range(0)
     if isinstance(part, int) and not isinstance(part, bool) and -n <= part < n:
         return range(part % n, part % n + 1)
-    raise OptionError("Weights[…]", repr(part), f"of {n} {name} a number or a slice without a step",
-                      "Take every so many from the tensor that comes out.")  # fmt: skip
+    allowed = f"for {name} a number from {-n} to {n - 1}, or a slice without a step"
+    raise OptionError("Weights[…]", repr(part), allowed,
+                      "Count from 0; of a slice, take every so many from what comes out.")  # fmt: skip

@@ -9,6 +9,7 @@ three numbers for each row.
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -156,11 +157,19 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
+def rows_of(problem: Problem, lse: Tensor) -> Tensor:
+    """What `forward` would leave of the rows, (3, b, h, q), from their log-sum-exp alone."""
+    sees = lse > -torch.inf
+    top = torch.where(sees, lse * math.log2(math.e) / normal.call(*normal.form(problem)).unit, 0)
+    return torch.stack((lse, top, torch.where(lse.isnan(), lse, sees))).float()
+
+
+@torch.no_grad()
 def revisit(problem: Problem, rows: Tensor) -> sight.Found:
     """What a problem's observers ask of the final weights, from what `forward` left of the rows."""
     form, tensors = normal.form(problem)
     assert form.asked is not None, "something is observed"
-    _, top, share = rows.float()
+    _, top, share = rows
     return sight.revisit(form.asked, normal.call(form, tensors), form.sizes, top, share)
 
 
@@ -168,7 +177,7 @@ def revisit(problem: Problem, rows: Tensor) -> sight.Found:
 def weights(problem: Problem, rows: Tensor, box: Box) -> Tensor:
     """The weights of a box, from what `forward` left of the rows."""
     form, tensors = normal.form(problem)
-    _, top, share = rows.float()
+    _, top, share = rows
     return sight.weights(normal.call(form, tensors), box, top, share)
 
 
@@ -177,7 +186,7 @@ class _Made(NamedTuple):
 
     out: Tensor
     rows: Tensor | None
-    """(3, b, h, q): log-sum-exp, and the `top` and `share` with which a weight is 2^(score − top) · share."""
+    """(3, b, h, q): log-sum-exp, the score that weights are relative to, the share of a weight of 1."""
     found: sight.Found
 
 
@@ -287,9 +296,9 @@ def _gradients(
         out_grad = torch.zeros((), dtype=out.dtype).expand(out.shape)
     if lse_grad is not None:  # a row that sees nothing stays −∞, whatever it is asked
         lse_grad = torch.where(sees, lse_grad, 0).contiguous()
-    mass = sees.float()
-    if sink is not None:
-        mass = torch.where(sees, 1 - torch.exp(sink[:, None] - lse), 0)
+    # What of each row's mass a sink takes, and what is left for keys.
+    taken = torch.zeros_like(lse) if sink is None else torch.exp(sink[:, None] - lse)
+    taken, mass = torch.where(sees, taken, 0), torch.where(sees, 1 - taken, 0)
     statistics, shift = None, lse_grad
     pulled = form.asked and sight.gradients(form.asked, sizes, sees, given.found)
     if form.asked and pulled:
@@ -325,13 +334,13 @@ def _gradients(
     if table is not None and of_table is not None:
         of_table = of_table if table.shape[0] == sizes.h else of_table.sum(0, keepdim=True)
     if pairs is not None and needed[4] and by_row:
-        whole = delta.double() * (1 - mass) + (0 if lse_grad is None else lse_grad)
+        whole = delta.double() * taken + (0 if lse_grad is None else lse_grad)
         of_pairs = whole[..., None].sum_to_size(pairs.shape)
     if pairs is not None and of_pairs is not None:
         of_pairs = of_pairs.to(pairs.dtype)
     if sink is not None and needed[5]:
         # A sink is a key whose value is 0; delta is Σ weight · its gradient − lse_grad.
-        of_sink = -(torch.where(sees, 1 - mass, 0) * delta).sum((0, 2))
+        of_sink = -(taken * delta).sum((0, 2))
     return [
         g if n else None
         for g, n in zip((of_q, of_k, of_v, of_table, of_pairs, of_sink), needed, strict=True)

@@ -61,7 +61,7 @@ def _set_sets(made: core.Statistics, sets: Sets | None, masses: Tensor) -> None:
 
 
 def revisit(asked: Asked, call: core.Call, sizes: Sizes, top: Tensor, share: Tensor) -> Found:
-    """What takes the final weights, 2^(score − top) · share; `top` and `share` are (b, h, q)."""
+    """What takes the final weights; `top` and `share` are what a forward pass left of the rows, (b, h, q)."""
     b, h, q, k = (range(n) for n in (sizes.b, sizes.h, sizes.q, sizes.k))
     found: Found = {}
     everything = q, k
