@@ -130,7 +130,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
                 if (bad[i]) lse = INF - INF;
                 call.lse[row] = lse;
                 call.lse[all + row] = top[i];
-                call.lse[2 * all + row] = dead ? 0.0f : 1.0f / sum[i];
+                call.lse[2 * all + row] = bad[i] ? INF - INF : dead ? 0.0f : 1.0f / sum[i];
             }
         }
         const Matrix out = head_of(call.out, call.type, task.b, task.h);

@@ -83,9 +83,7 @@ class Weights:
         with torch.no_grad():
             runs = native.why_not(problem) is None and 0 not in problem.sizes[:5]
             if lse is None and runs:
-                lse, top, share = native.forward(problem)[1]
-                share = torch.where(lse.isnan(), torch.nan, share)
-                return cls(problem, torch.stack((lse, top, share)))
+                return cls(problem, native.forward(problem)[1])
             if lse is None:
                 backend, _ = choose(problem)
                 lse = backend.run(problem).observed[0][0]

@@ -1,5 +1,7 @@
 """Any call at all, on every instruction set that is here, against the formula in float64."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,27 +48,35 @@ def test_any_shape_and_stride(recipe: Recipe, isa: str, threads: int) -> None:
     check(recipe, [isa], threads)
 
 
-@MANY
-@given(
-    recipe=st.builds(
+def masked_and_biased(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[Recipe]:
+    """Recipes of any mask and bias, in small sizes."""
+    few, none = st.integers(1, 2), 0.0
+    return st.builds(
         Recipe,
         dtype=DTYPES,
-        b=st.integers(1, 2),
-        g=st.integers(1, 2),
-        repeats=st.integers(1, 2),
+        b=few,
+        g=few,
+        repeats=few,
         q=lengths(200),
-        k=lengths(300),
         d=st.integers(1, 40),
         dv=st.integers(1, 40),
         mask=st.sampled_from(["none", "causal", "spans", "tiles", "both"]),
         own=st.tuples(st.booleans(), st.booleans()),
-        table=st.sampled_from(["none", "shared", "by head"]),
         bias=st.one_of(st.none(), st.tuples(*[st.booleans()] * 4)),
-        wide_bias=st.booleans(),
         sink=st.booleans(),
+        softcap=st.sampled_from([none, none, 2.0]),
+        dropout=st.sampled_from([none, none, 0.3]),
+        **more,
+    )
+
+
+@MANY
+@given(
+    recipe=masked_and_biased(
+        k=lengths(300),
+        table=st.sampled_from(["none", "shared", "by head"]),
+        wide_bias=st.booleans(),
         sigmoid=st.sampled_from([False, False, True]),
-        softcap=st.sampled_from([0.0, 0.0, 2.0]),
-        dropout=st.sampled_from([0.0, 0.0, 0.3]),
         lse_grad=st.booleans(),
         seed=st.integers(0, 99),
     ),
@@ -79,25 +89,11 @@ def test_any_mask_and_bias(recipe: Recipe, isa: str, threads: int) -> None:
 
 @MANY
 @given(
-    recipe=st.builds(
-        Recipe,
-        dtype=DTYPES,
-        b=st.integers(1, 2),
-        g=st.integers(1, 2),
-        repeats=st.integers(1, 2),
-        q=lengths(200),
+    recipe=masked_and_biased(
         k=lengths(600),
-        d=st.integers(1, 40),
-        dv=st.integers(1, 40),
         layouts=st.tuples(*[st.sampled_from(LAYOUTS)] * 3),
-        mask=st.sampled_from(["none", "causal", "spans", "tiles", "both"]),
-        own=st.tuples(st.booleans(), st.booleans()),
         table=st.sampled_from(["none", "none", "by head"]),
-        bias=st.one_of(st.none(), st.tuples(*[st.booleans()] * 4)),
-        sink=st.booleans(),
-        softcap=st.sampled_from([0.0, 0.0, 2.0]),
         scale=st.sampled_from([None, None, -0.2, 0.0]),
-        dropout=st.sampled_from([0.0, 0.0, 0.3]),
         seed=st.integers(0, 999),
     ),
     isa=st.sampled_from(core.kernels()),

@@ -232,8 +232,7 @@ def _forward(
         return None
     if asked is not None and asked.second_pass:
         assert rows is not None, "what is observed has its rows kept"
-        lse, top, share = rows
-        share = torch.where(lse.isnan(), torch.nan, share) if bad is not None else share
+        _, top, share = rows
         found |= sight.revisit(asked, call, sizes, top, share)
     return _Made(out, rows, found)
 
