@@ -27,6 +27,7 @@ class Backend(Protocol):
 
 ORDER: tuple[Backend, ...] = (native, chunked)
 ALL: tuple[Backend, ...] = (*ORDER, reference)
+_BY_NAME = {backend.name: (backend,) for backend in ALL}
 
 
 def choose(problem: Problem, wanted: str = "auto") -> tuple[Backend, dict[str, str]]:
@@ -37,7 +38,7 @@ def choose(problem: Problem, wanted: str = "auto") -> tuple[Backend, dict[str, s
     reasons: dict[str, str] = {}
     if wanted == "auto":
         asked = ORDER
-    elif not (asked := tuple(backend for backend in ALL if backend.name == wanted)):
+    elif not (asked := _BY_NAME.get(wanted)):
         allowed = ", ".join(repr(name) for name in ("auto", *(b.name for b in ALL)))
         raise OptionError(
             "backend", repr(wanted), allowed, "'auto' takes the fastest that can run."
