@@ -1,6 +1,6 @@
-"""Attention with learned projections, and the small transformer that our own models are made of.
+"""Attention with learned projections.
 
-Whatever `regard.attention` takes (masks, biases, scores, normalizers) a layer takes as a value, and holds
+Whatever `regard.attention` takes (masks, biases, scores, normalizers) the layer takes as a value, and holds
 the tensors of learned ones as its own parameters. `layer(x)` returns a tensor; `layer.observe(x, …)` is the
 same computation and returns what was seen of the weights too.
 """
@@ -8,14 +8,13 @@ same computation and returns what was seen of the weights too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regard.attend import Seen, attention, observe
 from regard.biases import Bias, as_bias
@@ -236,133 +235,6 @@ class MultiHeadAttention(nn.Module):
             f"heads={self.heads}, key_value_heads={self.key_value_heads}, head_size={self.head_size},"
             f" value_size={self.value_size}"
         )
-
-
-class FeedForward(nn.Module):
-    """Two linear maps with a squared ReLU between them (Primer, So et al., 2021)."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.up = nn.Linear(width, hidden, bias=False)
-        self.down = nn.Linear(hidden, width, bias=False)
-        nn.init.normal_(self.up.weight, std=1 / math.sqrt(width))
-        nn.init.normal_(self.down.weight, std=1 / math.sqrt(hidden))
-
-    def forward(self, x: Float[Tensor, "b n width"]) -> Float[Tensor, "b n width"]:
-        """Each position for itself."""
-        return self.down(F.relu(self.up(x)).square())
-
-
-class Block(nn.Module):
-    """Attention, then a feed-forward layer; each reads a normed residual stream and adds to it.
-
-    Both add nothing at first (their last projections start at zero), so a deep stack starts as the
-    identity and trains from the first step (Fixup, Zhang et al., 2019; modded-nanogpt).
-    """
-
-    def __init__(self, attention: MultiHeadAttention, hidden: int) -> None:
-        super().__init__()
-        width = attention.width
-        self.attention_norm, self.attention = nn.RMSNorm(width), attention
-        self.feed_forward_norm, self.feed_forward = nn.RMSNorm(width), FeedForward(width, hidden)
-        nn.init.zeros_(self.attention.output.weight)
-        nn.init.zeros_(self.feed_forward.down.weight)
-
-    def forward(
-        self, x: Float[Tensor, "b n width"], *, mask: Mask | Tensor | None = None,
-        positions: Positions | None = None,
-    ) -> Float[Tensor, "b n width"]:  # fmt: skip
-        """The stream after this block."""
-        x = x + self.attention(self.attention_norm(x), mask=mask, positions=positions)
-        return x + self.feed_forward(self.feed_forward_norm(x))
-
-    def observe(
-        self, x: Float[Tensor, "b n width"], *observers: Observer[Any],
-        mask: Mask | Tensor | None = None, positions: Positions | None = None,
-    ) -> tuple[Float[Tensor, "b n width"], LayerSeen]:  # fmt: skip
-        """The stream after this block, and what was seen of its attention."""
-        normed = self.attention_norm(x)
-        seen = self.attention.observe(normed, *observers, mask=mask, positions=positions)
-        x = x + seen.out
-        return x + self.feed_forward(self.feed_forward_norm(x)), seen
-
-
-class Watched(NamedTuple):
-    """A transformer's pass under observation."""
-
-    hidden: Float[Tensor, "b n width"]
-    """The last layer's normed output; `transformer.logits` makes logits of it, or of a part."""
-    layers: list[LayerSeen]
-
-
-class Transformer(nn.Module):
-    """A pre-norm transformer on tokens, with the embedding as its head (Press and Wolf, 2017).
-
-    Its layers are given, so each may have its own mask, positions and heads; `mask=Causal()` in every
-    layer makes it a language model.
-
-    >>> from regard.masks import Causal, Window
-    >>> masks = Causal() & Window(8), Causal()
-    >>> layers = [MultiHeadAttention(32, 2, mask=mask) for mask in masks]
-    >>> model = Transformer(vocabulary=100, layers=layers)
-    >>> model(torch.zeros(1, 5, dtype=torch.long)).shape
-    torch.Size([1, 5, 100])
-    """
-
-    def __init__(
-        self, vocabulary: int, layers: Sequence[MultiHeadAttention], *, hidden: int | None = None
-    ) -> None:
-        super().__init__()
-        widths = {layer.width for layer in layers} | {layer.output.out_features for layer in layers}
-        if len(widths) != 1:
-            raise OptionError("layers", f"widths {sorted(widths)}", "one width, of one layer or more",
-                              "Every layer reads and adds to the same stream.")  # fmt: skip
-        (width,) = widths
-        self.embedding = nn.Embedding(vocabulary, width)
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        self.embedding_norm = nn.RMSNorm(width)
-        self.blocks = nn.ModuleList(Block(layer, hidden or 4 * width) for layer in layers)
-        self.norm = nn.RMSNorm(width)
-
-    def forward(
-        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None,
-        positions: Positions | None = None,
-    ) -> Float[Tensor, "b n vocabulary"]:  # fmt: skip
-        """Logits of the token after each token."""
-        return self.logits(self.hidden(tokens, mask=mask, positions=positions))
-
-    def hidden(
-        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None,
-        positions: Positions | None = None,
-    ) -> Float[Tensor, "b n width"]:  # fmt: skip
-        """The normed output of the last layer: all but the logits, which for long inputs are the most."""
-        x = self.embedding_norm(self.embedding(tokens))
-        for block in self.blocks:
-            x = block(x, mask=mask, positions=positions)
-        return self.norm(x)
-
-    def logits(self, hidden: Float[Tensor, "*b width"]) -> Float[Tensor, "*b vocabulary"]:
-        """Logits from hidden vectors, of all positions or of some."""
-        return F.linear(hidden, self.embedding.weight)
-
-    def observe(
-        self, tokens: Int[Tensor, "b n"], *observers: Observer[Any],
-        mask: Mask | Tensor | None = None, positions: Positions | None = None,
-    ) -> Watched:  # fmt: skip
-        """Run without logits, with statistics of every layer's weights.
-
-        >>> from regard.observers import Entropy
-        >>> model = Transformer(100, [MultiHeadAttention(32, 2)])
-        >>> model.observe(torch.zeros(1, 5, dtype=torch.long), Entropy()).layers[0][Entropy()].shape
-        torch.Size([1, 2, 5])
-        """
-        x = self.embedding_norm(self.embedding(tokens))
-        layers = list[LayerSeen]()
-        for block in self.blocks:
-            assert isinstance(block, Block)
-            x, seen = block.observe(x, *observers, mask=mask, positions=positions)
-            layers.append(seen)
-        return Watched(self.norm(x), layers)
 
 
 def _check_input(name: str, x: Tensor, width: int) -> None:
