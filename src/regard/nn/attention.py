@@ -205,7 +205,7 @@ class MultiHeadAttention(nn.Module):
         if position is not None:
             assert positions is not None
             assert context_positions is not None
-            q, k = position.turn(q, positions), position.turn(k, context_positions)
+            q, k = position.turn(q, k, positions, context_positions)
         return q, k, v
 
     def _values(self, mask: Mask | Tensor | None) -> dict[str, Any]:
