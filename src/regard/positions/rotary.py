@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn import functional as F
 
 from regard.errors import OptionError, ShapeError
 from regard.positions.axes import Axes
@@ -157,18 +158,17 @@ class Rotary(Position):
         sin: Float[Tensor, "... n half"],
     ) -> Float[Tensor, "b h n d"]:
         """Each pair of components turned, by the cosine and the sine of its angle."""
-        size, d = 2 * cos.shape[-1], x.shape[-1]
-        wide = torch.promote_types(x.dtype, torch.float32)
-        cos, sin, part = cos.to(wide), sin.to(wide), x[..., :size].to(wide)
-        if self.pairs == "halves":
-            first, second = part[..., : size // 2], part[..., size // 2 :]
-            turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-        else:
-            first, second = part[..., ::2], part[..., 1::2]
-            turned = (first * cos - second * sin, second * cos + first * sin)
-            turned = torch.stack(turned, dim=-1).flatten(-2)
-        turned = turned.to(x.dtype)
-        return turned if size == d else torch.cat((turned, x[..., size:]), dim=-1)
+        half, wide = cos.shape[-1], torch.promote_types(x.dtype, torch.float32)
+        halves = self.pairs == "halves"
+        first = slice(0, half) if halves else slice(0, 2 * half, 2)
+        second = slice(half, 2 * half) if halves else slice(1, 2 * half, 2)
+        cos, sin, x_wide = cos.to(wide), sin.to(wide), x.to(wide)
+        both = torch.cat((cos, cos), -1) if halves else torch.stack((cos, cos), -1).flatten(-2)
+        # Few passes, and none that would store heads in another order than x does.
+        out = x_wide * F.pad(both, (0, x.shape[-1] - 2 * half), value=1.0)
+        out[..., first].addcmul_(x_wide[..., second], sin, value=-1)
+        out[..., second].addcmul_(x_wide[..., first], sin)
+        return out.to(x.dtype)
 
     def waves(
         self, angles: Float[Tensor, "... n half"]
