@@ -43,6 +43,7 @@ from regard.observers import (
     SpanMass,
     TopK,
 )
+from regard.placed import Filled, Placed, PlacedBias
 from regard.problem import Problem
 from regard.scores import Additive, Cosine, Dot, Euclidean, Score, as_score
 from regard.shapes import Sizes
@@ -124,6 +125,13 @@ def _blocks(s: Shape, r: Draw) -> Mask:
     return Blocks(table, 4)
 
 
+def _places(s: Shape, r: Draw, *sizes: int) -> Tensor:
+    """Positions of a cache's keys, ascending, with gaps; those of some batch rows begin with padding."""
+    b, g, n = sizes
+    padding = torch.arange(n) < torch.arange(b)[:, None, None] * 2
+    return torch.where(padding, -1, (2 * r.integers(1, 3, b, g, n)).cumsum(-1))
+
+
 MASKS: dict[str, Part] = {
     "no mask": lambda s, r: None,
     "everything": lambda s, r: Everything(),
@@ -156,6 +164,14 @@ MASKS: dict[str, Part] = {
     "tensor of keys": lambda s, r: r.bools(0.6, s.b, 1, 1, s.k),
     "tensor of heads": lambda s, r: r.bools(0.6, s.h, s.q, 1),
     "causal tensor": lambda s, r: Causal() & r.bools(0.8, s.q, s.k),
+    "placed": lambda s, r: Placed(
+        Causal(offset=0) & Window(20, offset=0),
+        keys=_places(s, r, s.b, s.g, s.k),
+        queries=_places(s, r, s.b, 1, s.q),
+    ),
+    "filled": lambda s, r: Filled(
+        keys=_places(s, r, s.b, 1, s.k), queries=_places(s, r, s.b, 1, s.q)
+    ),
 }
 
 WITHOUT_KEYS_FOR_ALL = {"documents", "documents of each", "documents unordered"}
@@ -182,6 +198,9 @@ BIASES: dict[str, Part] = {
     "dense of queries": lambda s, r: r.normal(s.b, 1, s.q, 1),
     "dense number": lambda s, r: r.normal(1, 1),
     "forbidding": _forbidding,
+    "placed": lambda s, r: PlacedBias(
+        ALiBi(s.h, offset=0), keys=_places(s, r, s.b, s.g, s.k), queries=_places(s, r, 1, 1, s.q)
+    ),
     "sum": lambda s, r: ALiBi(s.h) + r.normal(s.q, s.k) + Relative(r.normal(s.h, 3)),
 }
 
@@ -260,17 +279,22 @@ class Call:
             ("score", self.score),
             ("normalizer", self.normalizer),
         ):
-            found |= {f"{name} {i}": tensor for i, tensor in enumerate(part.tensors())}
+            found |= {
+                f"{name} {i}": tensor
+                for i, tensor in enumerate(part.tensors())
+                if tensor.is_floating_point()
+            }
         return found
 
     def with_leaves(self, *leaves: Tensor) -> Call:
         q, k, v, *rest = leaves
-        found: list[Any] = []
-        for part in (self.bias, self.score, self.normalizer):
-            n = len(part.tensors())
-            found.append(part.with_tensors(rest[:n]))
-            rest = rest[n:]
-        bias, score, normalizer = found
+        others = iter(rest)
+        bias, score, normalizer = (
+            part.with_tensors(
+                [next(others) if t.is_floating_point() else t for t in part.tensors()]
+            )
+            for part in (self.bias, self.score, self.normalizer)
+        )
         return replace(self, q=q, k=k, v=v, bias=bias, score=score, normalizer=normalizer)
 
     def requiring_gradients(self) -> Call:
@@ -331,7 +355,9 @@ class Case:
             return table[name](s, Draw(name + str(s)))
 
         def cast(value: Kind) -> Kind:
-            return value.with_tensors([t.to(FP32).to(dtype) for t in value.tensors()])
+            return value.with_tensors(
+                [t.to(FP32).to(dtype) if t.is_floating_point() else t for t in value.tensors()]
+            )
 
         bias = cast(as_bias(part(BIASES, self.bias)))
         score = cast(as_score(part(SCORES, self.score)))

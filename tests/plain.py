@@ -17,6 +17,7 @@ from regard import biases, normalizers, observers, scores
 from regard.dropout import keeps
 from regard.masks import as_mask, dense
 from regard.observers import Observer
+from regard.placed import PlacedBias
 from regard.shapes import Box
 from regard.values import Aligned
 
@@ -86,6 +87,16 @@ def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
             return value.table
         case biases.Sum():
             return bias(value.left, distance, dtype) + bias(value.right, distance, dtype)
+        case PlacedBias():
+            assert value.queries is not None
+            q, k = distance.shape
+            apart = value.queries[..., :, None] - value.keys[..., None, :] + k - q
+            rows = [[bias(value.inner, one, dtype) for one in row] for row in apart]
+            if not rows or not rows[0]:
+                return torch.zeros((), dtype=dtype)
+            heads = range(len(rows[0][0]))
+            times = len(heads) // apart.shape[1]
+            return torch.stack([torch.stack([row[i // times][i] for i in heads]) for row in rows])
     raise NotImplementedError(f"write {type(value).__name__} here")
 
 

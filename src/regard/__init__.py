@@ -10,6 +10,7 @@ True
 
 from regard.attend import Plan, Seen, attention, explain, observe
 from regard.biases import T5, ALiBi, Bias, Dense, Kerple, Relative
+from regard.cache import KVCache
 from regard.errors import RegardError
 from regard.masks import (
     Blocks,
@@ -47,7 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "T5", "ALiBi", "Additive", "Bias", "Blocks", "Causal", "Cosine", "Dense", "Dilated",
     "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
-    "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
+    "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
     "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen",
     "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
     "attention", "explain", "observe",
