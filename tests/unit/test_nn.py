@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.func import functional_call
 
+from regard import convert
 from regard.biases import ALiBi, Kerple, Relative
-from regard.errors import OptionError, RegardError, ShapeError
+from regard.errors import DtypeError, OptionError, RegardError, ShapeError
 from regard.held import Held
 from regard.masks import Causal, Padding, Window
 from regard.nn import MultiHeadAttention, Transformer
@@ -247,3 +249,99 @@ def test_a_transformer_learns() -> None:
         losses.append(loss.item())
     assert losses[0] == pytest.approx(math.log(20), abs=0.5)
     assert losses[-1] < 0.5
+
+
+# ------------------------------------------------------------------ out of PyTorch's module
+
+
+def their_module(**options: Any) -> nn.MultiheadAttention:
+    module = nn.MultiheadAttention(16, 2, **{"batch_first": True} | options).double()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return module
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": False},
+        {"batch_first": False},
+        {"kdim": 12, "vdim": 12},
+        {"add_zero_attn": True},
+    ],
+    ids=str,
+)
+def test_a_module_of_pytorch_as_our_layer(options) -> None:
+    module = their_module(**options)
+    layer = MultiHeadAttention.from_torch(module)
+    x = torch.randn(2, 7, 16, dtype=torch.float64, requires_grad=True)
+    context = torch.randn(2, 9, module.kdim, dtype=torch.float64, requires_grad=True)
+    hidden = torch.rand(2, 9) < 0.3
+    hidden[:, 0] = False
+    got = layer(x, context, mask=~hidden[:, None, None])
+    turn = (lambda t: t) if module.batch_first else (lambda t: t.transpose(0, 1))
+    source = turn(context)
+    want = turn(module(turn(x), source, source, key_padding_mask=hidden)[0])
+    torch.testing.assert_close(got, want)
+    # Gradients: of the inputs, and of the weights, which `write` puts back in the module's layout.
+    cotangent = torch.randn_like(want)
+    theirs = torch.autograd.grad(want, [x, context, *module.parameters()], cotangent)
+    ours = torch.autograd.grad(got, [x, context, *layer.parameters()], cotangent)
+    grads = dict(zip((name for name, _ in layer.named_parameters()), ours[2:], strict=True))
+    layout = "torch" if module.in_proj_weight is not None else "torch-cross"
+    again = convert.write(grads, layout, heads=2)
+    names = [name for name, _ in module.named_parameters()]
+    assert again.keys() == set(names)
+    for want, got in zip(theirs, [*ours[:2], *(again[name] for name in names)], strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_a_row_that_sees_nothing_is_finite_where_pytorch_gives_nan() -> None:
+    module = their_module()
+    layer = MultiHeadAttention.from_torch(module)
+    x = torch.randn(2, 7, 16, dtype=torch.float64)
+    hidden = torch.tensor([[False] * 7, [True] * 7])
+    theirs = module(x, x, x, key_padding_mask=hidden)[0]
+    assert theirs[1].isnan().all()
+    ours = layer(x, mask=~hidden[:, None, None])
+    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[1], module.out_proj.bias.expand(7, -1))
+
+
+def test_what_else_comes_over_from_pytorch() -> None:
+    module = their_module(dropout=0.25).eval()
+    module.in_proj_weight.requires_grad_(False)
+    state = torch.get_rng_state()
+    layer = MultiHeadAttention.from_torch(module)
+    assert torch.equal(torch.get_rng_state(), state)  # no numbers were drawn
+    assert (layer.dropout, layer.training) == (0.25, False)
+    assert MultiHeadAttention.from_torch(module.train()).training
+    assert layer.query.weight.dtype == torch.float64
+    frozen = {name for name, parameter in layer.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"query.weight", "key.weight", "value.weight"}
+    layer.query.weight.data.zero_()
+    assert module.in_proj_weight.abs().min() > 0  # copies, not views
+
+
+@pytest.mark.parametrize(
+    ("module", "error", "said"),
+    [
+        (lambda: nn.Linear(2, 2), DtypeError, "module: got a Linear; allowed: an nn.MultiheadAttention"),
+        (lambda: their_module(add_bias_kv=True), OptionError, "module: got one with add_bias_kv=True"),
+        (lambda: their_module(kdim=8), OptionError, "module: got kdim=8 and vdim=16; allowed: the same"),
+    ],
+)  # fmt: skip
+@pytest.mark.usefixtures("as_users_run_it")
+def test_a_module_that_is_no_layer_of_ours(module, error, said) -> None:
+    with pytest.raises(error) as caught:
+        MultiHeadAttention.from_torch(module())
+    assert said in str(caught.value)
+
+
+def test_some_projections_have_a_bias() -> None:
+    layer = MultiHeadAttention(16, 2, projection_bias=("query", "value"))
+    assert {name for name in layer.state_dict() if "bias" in name} == {"query.bias", "value.bias"}
+    for wrong in ("query", ("q",)):
+        with pytest.raises(OptionError, match="projection_bias: got"):
+            MultiHeadAttention(16, 2, projection_bias=wrong)

@@ -8,9 +8,9 @@ same computation and returns what was seen of the weights too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float
@@ -21,6 +21,7 @@ from regard.biases import Bias, as_bias
 from regard.errors import OptionError, ShapeError
 from regard.held import Held
 from regard.masks import Mask, as_mask
+from regard.nn.torch_module import taken
 from regard.normalizers import Normalizer
 from regard.observers import Observer
 from regard.positions import Position, Positions
@@ -43,7 +44,8 @@ class MultiHeadAttention(nn.Module):
     2023). `qk_norm` makes a norm for queries and keys from the head size, such as `nn.RMSNorm`
     (Dehghani et al., 2023). `position`, `mask`, `bias`, `score` and `normalizer` are values of this library;
     what they learn becomes this layer's parameters. In training, `dropout` drops weights and `head_dropout`
-    whole heads (Zhou et al., 2020); what stays is scaled up.
+    whole heads (Zhou et al., 2020); what stays is scaled up. `projection_bias` may name the projections that
+    have a bias: "query", "key", "value", "output".
 
     The paper is Vaswani et al. (2017). Query, key and value projections start normal with deviation
     1/√(inputs), which keeps a unit variance; the output projection likewise.
@@ -73,7 +75,7 @@ class MultiHeadAttention(nn.Module):
         normalizer: Normalizer | None = None,
         dropout: float = 0.0,
         head_dropout: float = 0.0,
-        projection_bias: bool = False,
+        projection_bias: bool | Collection[str] = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
@@ -95,17 +97,25 @@ class MultiHeadAttention(nn.Module):
         self.head_size, self.value_size = head_size, value_size
         self.dropout, self.head_dropout, self.backend = dropout, head_dropout, backend
 
-        def linear(inputs: int, outputs: int) -> nn.Linear:
-            layer = nn.Linear(inputs, outputs, bias=projection_bias)
+        names = "query", "key", "value", "output"
+        biased = names if projection_bias is True else projection_bias or ()
+        if isinstance(biased, str) or not set(biased) <= set(names):
+            raise OptionError("projection_bias", repr(projection_bias), f"True, False or some of {names}",
+                              "Name the projections that have a bias.")  # fmt: skip
+
+        def linear(name: str, inputs: int, outputs: int) -> nn.Linear:
+            layer = nn.Linear(inputs, outputs, bias=name in biased)
             nn.init.normal_(layer.weight, std=1 / math.sqrt(inputs))
-            if projection_bias:
+            if name in biased:
                 nn.init.zeros_(layer.bias)
             return layer
 
-        self.query = linear(width, heads * head_size)
-        self.key = linear(self.context_width, shared * head_size)
-        self.value = linear(self.context_width, shared * value_size)
-        self.output = linear(heads * value_size, width if out_width is None else out_width)
+        self.query = linear("query", width, heads * head_size)
+        self.key = linear("key", self.context_width, shared * head_size)
+        self.value = linear("value", self.context_width, shared * value_size)
+        self.output = linear(
+            "output", heads * value_size, width if out_width is None else out_width
+        )
         self.query_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
         self.key_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
         self.position = None if position is None else Held(position)
@@ -113,6 +123,30 @@ class MultiHeadAttention(nn.Module):
         self.bias = None if bias is None else Held(as_bias(bias))
         self.score = None if score is None else Held(as_score(score))
         self.normalizer = None if normalizer is None else Held(normalizer)
+
+    @classmethod
+    def from_torch(cls, module: nn.MultiheadAttention) -> Self:
+        """A layer with copies of the module's weights, its dropout and its mode: the same outputs, never NaN.
+
+        Inputs are (batch, sequence, width) whatever the module's `batch_first`: transpose them where it is
+        False. Keys and values come from one `context`. Masks are True where a query *may* see a key: of a
+        `key_padding_mask` write ``mask=~key_padding_mask[:, None, None]``. A row that may see nothing gives
+        the output's bias, where the module gives NaN. There are no weights beside the output: see `weights`
+        and `observe`.
+
+        >>> theirs = nn.MultiheadAttention(64, 4, batch_first=True)
+        >>> x = torch.randn(2, 10, 64)
+        >>> torch.allclose(MultiHeadAttention.from_torch(theirs)(x), theirs(x, x, x)[0], atol=1e-6)
+        True
+        """
+        options, state = taken(module)
+        weight = module.out_proj.weight
+        with torch.device("meta"):  # first weights would only be overwritten
+            layer = cls(**options)
+        layer.to(weight.dtype).to_empty(device=weight.device).load_state_dict(state)
+        for name, parameter in layer.named_parameters():
+            parameter.requires_grad_(state[name].requires_grad)
+        return layer.train(module.training)
 
     def forward(
         self,
