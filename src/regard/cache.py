@@ -166,7 +166,7 @@ class KVCache:
 
     def unchanged(self, name: str, value: Value) -> None:
         """Refuse a score or an observer that counts distances in slots, where slots are not tokens."""
-        if isinstance(value, Aligned) and not self.slots.steady():
+        if isinstance(value, Aligned) and not self.slots.steady:
             self.slots.refuse(name, value)
 
     # ------------------------------------------------------------ fewer keys, other rows
@@ -285,10 +285,13 @@ class KVCache:
         return replace(self, slots=self.slots.at(index), received=received, _stored=stored)
 
     def _last(self, count: int) -> KVCache:
-        """A view of the last slots, with the right to write behind them."""
+        """The last tokens of each row: a view of the last slots, where padding does not lie among them."""
         first = len(self) - count
         if first <= 0:
             return self
+        places = self.slots.places
+        if places is not None and readable(places) and bool((places[..., first:] < 0).any()):
+            return self.keep(count)
         received = None if self.received is None else self.received[..., first:]
         slots, stored = self.slots.since(first), self._present().since(first)
         return replace(self, slots=slots, received=received, _stored=stored)

@@ -7,6 +7,7 @@ cache was, and makes of a mask or a bias that was meant for tokens the one that 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, TypeVar
 
@@ -68,7 +69,8 @@ class Slots:
             if not self.count or first == self.start + self.count:
                 start = self.start if self.count else first
                 return Slots(self.count + n, places.device, start)
-        mine, new = self.table().to(places.device), places.reshape(-1, 1, n)
+        mine = self.table().to(places.device)
+        new = places[None, None] if places.ndim == 1 else places[:, None]
         b, g = max(mine.shape[0], new.shape[0]), mine.shape[1]
         joined = torch.cat((mine.expand(b, g, -1), new.expand(b, g, -1)), -1)
         return Slots(self.count + n, places.device, 0, joined)
@@ -96,6 +98,7 @@ class Slots:
             return self
         return replace(self, places=self.places[rows])
 
+    @functools.cached_property
     def steady(self) -> bool:
         """Whether slots lie as far apart as their tokens stood, in every batch row and head."""
         if self.places is None:
@@ -112,7 +115,7 @@ class Slots:
 
         A bool tensor counts slots, as it is made for one call.
         """
-        found = self._mask(as_mask(mask), self.steady())
+        found = self._mask(as_mask(mask), self.steady)
         if self.places is None:
             return found
         filled = Filled(keys=self.places)
@@ -120,7 +123,7 @@ class Slots:
 
     def bias(self, bias: Bias | Tensor | None) -> Bias:
         """A bias that was meant for tokens, on these slots; a float tensor counts slots."""
-        return self._bias(as_bias(bias), self.steady())
+        return self._bias(as_bias(bias), self.steady)
 
     def refuse(self, name: str, value: Value) -> None:
         """Say that a value which counts keys cannot be used, where slots are not tokens."""
@@ -260,7 +263,7 @@ class Placed(_Slotted, Mask):
             return None
         box = Box(*map(range, (sizes.b, sizes.h, sizes.q, sizes.k)))
         table = self.block(box, sizes.device)
-        table = table.expand(*(1,) * (4 - table.ndim), *table.shape[:-2], sizes.q, sizes.k)
+        table = table[(None,) * (4 - table.ndim)].expand(-1, -1, sizes.q, sizes.k)
         return spans.of_table(table.cpu().numpy(), sizes.k)
 
 

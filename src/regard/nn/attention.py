@@ -13,17 +13,18 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attend import Seen, attention, observe
 from regard.biases import Bias, as_bias
+from regard.cache import KVCache
 from regard.errors import OptionError, ShapeError
 from regard.held import Held
-from regard.masks import Mask, as_mask
+from regard.masks import Mask, Window, as_mask
 from regard.nn.torch_module import taken
 from regard.normalizers import Normalizer
-from regard.observers import Observer
+from regard.observers import Observer, Received
 from regard.positions import Position, Positions
 from regard.scores import Score, as_score
 from regard.weights import Weights
@@ -185,6 +186,86 @@ class MultiHeadAttention(nn.Module):
         seen = observe(q, k, v, *observers, backend=self.backend, **self._values(mask))
         results = {observer: seen[observer] for observer in seen}
         return LayerSeen(self._merged(seen.out), results)
+
+    def new_cache(self, size: int | None = None) -> KVCache:
+        """An empty cache for this layer: of a fixed `size`, or growing; sliding where its mask is a window.
+
+        >>> MultiHeadAttention(64, heads=4, mask=Window(127)).new_cache()
+        KVCache(0 keys, a window of 128, next position 0)
+        """
+        if size is not None:
+            return KVCache.static(size)
+        parts = () if self.mask is None else self.mask().conjuncts()
+        backs = [m.back for m in parts if isinstance(m, Window) and not m.ahead and not m.offset]
+        return KVCache.sliding(min(backs) + 1) if backs else KVCache()
+
+    def extend(
+        self,
+        x: Float[Tensor, "b n width"],
+        cache: KVCache,
+        *,
+        mask: Mask | Tensor | None = None,
+        real: Bool[Tensor, "b n"] | None = None,
+    ) -> tuple[Float[Tensor, "b n out"], KVCache]:
+        """The layer's output for the tokens that come next, and the cache with their keys and values.
+
+        Tokens may come in chunks of any sizes; with a causal mask the outputs are those of one run over all
+        of them. `real` is False where a token is padding (`KVCache.extend`), whose output means nothing. A
+        `mask` for this call counts positions, a bool tensor the slots of the cache after this step.
+
+        >>> from regard.masks import Causal
+        >>> layer, x = MultiHeadAttention(64, heads=4, mask=Causal()), torch.randn(1, 10, 64)
+        >>> first, cache = layer.extend(x[:, :7], layer.new_cache())
+        >>> then, cache = layer.extend(x[:, 7:], cache)
+        >>> torch.allclose(torch.cat((first, then), 1), layer(x), atol=1e-5)
+        True
+        """
+        q, cache, values = self._extended(x, cache, mask, real)
+        out = attention(q, cache.keys, cache.values, backend=self.backend, **values)
+        return self._merged(out), cache
+
+    def extend_observed(
+        self,
+        x: Float[Tensor, "b n width"],
+        cache: KVCache,
+        *observers: Observer[Any],
+        mask: Mask | Tensor | None = None,
+        real: Bool[Tensor, "b n"] | None = None,
+    ) -> tuple[LayerSeen, KVCache]:
+        """The same as `extend`, with statistics of the new tokens' weights; keys are counted in slots.
+
+        With ``Received()`` among the observers the cache adds it to `cache.received`.
+
+        >>> from regard.observers import Received
+        >>> from regard.masks import Causal
+        >>> layer, x = MultiHeadAttention(64, heads=4, mask=Causal()), torch.randn(1, 10, 64)
+        >>> seen, cache = layer.extend_observed(x, layer.new_cache(), Received())
+        >>> cache.keep(6, by=cache.received)
+        KVCache(6 keys, next position 10)
+        """
+        q, cache, values = self._extended(x, cache, mask, real)
+        for observer in observers:
+            cache.unchanged("observers", observer)
+        kv = cache.keys, cache.values
+        seen = observe(q, *kv, *observers, backend=self.backend, **values)
+        results = {observer: seen[observer] for observer in seen}
+        if Received() in results:
+            cache = cache.receive(results[Received()])
+        return LayerSeen(self._merged(seen.out), results), cache
+
+    def _extended(
+        self, x: Tensor, cache: KVCache, mask: Mask | Tensor | None, real: Tensor | None
+    ) -> tuple[Tensor, KVCache, dict[str, Any]]:
+        """The queries of some tokens, the cache with their keys, and the call's values on its slots."""
+        q, k, v = self.projected(x, positions=cache.upcoming(x.shape[1], real, x.device))
+        cache = cache.extend(k, v, real=real)
+        values = self._values(mask)
+        values["mask"] = cache.mask(values["mask"])
+        if values["bias"] is not None:
+            values["bias"] = cache.bias(values["bias"])
+        if values["score"] is not None:
+            cache.unchanged("score", values["score"])
+        return q, cache, values
 
     def weights(
         self,

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from regard.cache import KVCache
 from regard.errors import OptionError
 from regard.masks import Mask
 from regard.nn.attention import LayerSeen, MultiHeadAttention
@@ -65,6 +67,16 @@ class Block(nn.Module):
         x = x + seen.out
         return x + self.feed_forward(self.feed_forward_norm(x)), seen
 
+    def extend_observed(
+        self, x: Float[Tensor, "b n width"], cache: KVCache, *observers: Observer[Any],
+        real: Bool[Tensor, "b n"] | None = None,
+    ) -> tuple[Float[Tensor, "b n width"], LayerSeen, KVCache]:  # fmt: skip
+        """The stream of the next tokens after this block, what was seen, and the cache with these tokens."""
+        normed = self.attention_norm(x)
+        seen, cache = self.attention.extend_observed(normed, cache, *observers, real=real)
+        x = x + seen.out
+        return x + self.feed_forward(self.feed_forward_norm(x)), seen, cache
+
 
 class TransformerSeen(NamedTuple):
     """A transformer's pass under observation."""
@@ -102,6 +114,11 @@ class Transformer(nn.Module):
         self.embedding_norm = nn.RMSNorm(width)
         self.blocks = nn.ModuleList(Block(layer, hidden or 4 * width) for layer in layers)
         self.norm = nn.RMSNorm(width)
+
+    @property
+    def attentions(self) -> list[MultiHeadAttention]:
+        """The attention of each layer."""
+        return [block.attention for block in self.blocks if isinstance(block, Block)]
 
     def forward(
         self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None,
@@ -142,3 +159,78 @@ class Transformer(nn.Module):
             x, seen = block.observe(x, *observers, mask=mask, positions=positions)
             layers.append(seen)
         return TransformerSeen(self.norm(x), layers)
+
+    def new_caches(self, size: int | None = None) -> list[KVCache]:
+        """An empty cache for each layer; windows slide, unless all are to be of a fixed `size`."""
+        return [layer.new_cache(size) for layer in self.attentions]
+
+    def extend(
+        self, tokens: Int[Tensor, "b n"], caches: Sequence[KVCache], *,
+        real: Bool[Tensor, "b n"] | None = None,
+    ) -> tuple[Float[Tensor, "b n width"], list[KVCache]]:  # fmt: skip
+        """`hidden` for the tokens that come next, and the caches with these tokens.
+
+        The tokens may be a prompt, a chunk of it, one token or several guessed ones: with causal layers all
+        is as in one run over the whole. `real` is False where a token is padding.
+
+        >>> from regard.masks import Causal
+        >>> model = Transformer(100, [MultiHeadAttention(32, 2, mask=Causal())])
+        >>> tokens = torch.randint(100, (1, 9))
+        >>> hidden, caches = model.extend(tokens[:, :8], model.new_caches())
+        >>> hidden, caches = model.extend(tokens[:, 8:], caches)
+        >>> torch.allclose(model.logits(hidden[:, -1]), model(tokens)[:, -1], atol=1e-5)
+        True
+        """
+        seen, caches = self.extend_observed(tokens, caches, real=real)
+        return seen.hidden, caches
+
+    def extend_observed(
+        self, tokens: Int[Tensor, "b n"], caches: Sequence[KVCache], *observers: Observer[Any],
+        real: Bool[Tensor, "b n"] | None = None,
+    ) -> tuple[TransformerSeen, list[KVCache]]:  # fmt: skip
+        """The same as `extend`, with statistics of every layer's weights, see `MultiHeadAttention`."""
+        if len(caches) != len(self.blocks):
+            raise OptionError("caches", f"{len(caches)}", f"{len(self.blocks)}, one for each layer",
+                              "Begin with model.new_caches().")  # fmt: skip
+        x = self.embedding_norm(self.embedding(tokens))
+        layers, extended = list[LayerSeen](), list[KVCache]()
+        for block, cache in zip(self.blocks, caches, strict=True):
+            assert isinstance(block, Block)
+            x, seen, cache = block.extend_observed(x, cache, *observers, real=real)
+            layers.append(seen)
+            extended.append(cache)
+        return TransformerSeen(self.norm(x), layers), extended
+
+    @torch.no_grad()
+    def generate(
+        self, tokens: Int[Tensor, "b n"], count: int, *, temperature: float = 0.0,
+        real: Bool[Tensor, "b n"] | None = None,
+    ) -> Int[Tensor, "b count"]:  # fmt: skip
+        """`count` tokens that go on after each prompt: the likeliest, or drawn at a temperature above 0.
+
+        Prompts of unequal lengths are padded on the left, and `real` is False there. Call
+        ``model.eval()`` first; `torch.manual_seed` repeats what is drawn.
+
+        >>> from regard import models
+        >>> embedded = models.load()
+        >>> prompt = torch.tensor([embedded.encode("import torch\\n\\nfor i in range(").ids])
+        >>> embedded.tokens.tokenizer.decode(embedded.model.generate(prompt, 4)[0].tolist())
+        '1, 2):'
+        """
+        if not temperature >= 0:
+            raise OptionError(
+                "temperature", temperature, "0 or more", "0 takes the likeliest token."
+            )
+        if real is not None and not bool(real[:, -1].all()):
+            raise OptionError("real", "padding at the end of a prompt", "padding on the left",
+                              "The last token of a prompt says what comes next.")  # fmt: skip
+        caches, made = self.new_caches(), list[Tensor]()
+        for _ in range(count):
+            hidden, caches = self.extend(tokens, caches, real=real)
+            logits, real = self.logits(hidden[:, -1]), None
+            if temperature:
+                tokens = torch.multinomial((logits / temperature).softmax(-1), 1)
+            else:
+                tokens = logits.argmax(-1, keepdim=True)
+            made.append(tokens)
+        return torch.cat(made, 1) if made else tokens[:, :0]
