@@ -41,6 +41,7 @@ from regard.observers import (
     TopK,
 )
 from regard.scores import Additive, Cosine, Dot, Euclidean, Score
+from regard.watching import watch
 from regard.weights import Weights
 
 __version__ = "0.1.0"
@@ -51,5 +52,5 @@ __all__ = [
     "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
     "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen",
     "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
-    "attention", "explain", "observe",
+    "attention", "explain", "observe", "watch",
 ]  # fmt: skip
