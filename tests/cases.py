@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import regard
-from regard.biases import T5, ALiBi, Bias, Kerple, Relative, as_bias
+from regard.biases import FIRE, T5, ALiBi, Bias, Kerple, Relative, as_bias
 from regard.masks import (
     Blocks,
     Causal,
@@ -45,7 +45,7 @@ from regard.observers import (
 )
 from regard.placed import Filled, Placed, PlacedBias
 from regard.problem import Problem
-from regard.scores import Additive, Cosine, Dot, Euclidean, Score, as_score
+from regard.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw, as_score
 from regard.shapes import Sizes
 from regard.values import Value
 
@@ -191,6 +191,7 @@ BIASES: dict[str, Part] = {
     "alibi slopes": lambda s, r: ALiBi(slopes=r.normal(s.h), offset=2),
     "t5": lambda s, r: T5(r.normal(8, s.h), max_distance=20),
     "t5 both": lambda s, r: T5(r.normal(12, s.h), max_distance=24, causal=False),
+    "fire": lambda s, r: _fire(s, r),
     "kerple": lambda s, r: Kerple(r.normal(s.h).abs() + 0.5, r.normal(s.h).abs() + 0.25),
     "relative": lambda s, r: Relative(r.normal(s.h, 15)),
     "dense": lambda s, r: r.normal(s.b, s.h, s.q, s.k),
@@ -204,6 +205,13 @@ BIASES: dict[str, Part] = {
     "sum": lambda s, r: ALiBi(s.h) + r.normal(s.q, s.k) + Relative(r.normal(s.h, 3)),
 }
 
+
+def _fire(s: Shape, r: Draw) -> Bias:
+    c, multiplier = torch.tensor(0.5, dtype=FP64), torch.tensor(-1.5, dtype=FP64)
+    inner = r.normal(6), r.normal(6)
+    return FIRE(c, multiplier, *inner, r.normal(s.h, 6), r.normal(s.h), length=8.0)
+
+
 SCORES: dict[str, Part] = {
     "dot": lambda s, r: None,
     "plain dot": lambda s, r: Dot(scale=1.0),
@@ -212,6 +220,8 @@ SCORES: dict[str, Part] = {
     "cosine per head": lambda s, r: Cosine(r.normal(s.h) * 4),
     "euclidean": lambda s, r: Euclidean(),
     "additive": lambda s, r: Additive(r.normal(s.h, s.d)),
+    "shaw": lambda s, r: Shaw(r.normal(9, s.d)),
+    "shaw per head": lambda s, r: Shaw(r.normal(s.h, 5, s.d), scale=0.5, offset=2),
     "custom": lambda s, r: _sum_of_sines,
     "custom hardtanh": lambda s, r: lambda q, k: torch.tanh(q @ k.transpose(-1, -2)),
     "custom forbidding": lambda s, r: _forbid_first_component,

@@ -29,7 +29,7 @@ def run(call: Call, *asked: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], 
     times = s.h // max(s.g, 1)
     k, v = call.k.repeat_interleave(times, 1), call.v.repeat_interleave(times, 1)
     distance = (torch.arange(s.q)[:, None] + s.k - s.q) - torch.arange(s.k)
-    raw = score(call.score, call.q, k) + bias(call.bias, distance, call.q.dtype)
+    raw = score(call.score, call.q, k, distance) + bias(call.bias, distance, call.q.dtype)
     raw = raw.masked_fill(~dense(as_mask(call.mask), s), -torch.inf)
     sees = (raw > -torch.inf).any(-1, keepdim=True)
     rows = torch.where(sees, raw, 0)
@@ -43,7 +43,7 @@ def run(call: Call, *asked: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], 
     return kept @ v, results
 
 
-def score(value: scores.Score, q: Tensor, k: Tensor) -> Tensor:
+def score(value: scores.Score, q: Tensor, k: Tensor, distance: Tensor) -> Tensor:
     root = 1 / math.sqrt(max(q.shape[-1], 1))
     match value:
         case scores.Dot():
@@ -60,6 +60,17 @@ def score(value: scores.Score, q: Tensor, k: Tensor) -> Tensor:
         case scores.Additive():
             both = torch.tanh(q[..., :, None, :] + k[..., None, :, :])
             return (both * value.weight[:, None, None, :]).sum(-1)
+        case scores.Shaw():
+            m = value.table.shape[-2] // 2
+            moved = (
+                distance
+                if value.offset is None
+                else distance + value.offset - k.shape[2] + q.shape[2]
+            )
+            keys = k[..., None, :, :] + value.table[..., m + moved.clamp(-m, m), :]
+            return (q[..., :, None, :] * keys).sum(-1) * (
+                root if value.scale is None else value.scale
+            )
         case scores.Custom():
             return value.function(q, k)
     raise NotImplementedError(f"write {type(value).__name__} here")
@@ -83,6 +94,16 @@ def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
         case biases.Relative():
             m = value.table.shape[1] // 2
             return value.table[:, m + distance.clamp(-m, m)]
+        case biases.FIRE():
+            q, k = distance.shape
+            c, least = value.c.abs(), value.multiplier.abs() * value.length
+            first = k - q if value.offset is None else value.offset
+            own = (torch.arange(q) + first).to(dtype)[:, None]
+            apart = (own - torch.arange(k)).abs()
+            x = torch.log(1 + c * apart) / torch.log(1 + c * torch.maximum(own, least))
+            units = zip(value.hidden_weight, value.hidden_bias, value.weight.T, strict=True)
+            parts = [torch.relu(w * x + b) * v[:, None, None] for w, b, v in units]
+            return sum(parts, value.bias[:, None, None])
         case biases.Dense():
             return value.table
         case biases.Sum():

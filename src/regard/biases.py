@@ -41,6 +41,14 @@ class Bias(Value):
         """Whether it may hold −inf, so that a row may see nothing because of it."""
         return True
 
+    def per_pair(self) -> int:
+        """Numbers held for each pair while a block is made; 1 where it is the bias alone."""
+        return 1
+
+    def by_block(self) -> bool:
+        """Whether it is made for each pair anew, so that that of a whole call should never lie in memory."""
+        return False
+
     def lowered(self, sizes: Sizes) -> Lowered:
         """The bound bias of a whole call as the kernels take it: by distance, and for each pair."""
         return Lowered(None, self.block(Box(*map(range, (sizes.b, sizes.h, sizes.q, sizes.k)))))
@@ -72,10 +80,7 @@ class ByDistance(Aligned, Bias):
         raise NotImplementedError
 
     def forbids(self) -> bool:
-        parts = self.tensors()
-        return not (
-            all(readable(t) for t in parts) and all(bool(t.isfinite().all()) for t in parts)
-        )
+        return not _finite(self)
 
     def lowered(self, sizes: Sizes) -> Lowered:
         first = self.shift - (sizes.k - 1)
@@ -238,6 +243,77 @@ class Relative(ByDistance):
 
 
 @dataclass(frozen=True, eq=False)
+class FIRE(Aligned, Bias):
+    """A learned function of a distance over its query's position (functional interpolation, Li et al., 2024).
+
+    For a query at position i and a key at j it is ``f(ψ(|i − j|) / ψ(max(L, i)))``, with
+    ψ(x) = log(|c| x + 1) and f(x) = weight · relu(hidden_weight · x + hidden_bias) + bias, one output for
+    each head. The learned c bends distances, and the threshold L = |multiplier| · `length` keeps short
+    inputs from being stretched. For keys at or before their query, f sees numbers from 0 to 1 at any length:
+    that is why it extrapolates. A key ahead counts like one as far behind, as in the paper's code, and may
+    lie beyond 1.
+
+    Positions are counted from the first key of the call, which a cache that drops keys would move. It
+    differs for every pair, so it is made block by block, on the chunked backend.
+
+    >>> FIRE.learned(heads=8).weight.shape
+    torch.Size([8, 32])
+    """
+
+    c: Float[Tensor, ""]
+    multiplier: Float[Tensor, ""]
+    hidden_weight: Float[Tensor, " hidden"]
+    hidden_bias: Float[Tensor, " hidden"]
+    weight: Float[Tensor, "h hidden"]
+    bias: Float[Tensor, " h"]
+    length: float = 512.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.length < math.inf:
+            raise OptionError("FIRE(length=…)", self.length, "a number above 0",
+                              "The paper starts the threshold at 512.")  # fmt: skip
+        wide = self.hidden_weight.shape
+        if not self.weight.shape[-1:] == wide == self.hidden_bias.shape:
+            given = [tuple(t.shape) for t in (self.hidden_weight, self.hidden_bias, self.weight)]
+            raise ShapeError("FIRE(hidden_weight=…, hidden_bias=…, weight=…)", f"shapes {given}",
+                             "(hidden,), (hidden,) and (h, hidden)", "FIRE.learned makes them.")  # fmt: skip
+
+    @classmethod
+    def learned(
+        cls, heads: int, hidden: int = 32, length: float = 512.0, *, offset: int | None = None
+    ) -> Self:
+        """With fresh parameters: c = 0.1 and multiplier 1 as in the paper, f as a fresh nn.Linear pair."""
+        first, second = torch.nn.Linear(1, hidden), torch.nn.Linear(hidden, heads)
+        numbers = torch.tensor(0.1), torch.tensor(1.0), first.weight.detach()[:, 0].clone()
+        c, one, into = map(Parameter, numbers)
+        return cls(c, one, into, first.bias, second.weight, second.bias, length, offset=offset)
+
+    def bind(self, sizes: Sizes) -> Self:
+        _one_per_head("FIRE(weight=…)", self.weight, sizes.h, 0)
+        _one_per_head("FIRE(bias=…)", self.bias, sizes.h, 0)
+        return super().bind(sizes)
+
+    def forbids(self) -> bool:
+        return not _finite(self)
+
+    def per_pair(self) -> int:
+        return max(self.hidden_weight.shape[0], 1)
+
+    def by_block(self) -> bool:
+        return True
+
+    def block(self, box: Box) -> Float[Tensor, "1 h q k"]:
+        queries = torch.arange(box.q.start, box.q.stop, device=self.c.device) + self.shift
+        keys = torch.arange(box.k.start, box.k.stop, device=self.c.device)
+        threshold = self.multiplier.abs() * self.length
+        reach = torch.log1p(torch.maximum(threshold, queries) * self.c.abs())
+        share = torch.log1p((queries[:, None] - keys).abs() * self.c.abs()) / reach[:, None]
+        hidden = torch.relu(share[..., None] * self.hidden_weight + self.hidden_bias)
+        heads = slice(box.h.start, box.h.stop)
+        return (hidden @ self.weight[heads].T + self.bias[heads]).permute(2, 0, 1)[None]
+
+
+@dataclass(frozen=True, eq=False)
 class Dense(Bias):
     """A float tensor that broadcasts to (b, h, q, k). −inf forbids the pair, as in PyTorch."""
 
@@ -292,6 +368,12 @@ class Sum(Bias):
     def forbids(self) -> bool:
         return self.left.forbids() or self.right.forbids()
 
+    def per_pair(self) -> int:
+        return max(self.left.per_pair(), self.right.per_pair())
+
+    def by_block(self) -> bool:
+        return self.left.by_block() or self.right.by_block()
+
     def cast(self, dtype: torch.dtype) -> Self:
         return replace(self, left=self.left.cast(dtype), right=self.right.cast(dtype))
 
@@ -320,6 +402,11 @@ def _alibi_slopes(heads: int) -> list[float]:
     slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
     between = [2.0 ** (-4.0 * (i + 1) / power) for i in range(0, 2 * (heads - power), 2)]
     return slopes + between
+
+
+def _finite(value: Value) -> bool:
+    """Whether all that it holds is known to be finite."""
+    return all(readable(t) and bool(t.isfinite().all()) for t in value.tensors())
 
 
 def _one_per_head(name: str, tensor: Tensor, heads: int, dim: int) -> None:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Self, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import Parameter
 
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.shapes import Keys, Queries, Sizes
-from regard.values import Value
+from regard.values import Aligned, Value
 
 Compared = tuple[Float[Tensor, "b h q e"], Float[Tensor, "b g k e"], "Dot"]
 """Queries and keys of any size, and the dot product that compares them."""
@@ -27,6 +28,16 @@ class Score(Value):
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
         """The score of every query with every key; query head i meets key head i // (h / g)."""
         raise NotImplementedError
+
+    def at(
+        self, q: Queries, k: Keys, queries: range, keys: Int[Tensor, " k"]
+    ) -> Float[Tensor, "b h q k"]:
+        """The score of a part of a call: of these queries, with the keys that have these indices.
+
+        Only a score that depends on positions asks which they are.
+        """
+        del queries, keys
+        return self.of(q, k)
 
     def heads(self, h: range) -> Self:
         """The part of this score that these query heads need."""
@@ -175,6 +186,74 @@ class Additive(Score):
 
     def inner(self, d: int) -> int:
         return max(d, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Shaw(Aligned, Score):
+    """scale · q·(k + r), where r is learned for each distance, up to a greatest (Shaw et al., 2018).
+
+    r is ``table[m + clip(i − j, −m, m)]`` for a query at position i, a key at j and a table of 2 m + 1 rows,
+    so that the middle row serves a token itself and rows above it the keys behind. (The paper counts
+    j − i: flip a table that does.) A table of three dimensions has rows for each head (Music Transformer,
+    Huang et al., 2018). `scale` None is 1/√d. The bias that needs no query is `Relative`.
+
+    Memory stays linear: a block of queries meets the 2 m + 1 rows, and each pair picks its product.
+
+    >>> Shaw.learned(head_size=64, max_distance=16).table.shape
+    torch.Size([33, 64])
+    """
+
+    table: Float[Tensor, "*h distances d"]
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.table.ndim not in (2, 3) or self.table.shape[-2] % 2 == 0:
+            raise ShapeError("Shaw(table=…)", f"shape {tuple(self.table.shape)}",
+                             "(2 m + 1, d) or (h, 2 m + 1, d): an odd number of distances",
+                             "Shaw.learned makes one.")  # fmt: skip
+        if self.scale is not None and not math.isfinite(self.scale):
+            raise OptionError(
+                "Shaw(scale=…)", self.scale, "a finite number or None", "None is 1/√d."
+            )
+
+    @classmethod
+    def learned(
+        cls, head_size: int, max_distance: int = 16, heads: int | None = None,
+        scale: float | None = None, *, offset: int | None = None,
+    ) -> Self:  # fmt: skip
+        """With a fresh parameter, normal with deviation 0.02; one for each head where `heads` are given."""
+        each = () if heads is None else (heads,)
+        table = torch.randn(*each, 2 * max_distance + 1, head_size) * 0.02
+        return cls(Parameter(table), scale, offset=offset)
+
+    def bind(self, sizes: Sizes) -> Self:
+        *heads, distances, d = self.table.shape
+        if d != sizes.d or heads not in ([], [sizes.h]):
+            raise ShapeError("Shaw(table=…)", f"shape {tuple(self.table.shape)}",
+                             f"({distances}, {sizes.d}) or ({sizes.h}, {distances}, {sizes.d})",
+                             "Its rows are added to keys; heads are those of the queries.")  # fmt: skip
+        return super().bind(sizes)
+
+    def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
+        n, m = q.shape[-2], k.shape[-2]
+        whole = self if self.offset is not None else self._with(offset=m - n)
+        return whole.at(q, k, range(n), torch.arange(m, device=q.device))
+
+    def at(
+        self, q: Queries, k: Keys, queries: range, keys: Int[Tensor, " k"]
+    ) -> Float[Tensor, "b h q k"]:
+        q = q * _scale(self.scale, q.shape[-1])
+        most = self.table.shape[-2] // 2
+        own = torch.arange(queries.start, queries.stop, device=q.device) + self.shift
+        rows = (own[:, None] - keys).clamp(-most, most) + most
+        of_rows = q @ self.table.transpose(-1, -2)
+        return products(q, k) + of_rows.gather(-1, rows.expand(*q.shape[:2], -1, -1))
+
+    def heads(self, h: range) -> Self:
+        return self if self.table.ndim == 2 else self._with(table=self.table[h.start : h.stop])
+
+    def inner(self, d: int) -> int:
+        return 2
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,9 @@ def keeps_within_the_budget(case: Case, granted: int = 0) -> None:
 
 REFUSED = {
     "additive": "the score Additive is no dot product; chunked runs any score",
+    "shaw": "the score Shaw is no dot product; chunked runs any score",
     "custom": "the score Custom is no dot product; chunked runs any score",
+    "fire": "a bias that is made for each pair would lie in memory whole; chunked makes it by blocks",
     "sparsemax": "the kernels know Softmax and Sigmoid, not Sparsemax; chunked runs it",
     "entmax15": "the kernels know Softmax and Sigmoid, not Entmax15; chunked runs it",
 }
@@ -77,7 +79,8 @@ def refusal(case: Case) -> str | None:
     """Why the backend may refuse a case: for these reasons and no others."""
     if case.dtype == FP64:
         return "the kernels compute in float32; chunked computes in float64"
-    return REFUSED.get(case.score.split()[0]) or REFUSED.get(case.normalizer)
+    kinds = case.score.split()[0], case.bias, case.normalizer
+    return next((REFUSED[kind] for kind in kinds if kind in REFUSED), None)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

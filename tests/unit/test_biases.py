@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
+import itertools
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
+import regard
 from cases import FP64, Draw
-from regard.biases import T5, ALiBi, Bias, Dense, Kerple, Relative
+from regard.backends import chunked
+from regard.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
+from regard.errors import OptionError, ShapeError
+from regard.problem import Problem
 from regard.shapes import Box, Sizes
 
 
@@ -93,6 +100,65 @@ def test_kerple_by_pairs() -> None:
     for h, q, k in ((0, 0, 0), (1, 3, 0), (0, 2, 5), (1, 1, 3)):
         want = -float(a[h]) * math.log(1 + float(c[h]) * abs(q + 2 - k))
         assert float(got[0, h, q, k]) == pytest.approx(want, rel=1e-14, abs=1e-15)
+
+
+def fire(heads: int, hidden: int, offset: int | None = None) -> FIRE:
+    draw = Draw("fire")
+    c, multiplier = torch.tensor(-0.3, dtype=FP64), torch.tensor(0.5, dtype=FP64)
+    layers = (draw.normal(*shape) for shape in ((hidden,), (hidden,), (heads, hidden), (heads,)))
+    return FIRE(c, multiplier, *layers, length=10.0, offset=offset)
+
+
+@pytest.mark.parametrize("offset", [None, 0, 7])
+def test_fire_by_pairs(offset: int | None) -> None:
+    bias = fire(2, 3, offset)
+    got = table(bias, 2, 9, 12)
+    first, second = bias.hidden_weight.tolist(), bias.weight.tolist()
+
+    def psi(x: float) -> float:
+        return math.log(0.3 * x + 1)
+
+    shares: list[float] = []
+    for h, q, k in itertools.product(range(2), range(9), range(12)):
+        i = q + (3 if offset is None else offset)
+        x = psi(abs(i - k)) / psi(max(0.5 * 10.0, i))
+        hidden = [max(w * x + float(b), 0) for w, b in zip(first, bias.hidden_bias, strict=True)]
+        want = sum(w * u for w, u in zip(second[h], hidden, strict=True)) + float(bias.bias[h])
+        assert float(got[0, h, q, k]) == pytest.approx(want, rel=1e-12, abs=1e-12)
+        shares += [x] if k <= i else []
+    assert 0 == min(shares) < max(shares) == 1
+
+
+def test_fire_is_taken_by_blocks_in_little_memory() -> None:
+    q = torch.zeros(1, 2, 4096, 8)
+    plan = regard.explain(q, q, q, bias=FIRE.learned(2) + ALiBi(2))
+    assert plan.backend == "chunked"
+    assert "a bias that is made for each pair would lie in memory whole" in str(plan)
+    held = chunked.block_rows(Problem.of(q, q, q, bias=FIRE.learned(2) + ALiBi(2)))[0]
+    assert held == chunked.LEAST_ROWS
+    assert chunked.block_rows(Problem.of(q, q, q, bias=ALiBi(2)))[0] > held
+
+
+def test_fire_learns_all_that_it_holds() -> None:
+    bias = FIRE.learned(2, hidden=16, length=4.0)
+    q, k, v = (Draw(name).normal(1, 2, 12, 4).float() for name in "qkv")
+    out = regard.attention(q, k, v, mask=regard.Causal(), bias=bias)
+    found = torch.autograd.grad(
+        out.square().sum(), bias.tensors()[:-1]
+    )  # a softmax sees no constant
+    assert all(float(grad.abs().sum()) > 0 for grad in found)
+
+
+def test_fire_says_what_it_takes() -> None:
+    with pytest.raises(OptionError, match=r"FIRE\(length=…\): got 0.0; allowed: a number above 0"):
+        FIRE.learned(2, length=0.0)
+    with pytest.raises(ShapeError, match=r"FIRE\(weight=…\): got 2 heads; allowed: 3"):
+        table(FIRE.learned(2), 3, 2, 2)
+    good = FIRE.learned(2, hidden=3)
+    short = copy.copy(good)
+    short.__dict__.update(hidden_bias=torch.zeros(2))
+    with pytest.raises(ShapeError, match=r"FIRE.learned makes them"):
+        inspect.unwrap(FIRE.__post_init__)(short)  # past the shape checks of tests
 
 
 def test_relative_by_pairs() -> None:

@@ -25,6 +25,7 @@ from regard.errors import RegardError
 from regard.masks import as_mask
 from regard.nn import MultiHeadAttention
 from regard.normalizers import as_normalizer
+from regard.positions import Axial, DynamicNTK, LongRoPE, Position, Rotary, XPos
 from regard.scores import as_score
 from regard.values import Value, read
 
@@ -111,7 +112,7 @@ def test_the_operator_is_the_call(case: Case) -> None:
 # ------------------------------------------------------------------ graphs
 
 
-GRAPHS = ["graphs", "lengths", "dropout", "layers", "exports", "breaks"]
+GRAPHS = ["graphs", "lengths", "dropout", "layers", "positions", "exports", "breaks"]
 
 
 @pytest.mark.parametrize("what", GRAPHS)
@@ -148,6 +149,7 @@ def calls() -> list[Call]:
             of("causal left padding", "t5", "cosine per head", dtype=BF16),
             of("documents", "sum", "euclidean", normalizer="sigmoid"),
             of("blocks", score="additive", normalizer="entmax15", dtype=FP64),
+            of("causal", "fire", "shaw"),
         )
     ]
 
@@ -221,6 +223,26 @@ def layers() -> None:
     here(x).square().sum().backward()
     for a, p in zip(got, here.parameters(), strict=True):
         torch.testing.assert_close(a, p.grad)
+
+
+def positions() -> None:
+    draw = Draw("positions")
+    q, k = (draw.normal(2, h, 20, 8).float().requires_grad_() for h in (4, 2))
+    grid = torch.cartesian_prod(torch.arange(4), torch.arange(5))
+    long = LongRoPE((1.0, 1.5), (2.0, 3.0), trained=8)
+    for position, places in (
+        (Rotary(), torch.arange(20)),
+        (Rotary(size=4, pairs="interleaved", scaling=long), torch.arange(20).expand(2, 20)),
+        (Rotary(scaling=DynamicNTK(4.0, 8)), torch.arange(20)),
+        (Rotary(axes=Axial(2)), grid),
+        (XPos(centre=None), torch.arange(20)),
+    ):
+
+        def run(q: Tensor, k: Tensor, here: Position = position, at: Tensor = places) -> Tensor:
+            q, k = here.turn(q, k, at)
+            return attention(q, k, k, mask=Causal())
+
+        same(run, q, k)
 
 
 def exports() -> None:

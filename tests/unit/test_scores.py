@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import Wav2Vec2BertConfig
+from transformers.models.wav2vec2_bert.modeling_wav2vec2_bert import Wav2Vec2BertSelfAttention
 
 import regard
 from cases import FP32, FP64, Case, Draw
-from regard.scores import Additive, Cosine, Custom, Dot, Euclidean
+from regard.backends import chunked
+from regard.errors import OptionError, ShapeError
+from regard.nn import MultiHeadAttention
+from regard.problem import Problem
+from regard.scores import Additive, Cosine, Custom, Dot, Euclidean, Shaw
 
 
 def pairs(h: int = 4, g: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,6 +91,77 @@ def test_additive() -> None:
         assert float(got[b, h, i, j]) == pytest.approx(want, rel=1e-12)
     part = Additive(weight).heads(range(2, 4)).of(q[:, 2:], k[:, 1:])
     torch.testing.assert_close(part, got[:, 2:])
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["shared", "per head"])
+@pytest.mark.parametrize(("scale", "offset"), [(None, None), (0.7, 0), (None, 2)])
+def test_shaw_by_pairs(scale: float | None, offset: int | None, each: bool) -> None:
+    q, k = pairs()  # 3 queries and 4 keys
+    table = Draw("shaw").normal(4, 5, 5) if each else Draw("shaw").normal(5, 5)
+    got = Shaw(table, scale, offset=offset).of(q, k)
+    for b, h, i, j in itertools.product(range(2), range(4), range(3), range(4)):
+        distance = i + (1 if offset is None else offset) - j
+        row = (table[h] if each else table)[2 + max(-2, min(2, distance))].tolist()
+        parts = zip(q[b, h, i].tolist(), k[b, h // 2, j].tolist(), row, strict=True)
+        want = sum(x * (y + r) for x, y, r in parts) * (
+            1 / math.sqrt(5) if scale is None else scale
+        )
+        assert float(got[b, h, i, j]) == pytest.approx(want, rel=1e-12, abs=1e-12)
+
+
+def test_shaw_is_the_relative_key_of_transformers() -> None:
+    config = Wav2Vec2BertConfig(
+        hidden_size=32, num_attention_heads=4, position_embeddings_type="relative_key",
+        left_max_position_embeddings=3, right_max_position_embeddings=3, attention_dropout=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = Wav2Vec2BertSelfAttention(config).eval()
+    x = Draw("relative key").normal(2, 9, 32).float()
+    q, k, v = (
+        linear(x).unflatten(-1, (4, 8)).transpose(1, 2)
+        for linear in (theirs.linear_q, theirs.linear_k, theirs.linear_v)
+    )
+    # They count key − query.
+    score = Shaw(theirs.distance_embedding.weight.flip(0))
+    mine = theirs.linear_out(regard.attention(q, k, v, score=score).transpose(1, 2).flatten(-2))
+    torch.testing.assert_close(mine, theirs(x)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_shaw_runs_in_blocks_of_queries() -> None:
+    call = Case(score="shaw", shape="long", mask="window").build()
+    plan = regard.explain(call.q, call.k, call.v, **call.parts)
+    assert plan.backend == "chunked"
+    assert "the score Shaw is no dot product; chunked runs any score" in str(plan)
+    x = torch.zeros(1, 1, 50_000, 8)
+    rows, _ = chunked.block_rows(Problem.of(x, x, x, score=Shaw(torch.zeros(33, 8))))
+    assert rows * 50_000 <= chunked.BUDGET
+    weights = regard.Weights.of(call.q, call.k, mask=call.mask, score=call.score)
+    seen = call.observe(regard.Rows(100, 289))
+    rows_seen = seen[regard.Rows(100, 289)]
+    torch.testing.assert_close(weights[0, :, 289, 300:], rows_seen[0, :, 1, 300:])
+    torch.testing.assert_close(weights[0, 1, 100:101], rows_seen[0, 1, :1])
+
+
+def test_shaw_in_a_layer() -> None:
+    layer = MultiHeadAttention(16, 2, mask=regard.Causal(), score=Shaw.learned(8, max_distance=3))
+    assert layer.get_parameter("score.table").shape == (7, 8)
+    layer(Draw("layer").normal(1, 11, 16).float()).square().sum().backward()
+    assert layer.get_parameter("score.table").grad is not None
+    wide = Shaw.learned(8, 3, heads=2, scale=1.0, offset=0)
+    assert (wide.table.shape, wide.scale, wide.offset) == ((2, 7, 8), 1.0, 0)
+
+
+def test_shaw_says_what_it_takes() -> None:
+    q = torch.zeros(1, 2, 3, 8)
+    with pytest.raises(ShapeError, match="an odd number of distances"):
+        Shaw(torch.zeros(4, 8))
+    with pytest.raises(OptionError, match="a finite number or None"):
+        Shaw(torch.zeros(5, 8), scale=math.nan)
+    for shape in ((5, 4), (3, 5, 8)):
+        with pytest.raises(
+            ShapeError, match=r"allowed: \(5, 8\) or \(2, 5, 8\). Its rows are added"
+        ):
+            regard.attention(q, q, q, score=Shaw(torch.zeros(shape)))
 
 
 def test_a_function_gets_keys_for_every_query_head() -> None:

@@ -135,7 +135,8 @@ def block_rows(problem: Problem) -> tuple[int, int]:
     for start in {0, sizes.q // 2, max(sizes.q - LEAST_ROWS, 0)}:
         q = range(start, min(start + LEAST_ROWS, sizes.q))
         visible = max(visible, sum(len(run.keys) for run in runs(mask, *everything, q, sizes.k)))
-    per_head = max(sizes.h // max(sizes.g, 1), 1) * visible * problem.score.inner(sizes.d)
+    inner = max(problem.score.inner(sizes.d), problem.bias.per_pair())
+    per_head = max(sizes.h // max(sizes.g, 1), 1) * visible * inner
     heads = sizes.b * sizes.g
     together = min(max(BUDGET // (per_head * GOOD_ROWS), 1), max(heads, 1))
     rows = BUDGET // (per_head * together)
@@ -209,7 +210,7 @@ def _attend(
     keys = [torch.arange(span.start, span.stop, device=sizes.device) for span in spans]
     keys = _cat(keys, 0) if keys else torch.zeros(0, dtype=torch.int64, device=sizes.device)
 
-    scores = problem.score.heads(part.h).of(q, k)
+    scores = problem.score.heads(part.h).at(q, k, part.q, keys)
     users = isinstance(problem.score, Custom)
     if users:
         scores = scores.clone()  # the user's function may still hold what it returned
@@ -398,7 +399,8 @@ def weights(problem: Problem, lse: Tensor, box: Box) -> Tensor:
     heads = torch.arange(box.h.start, box.h.stop, device=exact.sizes.device) // max(repeats, 1)
     q = _cut(exact.q, box.b, box.h, box.q)
     k = _cut(exact.k, box.b, range(exact.sizes.g), box.k)[:, heads]
-    scores = exact.score.heads(box.h).of(q, k)
+    keys = torch.arange(box.k.start, box.k.stop, device=exact.sizes.device)
+    scores = exact.score.heads(box.h).at(q, k, box.q, keys)
     bias = exact.bias.cut(box.b, box.h, box.q).block(box)
     scores = (scores + bias).masked_fill(~exact.mask.block(box, exact.sizes.device), -torch.inf)
     rows = _cut(lse, box.b, box.h, box.q)[..., None]

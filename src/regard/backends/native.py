@@ -74,6 +74,8 @@ def why_not(problem: Problem) -> str | None:
     if components is None:
         kind = type(problem.score).__name__
         return f"the score {kind} is no dot product; chunked runs any score"
+    if problem.bias.by_block():
+        return "a bias that is made for each pair would lie in memory whole; chunked makes it by blocks"
     if components > MOST_COMPONENTS or sizes.dv > MOST_COMPONENTS:
         return (f"a head size of {max(components, sizes.dv)} is above {MOST_COMPONENTS}, the kernels' most; "
                 "chunked takes any")  # fmt: skip

@@ -40,7 +40,7 @@ def run(problem: Problem) -> Answer:
     whole = Box(range(sizes.b), range(sizes.h), range(sizes.q), range(sizes.k))
     keys = torch.arange(sizes.k, device=sizes.device)
 
-    scores = exact.score.of(exact.q, exact.k) + exact.bias.block(whole)
+    scores = exact.score.at(exact.q, exact.k, whole.q, keys) + exact.bias.block(whole)
     scores = scores.masked_fill(~dense(exact.mask, sizes), -torch.inf)
     sees = (scores > -torch.inf).any(-1, keepdim=True)
     rows = torch.where(sees, scores, 0)
