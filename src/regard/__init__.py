@@ -9,7 +9,7 @@ True
 """
 
 from regard.attend import Plan, Seen, attention, explain, observe
-from regard.biases import T5, ALiBi, Bias, Dense, Kerple, Relative
+from regard.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
 from regard.cache import KVCache
 from regard.errors import RegardError
 from regard.masks import (
@@ -40,17 +40,17 @@ from regard.observers import (
     SpanMass,
     TopK,
 )
-from regard.scores import Additive, Cosine, Dot, Euclidean, Score
+from regard.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw
 from regard.watching import watch
 from regard.weights import Weights
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "T5", "ALiBi", "Additive", "Bias", "Blocks", "Causal", "Cosine", "Dense", "Dilated",
+    "FIRE", "T5", "ALiBi", "Additive", "Bias", "Blocks", "Causal", "Cosine", "Dense", "Dilated",
     "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
     "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
-    "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen",
+    "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen", "Shaw",
     "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
     "attention", "explain", "observe", "watch",
 ]  # fmt: skip
