@@ -13,6 +13,7 @@ True
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -21,10 +22,12 @@ from torch import Tensor
 from regard.biases import Bias, as_bias
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.masks import Causal, Mask, Window, as_mask
+from regard.observers import Observer
 from regard.placed import Places, Slots
+from regard.scores import Score
 from regard.shapes import Keys, Values
 from regard.stored import Stored
-from regard.values import Aligned, Value, readable
+from regard.values import Aligned, readable
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -164,10 +167,14 @@ class KVCache:
         """
         return self.slots.bias(as_bias(bias))
 
-    def unchanged(self, name: str, value: Value) -> None:
-        """Refuse a score or an observer that counts distances in slots, where slots are not tokens."""
-        if isinstance(value, Aligned) and not self.slots.steady:
-            self.slots.refuse(name, value)
+    def score(self, score: Score) -> Score:
+        """A score for the queries of the last tokens. One that knows of distances needs all keys between."""
+        return self.slots.score(score)
+
+    def observed(self, observer: Observer[Any]) -> None:
+        """Refuse an observer of distances where slots do not lie as far apart as their tokens stood."""
+        if isinstance(observer, Aligned) and not self.slots.steady:
+            self.slots.refuse("observers", observer)
 
     # ------------------------------------------------------------ fewer keys, other rows
 

@@ -40,6 +40,8 @@ from regard.shapes import Box, Sizes
 from regard.spans import Spans
 from regard.values import Aligned, Value, readable
 
+AnyValue = TypeVar("AnyValue", bound=Value)
+
 Places = Int[Tensor, "#b #g k"]
 """The position of the token in each slot; −1 where a slot holds padding, which nobody sees."""
 
@@ -125,6 +127,12 @@ class Slots:
         """A bias that was meant for tokens, on these slots; a float tensor counts slots."""
         return self._bias(as_bias(bias), self.steady)
 
+    def score(self, score: AnyValue) -> AnyValue:
+        """A score that was meant for tokens, on these slots, if it knows of no distances or these are right."""
+        if isinstance(score, Aligned) and not self.steady:
+            self.refuse("score", score)
+        return _from_the_last("score", score)
+
     def refuse(self, name: str, value: Value) -> None:
         """Say that a value which counts keys cannot be used, where slots are not tokens."""
         if self.places is not None or self.start:
@@ -144,7 +152,7 @@ class Slots:
                 return mask
             case Padding() | Documents() | Blocks():
                 self.refuse("mask", mask)
-                return mask
+                return _from_the_last("mask", mask)
             case Causal() | Window() | Dilated() if steady and not mask.offset:
                 return mask if mask.offset is None else replace(mask, offset=None)
             case Prefix() if self.places is None:
@@ -164,7 +172,7 @@ class Slots:
                 return PlacedBias(_from_the_first(bias), keys=self.table())
             case _:
                 self.refuse("bias", bias)
-                return bias
+                return _from_the_last("bias", bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,9 +305,6 @@ def _at(places: Places, b: Tensor, g: Tensor, index: Tensor) -> Tensor:
     return places[b, g, index]
 
 
-AnyValue = TypeVar("AnyValue", bound=Value)
-
-
 def _from_the_first(value: AnyValue) -> AnyValue:
     """The same value counting from the first token, where it would count from the last key."""
     changes: dict[str, Any] = {
@@ -310,3 +315,13 @@ def _from_the_first(value: AnyValue) -> AnyValue:
     if isinstance(value, Aligned) and value.offset is None:
         changes["offset"] = 0
     return replace(value, **changes) if changes else value
+
+
+def _from_the_last(name: str, value: AnyValue) -> AnyValue:
+    """The same value counting from the last key, where it counts from the first and all keys are there."""
+    if not isinstance(value, Aligned) or value.offset is None:
+        return value
+    if value.offset:
+        raise OptionError(name, f"{type(value).__name__} with offset {value.offset} in a cache", "None or 0",
+                          "A token of a cache stands where it stood in the text.")  # fmt: skip
+    return replace(value, offset=None)

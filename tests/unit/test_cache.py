@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
 from typing import Any
 
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regard import KVCache, attention, observe
-from regard.biases import T5, ALiBi, Kerple, Relative
+from regard.biases import FIRE, T5, ALiBi, Kerple, Relative
 from regard.errors import OptionError, RegardError
 from regard.masks import Causal, Dilated, Documents, Mask, Padding, Prefix, Where, Window, dense
 from regard.nn import MultiHeadAttention, Transformer
 from regard.normalizers import Softmax
 from regard.observers import Entropy, MeanDistance, Received
 from regard.positions import Learned, Rotary, Sinusoidal
-from regard.scores import Dot
+from regard.scores import Dot, Shaw
 from regard.shapes import Sizes
 
 
@@ -177,11 +178,15 @@ def layer_of(name: str) -> MultiHeadAttention:
         "dilated": {"mask": Causal(offset=0) & (Dilated(3) | ~Window(4)), "position": Rotary()},
         "where": {"mask": Where(lambda b, h, q, k: (k <= q) & ((q * k + h) % 3 != 1)),
                   "bias": ALiBi(4, offset=1)},
+        "shaw": {"mask": Causal(), "score": Shaw(torch.randn(7, 4), offset=0)},
+        "fire": {"mask": Causal(), "bias": FIRE.learned(4, 8, length=6.0, offset=0)},
     }  # fmt: skip
     return MultiHeadAttention(16, 4, key_value_heads=2, **made[name]).eval()
 
 
 LAYERS = ("near", "local", "far", "t5, learned", "kerple, sink", "prefix, sum", "dilated", "where")
+WHOLE = ("shaw", "fire")
+"""These need every key, and no padding at the end of a prompt."""
 
 
 def in_steps(
@@ -208,8 +213,10 @@ def in_steps(
     return [torch.cat(parts) for parts in outs]
 
 
-@pytest.mark.parametrize("padding", ["none", "left", "right"])
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(
+    ("name", "padding"),
+    [*itertools.product(LAYERS, ("none", "left", "right")), *((name, "none") for name in WHOLE)],
+)
 @torch.no_grad()
 def test_chunks_equal_the_whole(name: str, padding: str) -> None:
     layer = layer_of(name)
@@ -542,7 +549,10 @@ MODEL, ONE = Transformer(9, [MultiHeadAttention(8, 2)]), torch.zeros(1, 1, dtype
          "Placed: got 3 queries and 2 keys"),
         (lambda: attention(ones(n=1), FULL.keys, FULL.values, mask=SCATTERED.mask(Causal())),
          "Placed(keys=…): got shape (1, 1, 2); allowed: (1, 2, 3)"),
-        (lambda: SCATTERED.unchanged("observers", MeanDistance()), "observers: got MeanDistance"),
+        (lambda: SCATTERED.observed(MeanDistance()), "observers: got MeanDistance"),
+        (lambda: SCATTERED.score(Shaw.learned(4)), "score: got Shaw with a cache that has dropped"),
+        (lambda: FULL.score(Shaw.learned(4, offset=2)), "score: got Shaw with offset 2 in a cache"),
+        (lambda: SCATTERED.bias(FIRE.learned(2)), "bias: got FIRE with a cache that has dropped"),
         (lambda: MODEL.extend(ONE, []),
          "caches: got 0; allowed: 1, one for each layer"),
         (lambda: MODEL.generate(ONE, 1, temperature=-1),

@@ -245,7 +245,7 @@ class MultiHeadAttention(nn.Module):
         """
         q, cache, values = self._extended(x, cache, mask, real)
         for observer in observers:
-            cache.unchanged("observers", observer)
+            cache.observed(observer)
         kv = cache.keys, cache.values
         seen = observe(q, *kv, *observers, backend=self.backend, **values)
         results = {observer: seen[observer] for observer in seen}
@@ -264,7 +264,7 @@ class MultiHeadAttention(nn.Module):
         if values["bias"] is not None:
             values["bias"] = cache.bias(values["bias"])
         if values["score"] is not None:
-            cache.unchanged("score", values["score"])
+            values["score"] = cache.score(values["score"])
         return q, cache, values
 
     def weights(
