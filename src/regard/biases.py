@@ -143,9 +143,10 @@ class ALiBi(ByDistance):
 class T5(ByDistance):
     """A learned number for each head and each bucket of distances (Raffel et al., 2020).
 
-    Half of the buckets hold one distance each; the rest grow logarithmically up to `max_distance`, and
-    the last takes all beyond. In a `causal` model all buckets serve the past; otherwise half of them
-    serve the keys ahead. T5 itself uses ``Dot(scale=1.0)`` with it.
+    It is ``table[bucket(distance), head]``. Half of n buckets, m, hold one distance each; a distance r ≥ m has
+    the bucket ``m + ⌊(n − m) · log(r / m) / log(max_distance / m)⌋``, and the last takes all beyond. In a
+    `causal` model all buckets serve the past, and keys ahead have bucket 0; otherwise half of them serve the
+    keys ahead. T5 itself uses ``Dot(scale=1.0)`` with it.
     """
 
     table: Float[Tensor, "buckets h"]

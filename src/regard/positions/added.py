@@ -47,7 +47,9 @@ class Sinusoidal(Position):
 
 @dataclass(frozen=True, eq=False)
 class Learned(Position):
-    """A learned vector for each position, added to the inputs (Gehring et al., 2017; BERT, GPT-2).
+    """A learned vector for each position, added to the inputs: x + table[position] (Gehring et al., 2017).
+
+    So in BERT and GPT-2. Positions beyond the table have none, and are refused.
 
     >>> Learned.fresh(length=8, width=4).table.shape
     torch.Size([8, 4])
