@@ -271,7 +271,7 @@ def _observed(
 ) -> tuple[Tensor, dict[Observer[Any], Any]]:  # fmt: skip
     """The output of a call and its statistics, with positions in the whole text."""
     keys = k.shape[2]
-    local = {one: _among(one, place.key, keys) for one in observers}
+    local = {one: _among(one, place, keys) for one in observers}
     mask: Mask = call["mask"]
     padded = _padded_queries(mask, q.shape[2], keys)
     apart = [] if padded is None else [one for one in local.values() if not one.by_row]
@@ -306,15 +306,17 @@ def _padded_queries(mask: Mask, queries: int, keys: int) -> Given | None:
     return Given(real[:, None, :, None])
 
 
-def _among(observer: Observer[Any], first: int, keys: int) -> Observer[Any]:
-    """The observer for a call whose keys are those from `first` on: spans of keys count from there."""
-    if not isinstance(observer, SpanMass):
-        return observer
-    moved = tuple(
-        (min(max(start - first, 0), keys), min(max(stop - first, 0), keys))
-        for start, stop in observer.spans
-    )
-    return observer if moved == observer.spans else observer._with(spans=moved)
+def _among(observer: Observer[Any], place: Place, keys: int) -> Observer[Any]:
+    """The observer for a call whose keys are some of the text's."""
+    if isinstance(observer, Aligned) and observer.offset is None:
+        return observer._with(offset=place.query - place.key)
+    if isinstance(observer, SpanMass):
+        moved = tuple(
+            (min(max(start - place.key, 0), keys), min(max(stop - place.key, 0), keys))
+            for start, stop in observer.spans
+        )
+        return observer._with(spans=moved)
+    return observer
 
 
 def _in_text(observer: Observer[Any], result: Any, first: int) -> Any:
