@@ -143,8 +143,8 @@ class ALiBi(ByDistance):
 class T5(ByDistance):
     """A learned number for each head and each bucket of distances (Raffel et al., 2020).
 
-    It is ``table[bucket(distance), head]``. Half of n buckets, m, hold one distance each; a distance r ≥ m has
-    the bucket ``m + ⌊(n − m) · log(r / m) / log(max_distance / m)⌋``, and the last takes all beyond. In a
+    It is ``table[bucket(distance), head]``. Half of n buckets, m, hold one distance each; a distance r ≥ m
+    has the bucket ``m + ⌊(n − m) · log(r / m) / log(max_distance / m)⌋``, the last takes all beyond. In a
     `causal` model all buckets serve the past, and keys ahead have bucket 0; otherwise half of them serve the
     keys ahead. T5 itself uses ``Dot(scale=1.0)`` with it.
     """
