@@ -11,6 +11,7 @@ True
 from regard.attend import Plan, Seen, attention, explain, observe
 from regard.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
 from regard.cache import KVCache
+from regard.dropin import torch_functions
 from regard.errors import RegardError
 from regard.masks import (
     Blocks,
@@ -52,5 +53,5 @@ __all__ = [
     "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
     "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen", "Shaw",
     "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
-    "attention", "explain", "observe", "watch",
+    "attention", "explain", "observe", "torch_functions", "watch",
 ]  # fmt: skip
