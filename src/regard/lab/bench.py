@@ -22,13 +22,14 @@ from regard._native import core
 from regard.backends import native
 from regard.errors import OptionError
 from regard.hardware import processor
+from regard.lab import models
 from regard.lab.files import Machine, read, write, written
 from regard.lab.measure import Row, grown, measured
 from regard.lab.picture import picture
 from regard.lab.sections import CASES, TITLES, chosen
 from regard.lab.tables import markdown, terminal
 
-SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0}
+SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0, "models": 8.0}
 """Time for the turns of one case, about, in each kind of run. An SDPA backward pass may take longer alone."""
 
 
@@ -50,6 +51,12 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
         torch.set_num_threads(options.threads)
     if options.child is not None:
         print(*grown(*options.child))
+        return
+    if options.models:
+        machine = described("models")
+        terms = console or Console(highlight=False)
+        terms.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+        models.main(SECONDS["models"], terms, options.markdown, options.only)
         return
     for name in ("json", "picture"):
         path = getattr(options, name)
@@ -121,6 +128,8 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--goals", action="store_true",
                        help="native beside SDPA, on all that the goals speak of: minutes")  # fmt: skip
     which.add_argument("--all", action="store_true", help="every case and arm: an hour and more")
+    which.add_argument("--models", action="store_true",
+                       help="whole models of transformers, and the embedded one: minutes")  # fmt: skip
     which.add_argument("--from", dest="figures", type=Path, metavar="PATH",
                        help="measure nothing: show what --json wrote")  # fmt: skip
     parser.add_argument("--only", default="", metavar="TEXT",

@@ -65,6 +65,18 @@ class Timing:
         return (high - low) / 2 / middle
 
 
+def times(theirs: Timing, mine: Timing) -> float:
+    """How many times as long theirs takes: the median over the turns, or the ratio of the medians.
+
+    >>> times(Timing((2.0, 6.0, 8.0)), Timing((1.0, 2.0, 8.0)))
+    2.0
+    """
+    if len(mine.times) != len(theirs.times):
+        return theirs.seconds / mine.seconds
+    both = zip(mine.times, theirs.times, strict=True)
+    return statistics.median(their / my for my, their in both)
+
+
 @dataclass(frozen=True)
 class Row:
     """A case and what its arms took. An arm that did not run has its reason in `reasons`."""
@@ -86,11 +98,7 @@ class Row:
         """
         if name not in self.timings or other not in self.timings:
             return None
-        mine, theirs = self.timings[name], self.timings[other]
-        if len(mine.times) != len(theirs.times):
-            return theirs.seconds / mine.seconds
-        both = zip(mine.times, theirs.times, strict=True)
-        return statistics.median(their / my for my, their in both)
+        return times(self.timings[other], self.timings[name])
 
     def rate(self, name: str, work: float) -> float | None:
         """So much work a second."""
@@ -164,7 +172,20 @@ def timed(
     (['eager', 'regard chunked'], True)
     """
     inputs = Inputs.of(case)
-    calls = {arm.name: arm.call(inputs) for arm in arms}
+    return taking_turns({arm.name: arm.call(inputs) for arm in arms}, seconds, clock, once)
+
+
+def taking_turns(
+    calls: dict[str, Callable[[], object]],
+    seconds: float,
+    clock: Callable[[], float] = time.perf_counter,
+    once: Container[str] = (),
+) -> dict[str, Timing]:
+    """The calls of `timed`, whatever they do.
+
+    >>> [*taking_turns({"sleep": lambda: time.sleep(1e-3)}, seconds=0.01)]
+    ['sleep']
+    """
     took = {name: [_first(call, clock)] for name, call in calls.items()}
     names = [name for name in calls if name not in once]
     if sum(took[name][0] for name in names) <= seconds:
