@@ -319,10 +319,10 @@ def _attend(
     """Any number of leading dimensions as a batch and heads, and back."""
     *batch, heads = (1,) * (2 - len(lead)) + lead
     many = math.prod(batch)
-    groups = max(t.shape[-3] if t.ndim > 2 else 1 for t in (key, value))
+    groups = max(key.shape[-3] if key.ndim > 2 else 1, value.shape[-3] if value.ndim > 2 else 1)
 
     def four(t: Tensor, heads: int) -> Tensor:
-        if t.shape[:-2] == (*batch, heads) and t.ndim == 4:
+        if t.ndim == 4 and t.shape[0] == many and t.shape[1] == heads:
             return t
         return t.expand(*batch, heads, *t.shape[-2:]).reshape(many, heads, *t.shape[-2:])
 
@@ -341,7 +341,7 @@ def _attend(
         score=None if scale is None else Dot(scale=float(scale)),
         dropout=dropout,
     )
-    return out.reshape(*lead, *out.shape[-2:])
+    return out if len(lead) == 2 else out.reshape(*lead, *out.shape[-2:])
 
 
 def _lead(query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> tuple[int, ...] | None:
@@ -352,6 +352,8 @@ def _lead(query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> tuple[int
     if query.shape[-1] != key.shape[-1] or key.shape[-2] != value.shape[-2]:
         return None
     if not grouped:
+        if (same := query.shape[:-2]) == key.shape[:-2] == value.shape[:-2]:
+            return tuple(same)
         return _spread(query.shape[:-2], key.shape[:-2], value.shape[:-2])
     h, g = query.shape[-3], key.shape[-3]
     if g != value.shape[-3] or g == 0 or h % g:
