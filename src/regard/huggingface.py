@@ -6,8 +6,9 @@ Importing this module registers an attention and a mask function under that name
     model = AutoModel.from_pretrained(…, attn_implementation="regard")    # or, of one that is loaded,
     model.set_attn_implementation("regard")
 
-Masks stay what they are, causal, a window, packed documents, padded keys: a tensor of n × n is never built. A
-query that may see nothing (padding on the left) gets zeros, where eager attention spreads its weight evenly.
+Masks stay what they are, causal, a window, packed documents, padded keys: no tensor of n × n is built. (But
+in a compiled graph, where nothing tells a window from another function, it is one of bools, as for SDPA.)
+A query that may see nothing (padding on the left) gets zeros; eager attention spreads its weight evenly.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ def mask_for(
     else:
         offsets = int(q_offset), int(kv_offset)
         found = _named(mask_function, *offsets, kv_length)
-        if not isinstance(found, Everything):  # a decoder that looks at its encoder stands at no key
-            place = offsets
+        # A decoder that looks at its encoder stands at none of its keys.
+        place = None if isinstance(found, Everything) else offsets
         if found is not None:
             mask = _simplest(found, q_length, kv_length)
         elif torch.compiler.is_compiling():

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.attend import Seen, observe, taken_over
+from regard.dropin import torch_functions
 from regard.errors import DtypeError, OptionError
 from regard.masks import Given, Mask, Padding, as_mask
 from regard.observers import Observer, Received, SpanMass, Top, TopK
@@ -93,6 +94,8 @@ class Watched:
 
     def __init__(self) -> None:
         self._layers: dict[str, WatchedLayer] = {}
+        self.calls: torch_functions | None = None
+        """What became of calls of PyTorch's own attention, where the model is not of transformers."""
 
     def layer(self, which: int | str) -> WatchedLayer:
         """A layer by its number, in the order in which they were first called, or by its module's name.
@@ -101,9 +104,12 @@ class Watched:
             OptionError: a layer that was not called, or is not watched.
         """
         if not self._layers:
+            stayed = "; ".join(self.calls.left) if self.calls is not None else ""
             raise OptionError(
                 "watch", "a model none of whose layers called regard.attention",
-                "models of transformers that take attn_implementation, regard.nn, and your own",
+                "models of transformers that take attn_implementation, regard.nn, and what calls "
+                "regard.attention or PyTorch's attention functions",
+                f"PyTorch kept its calls: {stayed}." if stayed else
                 "Run the model inside `with watch(…)`. If it did run, it computes attention by itself: "
                 "let its layers call regard.attention.",
             )  # fmt: skip
@@ -141,7 +147,7 @@ def watch(
 
     Args:
         model: A model of transformers (it runs on ``attn_implementation="regard"`` while it is watched), one
-            made of `regard.nn`, or any that calls `regard.attention`.
+            made of `regard.nn`, or any that calls `regard.attention` or PyTorch's attention functions.
         observers: What to see: ``Entropy()``, ``TopK(8)``, ``Received()``, ``SpanMass(…)`` and the others.
         layers: Which layers, all by default: numbers in the order of their calls, or names of modules, in
             which ``*`` stands for anything.
@@ -179,20 +185,24 @@ def watch(
                           "Say what to see.")  # fmt: skip
     seen = Watched()
     watcher = _Watcher(seen, tuple(dict.fromkeys(observers)), _wanted(layers))
-    with on_regard(model), watcher.on(model), _uncompiled():
+    with on_regard(model) as seen.calls, watcher.on(model), _uncompiled():
         yield seen
 
 
 @contextmanager
-def on_regard(model: nn.Module) -> Iterator[None]:
-    """Have a model of transformers attend by regard, and by what it did before when the context ends."""
+def on_regard(model: nn.Module) -> Iterator[torch_functions | None]:
+    """Have a model attend by regard, and by what it did before when the context ends.
+
+    A model of transformers is switched; in any other, PyTorch's own attention functions are taken over.
+    """
     if hasattr(model, "set_attn_implementation"):
         from regard import huggingface
 
         with huggingface.attending(cast("Any", model)):
-            yield
+            yield None
     else:
-        yield
+        with torch_functions() as calls:
+            yield calls
 
 
 class _Watcher:

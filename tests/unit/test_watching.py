@@ -186,6 +186,36 @@ def test_a_function_that_calls_attention_in_any_module() -> None:
     assert seen.names == ("1",)
 
 
+def test_pytorchs_own_layers_are_watched() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+    model, x = (
+        nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(),
+        torch.randn(1, 6, 16),
+    )
+    want = model(x)
+    with watch(model, Entropy()) as seen:
+        out = model(x)
+    torch.testing.assert_close(out, want)
+    assert seen.names == ("layers.0.self_attn", "layers.1.self_attn")
+    hidden = x
+    for one, block in zip(seen, model.layers, strict=True):
+        attend = block.self_attn
+        assert isinstance(attend, nn.MultiheadAttention)
+        _, weights = attend(hidden, hidden, hidden, average_attn_weights=False)
+        torch.testing.assert_close(one[Entropy()], entropy(weights))
+        hidden = block(hidden)
+
+
+def test_what_pytorch_keeps_is_said() -> None:
+    layer, x = nn.MultiheadAttention(16, 2), torch.randn(6, 1, 16)
+    with watch(layer, Entropy()) as seen:
+        layer(x, x, x)
+    with pytest.raises(
+        OptionError, match="PyTorch kept its calls: need_weights=True asks for all n × n"
+    ):
+        seen.layer(0)
+
+
 def test_padded_queries_do_not_count() -> None:
     model, lengths = ours(), torch.tensor([12, 7])
     with watch(model, Received(), Pooled(3, 3, "sum"), Entropy()) as seen:
