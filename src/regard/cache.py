@@ -94,6 +94,17 @@ class KVCache:
         """The position of the token in each slot, −1 for padding; the first two dimensions may be 1."""
         return self.slots.table()
 
+    @property
+    def mean_received(self) -> Float[Tensor, "b g k"]:
+        """What each key has received on average from each token that could see it: (b, g, slots).
+
+        Sums favour old keys, which more tokens have seen. Before the first `receive` all are 0.
+        """
+        if self.received is None:
+            return torch.zeros(self.keys.shape[:3], device=self.slots.device)
+        following = torch.as_tensor(self.next, device=self.slots.device).reshape(-1, 1, 1)
+        return self.received / (following - self.positions).clamp(min=1)
+
     def __len__(self) -> int:
         return self.slots.count
 
@@ -202,7 +213,7 @@ class KVCache:
         over the query heads that share a key. Without `by` the last tokens stay, and nothing else.
 
         - ``keep(budget, by=cache.received)``: what received most so far (heavy hitters, H2O, Zhang et al.,
-          2023), if every step was told to `receive`.
+          2023), if every step was told to `receive`; ``by=cache.mean_received`` does not favour old keys.
         - ``keep(budget, by=seen[Received()])`` of one token's step: what the last token looks at (TOVA, Oren
           et al., 2024); of a prompt with ``Received((n - 32, n))``: what its end looks at (SnapKV, Li et al.,
           2024).

@@ -128,7 +128,7 @@ class Slots:
         return self._bias(as_bias(bias), self.steady)
 
     def score(self, score: AnyValue) -> AnyValue:
-        """A score that was meant for tokens, on these slots, if it knows of no distances or these are right."""
+        """A score that was meant for tokens, on these slots, where it may be."""
         if isinstance(score, Aligned) and not self.steady:
             self.refuse("score", score)
         return _from_the_last("score", score)

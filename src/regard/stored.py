@@ -30,14 +30,14 @@ class _Room(NamedTuple):
     def write(self, k: Tensor, v: Tensor) -> _Room:
         """The same buffer with these behind what was used."""
         end = self.used + k.shape[2]
-        # Not through the views that were given out: what autograd saved of those has not changed.
-        self.keys.data[:, :, self.used : end] = k
-        self.values.data[:, :, self.used : end] = v
+        self.keys[:, :, self.used : end] = k
+        self.values[:, :, self.used : end] = v
         return self._replace(used=end)
 
     def last(self, count: int) -> Stored:
         """The last `count` slots in use, with the right to write behind them."""
         part = slice(self.used - count, self.used)
+        # `data` has a count of changes of its own: what autograd saved of this view stays as it is.
         return Stored(self.keys.data[:, :, part], self.values.data[:, :, part], [self])
 
 

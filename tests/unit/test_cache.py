@@ -177,7 +177,7 @@ def layer_of(name: str) -> MultiHeadAttention:
                         "bias": ALiBi(4) + Relative(torch.randn(4, 7))},
         "dilated": {"mask": Causal(offset=0) & (Dilated(3) | ~Window(4)), "position": Rotary()},
         "where": {"mask": Where(lambda b, h, q, k: (k <= q) & ((q * k + h) % 3 != 1)),
-                  "bias": ALiBi(4, offset=1)},
+                  "bias": Relative(torch.randn(4, 7), offset=1)},
         "shaw": {"mask": Causal(), "score": Shaw(torch.randn(7, 4), offset=0)},
         "fire": {"mask": Causal(), "bias": FIRE.learned(4, 8, length=6.0, offset=0)},
     }  # fmt: skip
@@ -285,6 +285,18 @@ def test_what_is_left_is_seen_as_if_the_rest_were_masked(
     assert cache.positions[..., -n:].flatten().tolist()[-n:] == queries.flatten().tolist()
 
 
+def test_positions_stay_where_slots_move() -> None:
+    k = torch.randn(1, 1, 4, 2)
+    assert KVCache().extend(k, k).keep(torch.tensor([1, 0])).extend(k, k).positions.tolist() == [
+        [[0, 1, 4, 5, 6, 7]]
+    ]
+    assert KVCache().extend(k, k).keep(0).extend(k, k).positions.tolist() == [[[4, 5, 6, 7]]]
+    slid = KVCache.sliding(3).extend(k, k).extend(k, k)  # from position 2 on
+    sizes = Sizes(1, 1, 1, 4, 6, 2, 2, torch.device("cpu"))
+    seen = dense(slid.mask(Prefix(4)), sizes)[0, 0].int().tolist()
+    assert seen == [[1, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0], [0] * 6, [0] * 6]
+
+
 def mask_at(mask: Mask, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
     """A mask asked about true positions, in a run over everything."""
     sizes = Sizes(2, 4, 2, 20, 20, 8, 6, torch.device("cpu"))
@@ -330,6 +342,8 @@ def test_what_keys_received_goes_with_them() -> None:
         _, cache = layer.extend_observed(part, cache, Received(), Entropy())
     assert cache.received is not None
     torch.testing.assert_close(cache.received, whole)
+    torch.testing.assert_close(cache.mean_received, whole / torch.arange(12, 0, -1))
+    assert KVCache().extend(x[:, None], x[:, None]).mean_received.eq(0).all()
     index = torch.tensor([[[0, 4, 9], [1, 2, 3]], [[3, 4, 5], [0, 5, 11]]])
     kept = cache.keep(index).reorder(torch.tensor([1, 1, 0]))
     torch.testing.assert_close(kept.received, whole.gather(-1, index)[[1, 1, 0]])
@@ -491,6 +505,24 @@ def test_generating_is_asking_again_and_again(embedded: Any) -> None:
     torch.manual_seed(0)
     assert torch.equal(drawn, embedded.model.generate(tokens[1:], 4, temperature=2.0))
     assert not torch.equal(drawn, embedded.model.generate(tokens[1:], 4))
+
+
+def test_a_budget_for_all_keys_costs_nothing_and_a_small_one_something(embedded: Any) -> None:
+    from regard.models import evaluate, evict
+
+    tokens = torch.tensor([embedded.encode(TEXT * 2).ids])[:, :81]
+    with torch.no_grad():
+        hidden = embedded.model.hidden(tokens[:, :-1])[0, 40:]
+        cost = evaluate.bits(embedded.model, hidden, tokens[0, 41:])
+    width = torch.tensor(embedded.tokens.byte_lengths)[tokens[0, 41:]].sum()
+    for policy in evict.POLICIES.values():
+        assert evict.loss(embedded, tokens, policy, 96, 40) == pytest.approx(
+            cost / int(width), abs=1e-4
+        )
+        assert evict.loss(embedded, tokens, policy, 16, 40) > cost / int(width) + 0.01
+    cache = KVCache().extend(ones(1, 1, 20), ones(1, 1, 20))
+    kept = evict.first_and_last(cache, torch.zeros(1, 1, 20), 6)
+    assert kept.positions.tolist() == [[[0, 1, 2, 3, 18, 19]]]
 
 
 @torch.no_grad()

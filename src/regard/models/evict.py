@@ -2,14 +2,15 @@
 
 Held-out modules are read with a cache, `STEP` tokens at a time. The two layers that see everything hold at
 most a budget of keys at any moment: before each step they drop what is too much. The other three see 32 or
-128 tokens anyway, and keep those. Four ways to choose, each with the same budget:
+128 tokens anyway, and keep those. Five ways to choose, each with the same budget:
 
 - what received most so far, beside the last half of the budget (heavy hitters: H2O, Zhang et al., 2023);
+- what received most on average from the tokens that could see it, which does not favour old keys;
 - what the last step looked at, beside the last half (after TOVA, Oren et al., 2024);
 - the first 4 tokens and the last ones (StreamingLLM, Xiao et al., 2024);
 - the last tokens only.
 
-The first two choose for each head. Bits are per byte of the tokens that come after `SKIPPED`.
+The first three choose for each head. Bits are per byte of the tokens that come after `SKIPPED`.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from regard.models import Embedded, load
 from regard.models.data import corpus
 from regard.observers import Received
 
-ROWS, LENGTH, SKIPPED, STEP = 16, 1536, 512, 8
-BUDGETS = (32, 64, 128, 256, 512)
+ROWS, LENGTH, SKIPPED, STEP = 8, 1536, 512, 8
+BUDGETS = (32, 64, 128, 256)
 SINKS = 4
 
 Policy = Callable[[KVCache, Tensor, int], KVCache]
@@ -42,6 +43,12 @@ def heavy(cache: KVCache, last: Tensor, budget: int) -> KVCache:
     """What received most so far, and the last half of the budget."""
     del last
     return cache.keep(budget, by=cache.received)
+
+
+def heavy_on_average(cache: KVCache, last: Tensor, budget: int) -> KVCache:
+    """What received most from each token that could see it, and the last half of the budget."""
+    del last
+    return cache.keep(budget, by=cache.mean_received)
 
 
 def looked_at(cache: KVCache, last: Tensor, budget: int) -> KVCache:
@@ -62,7 +69,8 @@ def only_last(cache: KVCache, last: Tensor, budget: int) -> KVCache:
 
 
 POLICIES: dict[str, Policy] = {
-    "received so far": heavy,
+    "received, sum": heavy,
+    "received, average": heavy_on_average,
     "looked at last": looked_at,
     "first 4 and last": first_and_last,
     "last only": only_last,
