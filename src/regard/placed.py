@@ -236,6 +236,8 @@ class Filled(_Slotted, Mask):
         if not readable(self.keys) or not sizes.k:
             return None
         assert self.queries is not None, "Filled was used before bind()"
+        if sizes.q and self.keys.numel() and min(self.keys.min(), self.queries.min()) >= 0:
+            return Everything().spans(sizes)  # nothing was padded: keys were only dropped
         queries, keys = (
             (places >= 0)
             .repeat_interleave(self._per if places.shape[1] > 1 else 1, 1)
@@ -269,6 +271,13 @@ class Placed(_Slotted, Mask):
         pairs = sizes.b * sizes.h * sizes.q * sizes.k
         if not readable(self.keys) or not 0 < pairs <= _FEW:
             return None
+        assert self.queries is not None, "Placed was used before bind()"
+        if (
+            isinstance(self.inner, Causal)
+            and self.inner.shift >= 0
+            and bool((self.queries.amin(-1) >= self.keys.amax(-1)).all())
+        ):
+            return Everything().spans(sizes)  # a step of one token
         box = Box(*map(range, (sizes.b, sizes.h, sizes.q, sizes.k)))
         table = self.block(box, sizes.device)
         table = table[(None,) * (4 - table.ndim)].expand(-1, -1, sizes.q, sizes.k)
@@ -300,9 +309,15 @@ class PlacedBias(_Slotted, Bias):
 
 
 def _at(places: Places, b: Tensor, g: Tensor, index: Tensor) -> Tensor:
-    """The places of these slots; without a dimension that all share."""
-    b, g = (i if n > 1 else i.new_zeros(()) for i, n in zip((b, g), places.shape[:2], strict=True))
-    return places[b, g, index]
+    """The places of these slots, (b, h, q, 1) or (b, h, 1, k); of 1 where all share them.
+
+    Indices lie across each other, as `Mask.allows` has them: one dimension after another is quicker.
+    """
+    found = places.index_select(2, index.reshape(-1))
+    for dim, which in ((1, g), (0, b)):
+        if places.shape[dim] > 1:
+            found = found.index_select(dim, which.reshape(-1))
+    return found.reshape(*found.shape[:2], *(index if index.ndim > 1 else index[None]).shape[-2:])
 
 
 def _from_the_first(value: AnyValue) -> AnyValue:
