@@ -47,6 +47,7 @@ from regard.placed import Filled, Placed, PlacedBias
 from regard.problem import Problem
 from regard.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw, as_score
 from regard.shapes import Sizes
+from regard.tiles import Tabled
 from regard.values import Value
 
 FP16, BF16, FP32, FP64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
@@ -171,6 +172,9 @@ MASKS: dict[str, Part] = {
     ),
     "filled": lambda s, r: Filled(
         keys=_places(s, r, s.b, 1, s.k), queries=_places(s, r, s.b, 1, s.q)
+    ),
+    "tabled": lambda s, r: Tabled.of(
+        Window(7, 2) & Where(lambda b, h, q, k: (q + 2 * k + h) % 5 != 0), s.sizes()
     ),
 }
 

@@ -9,15 +9,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Int32, UInt64
+from jaxtyping import Int32, Int64, UInt64
+from torch import Tensor
 
 from regard import spans
+from regard.errors import OptionError, ShapeError
 from regard.masks import And, Everything, Mask, Tile
 from regard.shapes import Box, Sizes
 from regard.spans import Spans
+from regard.values import readable
 
 KEYS = 256
 """Keys in a tile, at most: small enough to skip, large enough that asking is cheap."""
@@ -104,8 +108,147 @@ def _strides(array: np.ndarray) -> tuple[int, int]:
     return b, h
 
 
+@dataclass(frozen=True, eq=False)
+class Tabled(Mask):
+    """A mask of one call that was lowered, as tensors: what a recording holds of a mask without words.
+
+    A pair may meet where the spans of its query and the tile that it lies in both allow it.
+
+    >>> from regard.masks import Where, show
+    >>> sizes = Sizes(1, 1, 1, 2, 3, 1, 1, torch.device("cpu"))
+    >>> show(Tabled.of(Where(lambda b, h, q, k: q != k), sizes), queries=2, keys=3)
+    .##
+    #.#
+    """
+
+    runs: Int32[Tensor, "#b #h q _ 2"] | None = None
+    """Half-open spans of keys, in order; (0, 0) behind the last of a query."""
+    kinds: Int32[Tensor, "#b #h rows cols"] | None = None
+    """Of tiles of 64 × 64, as `Lowered.tiles` has them."""
+    words: Int64[Tensor, "n 64"] | None = None
+    """The bitmaps, as `Lowered.bitmaps` has them."""
+
+    @classmethod
+    def of(cls, mask: Mask, sizes: Sizes) -> Self:
+        """A mask as it is for a call of these sizes, none of which is 0."""
+        found = lower(mask.bind(sizes), sizes)
+        parts = found.spans, found.tiles, found.bitmaps
+        runs, kinds, bits = (None if part is None else part.copy() for part in parts)
+        return cls(
+            None if runs is None else torch.from_numpy(runs),
+            None if kinds is None else torch.from_numpy(kinds),
+            None if bits is None else torch.from_numpy(bits.view(np.int64)),
+        )
+
+    def bind(self, sizes: Sizes) -> Self:
+        bound, pair = super().bind(sizes), ((1, sizes.b), (1, sizes.h))
+        runs, kinds, words = self.runs, self.kinds, self.words
+        if runs is not None:
+            fits = runs.ndim == 5 and (runs.shape[2], runs.shape[4]) == (sizes.q, 2)
+            fits = fits and 1 <= runs.shape[3] <= spans.MOST
+            _fitting("runs", runs, fits, pair, f"{sizes.q}, spans, 2")
+            if readable(runs):
+                first, last = runs[..., 0], runs[..., 1]
+                there, after = first[..., 1:] < last[..., 1:], last[..., :-1] < first[..., 1:]
+                good = (first >= 0) & (first <= last) & (last <= sizes.k)
+                if not bool(good.all()) or not bool((after | ~there).all()):
+                    raise OptionError("Tabled(runs=…)", "spans beyond the keys or out of order",
+                                      f"spans of {sizes.k} keys in order", "Use Tabled.of.")  # fmt: skip
+        if kinds is not None:
+            rows, cols = -(-sizes.q // SIDE), -(-sizes.k // SIDE)
+            fits = kinds.ndim == 4 and tuple(kinds.shape[2:]) == (rows, cols)
+            _fitting("kinds", kinds, fits, pair, f"{rows}, {cols}")
+            most = 1 if words is None else words.shape[0] + 1
+            if words is not None and (
+                words.dtype != torch.int64 or words.ndim != 2 or words.shape[1] != SIDE
+            ):
+                raise ShapeError(
+                    "Tabled(words=…)", tuple(words.shape), f"(n, {SIDE})", "Use Tabled.of."
+                )
+            if readable(kinds) and not (int(kinds.min()) >= 0 and int(kinds.max()) <= most):
+                raise OptionError("Tabled(kinds=…)", "numbers of bitmaps that are not there",
+                                  f"0 to {most}", "Use Tabled.of.")  # fmt: skip
+        return bound
+
+    def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        allowed = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=q.device)
+        if self.runs is not None:
+            found = self.runs[_shared(b, self.runs, 0), _shared(h, self.runs, 1), q]
+            inside = (found[..., 0] <= k[..., None]) & (k[..., None] < found[..., 1])
+            allowed = allowed & inside.any(-1)
+        if self.kinds is not None:
+            own = _shared(b, self.kinds, 0), _shared(h, self.kinds, 1)
+            kind = self.kinds[(*own, q // SIDE, k // SIDE)]
+            bit = kind == 1
+            if self.words is not None and len(self.words):
+                word = self.words[(kind - 2).clamp(min=0), k % SIDE]
+                bit = torch.where(kind > 1, (word >> (q % SIDE)) & 1 == 1, bit)
+            allowed = allowed & bit
+        return allowed
+
+    def tile(self, box: Box) -> Tile:
+        kind = Tile.FULL
+        if self.runs is not None:
+            found = _of_box(self.runs, box, slice(box.q.start, box.q.stop)).numpy()
+            first, last = found[..., 0], found[..., 1]
+            if ((first <= box.k.start) & (box.k.stop <= last)).any(-1).all():
+                kind = Tile.FULL
+            else:
+                meet = (first < box.k.stop) & (box.k.start < last) & (first < last)
+                kind = Tile.MIXED if meet.any() else Tile.EMPTY
+        if self.kinds is not None and kind is not Tile.EMPTY:
+            found = _of_box(self.kinds, box, _in_tiles(box.q), _in_tiles(box.k)).numpy()
+            if not found.any():
+                return Tile.EMPTY
+            return kind if (found == 1).all() else Tile.MIXED
+        return kind
+
+    def spans(self, sizes: Sizes) -> Spans | None:
+        if self.kinds is not None:
+            return None
+        return Everything().spans(sizes) if self.runs is None else self.runs.numpy()
+
+    def conjuncts(self) -> tuple[Mask, ...]:
+        if self.runs is None or self.kinds is None:
+            return (self,)
+        return type(self)(self.runs), type(self)(None, self.kinds, self.words)
+
+    def lowered(self) -> Lowered:
+        """What `lower` gave."""
+        parts = (self.runs, self.kinds, self.words)
+        runs, kinds, words = (
+            None if part is None else np.ascontiguousarray(part.numpy()) for part in parts
+        )
+        if kinds is not None and words is None:
+            words = np.zeros((0, SIDE), np.int64)
+        return Lowered(runs, kinds, None if words is None else words.view(np.uint64))
+
+
+def _fitting(
+    name: str, tensor: Tensor, fits: bool, pair: tuple[tuple[int, int], ...], rest: str
+) -> None:
+    own = zip(tensor.shape[:2], pair, strict=False)
+    if tensor.dtype != torch.int32 or not fits or not all(n in either for n, either in own):
+        raise ShapeError(f"Tabled({name}=…)", f"{tensor.dtype}, {tuple(tensor.shape)}",
+                         f"int32, (b, h, {rest}); the first two may be 1", "Use Tabled.of.")  # fmt: skip
+
+
+def _shared(index: Tensor, table: Tensor, dim: int) -> Tensor:
+    return index if table.shape[dim] > 1 else torch.zeros_like(index)
+
+
+def _of_box(table: Tensor, box: Box, *rest: slice) -> Tensor:
+    own = (
+        slice(part.start, part.stop) if n > 1 else slice(None)
+        for part, n in zip(box, table.shape[:2], strict=False)
+    )
+    return table[(*own, *rest)]
+
+
 def lower(mask: Mask, sizes: Sizes) -> Lowered:
     """A bound mask as spans and tiles, for a call that is not empty."""
+    if isinstance(mask, Tabled):
+        return mask.lowered()
     if isinstance(mask, Everything):
         return _ALL
     return _remembered(mask, sizes) if mask.plain() else _lower(mask, sizes)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import fnmatch
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, cast
@@ -28,6 +28,7 @@ from regard.observers import Observer, Received, SpanMass, Top, TopK
 from regard.values import Aligned
 
 Result = TypeVar("Result")
+Look = Callable[[Sequence[Observer[Any]], Given | None], "Seen | dict[Observer[Any], Any]"]
 
 
 class Place(NamedTuple):
@@ -52,7 +53,7 @@ class Pass:
         if observer not in self._results:
             asked = ", ".join(repr(one) for one in self._results)
             raise OptionError("seen.layer(…)[…]", repr(observer), f"the observers asked for: {asked}",
-                              "Ask for it in watch(…).")  # fmt: skip
+                              "Ask for it in watch(…), or of a recording.")  # fmt: skip
         return cast("Result", self._results[observer])
 
     def __repr__(self) -> str:
@@ -184,8 +185,8 @@ def watch(
                           "observers: Entropy(), TopK(8), Received() …",
                           "Say what to see.")  # fmt: skip
     seen = Watched()
-    watcher = _Watcher(seen, tuple(dict.fromkeys(observers)), _wanted(layers))
-    with on_regard(model) as seen.calls, watcher.on(model), _uncompiled():
+    watcher = _Watcher(seen, tuple(dict.fromkeys(observers)), layers)
+    with on_regard(model) as seen.calls, watcher.on(model):
         yield seen
 
 
@@ -205,35 +206,42 @@ def on_regard(model: nn.Module) -> Iterator[torch_functions | None]:
             yield calls
 
 
-class _Watcher:
+class Listener:
     """Takes calls of `attention` over, and knows from hooks which module they come from."""
 
-    def __init__(
-        self,
-        seen: Watched,
-        observers: tuple[Observer[Any], ...],
-        wanted: tuple[str | int, ...] | None,
-    ) -> None:
-        self.seen, self.observers, self.wanted = seen, observers, wanted
+    def __init__(self, layers: str | int | Sequence[str | int] | None) -> None:
+        single = isinstance(layers, str | int)
+        self.wanted = None if layers is None else (layers,) if single else tuple(layers)
         self.inside: list[str] = []
         self.called: dict[str, int] = {}
 
+    def hear(
+        self, name: str, q: Tensor, k: Tensor, v: Tensor, place: Place | None, call: dict[str, Any]
+    ) -> Tensor:
+        """A call of a wanted layer: what `attention` would answer. `call` has its other arguments."""
+        raise NotImplementedError
+
     @contextmanager
     def on(self, model: nn.Module) -> Iterator[None]:
-        """Watch this model's modules in this context, and no others."""
+        """Listen to this model's modules in this context, and to no others; compiled ones run as written."""
         hooks: list[Any] = []
-        token = taken_over.set(self.attend)
+        token = taken_over.set(self._attend)
         try:
             for name, module in model.named_modules():
                 enter = functools.partial(self._enter, name)
                 hooks.append(module.register_forward_pre_hook(enter, prepend=True))
                 hooks.append(module.register_forward_hook(self._leave, always_call=True))
-            yield
+            with _uncompiled():
+                yield
         finally:
             taken_over.reset(token)
             for hook in hooks:
                 hook.remove()
             self.inside.clear()
+
+    def wants(self, name: str, number: int) -> bool:
+        """Whether a layer of this name, the `number`-th to be called, is one of those asked for."""
+        return self.wanted is None or any(_matches(one, name, number) for one in self.wanted)
 
     def _enter(self, name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
         del module, arguments
@@ -244,29 +252,55 @@ class _Watcher:
         if self.inside:
             self.inside.pop()
 
-    def attend(
+    def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, *, place: tuple[int, int] | None = None, **call: Any
     ) -> Tensor:
-        """A call of `attention`: the same output, and what was asked for goes to `seen`."""
         if not self.inside:  # another model's
             return observe(q, k, v, **call).out
         name = self.inside[-1]
         number = self.called.setdefault(name, len(self.called))
-        if self.wanted is not None and not any(_matches(one, name, number) for one in self.wanted):
+        if not self.wants(name, number):
             return observe(q, k, v, **call).out
+        where = None if place is None else Place(*place)
+        return self.hear(name, q, k, v, where, call | {"mask": as_mask(call.get("mask"))})
+
+
+class _Watcher(Listener):
+    """Puts the statistics of each call where they are looked for."""
+
+    def __init__(
+        self,
+        seen: Watched,
+        observers: tuple[Observer[Any], ...],
+        layers: str | int | Sequence[str | int] | None,
+    ) -> None:
+        super().__init__(layers)
+        self.seen, self.observers = seen, observers
+
+    def hear(
+        self, name: str, q: Tensor, k: Tensor, v: Tensor, place: Place | None, call: dict[str, Any]
+    ) -> Tensor:
         queries, keys = q.shape[2], k.shape[2]
+        mask: Mask = call["mask"]
         before = self.seen._layers.get(name)  # pyright: ignore[reportPrivateUsage]
-        mask = as_mask(call["mask"])
-        where = _place(before, queries, keys, mask) if place is None else Place(*place)
-        out, results = _observed(q, k, v, self.observers, where, call | {"mask": mask})
+        where = place_of(before, queries, keys, mask) if place is None else place
+        outs: list[Tensor] = []
+
+        def look(observers: Sequence[Observer[Any]], real: Given | None) -> Seen:
+            here = call if real is None else call | {"mask": mask & real, "dropout": 0.0}
+            found = observe(q, k, v, *observers, **here)
+            outs.append(found.out)
+            return found
+
+        results = observed(look, self.observers, where, mask, queries, keys)
         # What checkpointing computes again in the backward was seen before.
         if torch._C._current_graph_task_id() == -1:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
             layer = self.seen._layers.setdefault(name, WatchedLayer(name))  # pyright: ignore[reportPrivateUsage]
             layer.passes.append(Pass(where, queries, keys, results))
-        return out
+        return outs[0]
 
 
-def _place(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) -> Place:
+def place_of(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) -> Place:
     """Where queries stand of which nobody said it: after those before, or the last one at the last key."""
     if layer is not None and layer.passes and queries < keys:
         before = layer.passes[-1]
@@ -276,24 +310,22 @@ def _place(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) -> P
     return Place(max(keys - queries, 0) if among else 0, 0)
 
 
-def _observed(
-    q: Tensor, k: Tensor, v: Tensor, observers: tuple[Observer[Any], ...], place: Place, call: dict[str, Any]
-) -> tuple[Tensor, dict[Observer[Any], Any]]:  # fmt: skip
-    """The output of a call and its statistics, with positions in the whole text."""
-    keys = k.shape[2]
+def observed(
+    look: Look, observers: Sequence[Observer[Any]], place: Place, mask: Mask, queries: int, keys: int
+) -> dict[Observer[Any], Any]:  # fmt: skip
+    """The statistics of one call, with positions in the whole text; padded queries give keys nothing.
+
+    `look` observes the call, with all queries first; where it is given a mask of queries, those alone count.
+    """
     local = {one: _among(one, place, keys) for one in observers}
-    mask: Mask = call["mask"]
-    padded = _padded_queries(mask, q.shape[2], keys)
+    padded = _padded_queries(mask, queries, keys)
     apart = [] if padded is None else [one for one in local.values() if not one.by_row]
-    seen = observe(q, k, v, *(one for one in local.values() if one not in apart), **call)
-    rest: Seen | None = None
-    if padded is not None and apart:
-        rest = observe(q, k, v, *apart, **(call | {"mask": mask & padded, "dropout": 0.0}))
-    results = {
-        one: _in_text(mine, (rest if rest is not None and mine in apart else seen)[mine], place.key)
+    seen = look([one for one in local.values() if one not in apart], None)
+    rest = look(apart, padded) if apart else seen
+    return {
+        one: _in_text(mine, (rest if mine in apart else seen)[mine], place.key)
         for one, mine in local.items()
     }
-    return seen.out, results
 
 
 def _padded_queries(mask: Mask, queries: int, keys: int) -> Given | None:
@@ -341,12 +373,6 @@ def _in_text(observer: Observer[Any], result: Any, first: int) -> Any:
 def _append(observer: Observer[Any], before: Any, now: Any) -> Any:
     parts = (one if isinstance(one, tuple) else (one,) for one in (before, now))
     return observer.result(*observer.append(*parts))
-
-
-def _wanted(layers: str | int | Sequence[str | int] | None) -> tuple[str | int, ...] | None:
-    if layers is None:
-        return None
-    return (layers,) if isinstance(layers, str | int) else tuple(layers)
 
 
 def _matches(wanted: str | int, name: str, number: int) -> bool:
