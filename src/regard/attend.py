@@ -75,7 +75,7 @@ def attention(
 
 
 taken_over: ContextVar[Callable[..., Tensor] | None] = ContextVar("taken_over", default=None)
-"""Who answers calls of `attention` in this context instead, with its arguments: `watching.py` alone sets it."""
+"""Who answers calls of `attention` in this context instead, with its arguments: `watching.py` and `look/study.py` set it."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     )
     look.add_argument("what", metavar="FILE", help="a file, - for standard input, or a text")
     look.add_argument("--model", default="python", metavar="NAME_OR_PATH",
-                      help="'python' (embedded, the default) or what regard.models.train wrote")  # fmt: skip
+                      help="'python' (embedded, the default), what regard.models.train wrote, or a model of "
+                      "transformers: its folder, or its name where it was downloaded before")  # fmt: skip
+    look.add_argument("--first", type=int, metavar="N", help="read only the first N tokens")
     look.add_argument("--layer", type=int, metavar="N", help="only this layer, from 0")
     look.add_argument("--head", type=int, metavar="N", help="only this head of each layer, from 0")
     look.add_argument("--out", metavar="REPORT.html", help="write all of it as one HTML file too")

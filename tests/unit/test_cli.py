@@ -39,7 +39,7 @@ def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None
         (["none.py"], "FILE: got none.py, which is not there"),
         (["."], "FILE: got ., a folder"),
         ([""], "FILE: got the given text, which is empty"),
-        (["x y", "--model", "gpt2"], "Hugging Face models come in a later version"),
+        (["x y", "--model", "gpt2"], "--model: got gpt2, which is not on this machine"),
         (["x y", "--layer", "99"], "--layer: got 99; allowed: 0 to"),
         (["x y", "--head", "-1"], "--head: got -1; allowed: 0 to"),
         (["x y", "--out", "none/report.html"], "in a folder that is not there"),

@@ -26,6 +26,11 @@ class Even:
     visible: Int64[ndarray, "h q"]
     share: Float64[ndarray, "h k"]
 
+    @property
+    def ahead(self) -> bool:
+        """Whether the first query sees keys after itself, as in encoders: keys as many as queries."""
+        return int(self.visible[:, 0].max()) > 1
+
 
 def even(mask: Mask, sizes: Sizes) -> Even:
     """Count what a mask lets be seen, a block of queries at a time: memory grows with n, not with n²."""

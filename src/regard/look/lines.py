@@ -4,29 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from regard.look.study import START, Study
-
-# Control characters would move a terminal's cursor, and marks of direction would reorder code on screen.
-_SHOWN = {code: 0x2400 + code for code in range(32) if code not in (9, 10)}
-_SHOWN |= {0x7F: 0x2421} | dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
-_SHOWN |= dict.fromkeys(
-    (*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD
-)
-
-
-def printable(text: str) -> str:
-    """A text with a picture in place of each character that would act instead of being shown.
-
-    >>> printable("a\\x1b[2Jb")
-    'a␛[2Jb'
-    """
-    return text.translate(_SHOWN)
+from regard.look.study import Study
+from regard.pages import printable
 
 
 class Snippet(NamedTuple):
     """A token in its line."""
 
-    line: int
+    place: int
+    """Its line or, in prose, its number."""
     before: str
     token: str
     after: str
@@ -34,11 +20,11 @@ class Snippet(NamedTuple):
 
 def snippet(study: Study, token: int, width: int) -> Snippet:
     """A token within at most `width` characters of its line, without the line's indentation."""
-    line = int(study.words.lines[token])
-    if token == 0:
-        return Snippet(line, "", START, "")
+    place = study.place(token)
     text = study.source.text
     start, stop = study.words.spans[token]
+    if start == stop:  # the model added it
+        return Snippet(place, "", study.words.texts[token], "")
     piece = text[start:stop]
     if piece.strip():
         start += len(piece) - len(piece.lstrip())
@@ -56,7 +42,7 @@ def snippet(study: Study, token: int, width: int) -> Snippet:
         before = before if len(before) <= back else "…" + before[len(before) - back + 1 :]
         after = after if len(after) <= ahead else after[: ahead - 1] + "…"
     tidy = (printable(part).replace("\t", " ") for part in (before, shown, after))
-    return Snippet(line, *tidy)
+    return Snippet(place, *tidy)
 
 
 def label(study: Study, token: int, width: int = 16) -> str:

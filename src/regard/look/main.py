@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from regard.look import report, terminal
-from regard.look.opening import Opened, open_model
+from regard.look.opening import Openable, open_model
 from regard.look.source import Source, read
 from regard.look.study import Study, study
+from regard.pages import writable
 
 LONG = 2000
 """Bytes from which on a progress bar is worth its place."""
@@ -19,7 +20,7 @@ LONG = 2000
 
 def main(options: Namespace, console: Console) -> None:
     """Look at what the options name, and say where the report is."""
-    out = None if options.out is None else report.writable(Path(options.out))
+    out = None if options.out is None else writable(Path(options.out))
     source = read(options.what)
     opened = open_model(options.model)
     found = _watched(opened, source, options)
@@ -35,13 +36,13 @@ def main(options: Namespace, console: Console) -> None:
         console.print(str(out.resolve()), style="bold", markup=False, soft_wrap=True)
 
 
-def _watched(opened: Opened, source: Source, options: Namespace) -> Study:
+def _watched(opened: Openable, source: Source, options: Namespace) -> Study:
     errors = Console(stderr=True)
     columns = (TextColumn("looking"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = source.size < LONG or not errors.is_terminal
     with Progress(*columns, console=errors, transient=True, disable=quiet) as bar:
         task = bar.add_task("", total=None)
         return study(
-            opened, source, layer=options.layer, head=options.head,
+            opened, source, layer=options.layer, head=options.head, first=options.first,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip

@@ -1,37 +1,14 @@
-"""Numbers as short strings for a page: a byte or two each, deflated, in base64.
-
-A page's script undoes it with the browser's own DecompressionStream.
-"""
+"""The strongest links of a head as a short string for a page."""
 
 from __future__ import annotations
 
-import base64
-import zlib
-
 import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
 
 from regard.look.study import Head
-
-LEAST, DECADES = -9, 15
-"""Two-byte numbers run from 10^−9 to 10^6 in even steps of their logarithm: within 0.03 %."""
+from regard.pages import packed
 
 WEIGHT_DECADES = 4
 """One-byte weights run from 10^−4 to 1: within 2 %."""
-
-
-def packed(data: bytes) -> str:
-    """Bytes as text."""
-    return base64.b64encode(zlib.compress(data, 6)).decode("ascii")
-
-
-def numbers(values: Float[ndarray, "*s"]) -> str:
-    """Numbers from 0 up, of two bytes each."""
-    with np.errstate(divide="ignore"):
-        share = (np.log10(values) - LEAST) / DECADES
-    codes = np.where(values > 0, 1 + np.round(np.clip(share, 0, 1) * 65534), 0)
-    return packed(codes.astype("<u2").tobytes())
 
 
 def links(head: Head) -> str:

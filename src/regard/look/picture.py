@@ -25,24 +25,24 @@ def blocks(console: Console) -> bool:
 
 
 def of_map(study: Study, head: Head, console: Console, *, large: bool) -> RenderableType:
-    """A head's map: queries downwards, keys (or distances) to the right; lines of code name the places."""
+    """A head's map: queries downwards, keys (or distances) to the right; lines or tokens name the places."""
     most = min(LARGE if large else SMALL, console.width - 12)
     values = shrink(head, len(study.words), most, most)
     colour = console.color_system is not None and blocks(console)
     drawn = _coloured(values) if colour else _shaded(values, head.pooling, blocks(console))
     rows, cols = values.shape
     grid = Table.grid(padding=(0, 1, 0, 0))
-    grid.add_column(justify="right", style="dim", no_wrap=True, min_width=4)
+    grid.add_column(justify="right", style="dim", no_wrap=True, min_width=5)
     grid.add_column()
     step = max(len(drawn) // 4, 1)
     for i, line in enumerate(drawn):
         named = i % step == 0 and i + step // 2 < len(drawn)
-        grid.add_row(str(_line(study, 2 * i, rows)) if named else "", line)
-    names = [_line(study, place, cols) for place in range(cols)]
+        grid.add_row(str(_place(study, 2 * i, rows)) if named else "", line)
+    names = [_place(study, place, cols) for place in range(cols)]
     if head.band:
         reach = head.maps["max"].shape[1]
         names = [reach - 1 - place * -(-reach // cols) for place in range(cols)]
-    grid.add_row("back" if head.band else "line", _ruler(names))
+    grid.add_row("back" if head.band else "token" if study.prose else "line", _ruler(names))
     grid.add_row("", Text(_legend(study, head, rows, cols, colour), style="dim"))
     return grid
 
@@ -82,9 +82,9 @@ def _shaded(values: ndarray, how: str, unicode: bool) -> list[Text]:
     return [Text("".join(shades[level] for level in row)) for row in levels.tolist()]
 
 
-def _line(study: Study, place: int, places: int) -> int:
-    """The line of the first token of a row or column."""
-    return int(study.words.lines[min(-(-place * len(study.words) // places), len(study.words) - 1)])
+def _place(study: Study, cell: int, cells: int) -> int:
+    """Where the first token of a row or column stands."""
+    return study.place(min(-(-cell * len(study.words) // cells), len(study.words) - 1))
 
 
 def _ruler(names: list[int]) -> Text:

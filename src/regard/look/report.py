@@ -5,19 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from html import escape
 from importlib import resources
 from pathlib import Path
 from string import Template
 
-from regard.errors import OptionError
 from regard.look import packing, png
-from regard.look.lines import label, printable, snippet
+from regard.look.lines import label, snippet
 from regard.look.maps import DECADES, Scale, scale_for, viridis
-from regard.look.study import START, Head, Study
+from regard.look.study import Head, Study
 from regard.look.telling import Link, Pick, far, strongest, telling
+from regard.pages import numbers, printable, put
 
 LINK_BYTES = 10_000_000
 """What all queries' links may take in the page; the heads that tell most come first."""
@@ -27,31 +26,9 @@ CHUNK = 40
 """Lines that a browser lays out together, when they come into view."""
 
 
-def writable(path: Path) -> Path:
-    """The path, if a report can be written there: better known before a long run than after it."""
-    if path.is_dir():
-        raise OptionError(
-            "--out", f"{path}, a folder", "the name of a file", "Add report.html to it."
-        )
-    if not path.parent.is_dir():
-        raise OptionError("--out", f"{path}, in a folder that is not there", "a file in a folder that is",
-                          f"Make it first: mkdir -p {path.parent}")  # fmt: skip
-    if not os.access(path.parent, os.W_OK):
-        raise OptionError("--out", f"{path}, in a folder that may not be written to",
-                          "a file in one that may", "Choose another folder.")  # fmt: skip
-    return path
-
-
 def write(study: Study, path: Path) -> int:
-    """Write the page beside its place, then put it there, and return its bytes."""
-    data = page(study).encode("utf-8")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return len(data)
+    """Write the page, and return its bytes."""
+    return put(page(study), path)
 
 
 def page(study: Study) -> str:
@@ -86,6 +63,13 @@ def page(study: Study) -> str:
         atlas="".join(_rows(study)),
         rows="".join(_figures(study, head) for head in study.heads),
         options="".join(f'<option value="{h.name}">head {h.name}</option>' for h in study.heads),
+        columns_of_bars="".join(
+            f'<th scope="col"><button type="button">{name}</button></th>'
+            for name in _bars(study, chosen)
+        ),
+        prose=" prose" if study.prose else "",
+        around="its neighbours, what the model added" if study.ahead else "its neighbour",
+        tokens=f"{n:,}" if n == study.words.whole else f"first {n:,} of {study.words.whole:,}",
         with_links=_which(study, with_links),
         code="".join(_code(study)),
         data=_json(study, chosen, with_links),
@@ -131,7 +115,7 @@ def _card(study: Study, pick: Pick) -> str:
 
 def _link(study: Study, link: Link) -> str:
     lines = "".join(
-        f'<span class="ln">{part.line}</span><code>{escape(part.before)}'
+        f'<span class="ln">{part.place}</span><code>{escape(part.before)}'
         f'<mark class="{role}">{escape(part.token)}</mark>{escape(part.after)}</code>'
         for role, part in (
             ("q", snippet(study, link.query, 44)),
@@ -146,13 +130,22 @@ def _rows(study: Study) -> Iterator[str]:
         yield f'<div class="layer"><h3>layer {layer} <small>{escape(study.layers[layer])}</small></h3><div>'
         for head in study.heads:
             if head.layer == layer:
-                alt = (f"head {head.name}: entropy {head.entropy:.2f}, previous token {head.previous:.2f}, "
-                       f"first token {head.first:.2f}, mean distance {head.distance:.0f}")  # fmt: skip
+                told = ", ".join(f"{name} {bar:.2f}" for name, bar in _bars(study, head).items())
+                alt = f"head {head.name}: {told}, mean distance {head.distance:.0f}"
                 yield (
                     f'<button type="button" class="map" data-head="{head.name}" aria-pressed="false">'
                     f'<img src="{picture(head)}" alt="{alt}"><span>{head.name}</span></button>'
                 )
         yield "</div></div>"
+
+
+def _bars(study: Study, head: Head) -> dict[str, float]:
+    """The figures between 0 and 1, by name; two more where heads look ahead."""
+    bars = {"entropy": head.entropy, "previous token": head.previous, "first token": head.first}
+    if study.ahead:
+        following, last = head.ahead or (0.0, 0.0)
+        bars |= {"next token": following, "last token": last}
+    return bars
 
 
 def _figures(study: Study, head: Head) -> str:
@@ -166,13 +159,14 @@ def _figures(study: Study, head: Head) -> str:
     return (
         f'<tr><th scope="row" data-value="{head.layer * 1000 + head.head}"><button type="button" '
         f'data-head="{head.name}">{head.name}</button></th>'
-        + "".join(cell(v, f"{v:.2f}", True) for v in (head.entropy, head.previous, head.first))
+        + "".join(cell(v, f"{v:.2f}", True) for v in _bars(study, head).values())
         + cell(head.distance, f"{head.distance:,.1f}")
         + cell(head.effective, f"{head.effective:,.1f}")
         + cell(float(head.received[token]), f"{head.received[token]:,.1f}")
         + cell(times, f"{times:,.1f}×")
         + f'<td><code class="k">{escape(label(study, token))}</code> '
-        f'<a href="#L{study.words.lines[token]}">line {study.words.lines[token]}</a></td></tr>'
+        f'<a href="#L{study.words.lines[token]}">{"token" if study.prose else "line"} '
+        f"{study.place(token)}</a></td></tr>"
     )
 
 
@@ -180,23 +174,32 @@ def _code(study: Study) -> Iterator[str]:
     """The text as lines of tokens: <i> begins a token, <b> goes on with one that began a line above."""
     number, width = 1, len(str(study.source.lines))
     yield f'<div class="chunk" style="--digits:{width}"><div class="line" id="L1" data-line="1">'
-    yield f'<i class="start">{START}</i>'
-    text, end = study.source.text, 0
-    for start, stop in study.words.spans[1:]:
-        # Tokens that split one character share its span: the first shows it, the others show nothing.
-        start, end = max(start, end), max(stop, end)
-        for j, piece in enumerate(text[start:stop].split("\n")):
-            if j:
-                number += 1
-                yield "</div>"
-                if number % CHUNK == 1:
-                    yield f'</div><div class="chunk" style="--digits:{width}">'
-                yield f'<div class="line" id="L{number}" data-line="{number}">'
-            breaks = "\n" in text[start:stop] and j < text[start:stop].count("\n")
-            tag = "b" if j else "i"
-            shown = escape(printable(piece.rstrip("\r")), quote=False)
-            if j == 0 or shown or breaks:
-                yield f"<{tag}{' class=n' if breaks else ''}>{shown}</{tag}>"
+    text, end, words = study.source.text, 0, study.words
+    for name, (start, stop) in zip(words.texts, words.spans, strict=True):
+        if start == stop:
+            yield f'<i class="start">{escape(printable(name))}</i>'
+            continue
+        # What lies between tokens (an encoder reads no white space) belongs to none. Tokens that split one
+        # character share its span: the first shows it, the others show nothing.
+        between, (start, end) = text[end:start], (max(start, end), max(stop, end))
+        for tag, whole in (("span", between), ("i", text[start:stop])):
+            pieces = whole.split("\n")
+            for j, piece in enumerate(pieces):
+                if j:
+                    number += 1
+                    yield "</div>"
+                    if number % CHUNK == 1:
+                        yield f'</div><div class="chunk" style="--digits:{width}">'
+                    yield f'<div class="line" id="L{number}" data-line="{number}">'
+                breaks = j < len(pieces) - 1
+                shown = escape(printable(piece.rstrip("\r")), quote=False)
+                if tag == "span":
+                    yield f"<span>{shown}</span>" if shown else ""
+                elif j == 0 or shown or breaks:
+                    mine = "b" if j else "i"
+                    yield f"<{mine}{' class=n' if breaks else ''}>{shown}</{mine}>"
+    if study.words.whole > len(words):
+        yield f'<span class="start">⟨{words.whole - len(words):,} more tokens were not read⟩</span>'
     yield "</div></div>"
 
 
@@ -226,7 +229,12 @@ def _json(study: Study, chosen: Head, with_links: dict[str, str]) -> str:
         "n": len(study.words),
         "chosen": chosen.name,
         "decades": DECADES,
-        "shares": {layer: packing.numbers(share) for layer, share in shares.items()},
+        "prose": study.prose,
+        "facts": [
+            name.replace("entropy", "entropy ÷ log keys")
+            for name in (*_bars(study, chosen), "mean distance", "keys looked at")
+        ],
+        "shares": {layer: numbers(share) for layer, share in shares.items()},
         "heads": [
             {
                 "name": head.name,
@@ -234,10 +242,10 @@ def _json(study: Study, chosen: Head, with_links: dict[str, str]) -> str:
                 "how": head.pooling,
                 "band": head.band,
                 "sees": study.layers[head.layer],
-                "facts": [head.entropy, head.previous, head.first, head.distance, head.effective],
-                "received": packing.numbers(head.received),
+                "facts": [*_bars(study, head).values(), head.distance, head.effective],
+                "received": numbers(head.received),
                 "size": head.maps["max"].shape,
-                "maps": {how: packing.numbers(values) for how, values in head.maps.items()},
+                "maps": {how: numbers(values) for how, values in head.maps.items()},
                 "strongest": strongest(study, head, LINKS_SHOWN),
                 "links": with_links.get(head.name),
                 "width": head.keys.shape[1],

@@ -6,12 +6,12 @@ rows at a time.
 
 from __future__ import annotations
 
-import bisect
 import resource
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,51 +19,49 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from regard.attend import Seen
+from regard.attend import Seen, observe, taken_over
 from regard.errors import OptionError
 from regard.look.band import bands
 from regard.look.even import Even, even
-from regard.look.opening import Opened
+from regard.look.opening import Openable
 from regard.look.source import Source
-from regard.masks import as_mask
-from regard.nn import Block, MultiHeadAttention
+from regard.look.words import Words
+from regard.masks import Mask, Window, as_mask
 from regard.observers import (
     DistanceMass,
     Entropy,
     MeanDistance,
+    Observer,
     Pooled,
     Received,
     SpanMass,
     TopK,
 )
 from regard.shapes import Sizes
+from regard.weights import Weights
 
 LINKS = 8
+LONG_LINE = 30
+"""Tokens in a line, on average, from which on a text is prose and not code."""
 CELLS = 128
-START = "⟨start⟩"
 POOLINGS = ("max", "mean")
 
 Progress = Callable[[int, int], None]
-"""Told how many pairs of query and key are done, of how many."""
+"""Told how many layers are done, of how many."""
 
 
-@dataclass(frozen=True, eq=False)
-class Words:
-    """The tokens of a text. The first is the start token, which covers no characters."""
+class Ahead(NamedTuple):
+    """Of a head that looks both ways, as those of encoders do."""
 
-    ids: Int[ndarray, " n"]
-    texts: list[str]
-    spans: list[tuple[int, int]]
-    lines: Int[ndarray, " n"]
-    """The line, from 1, on which each token's first visible character stands."""
-
-    def __len__(self) -> int:
-        return len(self.texts)
+    following: float
+    """Mean weight on the token just after."""
+    last: float
+    """Mean weight on the last token of the text, where encoders often rest (Clark et al., 2019)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """One head's weights over the whole text, in numbers. Means are over all queries but the first."""
+    """One head's weights over the whole text, in numbers. Means are over the queries that have a choice."""
 
     layer: int
     head: int
@@ -75,8 +73,10 @@ class Head:
     """Mean weight on the token just before."""
     first: float
     """Mean weight on the first token of the text."""
+    ahead: Ahead | None
+    """What a head does that also looks ahead; None where queries see nothing after themselves."""
     distance: float
-    """Mean distance looked back, in tokens."""
+    """Mean distance looked, in tokens."""
     visible: Int[ndarray, " n"]
     received: Float[ndarray, " n"]
     """The weight that each token receives from all queries."""
@@ -121,142 +121,189 @@ class Study:
     peak: int | None = field(default=None)
     """The most memory that the process has held, in bytes, where the system tells."""
 
+    @property
+    def ahead(self) -> bool:
+        """Whether queries of some head see keys after themselves."""
+        return any(head.ahead for head in self.heads)
+
+    @property
+    def prose(self) -> bool:
+        """Whether the text's lines are so long that a place in it is told by its token."""
+        return len(self.words) / len(np.unique(self.words.lines)) > LONG_LINE
+
+    def place(self, token: int) -> int:
+        """Where a token stands: its line or, in prose, its number among the tokens."""
+        return token if self.prose else int(self.words.lines[token])
+
     def cell(self, head: Head) -> tuple[int, int]:
         """Queries and keys (or distances) in a cell of a head's map, at most."""
         rows, cols = head.maps["max"].shape
         return -(-len(self.words) // rows), 1 if head.band else -(-len(self.words) // cols)
 
 
-def words_of(opened: Opened, text: str) -> Words:
-    """A text as the model reads it."""
-    encoded = opened.tokens.encode(text)
-    breaks = [i for i, character in enumerate(text) if character == "\n"]
-    lines = [1]
-    for start, stop in encoded.spans:
-        piece = text[start:stop]
-        # Line breaks belong to the line that they end; a word after them to its own.
-        blank = len(piece) - len(piece.lstrip()) if piece.strip() else 0
-        lines.append(bisect.bisect_left(breaks, start + blank) + 1)
-    return Words(
-        np.array([opened.tokens.start, *encoded.ids]),
-        [START, *encoded.texts],
-        [(0, 0), *encoded.spans],
-        np.array(lines),
-    )
-
-
 @torch.no_grad()
 def study(
-    opened: Opened, source: Source, *, layer: int | None = None, head: int | None = None,
-    progress: Progress | None = None,
+    opened: Openable, source: Source, *, layer: int | None = None, head: int | None = None,
+    first: int | None = None, progress: Progress | None = None,
 ) -> Study:  # fmt: skip
-    """Run a model over a text and observe its heads, or only those of one layer, or only one.
+    """Run a model over a text, or its first tokens, and observe its heads, or those of one layer, or one.
 
     Raises:
-        OptionError: the model has no such layer or head, or the text is no token long.
+        OptionError: the model has no such layer or head, none that can be watched, or no room for the text.
     """
     began = time.monotonic()
-    blocks = [block for block in opened.model.blocks if isinstance(block, Block)]
-    per_layer = max(block.attention.heads for block in blocks)
-    _within("--layer", layer, len(blocks))
-    _within("--head", head, per_layer if layer is None else blocks[layer].attention.heads)
-    words = words_of(opened, source.text)
-    chosen = range(len(blocks)) if layer is None else range(layer, layer + 1)
-    shares = {i: _even(blocks[i].attention, len(words), len(words)) for i in chosen}
-    done, total = 0, sum(int(each.visible.sum()) for each in shares.values())
-    x = opened.model.embedding_norm(opened.model.embedding(torch.from_numpy(words.ids)[None]))
-    heads = list[Head]()
-    for i, block in enumerate(blocks[: chosen.stop]):
-        if i not in chosen:
-            x = block(x)
-            continue
-        x, seen, maps = _observed(block, x, shares[i])
-        done += int(shares[i].visible.sum())
-        if progress is not None:
-            progress(done, total)
-        heads += [
-            _head(i, j, seen, shares[i], maps)
-            for j in range(block.attention.heads)
-            if head in (None, j)
-        ]  # fmt: skip
+    if first is not None and first < 1:
+        raise OptionError(
+            "--first", first, "1 or more tokens", "Leave it out to read the whole text."
+        )
+    words = opened.words(source.text, first)
+    looking = _Looking(layer, head, opened.depth, progress)
+    handing = taken_over.set(looking.attend)
+    try:
+        opened.run(torch.from_numpy(words.ids)[None])
+    finally:
+        taken_over.reset(handing)
+    counts = looking.counts
+    if not counts:
+        raise OptionError("--model", opened.name, "models that use the attention interface of transformers",
+                          "This one computes attention by itself, where nothing can watch it.")  # fmt: skip
+    _within("--layer", layer, len(counts))
+    _within("--head", head, max(counts) if layer is None else counts[layer])
     return Study(
-        source, opened.name, words, heads, [_sees(block.attention) for block in blocks], per_layer,
+        source, opened.name, words, looking.heads, looking.sees, max(counts),
         time.monotonic() - began, peak_memory(),
     )  # fmt: skip
 
 
-STATISTICS = (
-    Entropy(), DistanceMass(1), SpanMass((0, 1)), MeanDistance(), Received(), TopK(LINKS),
-)  # fmt: skip
-
 Maps = dict[str, Tensor]
 
 
-def _observed(block: Block, x: Tensor, shares: Even) -> tuple[Tensor, Seen, Maps]:
-    """A layer's stream, what was seen of its weights, and their maps by how a cell is pooled.
+class _Looking:
+    """Answers a model's calls of `attention`, layer after layer, and keeps of each what is shown."""
+
+    def __init__(
+        self, layer: int | None, head: int | None, depth: int, progress: Progress | None
+    ) -> None:
+        self.layer, self.head, self.depth, self.progress = layer, head, depth, progress
+        self.heads: list[Head] = []
+        self.sees: list[str] = []
+        self.counts: list[int] = []
+        self._shares: list[tuple[Mask, int, Even]] = []
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, *, place: tuple[int, int] | None = None, **call: Any
+    ) -> Tensor:
+        del place  # of a whole text, which begins at 0
+        i, mask = len(self.counts), as_mask(call["mask"])
+        shares = self._even(mask, q, k)
+        self.sees.append(_sees(mask, shares))
+        self.counts.append(q.shape[1])
+        if self.layer not in (None, i):
+            return observe(q, k, v, **call).out
+        seen, maps = _observed(q, k, v, shares, call)
+        if self.progress is not None:
+            self.progress(i + 1, max(self.depth, i + 1))
+        self.heads += [
+            _head(i, j, seen, shares, maps) for j in range(q.shape[1]) if self.head in (None, j)
+        ]
+        return seen.out
+
+    def _even(self, mask: Mask, q: Tensor, k: Tensor) -> Even:
+        """What the mask lets be seen: counted once for all layers that share it."""
+        for known, heads, shares in self._shares:
+            if known is mask and heads == q.shape[1]:
+                return shares
+        b, h, n, d = q.shape
+        shares = even(mask, Sizes(b, h, k.shape[1], n, k.shape[2], d, d, q.device))
+        self._shares.append((mask, h, shares))
+        return shares
+
+
+def _ends(n: int) -> SpanMass:
+    return SpanMass((0, 1), (n - 1, n))
+
+
+def _statistics(n: int) -> tuple[Observer[Any], ...]:
+    return (
+        Entropy(), DistanceMass(1), DistanceMass(-1), _ends(n), MeanDistance(), Received(), TopK(LINKS),
+    )  # fmt: skip
+
+
+def _observed(
+    q: Tensor, k: Tensor, v: Tensor, shares: Even, call: dict[str, Any]
+) -> tuple[Seen, Maps]:
+    """What was seen of a layer's weights, and their maps by how a cell is pooled.
 
     The maps are of keys; of distances where a map of keys would show a thin line and nothing else.
     """
+    statistics = _statistics(k.shape[2])
     if _by_distance(shares):
-        weights = block.attention.weights(block.attention_norm(x))
-        x, seen = block.observe(x, *STATISTICS)
-        return x, seen, bands(weights, CELLS, int(shares.visible.max()))
+        meaning = {
+            name: value for name, value in call.items() if name not in ("dropout", "backend")
+        }
+        seen = observe(q, k, v, *statistics, **call)
+        return seen, bands(Weights.of(q, k, **meaning), CELLS, int(shares.visible.max()))
     pooled = {how: Pooled(CELLS, CELLS, how) for how in POOLINGS}
-    x, seen = block.observe(x, *STATISTICS, *pooled.values())
-    return x, seen, {how: seen[one] for how, one in pooled.items()}
+    seen = observe(q, k, v, *statistics, *pooled.values(), **call)
+    return seen, {how: seen[one] for how, one in pooled.items()}
 
 
 def _by_distance(shares: Even) -> bool:
     reach, n = int(shares.visible.max()), shares.visible.shape[1]
-    return reach <= CELLS and 4 * reach <= n
+    return not shares.ahead and reach <= CELLS and 4 * reach <= n
 
 
 def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Maps) -> Head:
     visible = shares.visible[head]
+    n = len(visible)
     entropy = _array(seen[Entropy()], head)
     several = visible > 1
     shared = entropy[several] / np.log(visible[several])
 
-    def mean(values: ndarray) -> float:
-        # The first query sees the first token alone, and has no choice.
-        return float((values[1:] if len(values) > 1 else values).mean())
+    def mean(values: ndarray, among: slice = slice(1, None)) -> float:
+        # Without the query that has no such key; a first query that sees itself alone has no choice.
+        return float((values[among] if len(values) > 1 else values).mean())
 
-    top = seen[TopK(LINKS)]
+    top, ends = seen[TopK(LINKS)], _array(seen[_ends(n)], head)
+    choosing = slice(None) if shares.ahead else slice(1, None)
+    all_but_last = slice(None, -1)
+    ahead = Ahead(
+        mean(_array(seen[DistanceMass(-1)], head), all_but_last), mean(ends[:, 1], all_but_last)
+    )
     return Head(
         layer,
         head,
         entropy=float(shared.mean()) if len(shared) else 0.0,
-        effective=mean(np.exp(entropy)),
+        effective=mean(np.exp(entropy), choosing),
         previous=mean(_array(seen[DistanceMass(1)], head)),
-        first=mean(_array(seen[SpanMass((0, 1))], head)[:, 0]),
-        distance=mean(_array(seen[MeanDistance()], head)),
+        first=mean(ends[:, 0]),
+        ahead=ahead if shares.ahead else None,
+        distance=mean(_array(seen[MeanDistance()], head), choosing),
         visible=visible,
         received=_array(seen[Received()], head),
         share=shares.share[head],
         keys=_array(top.keys, head).astype(np.int32),
-        weights=_array(top.weights, head).astype(np.float32),
+        weights=_array(top.weights, head),
         maps={how: _array(found, head) for how, found in maps.items()},
         band=_by_distance(shares),
     )
 
 
 def _array(observed: Tensor, head: int) -> ndarray:
-    return observed[0, head].cpu().numpy()
+    return observed[0, head].float().cpu().numpy()
 
 
-def _even(attention: MultiHeadAttention, queries: int, keys: int) -> Even:
-    mask = as_mask(None if attention.mask is None else attention.mask())
-    h, g, d, dv = (
-        attention.heads, attention.key_value_heads, attention.head_size, attention.value_size,
-    )  # fmt: skip
-    return even(mask, Sizes(1, h, g, queries, keys, d, dv, attention.query.weight.device))
-
-
-def _sees(attention: MultiHeadAttention) -> str:
-    """What a layer may see, found by asking its mask about the last query of a long text."""
-    far = 4096
-    reach = int(_even(attention, 1, far).visible.max())
-    return "sees everything before it" if reach == far else f"sees {reach} tokens back"
+def _sees(mask: Mask, shares: Even) -> str:
+    """In words, what a layer may see."""
+    most, least = int(shares.visible.max()), int(shares.visible.min())
+    if shares.ahead:
+        whole = least == shares.visible.shape[1]
+        return "sees the whole text" if whole else f"sees up to {most} tokens around it"
+    # A window longer than the text is a window all the same.
+    backs = [part.back + 1 for part in mask.conjuncts() if isinstance(part, Window)]
+    if backs or most < shares.visible.shape[1]:
+        return f"sees {min([*backs, most]) if most < shares.visible.shape[1] else min(backs)} tokens back"
+    return "sees everything before it"
 
 
 def _within(option: str, given: int | None, count: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from rich.console import Console, Group, RenderableType
 from rich.rule import Rule
 from rich.table import Table
@@ -28,7 +30,12 @@ def show(console: Console, study: Study) -> None:
 
 def opening(study: Study) -> RenderableType:
     """What was read and what it took."""
-    size = f"{study.source.size:,} bytes, {study.source.lines:,} lines, {len(study.words):,} tokens"
+    words = study.words
+    tokens = f"{words.whole:,} tokens"
+    if words.whole > len(words):
+        tokens += f", of which only the first {len(words):,}"
+    lines = f"{study.source.lines:,} line{'s' * (study.source.lines != 1)}"
+    size = f"{study.source.size:,} bytes, {lines}, {tokens}"
     took = f"{study.seconds:.1f} s" + (
         f", {study.peak / 2**20:,.0f} MiB at most" if study.peak else ""
     )
@@ -40,12 +47,20 @@ def opening(study: Study) -> RenderableType:
     grid.add_row(
         "model", f"{study.model}, {len(study.layers)} layers of {study.heads_per_layer} heads"
     )
-    for i in sorted({head.layer for head in study.heads}):
-        grid.add_row(f"layer {i}" if i else "layer 0", study.layers[i])
+    for alike, sees in _alike(study):
+        first, last = alike[0], alike[-1]
+        grid.add_row(f"layer {first}" if first == last else f"layers {first}–{last}", sees)
     pairs = sum(int(head.visible.sum()) for head in study.heads)
     grid.add_row("took", f"{took}; exact statistics of all {pairs:,} weights of {heads} "
                          f"head{'s' * (heads > 1)}, and never {n:,} × {n:,} of them at once")  # fmt: skip
     return grid
+
+
+def _alike(study: Study) -> list[tuple[list[int], str]]:
+    """Neighbouring layers that see alike."""
+    shown = sorted({head.layer for head in study.heads})
+    runs = itertools.groupby(shown, key=lambda layer: study.layers[layer])
+    return [([*layers], sees) for sees, layers in runs]
 
 
 def table(study: Study, width: int, blocks: bool) -> Table:
@@ -53,7 +68,10 @@ def table(study: Study, width: int, blocks: bool) -> Table:
     wide, tight = width >= NARROW, width < TIGHT
     made = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="dim")
     made.add_column("head", no_wrap=True, style="bold", min_width=4)
-    for name in ("entropy", "previous", "first")[: 2 if tight else 3]:
+    # Of layers that look ahead, what they see there is told as well.
+    both = study.ahead and not tight
+    names = ["entropy", "previous", *["next"] * both, *["first"] * (not tight), *["last"] * both]
+    for name in names:
         made.add_column(name if wide else name[:4], no_wrap=True, min_width=4)
     if not tight:
         made.add_column("distance" if wide else "dist", justify="right", no_wrap=True, min_width=4)
@@ -61,15 +79,17 @@ def table(study: Study, width: int, blocks: bool) -> Table:
         made.add_column("keys", justify="right", no_wrap=True)
     made.add_column("receives most", no_wrap=True, overflow="ellipsis", ratio=1)
     for head in study.heads:
-        shares = [
-            _share(each, wide and blocks) for each in (head.entropy, head.previous, head.first)
-        ]
-        row = [*shares, f"{head.distance:,.1f}", f"{head.effective:,.1f}"]
-        made.add_row(head.name, *row[: 5 if wide else 2 if tight else 4], _most(study, head))
+        following, last = head.ahead or (0.0, 0.0)
+        shares = {"entropy": head.entropy, "previous": head.previous, "next": following,
+                  "first": head.first, "last": last}  # fmt: skip
+        row: list[Text | str] = [_share(shares[name], wide and blocks) for name in names]
+        row += [f"{head.distance:,.1f}"] * (not tight) + [f"{head.effective:,.1f}"] * wide
+        made.add_row(head.name, *row, _most(study, head))
+    on = "previous, next, first and last" if both else "previous and on the first"
     made.caption = (
-        "entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the previous and on the "
-        "first token · mean distance in tokens · keys looked at (e^entropy) · what the token receives in "
-        "all, and × its share if attention were even"
+        f"entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the {on} token · "
+        "mean distance in tokens · keys looked at (e^entropy) · what the token receives in all, and × its "
+        "share if attention were even"
     )
     made.caption_justify = "left"
     return made
@@ -90,7 +110,7 @@ def _most(study: Study, head: Head) -> Text:
     times = head.received[token] / max(float(head.share[token]), 1e-12)
     return Text.assemble(
         (label(study, token), KEY),
-        (f" line {study.words.lines[token]}", "dim"),
+        (f" {'token' if study.prose else 'line'} {study.place(token)}", "dim"),
         f"  {head.received[token]:,.1f}, {times:,.1f}×",
     )
 
@@ -107,8 +127,9 @@ def _closer(console: Console, study: Study, pick: Pick) -> RenderableType:
         f"{pick.head.name} {pick.why}" if pick.why != "as asked" else study.layers[pick.head.layer]
     )
     parts += [why, Text(), drawn, Text()]
-    near = f"those less than {pick.reach} tokens back"
-    kind = "itself, its neighbour and the start" if pick.reach <= 2 else near
+    near = f"those less than {pick.reach} tokens away"
+    around = "its neighbours, what the model added" if study.ahead else "its neighbour"
+    kind = f"itself, {around} and the start" if pick.reach <= 2 else near
     parts.append(Text(f"{'strongest' if links else 'no'} links, leaving out {kind}", style="dim"))
     parts += [_link(study, link, console) for link in links]
     return Group(*parts)
@@ -116,7 +137,7 @@ def _closer(console: Console, study: Study, pick: Pick) -> RenderableType:
 
 def _link(study: Study, link: Link, console: Console) -> RenderableType:
     """Query and key in their lines; in one line where both stand in it."""
-    digits = len(str(study.source.lines))
+    digits = len(str(study.place(len(study.words) - 1)))
     room = max(console.width - digits - 16, 20)
     colour = console.color_system is not None
 
@@ -130,12 +151,13 @@ def _link(study: Study, link: Link, console: Console) -> RenderableType:
 
     weight = f"{link.weight:4.2f}"
     query, key = (snippet(study, token, room) for token in (link.query, link.key))
+    together = study.words.lines[link.query] == study.words.lines[link.key]
     start = query.before.rfind(key.before + key.token)
-    if query.line == key.line and key.before and start == 0:
+    if together and key.before and start == 0:
         between = query.before[len(key.before + key.token) :]
-        return line(weight, "both", query.line, key.before, marked(key.token, KEY), between,
+        return line(weight, "both", query.place, key.before, marked(key.token, KEY), between,
                     marked(query.token, QUERY), query.after)  # fmt: skip
     return Group(
-        line(weight, "query", query.line, query.before, marked(query.token, QUERY), query.after),
-        line("    ", "key", key.line, key.before, marked(key.token, KEY), key.after),
+        line(weight, "query", query.place, query.before, marked(query.token, QUERY), query.after),
+        line("    ", "key", key.place, key.before, marked(key.token, KEY), key.after),
     )

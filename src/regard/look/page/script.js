@@ -47,6 +47,8 @@ const tokenText = (t) => {
   const shown = parts[t].map((p) => p.textContent + (p.classList.contains("n") ? "↵" : "")).join("");
   return shown.trim() || shown.replaceAll(" ", "␣") || "·";
 };
+// Where a token stands: its line or, in prose, its number.
+const placeOf = (t) => (data.prose ? t : lineOf[t]), placeName = data.prose ? "token" : "line";
 // Three digits, and no more zeros than a person reads at a glance.
 function figure(value) {
   if (!value) return "0";
@@ -66,7 +68,7 @@ function inLine(token, role) {
   const own = first.textContent, lead = own.trim() ? own.slice(0, own.length - own.trimStart().length) : "";
   const code = element("code", {}, before.length > 26 ? "…" + before.slice(-25) : before, before ? lead : "");
   code.append(element("mark", { class: role }, own.trim() || tokenText(token)), after);
-  return [element("span", { class: "ln" }, String(lineOf[token])), code];
+  return [element("span", { class: "ln" }, String(placeOf(token))), code];
 }
 
 // ---------------------------------------------------------------- the large map
@@ -92,33 +94,32 @@ async function drawMap() {
   });
   canvas.width = cols; canvas.height = rows;
   canvas.getContext("2d").putImageData(image, 0, 0);
-  canvas.setAttribute("aria-label", `map of head ${head.name}; arrow keys move a cell, Enter goes to its code`);
+  canvas.setAttribute("aria-label", `map of head ${head.name}; arrow keys move a cell, Enter goes to its text`);
   state.values = values;
   $("large-name").replaceChildren(`head ${head.name}`, element("small", {}, head.sees));
   $("low").textContent = figure(low); $("high").textContent = figure(high);
   const q = Math.ceil(data.n / rows), k = head.band ? 1 : Math.ceil(data.n / cols);
   $("pixel").textContent = `1 cell = up to ${q} queries × ${k} ${head.band ? "distance" : "keys"}, exact ${how === "max" ? "maximum" : "mean, with 0 for what may not be seen"}, log scale; blank is under ${figure(low)} or may not be seen. ` +
-    (head.band ? "Queries downwards, by lines of code; to the right the distance down to 0, the query itself." : "Queries downwards, keys to the right, both by lines of code.");
-  const line = (part) => lineOf[Math.min(Math.round(part * data.n), data.n - 1)];
+    (head.band ? `Queries downwards, by ${placeName}s; to the right the distance down to 0, the query itself.` : `Queries downwards, keys to the right, both by ${placeName}s of the text.`);
+  const line = (part) => placeOf(Math.min(Math.round(part * data.n), data.n - 1));
   const back = (part) => (part < 1 ? Math.round(cols - 1 - part * cols) : 0);
   for (const [axis, side, name] of [["axis-y", "top", line], ["axis-x", "left", head.band ? back : line]])
     $(axis).replaceChildren(...[0, 0.25, 0.5, 0.75, 1].map((part) => element("span", { style: `${side}:${100 * part}%` }, String(name(part)))));
-  const names = ["entropy ÷ log keys", "previous token", "first token", "mean distance", "keys looked at"];
-  $("facts").replaceChildren(...names.map((name, i) => element("div", {}, element("dt", {}, name), element("dd", {}, figure(head.facts[i])))));
+  $("facts").replaceChildren(...data.facts.map((name, i) => element("div", {}, element("dt", {}, name), element("dd", {}, figure(head.facts[i])))));
   $("strongest").replaceChildren(...head.strongest.map(([query, key, weight]) => {
     const pair = element("span", { class: "pair" }, ...inLine(query, "q"), ...inLine(key, "k"));
-    const button = element("button", { type: "button", title: "show in the code" }, element("b", {}, weight.toFixed(2)), pair);
+    const button = element("button", { type: "button", title: "show in the text" }, element("b", {}, weight.toFixed(2)), pair);
     button.onclick = () => { tint(head.name); choose(query, true); $("code").scrollIntoView(); };
     return element("li", {}, button);
   }));
-  if (!head.strongest.length) $("strongest").append(element("li", {}, "none but those to itself, its neighbour and the start"));
+  if (!head.strongest.length) $("strongest").append(element("li", {}, "none but those left out above"));
   for (const button of document.querySelectorAll(".atlas .map")) button.setAttribute("aria-pressed", button.dataset.head === head.name);
   for (const row of $("table").tBodies[0].rows) row.classList.toggle("chosen", row.querySelector("button").dataset.head === head.name);
   readCell();
 }
 function lines(first, last) {
-  const [from, to] = [lineOf[first], lineOf[last]];
-  return from === to ? `line ${from}` : `lines ${from}–${to}`;
+  const [from, to] = [placeOf(first), placeOf(last)];
+  return from === to ? `${placeName} ${from}` : `${placeName}s ${from}–${to}`;
 }
 function readCell() {
   const [rows, cols] = state.head.size, cell = state.cell && state.cell[0] < rows && state.cell[1] < cols ? state.cell : null;
@@ -215,7 +216,7 @@ function marked(kind) { for (const piece of $("text").querySelectorAll(`.${kind}
 function entry(token, weight, role) {
   const code = element("code", {}, tokenText(token));
   const button = element("button", { type: "button", style: `--w:${weight.toFixed(3)}` },
-    element("span", {}, figure(+weight.toPrecision(2))), element("span", { class: "ln" }, String(lineOf[token])), code);
+    element("span", {}, figure(+weight.toPrecision(2))), element("span", { class: "ln" }, String(placeOf(token))), code);
   button.onclick = () => choose(token, true);
   for (const piece of parts[token]) piece.classList.add(role);
   return element("li", {}, button);
@@ -234,7 +235,7 @@ async function choose(token, scroll) {
   const { totals, even } = state.values2 ?? (await received(state.tint));
   const head = state.tint ? heads.get(state.tint) : null, found = head ? await links(head) : null;
   if (state.token !== token) return;
-  const panel = [element("h3", {}, element("mark", { class: "q" }, tokenText(token)), element("small", {}, `line ${lineOf[token]}, token ${token}`))];
+  const panel = [element("h3", {}, element("mark", { class: "q" }, tokenText(token)), element("small", {}, data.prose ? `token ${token}` : `line ${lineOf[token]}, token ${token}`))];
   panel.push(element("p", { class: "fine" }, `receives ${figure(totals[token])} in all from ${head ? `head ${head.name}` : "all heads"}: ${figure(totals[token] / Math.max(even[token], 1e-9))} × its even share`));
   if (!head) panel.push(element("p", {}, "Choose a head to see what this token looks at."));
   else if (!found) panel.push(element("p", {}, "The links of every token are not in this file for this head, to keep it small. `regard look --layer --head` has them."));
@@ -244,7 +245,7 @@ async function choose(token, scroll) {
     for (let query = 0; query < data.n; query++)
       for (let i = 0; i < head.width; i++) if (found.weight(query, i) && found.key(query, i) === token && query !== token) from.push([query, found.weight(query, i)]);
     from.sort((a, b) => b[1] - a[1]);
-    panel.push(element("h4", {}, "looks at (weight, line, key)"), element("ol", {}, ...to.map(([key, weight]) => entry(key, weight, "key"))));
+    panel.push(element("h4", {}, `looks at (weight, ${placeName}, key)`), element("ol", {}, ...to.map(([key, weight]) => entry(key, weight, "key"))));
     panel.push(element("h4", {}, `looked at by ${from.length.toLocaleString("en")}, among their ${head.width} strongest`),
       element("ol", {}, ...from.slice(0, 12).map(([query, weight]) => entry(query, weight, "asks"))));
   }
