@@ -19,7 +19,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test sanitize bench clean
+.PHONY: help setup demo test sanitize bench web clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -54,8 +54,13 @@ sanitize: $(READY) ## the core's tests, where a wrong address or undefined behav
 bench: $(READY) ## measure speed and memory on this machine
 	@$(BIN)/regard bench $(ARGS)
 
+web: ## build the explorer's page (needs node 20.19 or newer)
+	@node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null \
+	  && command -v npm >/dev/null || { echo "the explorer's page is built by node 20.19 or newer with npm, and $$(node --version 2>/dev/null || echo none) is here: install nodejs and npm, then make web. regard look and regard learn need neither" >&2; exit 1; }
+	@cd web && npm ci --no-audit --no-fund --loglevel=error && npm test --silent && npm run --silent build
+
 clean: ## remove what the others made
-	rm -rf $(VENV) build report.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build web/node_modules src/regard/explorer/static report.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The build tools go into .venv too and the build runs there (no isolation): one set of versions,
 # and a change in native/ recompiles only what it touches.

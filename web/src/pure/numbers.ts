@@ -1,0 +1,32 @@
+// How numbers are written: four digits that count, a true minus sign.
+
+/** 0.3142, 12.30, 3.2e−7. */
+export function short(value: number | null | undefined, digits = 4): string {
+  if (value === null || value === undefined) return "−∞";
+  if (Number.isNaN(value)) return "NaN";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  const text = size < 1e-4 || size >= 1e6 ? value.toExponential(digits - 2) : value.toPrecision(digits);
+  return text.replaceAll("-", "−").replace("e+", "e");
+}
+
+/** 93,957 */
+export const count = (value: number) => Math.round(value).toLocaleString("en-US");
+
+/** 12.4 MB */
+export function bytes(value: number): string {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let at = 0;
+  while (value >= 1000 && at < units.length - 1) {
+    value /= 1000;
+    at++;
+  }
+  return `${at && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[at]}`;
+}
+
+/** A token with its white space made visible. */
+export function shown(text: string | undefined): string {
+  if (text === undefined) return "…";
+  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (run) => "·".repeat(run.length)) || "∅";
+}

@@ -1,0 +1,84 @@
+// The map is cut into tiles of 256 × 256 pixels, at zoom-outs that are powers of two.
+import { type Extent, type Size, type View, visible } from "./view";
+
+export const SIDE = 256;
+
+export interface Tile {
+  /** A pixel of the tile pools 2^level × 2^level weights; at level 0 it is one weight. */
+  readonly level: number;
+  readonly row: number;
+  readonly col: number;
+  /** The weights under the tile, stops exclusive, cut at the edge of the map. */
+  readonly q0: number;
+  readonly q1: number;
+  readonly k0: number;
+  readonly k1: number;
+  /** Pixels. */
+  readonly rows: number;
+  readonly cols: number;
+}
+
+/** The level at which the whole map is one tile. */
+export function coarsest(extent: Extent): number {
+  return Math.max(0, Math.ceil(Math.log2(Math.max(extent.queries, extent.keys) / SIDE)));
+}
+
+/** The level whose pixels are no smaller than the screen's, so that a maximum is never skipped. */
+export function levelFor(scale: number, ratio: number, extent: Extent): number {
+  const weightsPerPixel = 1 / (scale * ratio);
+  const level = Math.ceil(Math.log2(weightsPerPixel) - 1e-9);
+  return Math.min(Math.max(level, 0), coarsest(extent));
+}
+
+export function tileAt(extent: Extent, level: number, row: number, col: number): Tile {
+  const block = 2 ** level;
+  const q0 = row * SIDE * block;
+  const k0 = col * SIDE * block;
+  const q1 = Math.min(q0 + SIDE * block, extent.queries);
+  const k1 = Math.min(k0 + SIDE * block, extent.keys);
+  return { level, row, col, q0, q1, k0, k1, rows: Math.ceil((q1 - q0) / block), cols: Math.ceil((k1 - k0) / block) };
+}
+
+/** The tiles of one level that cover what is on screen, those nearest to its middle first. */
+export function tilesIn(view: View, extent: Extent, size: Size, level: number): Tile[] {
+  const { q0, q1, k0, k1 } = visible(view, extent, size);
+  if (q0 >= q1 || k0 >= k1) return [];
+  const span = SIDE * 2 ** level;
+  const tiles: Tile[] = [];
+  for (let row = Math.floor(q0 / span); row * span < q1; row++)
+    for (let col = Math.floor(k0 / span); col * span < k1; col++) tiles.push(tileAt(extent, level, row, col));
+  const far = (t: Tile) => Math.hypot((t.q0 + t.q1) / 2 - view.q, (t.k0 + t.k1) / 2 - view.k);
+  return tiles.sort((a, b) => far(a) - far(b));
+}
+
+/** The tile one level out that this one lies in. */
+export function parent(extent: Extent, tile: Tile): Tile | null {
+  if (tile.level >= coarsest(extent)) return null;
+  return tileAt(extent, tile.level + 1, tile.row >> 1, tile.col >> 1);
+}
+
+/** Where a tile stands in a cache. */
+export const keyOf = (source: string, tile: Tile) => `${source}|${tile.level}|${tile.row}|${tile.col}`;
+
+/** The pixel of a tile in which a weight lies. Uneven edges are pooled evenly, as the server does. */
+export function pixelOf(tile: Tile, query: number, key: number): { row: number; col: number } {
+  const at = (x: number, start: number, stop: number, count: number) => {
+    let place = Math.min(Math.floor(((x - start) * count) / (stop - start)), count - 1);
+    // floor((place + 1) · span / count) is where the next one starts; rounding can put x beyond it
+    while (place + 1 < count && start + Math.floor(((place + 1) * (stop - start)) / count) <= x) place++;
+    return place;
+  };
+  return { row: at(query, tile.q0, tile.q1, tile.rows), col: at(key, tile.k0, tile.k1, tile.cols) };
+}
+
+/** The weights that one pixel of a tile pools, stops exclusive. */
+export function pooledBy(tile: Tile, row: number, col: number) {
+  const cut = (place: number, start: number, stop: number, count: number) =>
+    start + Math.floor((place * (stop - start)) / count);
+  return {
+    q0: cut(row, tile.q0, tile.q1, tile.rows),
+    q1: cut(row + 1, tile.q0, tile.q1, tile.rows),
+    k0: cut(col, tile.k0, tile.k1, tile.cols),
+    k1: cut(col + 1, tile.k0, tile.k1, tile.cols),
+  };
+}
