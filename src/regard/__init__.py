@@ -41,6 +41,7 @@ from regard.observers import (
     SpanMass,
     TopK,
 )
+from regard.recording import Recording, record
 from regard.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw
 from regard.watching import watch
 from regard.weights import Weights
@@ -51,7 +52,7 @@ __all__ = [
     "FIRE", "T5", "ALiBi", "Additive", "Bias", "Blocks", "Causal", "Cosine", "Dense", "Dilated",
     "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
     "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
-    "Plan", "Pooled", "Prefix", "Received", "RegardError", "Relative", "Rows", "Score", "Seen", "Shaw",
-    "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
-    "attention", "explain", "observe", "torch_functions", "watch",
+    "Plan", "Pooled", "Prefix", "Received", "Recording", "RegardError", "Relative", "Rows", "Score", "Seen",
+    "Shaw", "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
+    "attention", "explain", "observe", "record", "torch_functions", "watch",
 ]  # fmt: skip

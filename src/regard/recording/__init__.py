@@ -1,0 +1,20 @@
+"""A run of a model in a file: made by `record`, read by `Recording`.
+
+A weight is ``exp(score − lse)``: so queries, keys and one number for each row are the whole attention of a
+run, at any length. They are kept with mask, bias, score and normalizer as the values they are, and every
+observer can be asked later.
+"""
+
+from regard.recording.making import DTYPES, Progress, record
+from regard.recording.opened import (
+    RecordedLayer,
+    Recording,
+    Rounding,
+    rounding_in_words,
+    size_in_words,
+)
+
+__all__ = [
+    "DTYPES", "Progress", "RecordedLayer", "Recording", "Rounding", "record", "rounding_in_words",
+    "size_in_words",
+]  # fmt: skip

@@ -1,0 +1,299 @@
+"""The file of a recording: safetensors, written as tensors come, and read where they lie.
+
+A header of JSON says where each tensor's bytes are, and the bytes follow (safetensors, 2022). The header
+comes first but is known last: room is left for it, which spaces fill. Nothing in the file is ever run or
+unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import mmap
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from regard.errors import OptionError
+from regard.recording.words import no_constant
+
+FORMAT, VERSION = "regard.recording", 1
+"""What a header says that a file is, and the newest format that is read here."""
+
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+ALIGN = 64
+"""Tensors begin at multiples of so many bytes, so that they are read where they lie."""
+
+_PIECE = 16 << 20  # bytes that are converted and written at a time
+_MOST_HEADER = 100_000_000  # as safetensors itself has it
+_MOST_DIMS = 8
+
+
+class Writer:
+    """A file in the making: beside its place until it is finished, and gone if that never comes.
+
+    Args:
+        path: Where the file will be; what is there stays until the new one is whole.
+        room: Bytes left for the header. Where they do not suffice, what follows is moved in the end.
+    """
+
+    def __init__(self, path: Path, room: int) -> None:
+        self.path = path
+        self.beside, self.file = _beside(path)
+        self._entries: dict[str, Any] = {}
+        self._held: dict[bytes, str] = {}
+        self._digest = hashlib.blake2b(digest_size=16)
+        self._start, self._end = _aligned(room + 8), 0
+        self._write(b" " * self._start, counted=False)
+
+    @property
+    def written(self) -> int:
+        """Bytes of tensors so far."""
+        return self._end
+
+    def put(self, name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
+        """Write a tensor, a piece at a time, in another dtype where one is given."""
+        tensor = tensor.detach()
+        dtype = tensor.dtype if dtype is None else dtype
+        padding = -self._end % ALIGN
+        if padding:  # safetensors allows no holes
+            self._enter(f"padding/{self._end}", torch.uint8, (padding,), padding)
+            self._write(bytes(padding))
+        size = tensor.numel() * dtype.itemsize
+        self._enter(name, dtype, tuple(tensor.shape), size)
+        for piece in _pieces(tensor):
+            plain = piece.to("cpu", dtype).resolve_neg().contiguous().reshape(-1)
+            self._write(plain.view(torch.uint8).numpy().data)
+
+    def hold(self, tensor: Tensor) -> str:
+        """Write a tensor that several layers may share once, and return its name."""
+        seen = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=32)
+        for piece in _pieces(tensor.detach()):
+            plain = piece.cpu().resolve_neg().contiguous().reshape(-1)
+            seen.update(plain.view(torch.uint8).numpy().data)
+        key = seen.digest()
+        if key not in self._held:
+            self._held[key] = f"held/{len(self._held)}"
+            self.put(self._held[key], tensor)
+        return self._held[key]
+
+    def finish(self, about: dict[str, Any], metadata: dict[str, str]) -> None:
+        """Write the header and put the file in its place."""
+        words = json.dumps(about, ensure_ascii=True, allow_nan=False)
+        self._digest.update(words.encode())
+        told = {"format": FORMAT, "version": str(VERSION), **metadata, "about": words,
+                "digest": self._digest.hexdigest()}  # fmt: skip
+        header = json.dumps({"__metadata__": told, **self._entries}).encode()
+        start = max(self._start, _aligned(8 + len(header)))
+        self._shift(start)
+        self.file.seek(0)
+        self._write((start - 8).to_bytes(8, "little") + header.ljust(start - 8), counted=False)
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.file.close()
+        self.beside.replace(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        try:
+            self.file.close()
+        except OSError:
+            pass  # what could not be written before cannot be written now, and is not wanted either
+        finally:
+            self.beside.unlink(missing_ok=True)
+
+    def _enter(self, name: str, dtype: torch.dtype, shape: tuple[int, ...], size: int) -> None:
+        offsets = [self._end, self._end + size]
+        self._entries[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": offsets}
+
+    def _write(self, data: bytes | memoryview, counted: bool = True) -> None:
+        self.file.write(data)
+        if counted:
+            self._digest.update(data)
+            self._end += len(data)
+
+    def _shift(self, start: int) -> None:
+        """Move the tensors' bytes further back, where the header needs it."""
+        if start == self._start:
+            return
+        for stop in range(self._end, 0, -_PIECE):
+            first = max(stop - _PIECE, 0)
+            self.file.seek(self._start + first)
+            data = self.file.read(stop - first)
+            self.file.seek(start + first)
+            self.file.write(data)
+
+
+def _beside(path: Path) -> tuple[Path, IO[bytes]]:
+    """A new file beside a path, open for writing."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.fchmod(handle, 0o666 & ~_umask())
+    return Path(name), os.fdopen(handle, "w+b")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGN) * ALIGN
+
+
+def _pieces(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor in parts of some MiB, in the order of its numbers."""
+    size = tensor.numel() * max(tensor.element_size(), 4)
+    if size <= _PIECE or not tensor.ndim:
+        yield tensor
+    elif len(tensor) == 1:
+        yield from _pieces(tensor[0])
+    else:
+        for part in tensor.split(max(_PIECE * len(tensor) // size, 1)):
+            yield from _pieces(part)
+
+
+class Entry(NamedTuple):
+    """What the header says of a tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+class Reader:
+    """A file that was finished, mapped: opening it reads the header alone.
+
+    Raises:
+        OptionError: the file is not there, is no safetensors file, holds something else than a recording, is
+            of a newer format, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                self.size = os.fstat(file.fileno()).st_size
+                header = self._header(file)
+                self.metadata = _metadata(path, header)
+                data = 8 + self._length
+                self.entries = {
+                    name: self._entry(name, entry, data)
+                    for name, entry in header.items()
+                    if name != "__metadata__" and not name.startswith("padding/")
+                }
+                self._bytes = _mapped(file, self.size)
+        except FileNotFoundError:
+            raise OptionError("Recording.open", f"{path}, which is not there",
+                              "a file that regard.record wrote", "Check the path.") from None  # fmt: skip
+        except IsADirectoryError:
+            raise OptionError("Recording.open", f"{path}, a folder", "a file that regard.record wrote",
+                              "Name a file in it.") from None  # fmt: skip
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor where it lies in the file: what is written to it stays in memory."""
+        entry = self.entries.get(name)
+        if entry is None:
+            raise damaged(self.path, f"there is no tensor {name!r}")
+        return self._bytes[entry.start : entry.stop].view(entry.dtype).reshape(entry.shape)
+
+    def _header(self, file: IO[bytes]) -> dict[str, Any]:
+        begin = file.read(9)
+        self._length = int.from_bytes(begin[:8], "little")
+        if len(begin) < 9 or begin[8:] != b"{" or self._length > _MOST_HEADER:
+            raise _foreign(self.path, "no safetensors file")
+        if self._length + 8 > self.size:
+            raise _cut(self.path, f"{self._length + 8:,} bytes of header", self.size)
+        text = begin[8:] + file.read(self._length - 1)
+        try:
+            header: Any = json.loads(text.decode(), parse_constant=no_constant)
+        except (ValueError, RecursionError) as error:
+            raise damaged(self.path, f"its header cannot be read: {_reason(error)}") from None
+        if not isinstance(header, dict):
+            raise _foreign(self.path, "no safetensors file")
+        return header
+
+    def _entry(self, name: str, entry: Any, data: int) -> Entry:
+        try:
+            dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
+            start, stop = entry["data_offsets"]
+        except (KeyError, TypeError, ValueError):
+            raise damaged(self.path, f"its header does not say what {name!r} is") from None
+        whole = isinstance(shape, list) and len(shape) <= _MOST_DIMS
+        if not whole or not all(type(n) is int and n >= 0 for n in (*shape, start, stop)):
+            raise damaged(self.path, f"{name!r} has no shape or no place")
+        if math.prod(shape) * dtype.itemsize != stop - start or (data + start) % dtype.itemsize:
+            raise damaged(self.path, f"the shape of {name!r} does not fit its place")
+        if data + stop > self.size:
+            raise _cut(self.path, f"at least {data + stop:,} bytes", self.size)
+        return Entry(dtype, tuple(shape), data + start, data + stop)
+
+
+def _metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
+    """What the file says of itself, where it is a recording of a format that is read here."""
+    told = header.get("__metadata__")
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        raise _foreign(path, "a safetensors file of something else")
+    if not all(isinstance(value, str) for value in told.values()):
+        raise damaged(path, "its header does not say what it is")
+    version = told.get("version", "")
+    if not version.isdecimal() or len(version) > 9:
+        raise damaged(path, f"its format is {version[:20]!r}")
+    if int(version) > VERSION:
+        by = told.get("regard", "a newer version")[:40]
+        raise OptionError("Recording.open", f"{path}, of format {version}, which regard {by} wrote",
+                          f"recordings of format {VERSION} or older",
+                          "Update regard, or record again with this version.")  # fmt: skip
+    return told
+
+
+def _mapped(file: IO[bytes], size: int) -> Tensor:
+    """All bytes of a file, read when they are looked at, and copied where they are written to."""
+    if hasattr(mmap, "MAP_PRIVATE"):
+        # Without a reserve, for copies that nobody makes, of files larger than the memory.
+        unreserved = 0x4000 if os.uname().sysname == "Linux" else 0
+        protection = mmap.PROT_READ | mmap.PROT_WRITE
+        found = mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE | unreserved, protection)
+    else:
+        found = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(found, dtype=torch.uint8)
+
+
+def damaged(path: Path, how: str) -> OptionError:
+    """The error for a file that was a recording once."""
+    return OptionError("Recording.open", f"{path}, a recording that is damaged: {how}",
+                       "a file as regard.record wrote it", "Copy it anew, or record again.")  # fmt: skip
+
+
+def _cut(path: Path, wanted: str, size: int) -> OptionError:
+    return OptionError("Recording.open", f"{path}, which is cut off: it has {size:,} bytes of {wanted}",
+                       "a whole file", "Copy it anew, or record again.")  # fmt: skip
+
+
+def _foreign(path: Path, what: str) -> OptionError:
+    return OptionError("Recording.open", f"{path}, {what}", "a file that regard.record wrote",
+                       "Make one: regard record FILE -o run.safetensors.")  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
