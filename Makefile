@@ -18,6 +18,11 @@ DEMO   ?= logging subprocess
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
+# The install is editable, but knows only the modules that there were: where others are there, it is made anew.
+MODULES := $(VENV)/.modules
+$(shell [ ! -d $(VENV) ] || find src/regard -name '*.py' | sort | cmp -s - $(MODULES) || \
+  find src/regard -name '*.py' | sort > $(MODULES))
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test sanitize bench web clean
 
@@ -64,7 +69,7 @@ clean: ## remove what the others made
 
 # The build tools go into .venv too and the build runs there (no isolation): one set of versions,
 # and a change in native/ recompiles only what it touches.
-$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.* native/*/*)
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.* native/*/* $(MODULES))
 	@ok='import sys; sys.exit(sys.version_info < (3, 11))'; \
 	[ -x $(BIN)/python ] && $(BIN)/python -c "import pip; $$ok" 2>/dev/null && exit 0; \
 	for python in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
@@ -77,4 +82,5 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.* na
 	@$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
 	@$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]' \
 	  --config-settings=build-dir=build/editable --config-settings=cmake.define.REGARD_STRICT=ON
+	@find src/regard -name '*.py' | sort > $(MODULES)
 	@touch $@

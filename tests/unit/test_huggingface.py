@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor
 
 from regard.errors import OptionError, ShapeError
-from regard.huggingface import NAME, LazyMask, mask_for
+from regard.huggingface import NAME, GrowingLayer, LazyMask, growing_cache, mask_for
 from regard.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense
 from regard.shapes import Sizes
 from tiny import FAMILIES, TOKENS, Family, inputs, prompt, result
@@ -131,6 +131,49 @@ def steps() -> None:
         assert torch.equal(family.model(NAME).generate(**asked), want)
         # A sliding layer counts its first keys by a number: one more graph, for any attention.
         assert 1 <= stats["unique_graphs"] - before <= 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_growing_cache_is_a_dynamic_cache_that_copies_less(name: str) -> None:
+    model, asked = FAMILIES[name].model(NAME), prompt("text")
+    cache, usual = growing_cache(model.config), tf.DynamicCache(config=model.config)
+    greedy = {"do_sample": False, "max_new_tokens": 12, "min_new_tokens": 12, "pad_token_id": 0}
+    texts = [model.generate(**asked, **greedy, past_key_values=one) for one in (cache, usual)]
+    assert torch.equal(*texts)
+    beams = [
+        model.generate(**asked, **greedy, num_beams=3, past_key_values=one)
+        for one in (growing_cache(model.config), None)
+    ]
+    assert torch.equal(*beams)
+    layer = cache.layers[-1]
+    assert isinstance(layer, GrowingLayer)
+    assert layer.keys is not None
+    start, token = layer.keys.data_ptr(), texts[0][:, -1:]
+    found = list[Tensor]()
+    with torch.no_grad():
+        for _ in range(2):
+            steps = [model(token, past_key_values=one).logits for one in (cache, usual)]
+            torch.testing.assert_close(*steps)
+            found.append(steps[0])
+            assert layer.keys.data_ptr() == start or len(found) == 2, (
+                "the first step copies nothing"
+            )
+            for one in (cache, usual):
+                one.crop(-1)
+    torch.testing.assert_close(*found)
+    cache.reset()
+    assert torch.equal(model.generate(**asked, **greedy, past_key_values=cache), texts[0])
+
+
+def test_a_growing_cache_carries_gradients() -> None:
+    model, ids = FAMILIES["llama"].model(NAME), prompt("text")["input_ids"][:1]
+    grads = list[Tensor]()
+    for cache in (growing_cache(model.config), tf.DynamicCache(config=model.config)):
+        model.zero_grad()
+        model(ids[:, :12], past_key_values=cache)
+        model(ids[:, 12:], past_key_values=cache).logits.square().mean().backward()
+        grads.append(model.model.layers[0].self_attn.k_proj.weight.grad.clone())
+    assert torch.equal(*grads)
 
 
 def test_gradient_checkpointing_changes_nothing() -> None:

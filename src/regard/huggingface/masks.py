@@ -1,31 +1,17 @@
-"""Models of transformers on these kernels: ``attn_implementation="regard"``.
-
-Importing this module registers an attention and a mask function under that name:
-
-    import regard.huggingface
-    model = AutoModel.from_pretrained(…, attn_implementation="regard")    # or, of one that is loaded,
-    model.set_attn_implementation("regard")
-
-Masks stay what they are, causal, a window, packed documents, padded keys: no tensor of n × n is built. (But
-in a compiled graph, where nothing tells a window from another function, it is one of bools, as for SDPA.)
-A query that may see nothing (padding on the left) gets zeros; eager attention spreads its weight evenly.
-"""
+"""What transformers asks for in place of a mask of n × n: the same pairs, as a value."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, masking_utils
-from transformers.utils import output_capturing
+from transformers import masking_utils
 
-from regard.attend import attention, taken_over
-from regard.errors import OptionError, ShapeError
+from regard.attend import taken_over
 from regard.masks import (
     Causal,
     Documents,
@@ -34,16 +20,10 @@ from regard.masks import (
     Mask,
     Where,
     Window,
-    as_mask,
     dense,
     indices_of,
 )
-from regard.normalizers import Normalizer, Softmax
-from regard.scores import Dot, Score
 from regard.shapes import Sizes
-from regard.weights import Weights
-
-NAME = "regard"
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -248,130 +228,3 @@ def _simplest(mask: Mask, queries: int, keys: int) -> Mask:
                 continue
         kept.append(part)
     return functools.reduce(Mask.__and__, kept) if kept else Everything()
-
-
-def attention_for(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | LazyMask | None,
-    *,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    softcap: float | None = None,
-    s_aux: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    output_attentions: bool | None = None,
-    **others: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """What transformers calls in each attention layer, by `transformers.AttentionInterface`.
-
-    Args:
-        query, key, value: (b, h, q, d), (b, g, k, d) and (b, g, k, dv).
-        attention_mask: What `mask_for` made, a bool tensor, or one that is added to scores.
-        softcap, s_aux: Gemma 2's bound of the scores; gpt-oss's sinks, (h,).
-        position_bias: T5's, (1, h, q, k).
-        output_attentions: Whether the weights are wanted too: the whole tensor, without gradients.
-
-    Raises:
-        OptionError: a keyword argument that is not known, and so might change what is computed.
-    """
-    documents = _understood(module, others)
-    mask, bias = _mask_and_bias(module, query, key, attention_mask, is_causal)
-    if documents is not None:
-        mask = documents if mask is None else as_mask(mask) & documents
-    if position_bias is not None:
-        position_bias = position_bias[..., : key.shape[2]]
-        bias = position_bias if bias is None else bias + position_bias
-    score: Score = Dot(scaling, softcap)
-    normalizer: Normalizer | None = None if s_aux is None else Softmax(s_aux)
-    call: dict[str, Any] = {"mask": mask, "bias": bias, "score": score, "normalizer": normalizer}
-    handler = None if torch.compiler.is_compiling() else taken_over.get()
-    if handler is not None:
-        place = attention_mask.place if isinstance(attention_mask, LazyMask) else None
-        out = handler(query, key, value, **call, dropout=dropout, place=place)
-    else:
-        out = attention(query, key, value, **call, dropout=dropout)
-    weights = None
-    if output_attentions or _collected():
-        weights = Weights.of(query, key, mask=mask, bias=bias, score=score, normalizer=normalizer)[
-            :
-        ]
-        weights = weights.to(query.dtype)
-    return out.transpose(1, 2), weights
-
-
-def _mask_and_bias(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    given: Tensor | LazyMask | None,
-    is_causal: bool | None,
-) -> tuple[Mask | Tensor | None, Tensor | None]:
-    queries, keys = query.shape[2], key.shape[2]
-    if given is None:
-        causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-        return (Causal(offset=0) if queries > 1 and causal else None), None
-    if given.shape[-1] < keys:
-        raise ShapeError("attention_mask", f"{given.shape[-1]} keys", f"at least the {keys} of the call",
-                         "Make the mask for all keys, those of the cache included.")  # fmt: skip
-    if isinstance(given, LazyMask):
-        return (given.mask if given.shape[-1] == keys else given[..., :keys]), None
-    given = given[..., :keys]
-    return (given, None) if given.dtype == torch.bool else (None, given)
-
-
-def _collected() -> bool:
-    """Whether the model's caller wants its attentions; not every model hands that on to its layers."""
-    collector = getattr(output_capturing, "_active_collector", None)
-    if collector is None or torch.compiler.is_compiling():
-        return False
-    return any("attentions" in wanted for wanted in collector.get() or ())
-
-
-_ASIDE = frozenset({
-    "position_ids", "sliding_window", "use_cache", "cache_position", "output_hidden_states", "return_dict",
-    "deterministic", "max_length_q", "max_length_k", "layer_idx", "num_items_in_batch", "past_key_values",
-})  # fmt: skip
-"""Arguments that change nothing here: the mask has the window, and the keys are those of the cache."""
-
-
-def _understood(module: nn.Module, others: dict[str, Any]) -> Documents | None:
-    """The documents that arguments tell of; an error for an argument of which we cannot know what it does."""
-    first, second = (others.pop(f"cu_seq_lens_{side}", None) for side in "qk")
-    for name, given in others.items():
-        if name not in _ASIDE and given is not None and given is not False:
-            raise OptionError(
-                f"{type(module).__name__}({name}=…)", f"a {type(given).__name__}",
-                "arguments whose meaning regard knows",
-                "It may change what is computed: leave it out, or use attn_implementation='eager'.",
-            )  # fmt: skip
-    if first is None:
-        return None
-    if second is not None and not torch.equal(first, second):
-        raise OptionError("cu_seq_lens_k", "other documents than cu_seq_lens_q", "the same for both",
-                          "Attend to packed documents of the same lengths.")  # fmt: skip
-    lengths = first.diff()
-    return Documents(
-        torch.repeat_interleave(torch.arange(len(lengths), device=first.device), lengths)
-    )
-
-
-@contextmanager
-def attending(model: PreTrainedModel) -> Iterator[None]:
-    """Have a model attend by regard, and by what it did before when the context ends."""
-    before = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-    others = [(config, config._attn_implementation) for config in before.values()]
-    try:
-        if any(name != NAME for _, name in others):
-            model.set_attn_implementation(NAME)
-        yield
-    finally:
-        for config, name in others:
-            config._attn_implementation_internal = name
-
-
-AttentionInterface.register(NAME, attention_for)
-AttentionMaskInterface.register(NAME, mask_for)

@@ -1,0 +1,54 @@
+"""A cache for `generate` that does not copy what it holds for each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedConfig
+from transformers.cache_utils import DynamicLayer
+
+from regard.stored import Stored
+
+
+class GrowingLayer(DynamicLayer):
+    """Keys and values of a layer in a buffer that grows: a step writes its own, and copies no others.
+
+    After a crop or another order of the batch, which make other tensors of them, the next step copies once.
+    """
+
+    _stored: Stored | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """All keys and values, these behind those before."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        held = self._stored
+        if held is None or held.keys is not self.keys or held.values is not self.values:
+            held = None
+            if self.keys is not None and self.values is not None and self.keys.numel():
+                held = Stored.copied(self.keys, self.values, 0)
+        spare = max((0 if held is None else held.keys.shape[2]) // 2, 64)
+        if held is None:
+            held = Stored.copied(key_states, value_states, spare)
+        else:
+            held = held.joined(key_states, value_states, spare)
+        self._stored, self.keys, self.values = held, held.keys, held.values
+        return held.keys, held.values
+
+    def reset(self) -> None:
+        self._stored = None
+        super().reset()
+
+
+def growing_cache(config: PreTrainedConfig) -> DynamicCache:
+    """A cache for `generate` that does not copy all keys and values for each token, as `DynamicCache` does.
+
+    ``model.generate(…, past_key_values=growing_cache(model.config))``. Layers that see a window only are
+    `DynamicCache`'s own.
+    """
+    cache = DynamicCache(config=config)
+    cache.layers = [GrowingLayer() if type(one) is DynamicLayer else one for one in cache.layers]
+    return cache
