@@ -9,6 +9,7 @@ True
 """
 
 from regard.attend import Plan, Seen, attention, explain, observe
+from regard.attribution import Attribution, attribute, leave_one_out
 from regard.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
 from regard.cache import KVCache
 from regard.dropin import torch_functions
@@ -49,10 +50,10 @@ from regard.weights import Weights
 __version__ = "0.1.0"
 
 __all__ = [
-    "FIRE", "T5", "ALiBi", "Additive", "Bias", "Blocks", "Causal", "Cosine", "Dense", "Dilated",
-    "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
+    "FIRE", "T5", "ALiBi", "Additive", "Attribution", "Bias", "Blocks", "Causal", "Cosine", "Dense",
+    "Dilated", "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
     "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
     "Plan", "Pooled", "Prefix", "Received", "Recording", "RegardError", "Relative", "Rows", "Score", "Seen",
     "Shaw", "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
-    "attention", "explain", "observe", "record", "torch_functions", "watch",
+    "attention", "attribute", "explain", "leave_one_out", "observe", "record", "torch_functions", "watch",
 ]  # fmt: skip

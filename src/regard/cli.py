@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from regard.attribution import CAVEAT
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -39,6 +41,58 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--out", metavar="REPORT.html", help="write all of it as one HTML file too")
     look.set_defaults(run=_look)
 
+    asked = commands.add_parser(
+        "attribute",
+        help="see which documents a model's answer attended to",
+        description="Ask a causal language model of transformers about documents, and see to which of them, "
+        "and to which sentences, each token of its answer attended, by layer and head.",
+        epilog=CAVEAT,
+    )
+    asked.add_argument("--model", required=True, metavar="NAME_OR_PATH",
+                       help="its folder, or its name where it was downloaded before")  # fmt: skip
+    asked.add_argument("--context", required=True, nargs="+", action="extend", metavar="DOC",
+                       help="the documents: files, - for standard input, or texts")  # fmt: skip
+    asked.add_argument("--question", required=True, metavar="TEXT", help="what to ask")
+    asked.add_argument("--answer", metavar="TEXT", help="an answer to look at, not the model's own")
+    asked.add_argument("--new-tokens", type=int, metavar="N", help="how long its own may be (64)")
+    asked.add_argument("--template", metavar="TEXT_OR_FILE", help="a prompt with {documents} and {question}, "
+                       "in place of the model's chat template")  # fmt: skip
+    asked.add_argument("--layer", type=int, metavar="N", help="only this layer, from 0")
+    asked.add_argument("--head", type=int, metavar="N", help="only this head of each layer, from 0")
+    asked.add_argument(
+        "--over",
+        choices=("mean", "max"),
+        default="mean",
+        help="over heads: their mean (default), or what the one gives that gives most",
+    )
+    asked.add_argument(
+        "--check",
+        action="store_true",
+        help="leave out each document in turn: is the answer less likely without?",
+    )
+    asked.add_argument("--out", metavar="PAGE.html", help="write all of it as one HTML file too")
+    asked.set_defaults(run=_attribute)
+
+    record = commands.add_parser(
+        "record",
+        help="keep a run's attention in a file",
+        description="Run a model over a text and keep the attention of every layer in a file, of which any "
+        "weight and any statistic can be asked later: regard.Recording.open(FILE).",
+    )
+    record.add_argument("what", metavar="FILE", help="a file, - for standard input, or a text")
+    record.add_argument(
+        "-o", "--out", required=True, metavar="RUN.safetensors", help="where to keep it"
+    )
+    record.add_argument("--model", default="python", metavar="NAME_OR_PATH",
+                        help="'python' (embedded, the default), or as `regard look` has it")  # fmt: skip
+    record.add_argument("--first", type=int, metavar="N", help="read only the first N tokens")
+    record.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                        help="keep rounded numbers; the error is measured and said")  # fmt: skip
+    record.add_argument("--values", action="store_true", help="keep values too, for outputs")
+    record.add_argument("--layers", nargs="+", metavar="LAYER",
+                        help="only these: numbers from 0, or names, with * for anything")  # fmt: skip
+    record.set_defaults(run=_record)
+
     learn = commands.add_parser(
         "learn",
         help="a worked example with every number",
@@ -62,6 +116,18 @@ def _look(options: argparse.Namespace, console: Console) -> None:
     from regard.look.main import main as look
 
     look(options, console)
+
+
+def _attribute(options: argparse.Namespace, console: Console) -> None:
+    from regard.attributing.main import main as attribute
+
+    attribute(options, console)
+
+
+def _record(options: argparse.Namespace, console: Console) -> None:
+    from regard.look.recording import main as record
+
+    record(options, console)
 
 
 def _learn(options: argparse.Namespace, console: Console) -> None:

@@ -28,7 +28,7 @@ from regard.look.even import even
 from regard.look.lines import snippet
 from regard.look.maps import Scale, shrink, viridis
 from regard.look.opening import Opened, open_model
-from regard.look.source import Source, read
+from regard.source import Source, read
 from regard.look.study import CELLS, LINKS, Head, Study, study
 from regard.look.telling import strongest, telling
 from regard.masks import dense

@@ -10,9 +10,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from regard.look import report, terminal
 from regard.look.opening import Openable, open_model
-from regard.look.source import Source, read
 from regard.look.study import Study, study
 from regard.pages import writable
+from regard.source import Source, read
 
 LONG = 2000
 """Bytes from which on a progress bar is worth its place."""

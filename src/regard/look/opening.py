@@ -31,6 +31,11 @@ class Openable(Protocol):
     def name(self) -> str: ...
 
     @property
+    def model(self) -> Any:
+        """The module that runs."""
+        ...
+
+    @property
     def depth(self) -> int:
         """How many layers it has, as far as it says: for the bar of progress."""
         ...

@@ -24,7 +24,6 @@ from regard.errors import OptionError
 from regard.look.band import bands
 from regard.look.even import Even, even
 from regard.look.opening import Openable
-from regard.look.source import Source
 from regard.look.words import Words
 from regard.masks import Mask, Window, as_mask
 from regard.observers import (
@@ -38,6 +37,7 @@ from regard.observers import (
     TopK,
 )
 from regard.shapes import Sizes
+from regard.source import Source
 from regard.weights import Weights
 
 LINKS = 8

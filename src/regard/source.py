@@ -1,4 +1,4 @@
-"""What to look at: a file, standard input, or the words themselves."""
+"""A text that a person names: a file, standard input, or the words themselves."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ class Source:
         return self.text.count("\n") + (not self.text.endswith("\n"))
 
 
-def read(given: str) -> Source:
+def read(given: str, argument: str = "FILE") -> Source:
     """The text that a person means: "-" is standard input, an existing path its file, all else itself.
+
+    Errors name the argument by which it was given.
 
     Raises:
         OptionError: it is empty, a folder, not text, or looks like a path to a file that is not there.
@@ -38,34 +40,34 @@ def read(given: str) -> Source:
     'the given text'
     """
     if given == "-":
-        return _decoded("standard input", sys.stdin.buffer.read())
+        return _decoded(argument, "standard input", sys.stdin.buffer.read())
     if os.path.exists(given):  # noqa: PTH110  (Path.exists raises on names that are too long)
         path = Path(given)
         if path.is_dir():
-            raise OptionError("FILE", f"{given}, a folder", "a file, - or a text",
+            raise OptionError(argument, f"{given}, a folder", "a file, - or a text",
                               "Name a file in it.")  # fmt: skip
         # A package is known by its folder's name.
         package = path.name.startswith("__") and path.absolute().parent.name
         name = f"{package}/{path.name}" if package else path.name
-        return _decoded(name, path.read_bytes(), given)
+        return _decoded(argument, name, path.read_bytes(), given)
     if _PATH_LIKE.fullmatch(given):
-        raise OptionError("FILE", f"{given}, which is not there", "a file, - or a text",
-                          "Check the path; a text that looks like one can be piped into `regard look -`."
+        raise OptionError(argument, f"{given}, which is not there", "a file, - or a text",
+                          "Check the path; a text that looks like one can be piped in, with -."
                           )  # fmt: skip
-    return _decoded("the given text", given.encode("utf-8", "surrogateescape"))
+    return _decoded(argument, "the given text", given.encode("utf-8", "surrogateescape"))
 
 
-def _decoded(name: str, data: bytes, given: str | None = None) -> Source:
+def _decoded(argument: str, name: str, data: bytes, given: str | None = None) -> Source:
     given = name if given is None else given
     if b"\0" in data:
-        raise OptionError("FILE", f"{given}, which holds binary data", "text",
+        raise OptionError(argument, f"{given}, which holds binary data", "text",
                           "Choose a text file.")  # fmt: skip
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise OptionError("FILE", f"{given}, whose byte {error.start} is not UTF-8", "text in UTF-8",
+        raise OptionError(argument, f"{given}, whose byte {error.start} is not UTF-8", "text in UTF-8",
                           "Convert it, with iconv for example.") from None  # fmt: skip
     if not text:
-        raise OptionError("FILE", f"{given}, which is empty", "at least one character",
+        raise OptionError(argument, f"{given}, which is empty", "at least one character",
                           "Choose a file with something in it.")  # fmt: skip
     return Source(name, text, len(data))
