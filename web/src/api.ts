@@ -1,0 +1,261 @@
+// What the server is asked. One header carries the token; every refusal comes as a sentence.
+import { floats, halves } from "./pure/half";
+import type { Pooling } from "./pure/hash";
+import type { Tile } from "./pure/tiles";
+
+export interface RecordingLine {
+  id: string;
+  name: string;
+  model: string;
+  tokens: number;
+  bytes: number;
+}
+
+export interface Layer {
+  index: number;
+  name: string;
+  heads: number;
+  groups: number;
+  queries: number;
+  keys: number;
+  size: number;
+  mask: string | null;
+  bias: string | null;
+  score: string;
+  values: boolean;
+}
+
+export interface Recording {
+  id: string;
+  name: string;
+  model: string;
+  versions: Record<string, string>;
+  tokens: number;
+  exact: boolean;
+  error: string;
+  layers: Layer[];
+}
+
+export interface HeadStatistics {
+  layer: number;
+  head: number;
+  entropy: number;
+  support: number;
+  first: number;
+  previous: number;
+  distance: number;
+  top: number;
+  received: number;
+  redundancy: { layer: number; head: number; similarity: number } | null;
+}
+
+export interface Cell {
+  query: { index: number; text: string };
+  key: { index: number; text: string };
+  allowed: boolean;
+  q: number[];
+  k: number[];
+  products: number[];
+  dot: number;
+  scale: number;
+  scaled: number;
+  softcap: { cap: number; score: number } | null;
+  bias: number | null;
+  score: number | null;
+  max: number | null;
+  exp: number;
+  sum: number;
+  sink: number | null;
+  weight: number;
+  lse: number | null;
+  row: { keys: number[]; scores: (number | null)[]; weights: number[] };
+  values: { v: number[]; out: number[] } | null;
+}
+
+export interface Strongest {
+  cells: { query: number; key: number; weight: number }[];
+}
+
+export interface LessonNumber {
+  value: number | null;
+  name: string;
+  role: string;
+  how: string;
+  of: number[];
+}
+
+type Grid = number[][];
+
+export interface WordsHead {
+  w_q: Grid;
+  w_k: Grid;
+  w_v: Grid;
+  q: Grid;
+  k: Grid;
+  v: Grid;
+  scores: Grid;
+  divisor: number;
+  scaled: Grid;
+  masked: Grid;
+  maxima: number[];
+  shifted: Grid;
+  exps: Grid;
+  sums: number[];
+  weights: Grid;
+  out: Grid;
+}
+
+export interface Words {
+  words: string[];
+  labels: string[];
+  chosen: boolean;
+  numbers: LessonNumber[];
+  x: Grid;
+  heads: WordsHead[];
+  w_o: Grid;
+  concat: Grid;
+  out: Grid;
+}
+
+/** A rectangle of numbers, as it came. */
+export interface Values {
+  values: Float32Array;
+  rows: number;
+  cols: number;
+  exact: boolean;
+}
+
+/** What the server would not do, in its words. */
+export class Refusal extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+const KEPT = "regard-token";
+let token = "";
+
+/** Takes the token out of the URL, so that it is neither seen nor shared, and keeps it for reloads of this tab. */
+export function takeToken(): void {
+  const { location, history } = window;
+  const found = new URLSearchParams(location.search).get("token") ?? /(?:^#|&)token=([^&]*)/.exec(location.hash)?.[1];
+  if (found) {
+    token = found;
+    try {
+      sessionStorage.setItem(KEPT, token);
+    } catch {
+      // Storage can be forbidden; then a reload needs the printed URL again.
+    }
+    const search = new URLSearchParams(location.search);
+    search.delete("token");
+    const hash = location.hash.replace(/token=[^&]*&?/, "").replace(/^#$/, "");
+    history.replaceState(null, "", location.pathname + (search.size ? `?${search}` : "") + hash);
+  } else {
+    try {
+      token = sessionStorage.getItem(KEPT) ?? "";
+    } catch {
+      token = "";
+    }
+  }
+}
+
+async function ask(path: string, signal?: AbortSignal): Promise<Response> {
+  const response = await fetch(path, { headers: { "X-Regard-Token": token }, ...(signal ? { signal } : {}) });
+  if (response.ok) return response;
+  let message = `${response.status} ${response.statusText}`;
+  try {
+    const { error } = (await response.json()) as { error: Record<string, string> };
+    message = `${error.argument}: ${error.given} was given, ${error.allowed} is allowed. ${error.remedy}`;
+  } catch {
+    // Not ours: the status has to do.
+  }
+  throw new Refusal(response.status, message);
+}
+
+/** An answer in JSON; what is still being computed is asked for again, and its progress told. */
+export async function json<T>(path: string, signal?: AbortSignal, progress?: (part: number, doing: string) => void): Promise<T> {
+  for (;;) {
+    const response = await ask(path, signal);
+    const value: unknown = await response.json();
+    if (response.status !== 202) return value as T;
+    const told = value as { progress: number; doing: string };
+    progress?.(told.progress, told.doing);
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    signal?.throwIfAborted();
+  }
+}
+
+/** An answer in raw numbers. */
+export async function raw(path: string, signal?: AbortSignal): Promise<Values> {
+  for (let tries = 0; ; tries++) {
+    try {
+      const response = await ask(path, signal);
+      if (response.status === 202) {
+        await response.arrayBuffer();
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        signal?.throwIfAborted();
+        continue;
+      }
+      const buffer = await response.arrayBuffer();
+      const values = response.headers.get("X-Regard-Dtype") === "float16" ? halves(buffer) : floats(buffer);
+      const [rows = 0, cols = 0] = (response.headers.get("X-Regard-Shape") ?? "").split(",").map(Number);
+      if (rows * cols !== values.length) throw new Refusal(0, `${values.length} numbers came where ${rows} × ${cols} were said`);
+      return { values, rows, cols, exact: response.headers.get("X-Regard-Exact") === "1" };
+    } catch (error) {
+      // The server has too much to do: a little later, a few times.
+      if (!(error instanceof Refusal) || error.status !== 429 || tries >= 5) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 150 * 2 ** tries));
+      signal?.throwIfAborted();
+    }
+  }
+}
+
+const of = (id: string) => `/api/recordings/${encodeURIComponent(id)}`;
+
+export const paths = {
+  recordings: "/api/recordings",
+  recording: of,
+  tokens: (id: string, start: number, stop: number) => `${of(id)}/tokens?start=${start}&stop=${stop}`,
+  search: (id: string, text: string) => `${of(id)}/search?text=${encodeURIComponent(text)}&from=0`,
+  atlas: (id: string) => `${of(id)}/atlas`,
+  thumbnail: (id: string, layer: number, head: number) => `${of(id)}/thumbnail/${layer}/${head}`,
+  row: (id: string, layer: number, head: number, query: number) => `${of(id)}/row/${layer}/${head}/${query}`,
+  marginals: (id: string, layer: number, head: number) => `${of(id)}/marginals/${layer}/${head}`,
+  strongest: (id: string, layer: number, head: number) => `${of(id)}/strongest/${layer}/${head}?count=100&skip=diagonal`,
+  cell: (id: string, layer: number, head: number, query: number, key: number) => `${of(id)}/cell/${layer}/${head}/${query}/${key}`,
+  words: (text: string, tied: boolean, causal: boolean, divisor: number | null) =>
+    `/api/lesson/words?text=${encodeURIComponent(text)}&tied=${tied ? 1 : 0}&causal=${causal ? 1 : 0}${divisor ? `&divisor=${divisor}` : ""}`,
+};
+
+type Box = Pick<Tile, "q0" | "q1" | "k0" | "k1" | "rows" | "cols">;
+
+/** Where the numbers of a map come from: one head, or the difference of two. */
+export interface Source {
+  readonly id: string;
+  readonly signed: boolean;
+  readonly pooling: Pooling;
+  path(box: Box): string;
+}
+
+const boxed = (box: Box, how: Pooling) => `q=${box.q0},${box.q1}&k=${box.k0},${box.k1}&rows=${box.rows}&cols=${box.cols}&how=${how}`;
+
+export function oneHead(id: string, layer: number, head: number, pooling: Pooling): Source {
+  return {
+    id: `${id}/${layer}/${head}/${pooling}`,
+    signed: false,
+    pooling,
+    path: (box) => `${of(id)}/map/${layer}/${head}?${boxed(box, pooling)}`,
+  };
+}
+
+export function difference(a: string, b: string, pooling: Pooling): Source {
+  return {
+    id: `${a}-${b}/${pooling}`,
+    signed: true,
+    pooling,
+    path: (box) => `/api/compare?a=${encodeURIComponent(a)}&b=${encodeURIComponent(b)}&${boxed(box, pooling)}`,
+  };
+}

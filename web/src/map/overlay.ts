@@ -1,0 +1,244 @@
+// What is written over and around the map: rulers, marginals, the crosshair, the numbers of near cells.
+import { short, shown } from "../pure/numbers";
+import { inkOn } from "../pure/ramps";
+import { pixelOf, pooledBy } from "../pure/tiles";
+import { toneOf } from "../pure/tone";
+import { type Extent, xOf, yOf } from "../pure/view";
+import type { Held } from "./loader";
+import type { Scene } from "./painter";
+
+/** Room around the map, in CSS pixels. */
+export const EDGE = { left: 92, top: 76, right: 40, bottom: 40 } as const;
+
+export interface Colours {
+  ink: string;
+  soft: string;
+  rule: string;
+  paper: string;
+  query: string;
+  key: string;
+  weight: string;
+  mono: string;
+}
+
+export interface Over {
+  readonly scene: Scene;
+  readonly extent: Extent;
+  readonly level: number;
+  readonly token: (index: number) => string | undefined;
+  readonly marginals: Float32Array | null;
+  readonly hover: { query: number; key: number } | null;
+  readonly cell: { query: number; key: number } | null;
+  readonly box: { x0: number; y0: number; x1: number; y1: number } | null;
+  readonly colours: Colours;
+  /** What each axis is called. */
+  readonly names: { queries: string; keys: string };
+}
+
+/** The tile that holds a weight, of those that are drawn: the finest. */
+export function under(scene: Scene, query: number, key: number): { held: Held; row: number; col: number; value: number } | null {
+  for (let i = scene.drawn.length - 1; i >= 0; i--) {
+    const { held } = scene.drawn[i]!;
+    const { q0, q1, k0, k1, cols } = held.tile;
+    if (query < q0 || query >= q1 || key < k0 || key >= k1) continue;
+    const { row, col } = pixelOf(held.tile, query, key);
+    return { held, row, col, value: held.values[row * cols + col]! };
+  }
+  return null;
+}
+
+/** The step of 1, 2, 5, 10, … weights between marks that are so many pixels apart. */
+export function stepFor(scale: number, apart: number): number {
+  let step = 1;
+  for (let i = 0; step * scale < apart; i++) step *= [2, 2.5, 2][i % 3]!;
+  return step;
+}
+
+export function drawOver(context: CanvasRenderingContext2D, over: Over): void {
+  const { scene, colours } = over;
+  const whole = { width: scene.width + EDGE.left + EDGE.right, height: scene.height + EDGE.top + EDGE.bottom };
+  context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+  context.clearRect(0, 0, whole.width, whole.height);
+  context.font = `11px ${colours.mono}`;
+  context.textBaseline = "middle";
+  ruler(context, over, "key");
+  ruler(context, over, "query");
+  if (over.marginals) {
+    margin(context, over, "key");
+    margin(context, over, "query");
+  }
+  context.save();
+  context.beginPath();
+  context.rect(EDGE.left, EDGE.top, scene.width, scene.height);
+  context.clip();
+  context.translate(EDGE.left, EDGE.top);
+  if (scene.view.scale >= 44) numbers(context, over);
+  if (over.hover) cross(context, over, over.hover, false);
+  if (over.cell) cross(context, over, over.cell, true);
+  if (over.box) {
+    const { x0, y0, x1, y1 } = over.box;
+    context.strokeStyle = colours.ink;
+    context.setLineDash([4, 3]);
+    context.strokeRect(Math.min(x0, x1) + 0.5, Math.min(y0, y1) + 0.5, Math.abs(x1 - x0), Math.abs(y1 - y0));
+    context.setLineDash([]);
+  }
+  context.restore();
+  context.strokeStyle = colours.rule;
+  context.strokeRect(EDGE.left - 0.5, EDGE.top - 0.5, scene.width + 1, scene.height + 1);
+}
+
+function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "query"): void {
+  const { scene, extent, colours } = over;
+  const { view } = scene;
+  const across = axis === "key";
+  const most = across ? extent.keys : extent.queries;
+  const [span, at] = across
+    ? [scene.width, (i: number) => xOf(view, scene, i)] as const
+    : [scene.height, (i: number) => yOf(view, scene, i)] as const;
+  const middle = across ? view.k : view.q;
+  const first = Math.max(0, Math.floor(middle - span / 2 / view.scale));
+  const last = Math.min(most, Math.ceil(middle + span / 2 / view.scale));
+  const texts = view.scale >= 13;
+  const step = texts ? 1 : stepFor(view.scale, across ? 64 : 34);
+  context.save();
+  context.beginPath();
+  if (across) context.rect(EDGE.left, 0, scene.width + EDGE.right, EDGE.top);
+  else context.rect(0, EDGE.top - 6, EDGE.left, scene.height + 12);
+  context.clip();
+  context.fillStyle = colours[axis];
+  context.font = `600 11px ${colours.mono}`;
+  context.textAlign = "left";
+  if (!texts) {
+    if (across) context.fillText(over.names.keys, EDGE.left, 34);
+    else {
+      context.save();
+      context.translate(16, EDGE.top);
+      context.rotate(-Math.PI / 2);
+      context.textAlign = "right";
+      context.fillText(over.names.queries, 0, 0);
+      context.restore();
+    }
+  }
+  context.font = `11px ${colours.mono}`;
+  for (let i = Math.ceil(first / step) * step; i < last; i += step) {
+    const held = over.cell?.[axis] === i || over.hover?.[axis] === i;
+    const place = at(texts ? i + 0.5 : i);
+    if (place < 0 || place > span) continue;
+    context.fillStyle = held && texts ? colours[axis] : colours.soft;
+    context.strokeStyle = colours.rule;
+    context.beginPath();
+    if (across) {
+      context.moveTo(EDGE.left + place, EDGE.top - (texts ? 3 : 6));
+      context.lineTo(EDGE.left + place, EDGE.top);
+    } else {
+      context.moveTo(EDGE.left - (texts ? 3 : 6), EDGE.top + place);
+      context.lineTo(EDGE.left, EDGE.top + place);
+    }
+    context.stroke();
+    const label = texts ? shown(over.token(i)).slice(0, 14) : i.toLocaleString("en-US");
+    if (across) {
+      context.save();
+      context.translate(EDGE.left + place, EDGE.top - 8);
+      if (texts) context.rotate(-Math.PI / 3);
+      else context.translate(0, -5);
+      context.textAlign = texts ? "left" : "center";
+      if (held && texts) context.font = `700 11px ${colours.mono}`;
+      context.fillText(label, 0, 0);
+      context.restore();
+    } else {
+      context.textAlign = "right";
+      context.font = `${held && texts ? "700 " : ""}11px ${colours.mono}`;
+      context.fillText(label, EDGE.left - 9, EDGE.top + place);
+    }
+  }
+  context.restore();
+}
+
+/** Bars beside the map: the greatest of what lies under each pixel, of the greatest on screen. */
+function margin(context: CanvasRenderingContext2D, over: Over, axis: "key" | "query"): void {
+  const { scene, extent, colours } = over;
+  const { view } = scene;
+  const across = axis === "key";
+  const values = over.marginals!;
+  const shift = across ? 0 : extent.keys;
+  const count = across ? extent.keys : extent.queries;
+  const span = across ? scene.width : scene.height;
+  const start = (across ? view.k : view.q) - span / 2 / view.scale;
+  const bars = new Float32Array(Math.ceil(span));
+  let most = 0;
+  for (let x = 0; x < bars.length; x++) {
+    const from = Math.max(0, Math.floor(start + x / view.scale));
+    const to = Math.min(count, Math.max(from + 1, Math.floor(start + (x + 1) / view.scale)));
+    if (start + x / view.scale < 0) continue;
+    for (let i = from; i < to; i++) bars[x] = Math.max(bars[x]!, values[shift + i] ?? 0);
+    most = Math.max(most, bars[x]!);
+  }
+  if (!most) return;
+  context.fillStyle = colours[axis];
+  context.globalAlpha = 0.75;
+  const room = (across ? EDGE.bottom : EDGE.right) - 12;
+  for (let x = 0; x < bars.length; x++) {
+    const long = (bars[x]! / most) * room;
+    if (across) context.fillRect(EDGE.left + x, EDGE.top + scene.height + 4, 1, long);
+    else context.fillRect(EDGE.left + scene.width + 4, EDGE.top + x, long, 1);
+  }
+  context.globalAlpha = 1;
+}
+
+/** The numbers of cells that are large enough, where they are exact. */
+function numbers(context: CanvasRenderingContext2D, over: Over): void {
+  const { scene, extent, colours } = over;
+  const { view, width, height } = scene;
+  context.font = `${view.scale >= 64 ? 12 : 10}px ${colours.mono}`;
+  context.textAlign = "center";
+  const q1 = Math.min(extent.queries, Math.ceil(view.q + height / 2 / view.scale));
+  const k1 = Math.min(extent.keys, Math.ceil(view.k + width / 2 / view.scale));
+  for (let q = Math.max(0, Math.floor(view.q - height / 2 / view.scale)); q < q1; q++)
+    for (let k = Math.max(0, Math.floor(view.k - width / 2 / view.scale)); k < k1; k++) {
+      const found = under(scene, q, k);
+      if (!found || found.held.tile.level > 0) continue;
+      const { value } = found;
+      const tone = toneOf(value, scene.rows ? { ...scene.tone, greatest: found.held.rows[found.row]! || 1 } : scene.tone);
+      context.fillStyle = value === 0 && !scene.tone.signed ? colours.soft : inkOn(scene.table, tone);
+      context.globalAlpha = value === 0 ? 0.6 : 0.95;
+      const text = value === 0 ? "·" : Math.abs(value) < 0.001 ? short(value, 3) : value.toFixed(3).replace("-", "−");
+      context.fillText(text, xOf(view, scene, k + 0.5), yOf(view, scene, q + 0.5));
+    }
+  context.globalAlpha = 1;
+}
+
+/** The crosshair of a weight, or of the block of weights that one pixel pools. */
+function cross(context: CanvasRenderingContext2D, over: Over, at: { query: number; key: number }, held: boolean): void {
+  const { scene, colours } = over;
+  const { view, width, height } = scene;
+  const found = held ? null : under(scene, at.query, at.key);
+  const box = found
+    ? pooledBy(found.held.tile, found.row, found.col)
+    : { q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1 };
+  const [x0, x1, y0, y1] = [xOf(view, scene, box.k0), xOf(view, scene, box.k1), yOf(view, scene, box.q0), yOf(view, scene, box.q1)];
+  context.globalAlpha = held ? 0.9 : 0.5;
+  for (const [name, horizontal] of [["query", true], ["key", false]] as const) {
+    context.fillStyle = colours[name];
+    const middle = Math.round(horizontal ? (y0 + y1) / 2 : (x0 + x1) / 2);
+    const thick = 1;
+    // The lines stop short of the cell, so that its colour stays clean.
+    const [low, high] = horizontal ? [x0 - 4, x1 + 4] : [y0 - 4, y1 + 4];
+    if (horizontal) {
+      context.fillRect(0, middle, Math.max(low, 0), thick);
+      context.fillRect(high, middle, Math.max(width - high, 0), thick);
+    } else {
+      context.fillRect(middle, 0, thick, Math.max(low, 0));
+      context.fillRect(middle, high, thick, Math.max(height - high, 0));
+    }
+  }
+  context.globalAlpha = 1;
+  const pad = x1 - x0 < 6 ? 3 : 0;
+  context.lineWidth = held ? 2 : 1;
+  context.strokeStyle = held ? colours.paper : colours.ink;
+  context.strokeRect(x0 - pad - 1, y0 - pad - 1, x1 - x0 + 2 * pad + 2, y1 - y0 + 2 * pad + 2);
+  if (held) {
+    context.strokeStyle = colours.weight;
+    context.strokeRect(x0 - pad, y0 - pad, x1 - x0 + 2 * pad, y1 - y0 + 2 * pad);
+  }
+  context.lineWidth = 1;
+}

@@ -1,0 +1,305 @@
+// The map on screen: the view, the hands, and when to draw.
+import { computed, effect, signal } from "@preact/signals";
+import { raw, type Source } from "../api";
+import { colours as tableOf } from "../pure/ramps";
+import { levelFor, pooledBy } from "../pure/tiles";
+import { roundUp, type Tone } from "../pure/tone";
+import { bounded, boxed, type Extent, fit, kAt, panned, qAt, showing, type Size, type View, zoomed } from "../pure/view";
+import { cell, choose, fail, go, marginals, place, token } from "../state";
+import { SAY } from "../strings";
+import { GlPainter } from "./gl";
+import { type Drawn, loader } from "./loader";
+import { type Colours, drawOver, EDGE, type Over, under } from "./overlay";
+import type { Painter, Scene } from "./painter";
+import { PlainPainter } from "./plain";
+
+export const size = signal<Size>({ width: 600, height: 600 });
+export const extent = signal<Extent>({ queries: 1, keys: 1 });
+export const source = signal<Source | null>(null);
+export const names = signal({ queries: SAY.queries, keys: SAY.keys });
+export const hover = signal<{ query: number; key: number; value: number; rows: number; cols: number; exact: boolean } | null>(null);
+/** What the legend says of the picture. */
+export const picture = signal<{ rows: number; cols: number; exact: boolean; fine: boolean; tone: Tone; kind: string } | null>(null);
+const box = signal<Over["box"]>(null);
+
+export const view = computed<View>(() => {
+  const held = place.value.view;
+  return held ? bounded(held, extent.value, size.value) : fit(extent.value, size.value);
+});
+
+export const look = (to: View | null) => go({ view: to });
+
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+let moving = 0;
+
+/** Goes to a view in a few frames, or at once for those who want no motion. */
+export function glide(to: View): void {
+  cancelAnimationFrame(moving);
+  if (calm.matches) return look(to);
+  const from = view.peek();
+  const began = performance.now();
+  const frame = (now: number) => {
+    const part = Math.min((now - began) / 140, 1);
+    const eased = 1 - (1 - part) ** 3;
+    const scale = from.scale * (to.scale / from.scale) ** eased;
+    // The middle goes with the zoom, so that the point that stays put does stay put.
+    const way = Math.abs(to.scale / from.scale - 1) < 1e-6 ? eased : (1 / scale - 1 / from.scale) / (1 / to.scale - 1 / from.scale);
+    look({ q: from.q + (to.q - from.q) * way, k: from.k + (to.k - from.k) * way, scale });
+    if (part < 1) moving = requestAnimationFrame(frame);
+    else look(to);
+  };
+  moving = requestAnimationFrame(frame);
+}
+
+/** Zooms at the held cell where it is on screen, else at the middle. */
+export function zoom(factor: number): void {
+  const s = size.peek();
+  const v = view.peek();
+  const at = cell.peek();
+  let [x, y] = [s.width / 2, s.height / 2];
+  if (at) {
+    const cx = (at.key + 0.5 - v.k) * v.scale + x;
+    const cy = (at.query + 0.5 - v.q) * v.scale + y;
+    if (cx >= 0 && cx <= s.width && cy >= 0 && cy <= s.height) [x, y] = [cx, cy];
+  }
+  glide(zoomed(v, extent.peek(), s, factor, x, y));
+}
+
+export const everything = () => glide(fit(extent.peek(), size.peek()));
+
+/** Brings a cell into view, as near as it was or near enough to see it. */
+export function reveal(query: number, key: number, near = 0): void {
+  const now = view.peek();
+  const moved = showing({ ...now, scale: Math.max(now.scale, near) }, extent.peek(), size.peek(), query, key);
+  if (moved.q !== now.q || moved.k !== now.k || moved.scale !== now.scale) look(moved);
+}
+
+export function diagonal(): void {
+  const v = view.peek();
+  const { queries, keys } = extent.peek();
+  glide(bounded({ ...v, k: v.q + keys - queries }, extent.peek(), size.peek()));
+}
+
+/** The tones of what is drawn: the top of the ramp is the greatest on screen, rounded up. */
+function toneFor(drawn: readonly Drawn[], signed: boolean): Tone {
+  const { log, gamma, rows } = place.value;
+  let greatest = 0;
+  for (const { held } of drawn) greatest = Math.max(greatest, held.greatest);
+  const wide = Math.max(extent.value.keys, 10);
+  return { log, gamma, decades: Math.min(Math.ceil(Math.log10(wide)) + 1, 6), greatest: rows ? 1 : roundUp(greatest), signed };
+}
+
+const tables = new Map<string, Uint8Array<ArrayBuffer>>();
+export function table(signed: boolean): Uint8Array<ArrayBuffer> {
+  const name = signed ? "signed" : place.value.ramp;
+  if (!tables.has(name)) tables.set(name, tableOf(name));
+  return tables.get(name)!;
+}
+
+/** All that is to be painted now. */
+export function sceneNow(ratio: number): { scene: Scene; level: number } | null {
+  const from = source.value;
+  if (!from) return null;
+  loader.version.value;
+  const v = view.value;
+  const s = size.value;
+  const level = levelFor(v.scale, ratio, extent.value);
+  const drawn = loader.frame(from, extent.value, v, s, level);
+  const tone = toneFor(drawn, from.signed);
+  return { scene: { ...s, ratio, view: v, drawn, tone, table: table(from.signed), rows: place.value.rows && !from.signed }, level };
+}
+
+export function overFor(scene: Scene, level: number, colours: Colours): Over {
+  const told = marginals.value.value;
+  const marked = !scene.tone.signed && told && told.values.length === extent.value.keys + extent.value.queries ? told.values : null;
+  return {
+    scene, extent: extent.value, level, token, colours, names: names.value, marginals: marked,
+    hover: hover.value, cell: cell.value, box: box.value,
+  };
+}
+
+export function coloursOf(element: Element): Colours {
+  const style = getComputedStyle(element);
+  const of = (name: string) => style.getPropertyValue(`--${name}`).trim();
+  return {
+    ink: of("ink"), soft: of("soft"), rule: of("rule"), paper: of("paper"), query: of("query"), key: of("key"),
+    weight: of("weight"), mono: of("mono"),
+  };
+}
+
+/** Puts a map on two canvases; returns what takes it off again. */
+export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanvasElement): () => void {
+  const painter: Painter = GlPainter.on(base) ?? new PlainPainter(base.getContext("2d")!);
+  const context = over.getContext("2d")!;
+  const ratio = signal(Math.min(devicePixelRatio, 2));
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const colours = signal(coloursOf(host));
+  const undo: (() => void)[] = [];
+  const on = <K extends keyof HTMLElementEventMap>(name: K, act: (event: HTMLElementEventMap[K]) => void, options?: AddEventListenerOptions) => {
+    over.addEventListener(name, act, options);
+    undo.push(() => over.removeEventListener(name, act, options));
+  };
+  const retheme = () => (colours.value = coloursOf(host));
+  dark.addEventListener("change", retheme);
+  undo.push(() => dark.removeEventListener("change", retheme));
+
+  const measure = new ResizeObserver(() => {
+    const { clientWidth, clientHeight } = host;
+    ratio.value = Math.min(devicePixelRatio, 2);
+    size.value = { width: Math.max(clientWidth - EDGE.left - EDGE.right, 50), height: Math.max(clientHeight - EDGE.top - EDGE.bottom, 50) };
+  });
+  measure.observe(host);
+  undo.push(() => measure.disconnect());
+
+  let queued = 0;
+  const draw = () => {
+    queued = 0;
+    const now = sceneNow(ratio.peek());
+    if (!now) return;
+    const { scene, level } = now;
+    for (const [canvas, width, height] of [
+      [base, scene.width, scene.height],
+      [over, scene.width + EDGE.left + EDGE.right, scene.height + EDGE.top + EDGE.bottom],
+    ] as const) {
+      const [w, h] = [Math.round(width * scene.ratio), Math.round(height * scene.ratio)];
+      if (canvas.width !== w || canvas.height !== h) {
+        canvas.width = w;
+        canvas.height = h;
+        canvas.style.width = `${width}px`;
+        canvas.style.height = `${height}px`;
+      }
+    }
+    painter.paint(scene);
+    drawOver(context, overFor(scene, level, colours.peek()));
+    tell(scene, level, painter.kind);
+  };
+  // Whatever the picture is made of is read here, so that any change of it asks for one frame.
+  undo.push(
+    effect(() => {
+      [place.value, size.value, extent.value, source.value, names.value, hover.value, box.value, marginals.value, loader.version.value, colours.value, ratio.value];
+      token(0);
+      if (!queued) queued = requestAnimationFrame(draw);
+    }),
+  );
+  undo.push(() => {
+    cancelAnimationFrame(queued);
+    painter.dispose();
+  });
+  hands(on, ratio);
+  return () => undo.forEach((act) => act());
+}
+
+function tell(scene: Scene, level: number, kind: string): void {
+  const coarse = scene.drawn.find((one) => !one.fine) ?? scene.drawn[0];
+  const before = picture.peek();
+  const block = coarse ? 2 ** coarse.held.tile.level : 2 ** level;
+  const { queries, keys } = extent.peek();
+  const fine = scene.drawn.length > 0 && scene.drawn.every((one) => one.fine) && loader.pending.peek() === 0;
+  const now = {
+    rows: Math.min(block, queries), cols: Math.min(block, keys), exact: block === 1 && scene.drawn.length > 0, fine, tone: scene.tone, kind,
+  };
+  if (JSON.stringify(before) !== JSON.stringify(now)) picture.value = now;
+}
+
+type On = <K extends keyof HTMLElementEventMap>(name: K, act: (event: HTMLElementEventMap[K]) => void, options?: AddEventListenerOptions) => void;
+
+/** What is under a pixel of the map. */
+function pointed(x: number, y: number, ratio: number) {
+  const s = size.peek();
+  const v = view.peek();
+  const { queries, keys } = extent.peek();
+  const query = Math.floor(qAt(v, s, y));
+  const key = Math.floor(kAt(v, s, x));
+  if (x < 0 || y < 0 || x > s.width || y > s.height || query < 0 || key < 0 || query >= queries || key >= keys) return null;
+  const now = sceneNow(ratio);
+  const found = now && under(now.scene, query, key);
+  if (!found) return { query, key, value: NaN, rows: 1, cols: 1, exact: false, pooled: null };
+  const pooled = pooledBy(found.held.tile, found.row, found.col);
+  return {
+    query, key, value: found.value, rows: pooled.q1 - pooled.q0, cols: pooled.k1 - pooled.k0,
+    exact: found.held.tile.level === 0, pooled,
+  };
+}
+
+/** Holds what is under a pixel: one weight, or the largest of those that the pixel pools. */
+async function hold(x: number, y: number, ratio: number): Promise<void> {
+  const at = pointed(x, y, ratio);
+  const from = source.peek();
+  if (!at || !from) return;
+  if (at.exact || !at.pooled || at.rows * at.cols > 1 << 20 || from.pooling !== "max") return choose(at.query, at.key);
+  const { q0, k0 } = at.pooled;
+  try {
+    const { values, cols } = await raw(from.path({ ...at.pooled, rows: at.rows, cols: at.cols }));
+    let best = 0;
+    values.forEach((value, i) => {
+      if (Math.abs(value) > Math.abs(values[best]!)) best = i;
+    });
+    choose(q0 + Math.floor(best / cols), k0 + (best % cols));
+  } catch (error) {
+    fail(error);
+  }
+}
+
+function hands(on: On, ratio: { peek(): number }): void {
+  const fingers = new Map<number, { x: number; y: number }>();
+  let moved = 0;
+  let apart = 0;
+  const at = (event: MouseEvent) => ({ x: event.offsetX - EDGE.left, y: event.offsetY - EDGE.top });
+  on("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    (event.target as HTMLElement).setPointerCapture(event.pointerId);
+    fingers.set(event.pointerId, at(event));
+    moved = 0;
+    if (event.shiftKey && fingers.size === 1) {
+      const { x, y } = at(event);
+      box.value = { x0: x, y0: y, x1: x, y1: y };
+    }
+    if (fingers.size === 2) {
+      const [a, b] = [...fingers.values()] as [{ x: number; y: number }, { x: number; y: number }];
+      apart = Math.hypot(a.x - b.x, a.y - b.y);
+    }
+  });
+  on("pointermove", (event) => {
+    const now = at(event);
+    const before = fingers.get(event.pointerId);
+    if (!before) {
+      const found = pointed(now.x, now.y, ratio.peek());
+      hover.value = found && { query: found.query, key: found.key, value: found.value, rows: found.rows, cols: found.cols, exact: found.exact };
+      return;
+    }
+    fingers.set(event.pointerId, now);
+    moved += Math.hypot(now.x - before.x, now.y - before.y);
+    if (box.peek()) box.value = { ...box.peek()!, x1: now.x, y1: now.y };
+    else if (fingers.size === 2) {
+      const [a, b] = [...fingers.values()] as [{ x: number; y: number }, { x: number; y: number }];
+      const wide = Math.hypot(a.x - b.x, a.y - b.y);
+      const [x, y] = [(a.x + b.x) / 2, (a.y + b.y) / 2];
+      const dragged = panned(view.peek(), extent.peek(), size.peek(), (now.x - before.x) / 2, (now.y - before.y) / 2);
+      look(zoomed(dragged, extent.peek(), size.peek(), apart ? wide / apart : 1, x, y));
+      apart = wide;
+    } else if (moved > 3) look(panned(view.peek(), extent.peek(), size.peek(), now.x - before.x, now.y - before.y));
+  });
+  const up = (event: PointerEvent) => {
+    const was = fingers.delete(event.pointerId);
+    const drawn = box.peek();
+    box.value = null;
+    if (!was || event.type === "pointercancel") return;
+    if (drawn && moved > 6) glide(boxed(view.peek(), extent.peek(), size.peek(), drawn));
+    else if (moved <= 3) void hold(at(event).x, at(event).y, ratio.peek());
+  };
+  on("pointerup", up);
+  on("pointercancel", up);
+  on("pointerleave", () => (hover.value = null));
+  on(
+    "wheel",
+    (event) => {
+      event.preventDefault();
+      cancelAnimationFrame(moving);
+      const lines = event.deltaMode === 1 ? 33 : 1;
+      const factor = Math.exp((-event.deltaY * lines) / (event.ctrlKey ? 120 : 400));
+      const { x, y } = at(event);
+      look(zoomed(view.peek(), extent.peek(), size.peek(), Math.min(Math.max(factor, 0.2), 5), x, y));
+    },
+    { passive: false },
+  );
+}

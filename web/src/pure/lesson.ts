@@ -1,0 +1,43 @@
+// The few sums that the lesson does on the page, on numbers that the library gave. Each is shown as the page's own.
+
+export interface Term {
+  readonly index: number;
+  readonly q: number;
+  readonly k: number;
+  readonly product: number;
+  /** The sum of the terms up to here, in the order shown. */
+  readonly sum: number;
+}
+
+/** A dot product, term by term: all of them in order, or the largest and the exact remainder. */
+export function terms(q: readonly number[], k: readonly number[], products: readonly number[], most: number) {
+  const order = products.map((_, i) => i);
+  const cut = order.length > most;
+  if (cut) order.sort((a, b) => Math.abs(products[b]!) - Math.abs(products[a]!) || a - b);
+  let sum = 0;
+  const shown = order.slice(0, most).map<Term>((index) => ({
+    index, q: q[index]!, k: k[index]!, product: products[index]!, sum: (sum += products[index]!),
+  }));
+  return { shown, rest: products.length - shown.length, subtotal: sum };
+}
+
+/** What a row of weights would be with something changed; scores come from ln(weight) + lse. */
+export function changed(
+  weights: ArrayLike<number>,
+  lse: number,
+  how: { temperature: number; scale: number; hidden: ReadonlySet<number> },
+): Float64Array {
+  const out = new Float64Array(weights.length);
+  const factor = how.scale * how.temperature;
+  let most = -Infinity;
+  for (let i = 0; i < out.length; i++) {
+    const seen = weights[i]! > 0 && !how.hidden.has(i);
+    out[i] = seen ? (Math.log(weights[i]!) + lse) / factor : -Infinity;
+    most = Math.max(most, out[i]!);
+  }
+  if (most === -Infinity) return out.fill(0);
+  let sum = 0;
+  for (let i = 0; i < out.length; i++) sum += out[i] = Math.exp(out[i]! - most);
+  for (let i = 0; i < out.length; i++) out[i] = out[i]! / sum;
+  return out;
+}

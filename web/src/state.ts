@@ -1,0 +1,215 @@
+// What the page knows. The place is the one thing a person changes; everything else follows from it.
+import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/signals";
+import { json, paths, raw, type Cell, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
+import { type Place, read, START, written } from "./pure/hash";
+import { SAY } from "./strings";
+
+export const place = signal<Place>(START);
+
+const of = <K extends keyof Place>(name: K): ReadonlySignal<Place[K]> => computed(() => place.value[name]);
+export const screen = of("screen");
+export const recordingId = of("recording");
+export const layerIndex = of("layer");
+export const headIndex = of("head");
+export const cell = of("cell");
+export const step = of("step");
+export const table = of("table");
+
+/** A part of the place changes. */
+export function go(change: Partial<Place>): void {
+  place.value = { ...place.peek(), ...change };
+}
+
+export const trouble = signal("");
+export const live = signal("");
+export const dialog = signal<"" | "help" | "goto" | "export">("");
+export const doing = signal<{ part: number; what: string } | null>(null);
+
+/** Says something to those who listen instead of looking. */
+export function speak(text: string): void {
+  live.value = text;
+}
+
+export function fail(error: unknown): void {
+  if (error instanceof DOMException && error.name === "AbortError") return;
+  trouble.value = error instanceof TypeError ? SAY.lost : error instanceof Error ? error.message : String(error);
+}
+
+export interface Loaded<T> {
+  readonly path: string | null;
+  readonly value: T | null;
+  readonly loading: boolean;
+}
+
+/** Keeps the answer to a path that changes. What is no longer wanted is aborted. */
+export function resource<T>(path: () => string | null, fetcher: (path: string, signal: AbortSignal) => Promise<T>, wait = 0): ReadonlySignal<Loaded<T>> {
+  const out = signal<Loaded<T>>({ path: null, value: null, loading: false });
+  const wanted = computed(path);
+  effect(() => {
+    const asked = wanted.value;
+    const abort = new AbortController();
+    if (asked === null) {
+      out.value = { path: null, value: null, loading: false };
+      return;
+    }
+    const before = out.peek();
+    out.value = { ...before, loading: true };
+    const timer = setTimeout(() => {
+      fetcher(asked, abort.signal).then(
+        (value) => {
+          if (!abort.signal.aborted) out.value = { path: asked, value, loading: false };
+        },
+        (error: unknown) => {
+          if (abort.signal.aborted) return;
+          out.value = { path: asked, value: null, loading: false };
+          fail(error);
+        },
+      );
+    }, wait);
+    return () => {
+      clearTimeout(timer);
+      abort.abort();
+    };
+  });
+  return out;
+}
+
+export const recordings = signal<RecordingLine[] | null>(null);
+
+const asked = resource<Recording>(() => (recordingId.value ? paths.recording(recordingId.value) : null), json);
+/** The recording that is open; null until it is known. */
+export const run = computed(() => (asked.value.value?.id === recordingId.value ? asked.value.value : null));
+export const layer = computed<Layer | null>(() => {
+  const layers = run.value?.layers;
+  return layers?.find((one) => one.index === layerIndex.value) ?? layers?.[0] ?? null;
+});
+
+/** The path of something of the head that is shown. */
+const ofHead = (make: (id: string, layer: number, head: number) => string) => (): string | null =>
+  run.value && layer.value ? make(run.value.id, layer.value.index, headIndex.value) : null;
+
+const onCell = computed(() => screen.value !== "open" && screen.value !== "atlas");
+export const cellPath = computed(() => {
+  const at = cell.value;
+  return at && onCell.value ? ofHead((id, l, h) => paths.cell(id, l, h, at.query, at.key))() : null;
+});
+export const cellTold = resource<Cell>(() => cellPath.value, json, 40);
+/** What the server says about the cell that is chosen, once it has said it. */
+export const cellNow = computed(() => (cellTold.value.path === cellPath.value ? cellTold.value.value : null));
+
+export const rowTold = resource<Values>(
+  () => {
+    const at = cell.value;
+    return at && onCell.value ? ofHead((id, l, h) => paths.row(id, l, h, at.query))() : null;
+  },
+  raw,
+  40,
+);
+export const marginals = resource<Values>(() => (screen.value === "map" ? ofHead(paths.marginals)() : null), raw, 80);
+export const strongest = resource<Strongest>(() => (screen.value === "map" || screen.value === "row" ? ofHead(paths.strongest)() : null), json, 120);
+
+/** The texts of tokens, fetched in blocks when they are first looked at. */
+const BLOCK = 2000;
+const blocks = new Map<string, string[] | "asked">();
+const arrived = signal(0);
+
+export function token(index: number): string | undefined {
+  const id = recordingId.value;
+  arrived.value;
+  const at = Math.floor(index / BLOCK);
+  const held = blocks.get(`${id}/${at}`);
+  if (held === undefined && id && run.peek() && index >= 0 && index < run.peek()!.tokens) {
+    blocks.set(`${id}/${at}`, "asked");
+    const stop = Math.min((at + 1) * BLOCK, run.peek()!.tokens);
+    json<{ texts: string[] }>(paths.tokens(id, at * BLOCK, stop)).then(
+      ({ texts }) => {
+        blocks.set(`${id}/${at}`, texts);
+        arrived.value++;
+      },
+      (error: unknown) => {
+        blocks.delete(`${id}/${at}`);
+        fail(error);
+      },
+    );
+  }
+  return Array.isArray(held) ? held[index - at * BLOCK] : undefined;
+}
+
+/** Opens a recording at a screen, or another head of the one that is open. */
+export function open(id: string, change: Partial<Place> = {}): void {
+  const same = id === place.peek().recording;
+  go({ ...(same ? {} : { layer: 0, head: 0, view: null, cell: null }), screen: "atlas", ...change, recording: id });
+}
+
+/** Chooses a cell, bounded by the map, and says it once its weight is known. */
+export function choose(query: number, key: number): void {
+  const at = layer.peek();
+  if (!at) return;
+  const bound = (x: number, most: number) => Math.min(Math.max(Math.round(x), 0), most - 1);
+  go({ cell: { query: bound(query, at.queries), key: bound(key, at.keys) } });
+}
+
+effect(() => {
+  const told = cellNow.value;
+  if (told) speak(SAY.cell(told.query.index, told.query.text, told.key.index, told.key.text, told.weight, told.allowed));
+});
+
+/** The next layer or head: the head stays within the layer. */
+export function shift(layers: number, heads: number): void {
+  const all = run.peek()?.layers;
+  const now = layer.peek();
+  if (!all || !now) return;
+  const next = all[Math.min(Math.max(all.indexOf(now) + layers, 0), all.length - 1)]!;
+  const head = Math.min(Math.max(headIndex.peek() + heads, 0), next.heads - 1);
+  go({ layer: next.index, head });
+  speak(SAY.head(next.index, head));
+}
+
+let stepping = -1;
+let steppingPath: string | null = null;
+/** The next strongest weight, or the one before. */
+export function stronger(by: number): void {
+  const { path, value } = strongest.peek();
+  if (!value?.cells.length) return;
+  if (path !== steppingPath) {
+    steppingPath = path;
+    stepping = -1;
+  }
+  stepping = Math.min(Math.max(stepping + by, 0), value.cells.length - 1);
+  const found = value.cells[stepping]!;
+  choose(found.query, found.key);
+}
+
+let writing = 0;
+
+/** Follows the URL's hash, and writes it. */
+export function start(): void {
+  const follow = () => {
+    const named = read(location.hash);
+    if (written(named) !== written(place.peek())) place.value = named;
+  };
+  batch(follow);
+  addEventListener("hashchange", follow);
+  addEventListener("popstate", follow);
+  let before = place.peek();
+  effect(() => {
+    const now = place.value;
+    clearTimeout(writing);
+    writing = window.setTimeout(() => {
+      const hash = `#${written(now)}`;
+      if (hash === location.hash) return;
+      const far = now.screen !== before.screen || now.recording !== before.recording || now.layer !== before.layer || now.head !== before.head;
+      history[far ? "pushState" : "replaceState"](null, "", hash);
+      before = now;
+    }, 180);
+  });
+  json<RecordingLine[]>(paths.recordings).then((list) => {
+    recordings.value = list;
+    const now = place.peek();
+    if (now.recording && !list.some((one) => one.id === now.recording)) go({ ...START });
+    else if (!now.recording && list.length === 1 && now.screen !== "open") go({ recording: list[0]!.id });
+    else if (!now.recording && now.screen !== "open" && now.screen !== "lesson") go({ screen: "open" });
+  }, fail);
+}
+
+export const extentOfLayer = () => ({ queries: layer.peek()?.queries ?? 1, keys: layer.peek()?.keys ?? 1 });

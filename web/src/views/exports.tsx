@@ -1,0 +1,146 @@
+// What is on screen, to take away: pictures, numbers, a few lines of Python.
+import { useSignal } from "@preact/signals";
+import { raw } from "../api";
+import { Dialog } from "../app";
+import { coloursOf, extent, overFor, picture, sceneNow, size, source, table, view } from "../map/stage";
+import { drawOver, EDGE } from "../map/overlay";
+import { PlainPainter } from "../map/plain";
+import { csvOf, pythonOf, svgOf } from "../pure/exporting";
+import { short } from "../pure/numbers";
+import { css } from "../pure/ramps";
+import { toneOf, valueAt } from "../pure/tone";
+import { visible } from "../pure/view";
+import { cell, fail, headIndex, layer, place, rowTold, run, screen, speak, token } from "../state";
+import { SAY } from "../strings";
+
+const onMap = () => screen.value === "map" || screen.value === "compare";
+const name = (end: string) => `${run.value?.name.replace(/\.[^.]*$/, "") ?? "regard"}-L${layer.value?.index ?? 0}H${headIndex.value}${end}`;
+
+function save(blob: Blob, as: string): void {
+  const url = URL.createObjectURL(blob);
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = as;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+  speak(SAY.exports.saved(as));
+}
+
+/** The map with its rulers, and below it the legend in words and colours. */
+function png(times: number): void {
+  const now = sceneNow(times);
+  if (!now) return;
+  const { scene, level } = now;
+  const colours = coloursOf(document.documentElement);
+  const foot = 58;
+  const [width, height] = [scene.width + EDGE.left + EDGE.right, scene.height + EDGE.top + EDGE.bottom];
+  const canvas = (w: number, h: number) => Object.assign(document.createElement("canvas"), { width: Math.round(w * times), height: Math.round(h * times) });
+  const [whole, base, over] = [canvas(width, height + foot), canvas(scene.width, scene.height), canvas(width, height)];
+  new PlainPainter(base.getContext("2d")!).paint(scene);
+  drawOver(over.getContext("2d")!, { ...overFor(scene, level, colours), hover: null });
+  const context = whole.getContext("2d")!;
+  context.fillStyle = colours.paper;
+  context.fillRect(0, 0, whole.width, whole.height);
+  context.drawImage(base, EDGE.left * times, EDGE.top * times);
+  context.drawImage(over, 0, 0);
+  context.setTransform(times, 0, 0, times, 0, height);
+  context.font = `12px ${colours.mono}`;
+  context.fillStyle = colours.ink;
+  context.fillText(`${run.value?.name} · ${run.value?.model} · ${SAY.head(layer.value?.index ?? 0, headIndex.value)}`, EDGE.left, 12);
+  const legend = picture.value;
+  context.fillStyle = colours.soft;
+  if (legend) context.fillText(legend.exact ? SAY.exact : SAY.pixel(legend.rows, legend.cols, place.value.pooling), EDGE.left, 30);
+  for (let x = 0; x < 200; x++) {
+    context.fillStyle = css(scene.table, x / 199);
+    context.fillRect(width - EDGE.right - 200 + x, 4, 1, 10);
+  }
+  context.fillStyle = colours.soft;
+  for (const [part, align] of [[0, "left"], [0.5, "center"], [1, "right"]] as const) {
+    context.textAlign = align;
+    context.fillText(short(valueAt(part, scene.tone), 2), width - EDGE.right - 200 + 200 * part, 30);
+  }
+  whole.toBlob((blob) => blob && save(blob, name(`@${times}x.png`)), "image/png");
+}
+
+/** What is visible, and into how many numbers it goes: each weight where they fit into 1024 × 1024. */
+function shape() {
+  const at = visible(view.value, extent.value, size.value);
+  const rows = Math.min(at.q1 - at.q0, 1024);
+  const cols = Math.min(at.k1 - at.k0, 1024);
+  return { ...at, rows, cols, exact: rows === at.q1 - at.q0 && cols === at.k1 - at.k0 };
+}
+
+async function csv(): Promise<void> {
+  if (!onMap()) {
+    const row = rowTold.value.value;
+    if (!row) return;
+    const lines = ["key,token,weight", ...Array.from(row.values, (w, i) => `${i},"${(token(i) ?? "").replaceAll('"', '""')}",${w}`)];
+    return save(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }), name(`-row${cell.value?.query ?? ""}.csv`));
+  }
+  const at = shape();
+  const told = await raw(source.value!.path(at));
+  save(new Blob([csvOf(at, told.values)], { type: "text/csv" }), name(".csv"));
+}
+
+async function svg(): Promise<void> {
+  const at = shape();
+  const now = sceneNow(1);
+  if (!now) return;
+  const told = await raw(source.value!.path(at));
+  const colours = table(source.value!.signed);
+  const text = svgOf(at, told.values, (value) => (value === 0 && !now.scene.tone.signed ? null : css(colours, toneOf(value, now.scene.tone))), token);
+  save(new Blob([text], { type: "image/svg+xml" }), name(".svg"));
+}
+
+export function ExportDialog() {
+  const done = useSignal("");
+  const tell = (text: string) => ((done.value = text), speak(text));
+  const map = onMap() && source.value !== null;
+  const at = shape();
+  const small = at.exact && at.rows <= 200 && at.cols <= 200;
+  const python = pythonOf({
+    name: run.value?.name ?? "run.safetensors", layer: layer.value?.index ?? 0, head: headIndex.value, cell: cell.value,
+    ...at, pooling: place.value.pooling,
+  });
+  const copy = (text: string) => navigator.clipboard.writeText(text).then(() => tell(SAY.exports.copied), fail);
+  return (
+    <Dialog title={SAY.exports.title}>
+      <div class="exports">
+        {map && (
+          <div>
+            <span>{SAY.exports.png}</span>
+            {[1, 2, 4].map((times) => (
+              <button key={times} data-png={times} onClick={() => png(times)}>
+                {times}×
+              </button>
+            ))}
+          </div>
+        )}
+        {(map || rowTold.value.value) && (
+          <div>
+            <span>{SAY.exports.csv}</span>
+            <button data-csv onClick={() => void csv().catch(fail)}>CSV</button>
+            {map && <span class="soft">{SAY.exports.csvNote(at.rows, at.cols, at.exact)}</span>}
+          </div>
+        )}
+        {map && (
+          <div>
+            <span>{SAY.exports.svg}</span>
+            <button data-svg disabled={!small} onClick={() => void svg().catch(fail)}>SVG</button>
+            {!small && <span class="soft">{SAY.exports.svgNote}</span>}
+          </div>
+        )}
+        <div>
+          <span>{SAY.exports.python}</span>
+          <button onClick={() => void copy(python)}>{SAY.exports.python}</button>
+        </div>
+        <pre>{python}</pre>
+        <div>
+          <span>{SAY.exports.link}</span>
+          <button onClick={() => void copy(location.href)}>{SAY.exports.link}</button>
+        </div>
+        <p role="status">{done.value}</p>
+      </div>
+    </Dialog>
+  );
+}

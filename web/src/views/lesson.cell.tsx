@@ -1,0 +1,455 @@
+// The steps for one weight of a recording. Every number is the server's, but those that say that they were changed here.
+import { signal, useSignal } from "@preact/signals";
+import { type Cell, json, paths } from "../api";
+import { changed, terms } from "../pure/lesson";
+import { short } from "../pure/numbers";
+import { entropy } from "../pure/text";
+import { cell, headIndex, layer, place, resource, rowTold, run, screen, step, token } from "../state";
+import { LESSON } from "../strings.lesson";
+import { N } from "./number";
+import { Bar, Check, Drawing, Token } from "./parts";
+
+const T = LESSON.text;
+const temperature = signal(1);
+const unscaled = signal(false);
+const hidden = signal<ReadonlySet<number>>(new Set());
+
+export function CellSteps({ now }: { now: Cell }) {
+  switch (step.value) {
+    case 1: return <Vectors now={now} />;
+    case 2: return <Products now={now} key={`${now.query.index}/${now.key.index}`} />;
+    case 3: return <Scale now={now} />;
+    case 4: return <Mask now={now} />;
+    case 8: return <Output now={now} />;
+    case 9: return <Heads now={now} />;
+    default: return <Softmax now={now} upTo={step.value} />;
+  }
+}
+
+/** A vector as bars up and down from a line. */
+function Vector({ values, role, label }: { values: number[]; role: string; label: string }) {
+  const most = Math.max(...values.map(Math.abs), 1e-12);
+  return (
+    <figure class="vector">
+      <figcaption class={role}>{label}</figcaption>
+      <Drawing
+        label={`${label}, ${values.length}`}
+        height={84}
+        deps={[values]}
+        draw={(context, width, height) => {
+          const style = getComputedStyle(context.canvas);
+          context.clearRect(0, 0, width, height);
+          const each = width / values.length;
+          context.fillStyle = style.getPropertyValue(`--${role}`);
+          values.forEach((value, i) => {
+            const long = (value / most) * (height / 2 - 2);
+            context.fillRect(i * each + Math.min(1, each / 6), height / 2 - Math.max(long, 0), Math.max(each - Math.min(2, each / 3), 0.5), Math.max(Math.abs(long), 0.5));
+          });
+          context.fillStyle = style.getPropertyValue("--rule");
+          context.fillRect(0, height / 2, width, 1);
+        }}
+      />
+    </figure>
+  );
+}
+
+function Vectors({ now }: { now: Cell }) {
+  return (
+    <>
+      <p>{T.vectors}</p>
+      <Vector values={now.q} role="query" label={`q of ${now.query.index}, ${now.q.length} numbers`} />
+      <Vector values={now.k} role="key" label={`k of ${now.key.index}, ${now.k.length} numbers`} />
+      {now.values && <Vector values={now.values.v} role="value" label={`v of ${now.key.index}, ${now.values.v.length} numbers`} />}
+      <div class="numbers">
+        {now.q.slice(0, 8).map((x, i) => <N key={i} value={x} role="query" name={`q${i}`} tell={LESSON.from1.q(i, now.query.index)} />)}
+        {now.q.length > 8 && <span class="soft">…</span>}
+      </div>
+      <div class="numbers">
+        {now.k.slice(0, 8).map((x, i) => <N key={i} value={x} role="key" name={`k${i}`} tell={LESSON.from1.k(i, now.key.index)} />)}
+        {now.k.length > 8 && <span class="soft">…</span>}
+      </div>
+      <p class="soft">{T.noX}</p>
+    </>
+  );
+}
+
+function Products({ now }: { now: Cell }) {
+  const all = useSignal(false);
+  const predict = useSignal(false);
+  const edits = useSignal<Record<string, number>>({});
+  const edited = Object.keys(edits.value).length > 0;
+  const q = now.q.map((x, i) => edits.value[`q${i}`] ?? x);
+  const k = now.k.map((x, i) => edits.value[`k${i}`] ?? x);
+  const products = edited ? q.map((x, i) => x * k[i]!) : now.products;
+  const dot = edited ? products.reduce((a, b) => a + b, 0) : now.dot;
+  const { shown, rest, subtotal } = terms(q, k, products, all.value ? Infinity : 12);
+  const most = Math.max(...products.map(Math.abs), 1e-12);
+  const field = (side: "q" | "k", i: number, value: number, role: string) => (
+    <input
+      class={`edit ${role}`}
+      type="number"
+      step="any"
+      aria-label={`${side}${i}`}
+      value={Number(value.toPrecision(5))}
+      onChange={(event) => (edits.value = { ...edits.value, [`${side}${i}`]: Number(event.currentTarget.value) })}
+    />
+  );
+  return (
+    <>
+      <p>{T.dot}</p>
+      <div class="tools">
+        {now.q.length > 12 && <Check label={T.all} on={all.value} onPick={(on) => (all.value = on)} />}
+        <Check label={LESSON.predict} on={predict.value} onPick={(on) => (predict.value = on)} />
+        {edited && <button onClick={() => (edits.value = {})}>{T.reset}</button>}
+        {rest > 0 && <span class="soft">{T.largest(shown.length, rest)}</span>}
+      </div>
+      <table class="sums">
+        <thead>
+          <tr>
+            <th scope="col">i</th>
+            <th scope="col" class="query">q</th>
+            <th scope="col" />
+            <th scope="col" class="key">k</th>
+            <th scope="col" />
+            <th scope="col">product</th>
+            <th scope="col" aria-hidden="true" />
+            <th scope="col">sum so far</th>
+          </tr>
+        </thead>
+        <tbody>
+          {shown.map((term, n) => (
+            <tr key={term.index}>
+              <td class="soft">{term.index}</td>
+              <td>{field("q", term.index, term.q, "query")}</td>
+              <td class="soft">×</td>
+              <td>{field("k", term.index, term.k, "key")}</td>
+              <td class="soft">=</td>
+              <td>
+                <N value={term.product} name={`product ${term.index}`} tell={LESSON.from1.product(short(term.q), short(term.k), term.index)} />
+              </td>
+              <td class="signed-bar"><Signed part={term.product / most} /></td>
+              <td><N value={term.sum} tell={LESSON.from1.running(n + 1)} /></td>
+            </tr>
+          ))}
+          {rest > 0 && (
+            <tr>
+              <td class="soft" colSpan={5}>{T.rest(rest)}</td>
+              <td><N value={dot - subtotal} tell={[`q · k − the ${shown.length} shown = ${short(dot)} − ${short(subtotal)}`, "the dot product"]} /></td>
+              <td class="signed-bar"><Signed part={(dot - subtotal) / most} /></td>
+              <td />
+            </tr>
+          )}
+          <tr class="total">
+            <td colSpan={7}>q · k</td>
+            <td>
+              {predict.value ? (
+                <button class="reveal" onClick={() => (predict.value = false)}>{LESSON.reveal}</button>
+              ) : (
+                <N value={dot} name="q · k" digits={6} tell={LESSON.from1.dot(now.q.length)} />
+              )}
+            </td>
+          </tr>
+        </tbody>
+      </table>
+      {edited && <p class="note">{T.edited}</p>}
+    </>
+  );
+}
+
+/** A bar to the right for more than nothing, to the left for less. */
+function Signed({ part }: { part: number }) {
+  const wide = Math.min(Math.abs(part), 1) * 50;
+  return (
+    <span class="signed" aria-hidden="true">
+      <i class={part < 0 ? "less" : "more"} style={{ width: `${wide}%`, left: part < 0 ? `${50 - wide}%` : "50%" }} />
+    </span>
+  );
+}
+
+function Equation({ children }: { children: preact.ComponentChildren }) {
+  return <p class="equation">{children}</p>;
+}
+
+function Scale({ now }: { now: Cell }) {
+  return (
+    <>
+      <p>{T.scale}</p>
+      <Equation>
+        <N value={now.dot} name="q · k" tell={LESSON.from1.dot(now.q.length)} /> × <N value={now.scale} name="scale" tell={[`1 ÷ √${now.q.length} by default`, "every score of this head"]} /> ={" "}
+        <N value={now.scaled} name="scaled" digits={6} tell={LESSON.from1.scaled(short(now.dot), short(now.scale))} />
+      </Equation>
+      {now.softcap && (
+        <Equation>
+          {LESSON.soft}: {short(now.softcap.cap)} × tanh({short(now.scaled)} ÷ {short(now.softcap.cap)}) = {short(now.softcap.score)}
+        </Equation>
+      )}
+      {!!now.bias && (
+        <Equation>
+          + {LESSON.bias} <N value={now.bias} name={LESSON.bias} tell={[layer.value?.bias ?? "the layer's bias", "this score"]} /> = <N value={now.score} name="score" tell={LESSON.from1.score("scaled + bias")} />
+        </Equation>
+      )}
+      <Check label={T.without} on={unscaled.value} onPick={(on) => (unscaled.value = on)} />
+      <WeightsTable now={now} />
+    </>
+  );
+}
+
+/** The row's weights as recorded, beside what they become with what was changed. */
+function WeightsTable({ now, hide }: { now: Cell; hide?: boolean }) {
+  const row = rowTold.value.value?.values;
+  const touched = unscaled.value || temperature.value !== 1 || hidden.value.size > 0;
+  if (!row || now.lse === null) return null;
+  const other = changed(row, now.lse, { temperature: temperature.value, scale: unscaled.value ? now.scale : 1, hidden: hidden.value });
+  const keys = shownKeys(now);
+  const most = Math.max(...row, ...(touched ? other : []));
+  const toggle = (key: number) => {
+    const next = new Set(hidden.value);
+    if (!next.delete(key)) next.add(key);
+    hidden.value = next;
+  };
+  return (
+    <>
+      <div class="tools">
+        <label class="choice wide">
+          <span>{LESSON.temperature}</span>
+          <input type="range" min="-2" max="2" step="0.05" value={Math.log2(temperature.value)} onInput={(event) => (temperature.value = 2 ** Number(event.currentTarget.value))} />
+          <output>{temperature.value.toFixed(2)}</output>
+        </label>
+        <span>
+          {LESSON.entropy} <b class="number">{short(entropy(row))}</b>
+          {touched && (
+            <>
+              {" → "}
+              <b class="number weight">{short(entropy(other))}</b>
+            </>
+          )}{" "}
+          nats
+        </span>
+        {touched && <button onClick={() => ((temperature.value = 1), (unscaled.value = false), (hidden.value = new Set()))}>{LESSON.recorded}</button>}
+      </div>
+      <table class="sums">
+        <thead>
+          <tr>
+            {hide && <th scope="col">sees</th>}
+            <th scope="col">key</th>
+            <th scope="col" class="left">token</th>
+            <th scope="col">{LESSON.recorded}</th>
+            <th scope="col" aria-hidden="true" />
+            <th scope="col">{touched ? LESSON.changed : ""}</th>
+          </tr>
+        </thead>
+        <tbody>
+          {keys.map((key) => (
+            <tr key={key} class={key === now.key.index ? "this" : ""}>
+              {hide && (
+                <td>
+                  <input type="checkbox" aria-label={`${key}`} checked={row[key]! > 0 && !hidden.value.has(key)} disabled={!(row[key]! > 0)} onChange={() => toggle(key)} />
+                </td>
+              )}
+              <td>{key}</td>
+              <td class="left"><Token index={key} role="plain" text={token(key)} /></td>
+              <td class="number">{short(row[key]!)}</td>
+              <td class="twobars">
+                <Bar part={row[key]! / most} />
+                {touched && <Bar part={other[key]! / most} role="key" />}
+              </td>
+              <td class="number">{touched ? short(other[key]!) : ""}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </>
+  );
+}
+
+/** At most a dozen keys of the row: the strongest, this one and its neighbours. */
+function shownKeys(now: Cell): number[] {
+  const { keys, weights } = now.row;
+  const order = keys.map((key, i) => [key, weights[i]!] as const);
+  const near = order.filter(([key]) => Math.abs(key - now.key.index) <= 1).map(([key]) => key);
+  const strong = [...order].sort((a, b) => b[1] - a[1]).map(([key]) => key);
+  return [...new Set([now.key.index, ...near, ...strong])].slice(0, 12).sort((a, b) => a - b);
+}
+
+function Mask({ now }: { now: Cell }) {
+  return (
+    <>
+      <p>{T.mask}</p>
+      <p>
+        <code>{layer.value?.mask ?? "no mask"}</code> {now.allowed ? "lets" : "does not let"} query {now.query.index} see key {now.key.index}.
+      </p>
+      <WeightsTable now={now} hide />
+    </>
+  );
+}
+
+function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
+  const { keys, scores, weights } = now.row;
+  const shown = shownKeys(now);
+  const predict = useSignal(false);
+  const max = now.max;
+  const others = 1 - shown.reduce((sum, key) => sum + (weights[keys.indexOf(key)] ?? 0), 0);
+  return (
+    <>
+      <p>{upTo === 5 ? T.max : upTo === 6 ? T.exp : T.sum}</p>
+      {upTo === 5 && (
+        <Equation>
+          max = <N value={max} name="largest" tell={["the largest score of the row", "every score of the row, less this"]} />
+        </Equation>
+      )}
+      {upTo === 7 && (
+        <Equation>
+          <N value={now.exp} name="exp" tell={LESSON.from1.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
+          <N value={now.sum} name="sum" tell={LESSON.from1.sum(String(now.query.index + 1))} /> ={" "}
+          {predict.value ? (
+            <button class="reveal" onClick={() => (predict.value = false)}>{LESSON.reveal}</button>
+          ) : (
+            <span data-lesson-weight={now.weight}>
+              <N value={now.weight} role="weight" name="weight" digits={6} tell={LESSON.from1.weight(short(now.exp), short(now.sum))} />
+            </span>
+          )}
+          <Check label={LESSON.predict} on={predict.value} onPick={(on) => (predict.value = on)} />
+        </Equation>
+      )}
+      {now.sink !== null && <p class="note">{LESSON.sink}: {short(now.sink)}</p>}
+      <p class="soft">{LESSON.keysOf(shown.length, layer.value?.keys ?? 0)}</p>
+      <table class="sums">
+        <thead>
+          <tr>
+            <th scope="col">key</th>
+            <th scope="col" class="left">token</th>
+            <th scope="col">score</th>
+            <th scope="col">− max</th>
+            {upTo >= 6 && <th scope="col">exp</th>}
+            {upTo >= 7 && <th scope="col" class="weight">weight</th>}
+            {upTo >= 7 && <th scope="col" aria-hidden="true" />}
+          </tr>
+        </thead>
+        <tbody>
+          {shown.map((key) => {
+            const at = keys.indexOf(key);
+            const score = scores[at] ?? null;
+            const shifted = score === null || max === null ? null : score - max;
+            const exp = shifted === null ? 0 : Math.exp(shifted);
+            return (
+              <tr key={key} class={key === now.key.index ? "this" : ""}>
+                <td>{key}</td>
+                <td class="left"><Token index={key} role={key === now.key.index ? "key" : "plain"} /></td>
+                <td><N value={score} name={`score of ${key}`} tell={LESSON.from1.score(score === null ? "masked" : "(q · k) × scale, soft-cap and bias where there are any")} /></td>
+                <td><N value={shifted} tell={LESSON.from1.shifted(short(score), short(max))} /></td>
+                {upTo >= 6 && <td><N value={exp} tell={LESSON.from1.exp(short(shifted))} /></td>}
+                {upTo >= 7 && <td><N value={weights[at] ?? 0} role="weight" tell={LESSON.from1.weight(short(exp), short(now.sum))} /></td>}
+                {upTo >= 7 && <td class="twobars"><Bar part={weights[at] ?? 0} /></td>}
+              </tr>
+            );
+          })}
+          {upTo >= 7 && (
+            <tr class="total">
+              <td colSpan={5}>{LESSON.others}</td>
+              <td class="number">{short(Math.max(others, 0))}</td>
+              <td class="twobars"><Bar part={others} /></td>
+            </tr>
+          )}
+        </tbody>
+      </table>
+      {upTo >= 7 && <WeightsTable now={now} />}
+    </>
+  );
+}
+
+function Output({ now }: { now: Cell }) {
+  if (!now.values) return <p>{T.noValues}</p>;
+  const { v, out } = now.values;
+  const part = v.map((x) => x * now.weight);
+  const most = Math.max(...out.map(Math.abs), ...part.map(Math.abs), 1e-12);
+  return (
+    <>
+      <p>{T.out}</p>
+      <table class="sums">
+        <thead>
+          <tr>
+            <th scope="col">i</th>
+            <th scope="col" class="weight">weight</th>
+            <th scope="col" />
+            <th scope="col" class="value">v of {now.key.index}</th>
+            <th scope="col" />
+            <th scope="col">this key's part</th>
+            <th scope="col" aria-hidden="true" />
+            <th scope="col">all other keys</th>
+            <th scope="col" class="output">output</th>
+          </tr>
+        </thead>
+        <tbody>
+          {v.slice(0, 16).map((x, i) => (
+            <tr key={i}>
+              <td class="soft">{i}</td>
+              <td><N value={now.weight} role="weight" tell={LESSON.from1.weight(short(now.exp), short(now.sum))} /></td>
+              <td class="soft">×</td>
+              <td><N value={x} role="value" tell={LESSON.from1.value(i, now.key.index)} /></td>
+              <td class="soft">=</td>
+              <td><N value={part[i]!} tell={[`weight × v${i} = ${short(now.weight)} × ${short(x)}`, `component ${i} of the output`]} /></td>
+              <td class="signed-bar stacked">
+                <Signed part={part[i]! / most} />
+                <Signed part={out[i]! / most} />
+              </td>
+              <td class="number">{short(out[i]! - part[i]!)}</td>
+              <td><N value={out[i]!} role="output" tell={LESSON.from1.out(i)} /></td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {v.length > 16 && <p class="soft">{T.rest(v.length - 16)}: {short(part.slice(16).reduce((a, b) => a + b, 0))} of {short(out.slice(16).reduce((a, b) => a + b, 0))}</p>}
+    </>
+  );
+}
+
+/** The same pair of tokens in every head of the layer; at most 16 are asked for. */
+const beside = resource<Cell[]>(
+  () => {
+    const at = cell.value;
+    const now = layer.value;
+    if (!at || !now || !run.value || step.value !== 9 || screen.value !== "lesson") return null;
+    return Array.from({ length: Math.min(now.heads, 16) }, (_, head) => paths.cell(run.value!.id, now.index, head, at.query, at.key)).join(" ");
+  },
+  (asked, signal) => Promise.all(asked.split(" ").map((path) => json<Cell>(path, signal))),
+);
+
+function Heads({ now }: { now: Cell }) {
+  const all = beside.value.value;
+  return (
+    <>
+      <p>{T.heads}</p>
+      <h2>{T.pair}</h2>
+      <table class="sums">
+        <thead>
+          <tr>
+            <th scope="col">head</th>
+            <th scope="col">q · k</th>
+            <th scope="col">score</th>
+            <th scope="col" class="weight">weight</th>
+            <th scope="col" aria-hidden="true" />
+            <th scope="col" class="left">strongest key</th>
+          </tr>
+        </thead>
+        <tbody>
+          {all?.map((one, head) => {
+            const best = one.row.weights.indexOf(Math.max(...one.row.weights));
+            return (
+              <tr key={head} class={head === headIndex.value ? "this" : ""}>
+                <td>{head}</td>
+                <td class="number">{short(one.dot)}</td>
+                <td class="number">{short(one.score)}</td>
+                <td class="number weight">{short(one.weight)}</td>
+                <td class="twobars"><Bar part={one.weight} /></td>
+                <td class="left">
+                  {one.row.keys[best]} <Token index={one.row.keys[best] ?? 0} role="plain" />
+                </td>
+              </tr>
+            );
+          })}
+        </tbody>
+      </table>
+      <p class="soft">{place.value.recording && now.values ? "" : T.noX}</p>
+    </>
+  );
+}

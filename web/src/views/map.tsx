@@ -1,0 +1,132 @@
+// The map of one head, or of the difference of two; and its twin as a table.
+import { useEffect, useRef } from "preact/hooks";
+import { difference, oneHead, raw } from "../api";
+import { extent, mount, names, size, source, view } from "../map/stage";
+import { short } from "../pure/numbers";
+import { visible } from "../pure/view";
+import { cell, choose, headIndex, layer, place, recordingId, resource, run, screen, table, token } from "../state";
+import { SAY } from "../strings";
+import { Token } from "./parts";
+import { Panel } from "./panel";
+
+/** What Compare subtracts from the head that is shown: by default the next head of its layer. */
+export function otherNow(): string {
+  const { other, recording } = place.value;
+  const at = layer.value;
+  return other || `${recording}/${at?.index ?? 0}/${((headIndex.value || 0) + 1) % (at?.heads ?? 1)}`;
+}
+
+/** Which numbers the map shows; called where the map is shown. */
+export function useSource(): void {
+  const at = layer.value;
+  const now = run.value;
+  const head = headIndex.value;
+  const { pooling } = place.value;
+  const other = screen.value === "compare" ? otherNow() : "";
+  const id = recordingId.value;
+  const wanted = !at || !now ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling) : oneHead(id, at.index, head, pooling);
+  useEffect(() => {
+    if (at) {
+      const to = { queries: at.queries, keys: at.keys };
+      if (extent.peek().queries !== to.queries || extent.peek().keys !== to.keys) extent.value = to;
+    }
+    if (source.peek()?.id !== wanted?.id) source.value = wanted;
+    names.value = { queries: SAY.queries, keys: SAY.keys };
+  });
+}
+
+export function MapView() {
+  useSource();
+  const host = useRef<HTMLDivElement>(null);
+  const base = useRef<HTMLCanvasElement>(null);
+  const over = useRef<HTMLCanvasElement>(null);
+  const asTable = table.value;
+  useEffect(() => (asTable ? undefined : mount(host.current!, base.current!, over.current!)), [asTable]);
+  const at = layer.value;
+  return (
+    <div class="with-panel">
+      {asTable ? (
+        <WeightsTable />
+      ) : (
+        <div
+          class="stage"
+          ref={host}
+          tabIndex={0}
+          role="application"
+          aria-roledescription="map"
+          aria-label={SAY.mapLabel(at?.index ?? 0, headIndex.value, at?.queries ?? 0, at?.keys ?? 0)}
+        >
+          <canvas class="base" ref={base} aria-hidden="true" />
+          <canvas class="over" ref={over} aria-hidden="true" />
+        </div>
+      )}
+      <Panel />
+    </div>
+  );
+}
+
+const MOST = 24;
+
+/** The queries and keys that the table shows: around the held cell, else around the middle of the view. */
+function window() {
+  const seen = visible(view.value, extent.value, size.value);
+  const around = (at: number, most: number) => {
+    const start = Math.min(Math.max(at - MOST / 2, 0), Math.max(most - MOST, 0));
+    return [start, Math.min(start + MOST, most)] as const;
+  };
+  const held = cell.value;
+  const [q0, q1] = around(held?.query ?? (seen.q0 + seen.q1) >> 1, extent.value.queries);
+  const [k0, k1] = around(held?.key ?? (seen.k0 + seen.k1) >> 1, extent.value.keys);
+  return { q0, q1, k0, k1 };
+}
+
+const near = resource(
+  () => {
+    const from = source.value;
+    if (!from || !table.value || (screen.value !== "map" && screen.value !== "compare")) return null;
+    const at = window();
+    return from.path({ ...at, rows: at.q1 - at.q0, cols: at.k1 - at.k0 });
+  },
+  raw,
+  60,
+);
+
+export function WeightsTable() {
+  const { q0, q1, k0, k1 } = window();
+  const told = near.value.value;
+  const held = cell.value;
+  const list = (a: number, b: number) => Array.from({ length: b - a }, (_, i) => a + i);
+  return (
+    <div class="table-twin" tabIndex={0} role="region" aria-label={SAY.table}>
+      <table>
+        <caption>{SAY.exact}</caption>
+        <thead>
+          <tr>
+            <td />
+            {list(k0, k1).map((k) => (
+              <th scope="col" key={k}>
+                <span class="index">{k}</span>
+                <Token index={k} role="key" text={token(k)} />
+              </th>
+            ))}
+          </tr>
+        </thead>
+        <tbody>
+          {list(q0, q1).map((q) => (
+            <tr key={q}>
+              <th scope="row">
+                <span class="index">{q}</span>
+                <Token index={q} role="query" text={token(q)} />
+              </th>
+              {list(k0, k1).map((k) => (
+                <td key={k} class={held?.query === q && held.key === k ? "held" : ""} onClick={() => choose(q, k)}>
+                  {told ? short(told.values[(q - q0) * told.cols + (k - k0)] ?? 0) : "…"}
+                </td>
+              ))}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </div>
+  );
+}

@@ -1,0 +1,237 @@
+// The side: what the cell says, what the colours mean, where one is, and what the query sees.
+import { useComputed } from "@preact/signals";
+import { loader } from "../map/loader";
+import { extent, hover, look, picture, reveal, size, source, table, view } from "../map/stage";
+import { coloured } from "../map/plain";
+import { POOLINGS } from "../pure/hash";
+import { short } from "../pure/numbers";
+import { RAMPS } from "../pure/ramps";
+import { top } from "../pure/text";
+import { coarsest, tileAt } from "../pure/tiles";
+import { valueAt } from "../pure/tone";
+import { bounded, visible } from "../pure/view";
+import { cell, cellNow, cellPath, choose, go, place, rowTold } from "../state";
+import { POOLED, SAY } from "../strings";
+import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
+
+/** The cell that is held, or what is under the cursor. */
+export function Readout() {
+  const held = cell.value;
+  const told = cellNow.value;
+  const over = hover.value;
+  if (!held) {
+    return (
+      <Section title={SAY.readout.title}>
+        {over ? (
+          <div class="readout">
+            <Pair query={over.query} k={over.key} />
+            <p class="big">{Number.isNaN(over.value) ? "…" : short(over.value)}</p>
+            <p class="soft">{over.exact ? SAY.exactShort : SAY.readout.pooled(over.rows, over.cols)}</p>
+          </div>
+        ) : (
+          <p class="soft">{SAY.readout.hint}</p>
+        )}
+      </Section>
+    );
+  }
+  return (
+    <Section
+      title={SAY.readout.title}
+      extra={
+        <button class="quiet" onClick={() => go({ cell: null })}>
+          {SAY.readout.release} <kbd>Esc</kbd>
+        </button>
+      }
+    >
+      <div class="readout" data-path={cellPath.value ?? ""} data-ready={told ? "1" : "0"}>
+        <Pair query={held.query} k={held.key} />
+        <p class="big weight" data-weight={told?.weight}>
+          {told ? (told.allowed ? short(told.weight, 6) : "0") : "…"}
+        </p>
+        {told && !told.allowed && <p class="soft">{SAY.readout.masked}</p>}
+        {told?.allowed && <Facts />}
+        <button class="primary" onClick={() => go({ screen: "lesson" })}>
+          {SAY.readout.explain} <kbd>E</kbd>
+        </button>
+      </div>
+    </Section>
+  );
+}
+
+function Pair({ query, k }: { query: number; k: number }) {
+  return (
+    <dl class="pair">
+      <dt class="query">query {query}</dt>
+      <dd>
+        <Token index={query} role="query" />
+      </dd>
+      <dt class="key">key {k}</dt>
+      <dd>
+        <Token index={k} role="key" />
+      </dd>
+    </dl>
+  );
+}
+
+function Facts() {
+  const told = cellNow.value!;
+  const row = rowTold.value.value?.values;
+  const most = told.max !== null ? Math.exp(told.max - (told.lse ?? 0)) : NaN;
+  const rank = row && 1 + row.reduce((n, w) => n + (w > row[told.key.index]! ? 1 : 0), 0);
+  return (
+    <dl class="facts">
+      <dt>{SAY.readout.score}</dt>
+      <dd>{short(told.score)}</dd>
+      <dt>{SAY.readout.lse}</dt>
+      <dd>{short(told.lse)}</dd>
+      <dt>{SAY.readout.ofMax}</dt>
+      <dd>{((told.weight / most) * 100).toFixed(1)} %</dd>
+      <dt>{SAY.readout.rank}</dt>
+      <dd>{rank ?? "…"}</dd>
+      <dt>{SAY.readout.distance}</dt>
+      <dd>{told.query.index - told.key.index}</dd>
+    </dl>
+  );
+}
+
+export function Legend() {
+  const now = picture.value;
+  const from = source.value;
+  if (!from) return null;
+  const signed = from.signed;
+  const told = now && (now.exact ? SAY.exact : SAY.pixel(now.rows, now.cols, from.pooling));
+  const { pooling, ramp, log, gamma, rows } = place.value;
+  const marks = now ? (signed ? [0, 0.5, 1] : [0, 0.5, 1]).map((part) => valueAt(part, now.tone)) : [];
+  return (
+    <Section title={SAY.legend.title}>
+      <p class={`pixel ${now?.exact ? "exact" : ""}`}>{told ?? SAY.loading}</p>
+      <p class="soft" role="status">
+        {loader.pending.value > 0 ? SAY.refining(loader.pending.value) : "\u00a0"}
+      </p>
+      <Strip table={table(signed)} label={SAY.legend.colours} />
+      <div class="marks">
+        {marks.map((value, i) => (
+          <span key={i}>{i === 0 && !signed && log ? `≤ ${short(value, 2)}` : i === 1 && signed ? "0" : short(value, 2)}</span>
+        ))}
+      </div>
+      {signed ? (
+        <div class="marks soft">
+          <span>{SAY.legend.less}</span>
+          <span>{SAY.legend.more}</span>
+        </div>
+      ) : (
+        <p class="swatch soft">
+          <i /> {SAY.none}
+        </p>
+      )}
+      <div class="controls">
+        <Choice label={SAY.legend.pooling} value={pooling} among={POOLINGS.map((p) => [p, POOLED[p]] as const)} onPick={(p) => go({ pooling: p })} />
+        {!signed && <Choice label={SAY.legend.colours} value={ramp} among={RAMPS.map((r) => [r, r] as const)} onPick={(r) => go({ ramp: r })} />}
+        <Check label={SAY.legend.log} on={log} onPick={(on) => go({ log: on })} />
+        {!log && (
+          <label class="choice">
+            <span>{SAY.legend.gamma}</span>
+            <input type="range" min="0.2" max="2" step="0.1" value={gamma} onInput={(event) => go({ gamma: Number(event.currentTarget.value) })} />
+          </label>
+        )}
+        {!signed && <Check label={SAY.legend.rows} on={rows} onPick={(on) => go({ rows: on })} />}
+      </div>
+    </Section>
+  );
+}
+
+/** The whole map, small, with what is on screen framed. */
+export function Minimap() {
+  const from = source.value;
+  const whole = extent.value;
+  const held = from && (loader.version.value, loader.get(from, tileAt(whole, coarsest(whole), 0, 0)));
+  const now = view.value;
+  const seen = visible(now, whole, size.value);
+  const colours = table(from?.signed ?? false);
+  const tone = picture.value?.tone;
+  const wide = whole.keys >= whole.queries ? 1 : whole.keys / whole.queries;
+  const high = whole.keys >= whole.queries ? whole.queries / whole.keys : 1;
+  if (!held || !tone) return <div class="minimap" />;
+  return (
+    <Drawing
+      class="minimap"
+      label={`${seen.q0}–${seen.q1} × ${seen.k0}–${seen.k1}`}
+      height={Math.max(40, Math.round(272 * high))}
+      deps={[held, now, size.value, tone, colours]}
+      onPoint={(x, y, width, height) =>
+        look(bounded({ ...now, k: (x / (width * wide)) * whole.keys, q: (y / height) * whole.queries }, whole, size.value))
+      }
+      draw={(context, width, height) => {
+        const { rows, cols } = held.tile;
+        const small = document.createElement("canvas");
+        small.width = cols;
+        small.height = rows;
+        small.getContext("2d")!.putImageData(coloured(held.values, rows, cols, { ...tone, greatest: tone.greatest }, colours, null), 0, 0);
+        context.clearRect(0, 0, width, height);
+        context.imageSmoothingEnabled = true;
+        context.drawImage(small, 0, 0, width * wide, height);
+        const box = [
+          (seen.k0 / whole.keys) * width * wide, (seen.q0 / whole.queries) * height,
+          Math.max(((seen.k1 - seen.k0) / whole.keys) * width * wide, 4), Math.max(((seen.q1 - seen.q0) / whole.queries) * height, 4),
+        ] as const;
+        context.lineWidth = 3;
+        context.strokeStyle = "#000a";
+        context.strokeRect(...box);
+        context.lineWidth = 1.5;
+        context.strokeStyle = "#fff";
+        context.strokeRect(...box);
+      }}
+    />
+  );
+}
+
+/** The largest weights of the held query, to step to. */
+export function TopKeys({ count = 8 }: { count?: number }) {
+  const held = cell.value;
+  const row = rowTold.value.value;
+  const best = useComputed(() => (rowTold.value.value ? top(rowTold.value.value.values, count) : []));
+  if (!held || !row) return null;
+  const most = row.values[best.value[0] ?? 0] || 1;
+  return (
+    <ol class="tops">
+      {best.value.map((key) => (
+        <li key={key}>
+          <button
+            aria-current={key === held.key}
+            onClick={() => {
+              choose(held.query, key);
+              reveal(held.query, key);
+            }}
+          >
+            <span class="index">{key}</span>
+            <Token index={key} role="plain" />
+            <Bar part={row.values[key]! / most} />
+            <span class="number">{short(row.values[key]!)}</span>
+          </button>
+        </li>
+      ))}
+    </ol>
+  );
+}
+
+export function Panel() {
+  return (
+    <aside class="panel" aria-label={SAY.readout.title}>
+      <Readout />
+      {cell.value && (
+        <Section
+          title={SAY.row.tops}
+          extra={
+            <button class="quiet" onClick={() => go({ screen: "row" })}>
+              {SAY.screens.row}
+            </button>
+          }
+        >
+          <TopKeys />
+        </Section>
+      )}
+      <Legend />
+      <Minimap />
+    </aside>
+  );
+}

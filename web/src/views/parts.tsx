@@ -1,0 +1,122 @@
+// Small parts that several views share.
+import type { ComponentChildren } from "preact";
+import { useEffect, useRef } from "preact/hooks";
+import { shown } from "../pure/numbers";
+import { css } from "../pure/ramps";
+import { token } from "../state";
+
+/** A token in the colour of its role. */
+export function Token({ index, role, text }: { index: number; role: "query" | "key" | "plain"; text?: string | undefined }) {
+  return <span class={`token ${role}`}>{shown(text ?? token(index))}</span>;
+}
+
+export function Section({ title, children, extra }: { title: string; children: ComponentChildren; extra?: ComponentChildren }) {
+  return (
+    <section class="part">
+      <header>
+        <h2>{title}</h2>
+        {extra}
+      </header>
+      {children}
+    </section>
+  );
+}
+
+export function Choice<T extends string>({ label, value, among, onPick }: {
+  label: string;
+  value: T;
+  among: readonly (readonly [T, string])[];
+  onPick: (value: T) => void;
+}) {
+  return (
+    <label class="choice">
+      <span>{label}</span>
+      <select value={value} onChange={(event) => onPick(event.currentTarget.value as T)}>
+        {among.map(([name, text]) => (
+          <option value={name} key={name}>
+            {text}
+          </option>
+        ))}
+      </select>
+    </label>
+  );
+}
+
+export function Check({ label, on, onPick }: { label: string; on: boolean; onPick: (on: boolean) => void }) {
+  return (
+    <label class="check">
+      <input type="checkbox" checked={on} onChange={(event) => onPick(event.currentTarget.checked)} />
+      <span>{label}</span>
+    </label>
+  );
+}
+
+/** A canvas that draws itself again when what it shows changes, as sharp as the screen. */
+export function Drawing({ draw, deps, label, height, onPoint, class: name }: {
+  draw: (context: CanvasRenderingContext2D, width: number, height: number) => void;
+  deps: readonly unknown[];
+  label: string;
+  height: number;
+  onPoint?: (x: number, y: number, width: number, height: number) => void;
+  class?: string;
+}) {
+  const ref = useRef<HTMLCanvasElement>(null);
+  useEffect(() => {
+    const canvas = ref.current!;
+    const paint = () => {
+      const ratio = Math.min(devicePixelRatio, 2);
+      const { clientWidth: width, clientHeight } = canvas;
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(clientHeight * ratio);
+      const context = canvas.getContext("2d")!;
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      draw(context, width, clientHeight);
+    };
+    const watch = new ResizeObserver(paint);
+    watch.observe(canvas);
+    paint();
+    return () => watch.disconnect();
+  }, deps);
+  const point = (event: PointerEvent) => {
+    const { offsetX, offsetY, currentTarget } = event as PointerEvent & { currentTarget: HTMLCanvasElement };
+    if (event.buttons) onPoint?.(offsetX, offsetY, currentTarget.clientWidth, currentTarget.clientHeight);
+  };
+  return (
+    <canvas
+      ref={ref}
+      role="img"
+      aria-label={label}
+      class={name}
+      style={{ height: `${height}px` }}
+      onPointerDown={onPoint && point}
+      onPointerMove={onPoint && point}
+    />
+  );
+}
+
+/** A ramp as a strip. */
+export function Strip({ table, label }: { table: Uint8Array; label: string }) {
+  return (
+    <Drawing
+      class="strip"
+      label={label}
+      height={12}
+      deps={[table]}
+      draw={(context, width, height) => {
+        for (let x = 0; x < width; x++) {
+          context.fillStyle = css(table, x / (width - 1));
+          context.fillRect(x, 0, 1, height);
+        }
+      }}
+    />
+  );
+}
+
+/** A bar whose length is a part of the whole. */
+export function Bar({ part, role = "weight" }: { part: number; role?: string }) {
+  return (
+    <span class="bar" aria-hidden="true">
+      <i class={role} style={{ width: `${Math.min(Math.max(part, 0), 1) * 100}%` }} />
+    </span>
+  );
+}
