@@ -56,12 +56,12 @@ class Writer:
         self._held: dict[bytes, str] = {}
         self._digest = hashlib.blake2b(digest_size=16)
         self._start, self._end = _aligned(room + 8), 0
-        self._write(b" " * self._start, counted=False)
+        self.file.seek(self._start)
 
     @property
-    def written(self) -> int:
-        """Bytes of tensors so far."""
-        return self._end
+    def size(self) -> int:
+        """Bytes so far, with the room for the header."""
+        return self._start + self._end
 
     def put(self, name: str, tensor: Tensor, dtype: torch.dtype | None = None) -> None:
         """Write a tensor, a piece at a time, in another dtype where one is given."""
@@ -99,7 +99,7 @@ class Writer:
         start = max(self._start, _aligned(8 + len(header)))
         self._shift(start)
         self.file.seek(0)
-        self._write((start - 8).to_bytes(8, "little") + header.ljust(start - 8), counted=False)
+        self.file.write((start - 8).to_bytes(8, "little") + header.ljust(start - 8))
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -125,11 +125,10 @@ class Writer:
         offsets = [self._end, self._end + size]
         self._entries[name] = {"dtype": _NAMES[dtype], "shape": shape, "data_offsets": offsets}
 
-    def _write(self, data: bytes | memoryview, counted: bool = True) -> None:
+    def _write(self, data: bytes | memoryview) -> None:
         self.file.write(data)
-        if counted:
-            self._digest.update(data)
-            self._end += len(data)
+        self._digest.update(data)
+        self._end += len(data)
 
     def _shift(self, start: int) -> None:
         """Move the tensors' bytes further back, where the header needs it."""

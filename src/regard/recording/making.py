@@ -114,7 +114,7 @@ def record(
         raise DtypeError("record(model)", f"a {type(module).__name__}", "a module of PyTorch",
                          "Give the model first, then its inputs.")  # fmt: skip
     called = name or (_name(module) if module is model else "python")
-    room = 4096 + 1024 * sum(1 for _ in module.modules())
+    room = 8192 + 256 * sum(1 for _ in module.modules())
     try:
         with Writer(path, min(room, 1 << 22)) as writer, torch.no_grad():
             recorder = _Recorder(writer, module, layers, dtype, values, progress)
@@ -282,7 +282,7 @@ class _Recorder(Listener):
         free = shutil.disk_usage(self.writer.path.parent).free
         left = mine * (layers - done)
         if self.progress is not None:
-            self.progress(Progress(name, done, layers, self.writer.written + left, free))
+            self.progress(Progress(name, done, layers, self.writer.size + left, free))
         if left > free:
             raise OptionError("record(to=…)", f"{self.writer.path}, where {size_in_words(free)} are free",
                               f"a disk with the {size_in_words(left)} that are still to be written",

@@ -1,0 +1,50 @@
+"""`regard record`: a run of a model over a text, kept in a file."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from regard import recording
+from regard.look.opening import Opened, open_model
+from regard.recording import record, size_in_words
+from regard.source import read
+
+
+def main(options: Namespace, console: Console) -> None:
+    """Record what the options name, say the size before, and in the end what the file holds."""
+    path = Path(options.out)
+    source = read(options.what)
+    opened = open_model(options.model)
+    words = opened.words(source.text, options.first)
+    ids = torch.from_numpy(words.ids)[None]
+    given: list[str] | None = options.layers
+    layers = given and [int(one) if one.isdecimal() else one for one in given]
+    errors = Console(stderr=True)
+    columns = (
+        TextColumn("recording"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def told(now: recording.Progress) -> None:
+            if not now.done:
+                console.print(f"will write about {size_in_words(now.whole)} to", end=" ")
+                console.print(str(path), style="bold", markup=False, soft_wrap=True, end="; ")
+                console.print(f"{size_in_words(now.free)} are free")
+            bar.update(task, completed=now.done, total=now.layers, description=now.layer)
+
+        run = record(
+            opened.model, ids if isinstance(opened, Opened) else {"input_ids": ids},
+            to=path, text=source.text[: max(stop for _, stop in words.spans)], tokens=words.texts,
+            spans=words.spans, name=opened.name, values=options.values, layers=layers,
+            dtype=None if options.dtype is None else recording.DTYPES[options.dtype], progress=told,
+        )  # fmt: skip
+    console.print(str(run), markup=False, soft_wrap=True)
