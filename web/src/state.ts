@@ -1,6 +1,6 @@
 // What the page knows. The place is the one thing a person changes; everything else follows from it.
 import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/signals";
-import { json, paths, raw, type Cell, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
+import { difference as compared, json, paths, raw, type Cell, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
 import { type Place, read, START, written } from "./pure/hash";
 import { SAY } from "./strings";
 
@@ -96,6 +96,23 @@ export const cellPath = computed(() => {
 export const cellTold = resource<Cell>(() => cellPath.value, json, 40);
 /** What the server says about the cell that is chosen, once it has said it. */
 export const cellNow = computed(() => (cellTold.value.path === cellPath.value ? cellTold.value.value : null));
+
+/** What Compare subtracts: by default the next head of the layer. */
+export const minus = computed(() => {
+  const at = layer.value;
+  return place.value.other || `${recordingId.value}/${at?.index ?? 0}/${(headIndex.value + 1) % (at?.heads ?? 1)}`;
+});
+/** A − B at the cell that is held, where Compare is open. */
+export const difference = resource<Values>(
+  () => {
+    const at = cell.value;
+    if (!at || screen.value !== "compare" || !run.value || !layer.value) return null;
+    const of = compared(`${recordingId.value}/${layer.value.index}/${headIndex.value}`, minus.value, "max");
+    return of.path({ q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1, rows: 1, cols: 1 });
+  },
+  raw,
+  40,
+);
 
 export const rowTold = resource<Values>(
   () => {

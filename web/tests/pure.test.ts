@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { floats, half, halves } from "../src/pure/half";
 import { read, START, written, type Place } from "../src/pure/hash";
 import { Lru } from "../src/pure/lru";
-import { bytes, short, shown } from "../src/pure/numbers";
+import { bytes, short, shown, tidy } from "../src/pure/numbers";
 import { colours, css, inkOn } from "../src/pure/ramps";
 import { cumulative, entropy, runs, softmax, top } from "../src/pure/text";
 import { roundUp, toneOf, valueAt, type Tone } from "../src/pure/tone";
@@ -126,6 +126,7 @@ describe("text", () => {
     expect([0.31416, -2, 0, 3.21e-7, null, 12345678].map((x) => short(x))).toEqual([
       "0.3142", "−2.000", "0", "3.21e−7", "−∞", "1.23e7",
     ]);
+    expect([0.5, 3, -1, 0, 0.04152, 100, 1e-7, null].map((x) => tidy(x))).toEqual(["0.5", "3", "−1", "0", "0.0415", "100", "1.0e−7", "−∞"]);
     expect([999, 9_400_000, 1_234_000_000].map(bytes)).toEqual(["999 B", "9.4 MB", "1.2 GB"]);
     expect([" f", "\n", "", undefined].map(shown)).toEqual(["·f", "⏎", "∅", "…"]);
   });

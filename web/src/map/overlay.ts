@@ -219,16 +219,19 @@ function cross(context: CanvasRenderingContext2D, over: Over, at: { query: numbe
   context.globalAlpha = held ? 0.9 : 0.5;
   for (const [name, horizontal] of [["query", true], ["key", false]] as const) {
     context.fillStyle = colours[name];
-    const middle = Math.round(horizontal ? (y0 + y1) / 2 : (x0 + x1) / 2);
-    const thick = 1;
+    // Through the middle of a small cell, along both edges of a large one, whose numbers stay readable.
+    const edges = horizontal ? [y0, y1] : [x0, x1];
+    const lines = edges[1]! - edges[0]! < 18 ? [(edges[0]! + edges[1]!) / 2] : edges;
     // The lines stop short of the cell, so that its colour stays clean.
     const [low, high] = horizontal ? [x0 - 4, x1 + 4] : [y0 - 4, y1 + 4];
-    if (horizontal) {
-      context.fillRect(0, middle, Math.max(low, 0), thick);
-      context.fillRect(high, middle, Math.max(width - high, 0), thick);
-    } else {
-      context.fillRect(middle, 0, thick, Math.max(low, 0));
-      context.fillRect(middle, high, thick, Math.max(height - high, 0));
+    for (const line of lines.map(Math.round)) {
+      if (horizontal) {
+        context.fillRect(0, line, Math.max(low, 0), 1);
+        context.fillRect(high, line, Math.max(width - high, 0), 1);
+      } else {
+        context.fillRect(line, 0, 1, Math.max(low, 0));
+        context.fillRect(line, high, 1, Math.max(height - high, 0));
+      }
     }
   }
   context.globalAlpha = 1;

@@ -29,6 +29,7 @@ export const view = computed<View>(() => {
 
 export const look = (to: View | null) => go({ view: to });
 
+const dark = matchMedia("(prefers-color-scheme: dark)");
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let moving = 0;
 
@@ -91,7 +92,7 @@ function toneFor(drawn: readonly Drawn[], signed: boolean): Tone {
 
 const tables = new Map<string, Uint8Array<ArrayBuffer>>();
 export function table(signed: boolean): Uint8Array<ArrayBuffer> {
-  const name = signed ? "signed" : place.value.ramp;
+  const name = signed ? (dark.matches ? "signedDark" : "signed") : place.value.ramp;
   if (!tables.has(name)) tables.set(name, tableOf(name));
   return tables.get(name)!;
 }
@@ -132,7 +133,6 @@ export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanv
   const painter: Painter = GlPainter.on(base) ?? new PlainPainter(base.getContext("2d")!);
   const context = over.getContext("2d")!;
   const ratio = signal(Math.min(devicePixelRatio, 2));
-  const dark = matchMedia("(prefers-color-scheme: dark)");
   const colours = signal(coloursOf(host));
   const undo: (() => void)[] = [];
   const on = <K extends keyof HTMLElementEventMap>(name: K, act: (event: HTMLElementEventMap[K]) => void, options?: AddEventListenerOptions) => {

@@ -11,6 +11,12 @@ export function short(value: number | null | undefined, digits = 4): string {
   return text.replaceAll("-", "−").replace("e+", "e");
 }
 
+/** The same without zeros that say nothing: 0.5, 3, 0.0415. For numbers that were chosen to be short. */
+export function tidy(value: number | null, digits = 3): string {
+  const text = short(value, digits);
+  return text.includes("e") || !text.includes(".") ? text : text.replace(/\.?0+$/, "");
+}
+
 /** 93,957 */
 export const count = (value: number) => Math.round(value).toLocaleString("en-US");
 

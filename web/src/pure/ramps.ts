@@ -5,13 +5,14 @@ const ANCHORS = {
   cividis: "00204d 00336f 39486b 575c6d 707173 8a8779 a69d75 c4b56c e4cf5b ffea46",
   grey: "161616 f4f4f4",
   signed: "2a63b0 4f93cf 94c0e2 d3e3ee f4f3f0 f5dccb eeaf88 d97550 b43a32",
+  signedDark: "a9d2ff 6fb0f0 3c7fc0 25496d 1c2128 6b3a2c b3593d e58a62 ffc9a8",
 } as const;
 
-export type Ramp = Exclude<keyof typeof ANCHORS, "signed">;
+export type Ramp = Exclude<keyof typeof ANCHORS, "signed" | "signedDark">;
 export const RAMPS = ["viridis", "cividis", "grey"] as const satisfies readonly Ramp[];
 
 /** 256 colours, red, green, blue, opaque: between the anchors they are mixed evenly. */
-export function colours(ramp: Ramp | "signed"): Uint8Array<ArrayBuffer> {
+export function colours(ramp: keyof typeof ANCHORS): Uint8Array<ArrayBuffer> {
   const anchors = ANCHORS[ramp].split(" ").map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
   const out = new Uint8Array(256 * 4);
   for (let i = 0; i < 256; i++) {

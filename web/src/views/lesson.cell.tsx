@@ -195,7 +195,7 @@ function Scale({ now }: { now: Cell }) {
 }
 
 /** The row's weights as recorded, beside what they become with what was changed. */
-function WeightsTable({ now, hide }: { now: Cell; hide?: boolean }) {
+function WeightsTable({ now, hide, brief }: { now: Cell; hide?: boolean; brief?: boolean }) {
   const row = rowTold.value.value?.values;
   const touched = unscaled.value || temperature.value !== 1 || hidden.value.size > 0;
   if (!row || now.lse === null) return null;
@@ -227,7 +227,7 @@ function WeightsTable({ now, hide }: { now: Cell; hide?: boolean }) {
         </span>
         {touched && <button onClick={() => ((temperature.value = 1), (unscaled.value = false), (hidden.value = new Set()))}>{LESSON.recorded}</button>}
       </div>
-      <table class="sums">
+      {(touched || !brief) && <table class="sums">
         <thead>
           <tr>
             {hide && <th scope="col">sees</th>}
@@ -257,7 +257,7 @@ function WeightsTable({ now, hide }: { now: Cell; hide?: boolean }) {
             </tr>
           ))}
         </tbody>
-      </table>
+      </table>}
     </>
   );
 }
@@ -352,7 +352,7 @@ function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
           )}
         </tbody>
       </table>
-      {upTo >= 7 && <WeightsTable now={now} />}
+      {upTo >= 7 && <WeightsTable now={now} brief />}
     </>
   );
 }

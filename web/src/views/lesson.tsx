@@ -11,7 +11,7 @@ import { Token } from "./parts";
 
 export function LessonView() {
   const real = run.value !== null && cell.value !== null;
-  const words = useSignal(!real);
+  const words = useSignal(false);
   const asWords = words.value || !real;
   useEffect(() => {
     told.value = null;

@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { json, paths, type Words } from "../api";
-import { short } from "../pure/numbers";
+import { tidy } from "../pure/numbers";
 import { go, resource, screen, step } from "../state";
 import { LESSON } from "../strings.lesson";
 import { SAY } from "../strings";
@@ -30,7 +30,7 @@ function say(made: Words, at: number): void {
   const used = made.numbers.flatMap((other, i) => (other.of.includes(at) ? [i] : []));
   const link = (i: number) => (
     <button class={`n ${ROLE[made.numbers[i]!.role] ?? made.numbers[i]!.role}`} title={made.numbers[i]!.name} onClick={() => say(made, i)}>
-      {short(made.numbers[i]!.value)}
+      {tidy(made.numbers[i]!.value)}
     </button>
   );
   const joined = (sign: string) => one.of.flatMap((i, n) => (n ? [` ${sign} `, link(i)] : [link(i)]));
@@ -39,7 +39,7 @@ function say(made: Words, at: number): void {
   else if (one.how in SIGN) from = joined(SIGN[one.how]!);
   else if (one.how !== "given") from = [`${one.how} of `, ...joined(",")];
   told.value = {
-    name: `${one.name} = ${short(one.value)}`,
+    name: `${one.name} = ${tidy(one.value)}`,
     from,
     to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => say(made, i)}>{made.numbers[i]!.name}</button>]) : "the next layer",
   };
@@ -69,7 +69,7 @@ function Grid({ made, of, name, rows, cols }: { made: Words; of: number[][]; nam
                 const shade = role === "weight" && value ? { "--part": `${Math.round(value * 70)}%` } : {};
                 return (
                   <td key={j} class={role === "weight" ? "shaded" : ""} style={shade}>
-                    <button class={`n ${ROLE[role] ?? role}`} onClick={() => say(made, at)}>{short(value, 3)}</button>
+                    <button class={`n ${ROLE[role] ?? role}`} onClick={() => say(made, at)}>{tidy(value)}</button>
                   </td>
                 );
               })}

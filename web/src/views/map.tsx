@@ -4,17 +4,10 @@ import { difference, oneHead, raw } from "../api";
 import { extent, mount, names, size, source, view } from "../map/stage";
 import { short } from "../pure/numbers";
 import { visible } from "../pure/view";
-import { cell, choose, headIndex, layer, place, recordingId, resource, run, screen, table, token } from "../state";
+import { cell, choose, headIndex, layer, minus, place, recordingId, resource, run, screen, table, token } from "../state";
 import { SAY } from "../strings";
 import { Token } from "./parts";
 import { Panel } from "./panel";
-
-/** What Compare subtracts from the head that is shown: by default the next head of its layer. */
-export function otherNow(): string {
-  const { other, recording } = place.value;
-  const at = layer.value;
-  return other || `${recording}/${at?.index ?? 0}/${((headIndex.value || 0) + 1) % (at?.heads ?? 1)}`;
-}
 
 /** Which numbers the map shows; called where the map is shown. */
 export function useSource(): void {
@@ -22,7 +15,7 @@ export function useSource(): void {
   const now = run.value;
   const head = headIndex.value;
   const { pooling } = place.value;
-  const other = screen.value === "compare" ? otherNow() : "";
+  const other = screen.value === "compare" ? minus.value : "";
   const id = recordingId.value;
   const wanted = !at || !now ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling) : oneHead(id, at.index, head, pooling);
   useEffect(() => {

@@ -10,7 +10,7 @@ import { top } from "../pure/text";
 import { coarsest, tileAt } from "../pure/tiles";
 import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
-import { cell, cellNow, cellPath, choose, go, place, rowTold } from "../state";
+import { cell, cellNow, cellPath, choose, difference, go, place, rowTold, screen } from "../state";
 import { POOLED, SAY } from "../strings";
 import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
 
@@ -48,6 +48,11 @@ export function Readout() {
         <p class="big weight" data-weight={told?.weight}>
           {told ? (told.allowed ? short(told.weight, 6) : "0") : "…"}
         </p>
+        {screen.value === "compare" && told && (
+          <p class="facts">
+            <span class="soft">{SAY.compare.a}</span> <span>{SAY.compare.minus} = <b>{short(difference.value.value?.values[0] ?? NaN, 5)}</b></span>
+          </p>
+        )}
         {told && !told.allowed && <p class="soft">{SAY.readout.masked}</p>}
         {told?.allowed && <Facts />}
         <button class="primary" onClick={() => go({ screen: "lesson" })}>
