@@ -19,8 +19,8 @@ import pytest
 import torch
 from numpy import ndarray
 from rich.console import Console
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from largest import Largest
 from regard import Causal, Weights, Window, pages
 from regard.errors import OptionError
 from regard.look import band, packing, png, report, terminal
@@ -28,7 +28,6 @@ from regard.look.even import even
 from regard.look.lines import snippet
 from regard.look.maps import Scale, shrink, viridis
 from regard.look.opening import Opened, open_model
-from regard.source import Source, read
 from regard.look.study import CELLS, LINKS, Head, Study, study
 from regard.look.telling import strongest, telling
 from regard.masks import dense
@@ -37,6 +36,7 @@ from regard.nn import Block, MultiHeadAttention, Transformer
 from regard.pages import printable
 from regard.positions import Rotary
 from regard.shapes import Sizes
+from regard.source import Source, read
 
 TEXT = '''"""Ends scripts: </script><b>&amp;\x1b[2J"""
 
@@ -156,21 +156,6 @@ def test_even_counts_what_a_mask_lets_be_seen(mask: Any) -> None:
     assert (found.visible == counts).all()
     share = (allowed / np.maximum(counts, 1)[..., None]).sum(1)
     np.testing.assert_allclose(found.share, share)
-
-
-class Largest(TorchDispatchMode):
-    """The most elements that any operation makes."""
-
-    most = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in made if isinstance(made, tuple | list) else (made,):
-            if isinstance(tensor, torch.Tensor):
-                self.most = max(
-                    self.most, tensor.untyped_storage().nbytes() // tensor.element_size()
-                )
-        return made
 
 
 @pytest.mark.usefixtures("small_chunks")
