@@ -247,6 +247,19 @@ def test_files_that_are_refused(
         Recording.open(path)
 
 
+def test_what_a_file_says_acts_neither_in_a_terminal_nor_in_a_notebook(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    header = header_of(data := made(path))
+    about = json.loads(header["__metadata__"]["about"])
+    about["layers"][0]["name"] = about["model"] = "\x1b[2J<script>\n"
+    header["__metadata__"]["about"] = json.dumps(about)
+    path.write_bytes(with_header(data, header))
+    run = Recording.open(path)
+    assert "\x1b" not in f"{run}{run!r}{run.layer(0)!r}"
+    assert run.layer(0).name == "␛[2J<script>␊"
+    assert "<script>" not in run._repr_html_()
+
+
 def test_places_without_a_recording(tmp_path: Path) -> None:
     with pytest.raises(RegardError, match=r"which is not there; .*Check the path"):
         Recording.open(tmp_path / "nothing")

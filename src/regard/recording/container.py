@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import OptionError
-from regard.recording.words import no_constant
+from regard.recording.words import no_constant, shown
 
 FORMAT, VERSION = "regard.recording", 1
 """What a header says that a file is, and the newest format that is read here."""
@@ -259,7 +259,7 @@ def _metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
     if not version.isdecimal() or len(version) > 9:
         raise damaged(path, f"its format is {version[:20]!r}")
     if int(version) > VERSION:
-        by = told.get("regard", "a newer version")[:40]
+        by = shown(told.get("regard", "of a newer version")[:40])
         raise OptionError("Recording.open", f"{path}, of format {version}, which regard {by} wrote",
                           f"recordings of format {VERSION} or older",
                           "Update regard, or record again with this version.")  # fmt: skip

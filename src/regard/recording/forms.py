@@ -76,7 +76,7 @@ def _places(x: Any) -> bool:
     if not _integers(3)(x) or not x.numel():
         return False
     least, greatest = (int(end) for end in x.aminmax())
-    return least >= -1 and greatest < 1 << 24
+    return least >= -1 and greatest < 1 << 22
 
 
 def _bools(*dims: int) -> Check:

@@ -19,7 +19,16 @@ from regard.normalizers import Normalizer, Softmax
 from regard.observers import Observer, Pooled, Rows
 from regard.recording.container import Entry, Reader, damaged
 from regard.recording.forms import AnyValue, value_of
-from regard.recording.words import Rounding, no_constant, rounding_in_words, size_in_words
+from regard.recording.words import (
+    Rounding,
+    Row,
+    as_html,
+    as_text,
+    no_constant,
+    rounding_in_words,
+    shown,
+    size_in_words,
+)
 from regard.scores import Score
 from regard.shapes import Keys, Output, Queries, Values
 from regard.watching import Pass, Place, observed
@@ -312,16 +321,27 @@ class Recording:
         return f"Recording({str(self.path)!r}, {self.model!r}, {len(self)} layers)"
 
     def __str__(self) -> str:
+        return as_text(self._summary, self._rows)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a small table."""
+        return as_html(self._summary, self._rows)
+
+    @property
+    def _summary(self) -> str:
         tokens = "" if self.tokens is None else f", {len(self.tokens):,} tokens"
-        lines = [
-            f"{self.path.name}: {self.model}, {len(self)} layers{tokens}, {size_in_words(self.size)}"
-        ]
-        width = max(len(layer.name) for layer in self)
-        for layer in self:
-            told = rounding_in_words(layer.rounding)
-            lines.append(f"{layer.number:>4}  {layer.name:<{width}}  {layer.heads} heads, "
-                         f"{layer.queries:,} × {layer.keys:,}, {layer.dtype}: {told}")  # fmt: skip
-        return "\n".join(lines)
+        of = f"{self.model}, {len(self)} layers{tokens}, {size_in_words(self.size)}"
+        return f"{shown(self.path.name)}: {of}"
+
+    @property
+    def _rows(self) -> list[Row]:
+        return [
+            Row(
+                str(layer.number), layer.name, f"{layer.heads} heads",
+                f"{layer.queries:,} × {layer.keys:,}", layer.dtype, rounding_in_words(layer.rounding),
+            )
+            for layer in self
+        ]  # fmt: skip
 
     def _words(self, name: str) -> bytes:
         found = self._reader.tensor(name)
@@ -372,4 +392,4 @@ def _layer(reader: Reader, number: int, about: Any) -> RecordedLayer:
 def _word(given: Any) -> str:
     if not isinstance(given, str):
         raise ValueError(f"{type(given).__name__} where a word belongs")
-    return given
+    return shown(given)

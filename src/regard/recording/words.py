@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from html import escape
+from typing import Any, NamedTuple
+
+from regard.pages import printable
 
 
 @dataclass(frozen=True)
@@ -15,6 +19,52 @@ class Rounding:
     """The root of the mean square, over all pairs of these rows."""
     rows: int
     """Of each head."""
+
+
+class Row(NamedTuple):
+    """What is said of a layer."""
+
+    number: str
+    name: str
+    heads: str
+    pairs: str
+    """Queries × keys."""
+    dtype: str
+    rounding: str
+
+
+_HEADS = Row("layer", "module", "heads", "queries × keys", "kept in", "weights")
+
+
+def as_text(summary: str, rows: Sequence[Row]) -> str:
+    """A recording as a terminal shows it."""
+    width = max(len(row.name) for row in rows)
+    return "\n".join((summary, *(
+        f"{row.number:>4}  {row.name:<{width}}  {row.heads}, {row.pairs}, {row.dtype}: {row.rounding}"
+        for row in rows
+    )))  # fmt: skip
+
+
+def as_html(summary: str, rows: Sequence[Row]) -> str:
+    """A recording as a notebook shows it, in the notebook's own colours."""
+    style = 'style="text-align:left;padding:.1em .8em .1em 0"'
+    head = "".join(f'<th scope="col" {style}>{title}</th>' for title in _HEADS)
+    lines = ("".join(f"<td {style}>{escape(cell)}</td>" for cell in row) for row in rows)
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    return (
+        f'<div style="max-height:24em;overflow:auto"><table style="border-collapse:collapse">'
+        f'<caption style="text-align:left"><strong>{escape(summary)}</strong></caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def shown(word: str) -> str:
+    """A word from a file, without what would move a terminal's cursor.
+
+    >>> shown("blocks.0\\x1b[2J\\n")
+    'blocks.0␛[2J␊'
+    """
+    return printable(word).replace("\n", "␊")
 
 
 def rounding_in_words(rounding: Rounding | None) -> str:
