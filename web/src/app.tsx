@@ -1,6 +1,6 @@
 // The frame of every screen: the bar on top, the view, dialogs, and what is said aloud.
 import { useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { json, paths } from "./api";
 import { goTo } from "./keys";
 import { SCREENS, type Screen } from "./pure/hash";
@@ -212,7 +212,7 @@ function Search() {
 
 export function Dialog({ title, children }: { title: string; children: preact.ComponentChildren }) {
   const ref = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement as HTMLElement | null;
     ref.current!.showModal();
     return () => before?.focus?.();

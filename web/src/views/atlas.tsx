@@ -112,10 +112,11 @@ export function AtlasView() {
         <ul class={grid ? "heads grid" : "heads"} style={grid ? { "--columns": String(columns) } : {}}>
           {heads.map((one) => (
             <li key={`${one.layer}/${one.head}`}>
-              <button data-head={`${one.layer}/${one.head}`} onClick={() => enter(one.layer, one.head)} aria-label={described(one, asked.by)}>
+              <button data-head={`${one.layer}/${one.head}`} onClick={() => enter(one.layer, one.head)}>
                 <Thumbnail layer={one.layer} head={one.head} />
+                <span class="unseen">{SAY.head(one.layer, one.head)}</span>
                 <span class="caption">
-                  <b>{SAY.atlas.head(one.layer, one.head)}</b>
+                  <b aria-hidden="true">{SAY.atlas.head(one.layer, one.head)}</b>
                   {measured && <span class="number">{asked.by ? short(statistic(one, asked.by), 3) : `${(one.entropy * 100).toFixed(0)} %`}</span>}
                 </span>
                 {measured && <Bar part={asked.by ? statistic(one, asked.by) / most : one.entropy} />}
@@ -127,11 +128,6 @@ export function AtlasView() {
       )}
     </div>
   );
-}
-
-function described(one: HeadStatistics, by: string): string {
-  const name = SAY.head(one.layer, one.head);
-  return by ? `${name}, ${SAY.statistics[by]![0]} ${short(statistic(one, by), 3)}` : name;
 }
 
 function HeadTable({ heads }: { heads: HeadStatistics[] }) {

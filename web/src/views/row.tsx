@@ -23,7 +23,7 @@ export function RowView() {
   const stop = Math.min(start + PAGE, keys);
   return (
     <div class="with-panel">
-      <div class="reading">
+      <div class="reading" tabIndex={0}>
         <h1>{SAY.row.of(held.query, token(held.query) ?? "…")}</h1>
         {row && <RowStrip row={row} onGo={(at) => (from.value = Math.max(0, Math.round(at - PAGE / 2)))} start={start} stop={stop} />}
         {keys > PAGE && (

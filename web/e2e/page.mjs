@@ -1,0 +1,286 @@
+// The built page in a real Chromium, from the whole map down to one weight, with no network but the server.
+//
+//   node e2e/page.mjs                       against the stand-in server (mock.mjs), whose weights are known in float64
+//   node e2e/page.mjs '{"url": …, …}'       against a real one: what tests/web/test_page.py hands over
+//
+// The argument: url (with its token), recording (id), layer, head, query, key and the exact weight there.
+// CHROMIUM names the browser, SHOTS a folder for screenshots. Every failed check is printed; then the exit status is 1.
+import { mkdirSync, readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { chromium } from "playwright-core";
+
+const shots = process.env.SHOTS;
+if (shots) mkdirSync(shots, { recursive: true });
+let given = process.argv[2] ? JSON.parse(process.argv[2]) : null;
+let mock = null;
+if (!given) {
+  const { Recording, serve } = await import("../mock.mjs");
+  mock = await serve(0);
+  const { weights, first } = new Recording("a1b2", "", 1500, 0).row(1, 2, 412);
+  given = {
+    url: `http://127.0.0.1:${mock.address().port}/#token=mock`, recording: "a1b2", layer: 1, head: 2, query: 412, key: 306,
+    weight: weights[306 - first],
+  };
+}
+const origin = new URL(given.url).origin;
+const token = /token=([^&]+)/.exec(given.url)[1];
+
+let failures = 0;
+function check(what, holds, more = "") {
+  if (holds) return;
+  failures++;
+  console.error(`FAILED: ${what} ${more}`);
+}
+const near = (a, b, by = 2e-6) => Math.abs(a - b) <= by * Math.max(Math.abs(a), Math.abs(b), 1e-12);
+
+const browser = await chromium.launch({
+  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  // No name resolves, so that nothing but the server's own address can be reached.
+  args: ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
+});
+const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", acceptDownloads: true });
+
+async function tab(hash = "", before = null) {
+  const page = await context.newPage();
+  page.on("request", (request) => check("no request leaves the server", /^(blob|data):/.test(request.url()) || new URL(request.url()).origin === origin, request.url()));
+  page.on("pageerror", (error) => check("no error in the page", false, error.message));
+  page.on("console", (message) => check("nothing to complain of", message.type() !== "error", message.text()));
+  if (before) await page.addInitScript(before);
+  await page.goto(`${origin}/?token=${token}${hash}`);
+  return page;
+}
+const hashOf = (page) => page.evaluate(() => location.hash);
+async function until(page, what, holds, arg = null) {
+  await page.waitForFunction(holds, arg, { timeout: 20_000 }).catch(() => check(what, false, `at ${page.url()}`));
+}
+async function serious(page, where) {
+  await page.evaluate(readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"));
+  const found = await page.evaluate(async () => (await globalThis.axe.run(document, { resultTypes: ["violations"] })).violations
+    .filter((one) => one.impact === "serious" || one.impact === "critical")
+    .map((one) => `${one.id}: ${one.nodes.slice(0, 3).map((node) => node.target.join(" ")).join(", ")}`));
+  check(`axe finds nothing serious: ${where}`, found.length === 0, found.join("; "));
+}
+const shot = (page, name) => (shots ? page.screenshot({ path: `${shots}/${name}.png` }) : null);
+const ready = () => document.querySelector(".readout")?.getAttribute("data-ready") === "1";
+const settled = () => /exact|px =/.test(document.querySelector(".pixel")?.textContent ?? "") && !/refining/.test(document.querySelector(".panel [role=status]")?.textContent ?? "");
+const weightOf = (page) => page.evaluate(() => Number(document.querySelector("[data-weight]").dataset.weight));
+
+async function fromWholeToOneWeight() {
+  const page = await tab();
+  await until(page, "recordings are listed", () => document.querySelector("[data-open]"));
+  check("the token is not in the URL", !page.url().includes(token) || token.length < 5, page.url());
+  await serious(page, "recordings");
+  await shot(page, "open");
+  await page.click(`[data-open="${given.recording}"]`);
+  await until(page, "the atlas is measured", () => document.querySelectorAll(".heads .bar").length > 0);
+  await page.waitForTimeout(400);
+  await serious(page, "atlas");
+  await shot(page, "atlas");
+  await page.click(`[data-head="${given.layer}/${given.head}"]`);
+  await until(page, "the whole map is drawn", settled);
+  await shot(page, "map");
+  await serious(page, "map");
+  const box = await page.locator(".over").boundingBox();
+  // The wheel zooms at the cursor: the weight stays under it all the way down.
+  const at = async () => {
+    const [, q, k, scale] = /at=([\d.]+),([\d.]+),([\d.e-]+)/.exec(await hashOf(page)) ?? [];
+    const [width, height] = [box.width - 92 - 40, box.height - 76 - 40];
+    const s = Number(scale);
+    return { x: box.x + 92 + width / 2 + (given.key + 0.5 - Number(k)) * s, y: box.y + 76 + height / 2 + (given.query + 0.5 - Number(q)) * s, s };
+  };
+  await page.mouse.move(box.x + 92 + (box.width - 132) / 2, box.y + 76 + (box.height - 116) / 2);
+  await page.mouse.wheel(0, -120);
+  await page.waitForTimeout(300);
+  for (let i = 0; i < 30; i++) {
+    const { x, y, s } = await at();
+    if (s >= 60) break;
+    await page.mouse.move(x, y);
+    await page.mouse.wheel(0, -400);
+    await page.waitForTimeout(250);
+  }
+  await until(page, "near, the legend says exact", () => document.querySelector(".pixel")?.classList.contains("exact"));
+  await until(page, "the near map is drawn", settled);
+  const { x, y } = await at();
+  await page.mouse.move(x, y);
+  await page.mouse.click(x, y);
+  await until(page, "a click holds the weight", ready);
+  await page.waitForTimeout(300);
+  check("the cell under the cursor is the one that was zoomed to", (await hashOf(page)).includes(`cell=${given.query},${given.key}`), await hashOf(page));
+  check("the readout is the exact weight", near(await weightOf(page), given.weight), `${await weightOf(page)} for ${given.weight}`);
+  const said = await page.textContent("#live");
+  check("it is said aloud", said.includes(`query ${given.query}`) && said.includes(`key ${given.key}`) && said.includes(given.weight.toPrecision(3).slice(0, 4)), said);
+  await shot(page, "near");
+
+  // Its twin as a table, the row, the lesson, and the file that is saved: the same number.
+  await page.keyboard.press("t");
+  await until(page, "the table twin holds the cell", () => /\d/.test(document.querySelector(".table-twin .held")?.textContent ?? ""));
+  const inTable = Number((await page.textContent(".table-twin .held")).replace("−", "-"));
+  check("the table twin says the same", near(inTable, given.weight, 1e-3), `${inTable}`);
+  await serious(page, "table");
+  await shot(page, "table");
+  await page.keyboard.press("t");
+  await page.click("text=Export");
+  const [csv] = await Promise.all([page.waitForEvent("download"), page.click("[data-csv]")]);
+  const lines = readFileSync(await csv.path(), "utf8").trim().split("\n").map((line) => line.split(","));
+  const cell = lines.find((line) => line[0] === String(given.query))?.[lines[0].indexOf(String(given.key))];
+  check("the CSV holds the weight", near(Number(cell), given.weight), cell);
+  const [png] = await Promise.all([page.waitForEvent("download"), page.click("[data-png='2']")]);
+  const bytes = readFileSync(await png.path());
+  check("the PNG is twice the map", bytes.readUInt32BE(16) === Math.round(2 * box.width), `${bytes.readUInt32BE(16)}`);
+  const [svg] = await Promise.all([page.waitForEvent("download"), page.click("[data-svg]")]);
+  check("the SVG holds the weight", readFileSync(await svg.path(), "utf8").includes(`${given.query}, ${given.key}: `));
+  await serious(page, "export");
+  await shot(page, "export");
+  await page.keyboard.press("Escape");
+  await page.keyboard.press("e");
+  await until(page, "E explains", () => document.querySelector(".lesson .subject"));
+  for (let step = 1; step <= 9; step++) {
+    await page.click(`.steps ol li:nth-child(${step}) button`);
+    await page.waitForTimeout(150);
+    if (step === 7) {
+      const told = await page.evaluate(() => Number(document.querySelector("[data-lesson-weight]").dataset.lessonWeight));
+      check("the lesson ends at the weight", near(told, given.weight), `${told}`);
+    }
+    await shot(page, `lesson${step}`);
+    if (step === 2 || step === 4) await serious(page, `lesson ${step}`);
+  }
+  await page.keyboard.press("4");
+  await until(page, "the row is coloured", () => document.querySelectorAll(".text mark").length > 0);
+  await serious(page, "row");
+  await shot(page, "row");
+  await page.keyboard.press("3");
+  await until(page, "the map again", ready);
+  await page.waitForTimeout(400);
+  const hash = await hashOf(page);
+  await page.close();
+
+  const again = await tab(hash);
+  await until(again, "the URL brings the cell back", ready);
+  await again.waitForTimeout(400);
+  check("the URL is the same", (await hashOf(again)) === hash, `${await hashOf(again)} for ${hash}`);
+  check("and so is the weight", near(await weightOf(again), given.weight));
+  await again.close();
+}
+
+async function everyKey() {
+  const start = `#map?r=${given.recording}&layer=1&head=1&at=60,40,8&cell=60,40`;
+  const page = await tab(start);
+  await until(page, "the cell is read", ready);
+  const press = async (key, pattern) => {
+    await page.keyboard.press(key);
+    await page.waitForFunction((source) => new RegExp(source).test(location.hash), pattern.source, { timeout: 5000 })
+      .catch(async () => check(`key ${key}`, false, `${await hashOf(page)} is not ${pattern}`));
+  };
+  await press("ArrowDown", /cell=61,40/);
+  await press("ArrowRight", /cell=61,41/);
+  await press("ArrowUp", /cell=60,41/);
+  await press("ArrowLeft", /cell=60,40/);
+  await press("Shift+ArrowDown", /cell=70,40/);
+  await press("Shift+ArrowLeft", /cell=70,30/);
+  await press("]", /layer=2/);
+  await press("[", /layer=1/);
+  await press(".", /head=2/);
+  await press(",", /head=1/);
+  await press("+", /at=[\d.]+,[\d.]+,16(&|$)/);
+  await press("-", /at=[\d.]+,[\d.]+,8(&|$)/);
+  await press("0", /at=[\d.]+,[\d.]+,0?\.?[0-7]/);
+  await press("l", /log=0/);
+  await press("l", /^(?!.*log=0)/);
+  await press("m", /pool=mean/);
+  await press("m", /pool=sum/);
+  await press("m", /^(?!.*pool=)/);
+  await press("d", /at=/);
+  await page.waitForTimeout(400);
+  const [, q, k] = /at=([\d.]+),([\d.]+)/.exec(await hashOf(page));
+  check("D goes to the diagonal", Math.abs(q - k) < 1, `${q} ${k}`);
+  await page.waitForTimeout(900);
+  await page.keyboard.press("n");
+  await page.waitForTimeout(700);
+  const first = /cell=[\d,]+/.exec(await hashOf(page))?.[0];
+  await page.keyboard.press("n");
+  await page.waitForTimeout(700);
+  check("N goes on", /cell=[\d,]+/.exec(await hashOf(page))?.[0] !== first, first);
+  await press("p", new RegExp(first));
+  await page.keyboard.press("g");
+  await until(page, "G asks", () => document.activeElement.name === "index");
+  await page.keyboard.type("33");
+  await press("Enter", /cell=33,33/);
+  await page.waitForTimeout(300);
+  await page.keyboard.press("/");
+  check("/ goes to the search", await page.evaluate(() => document.activeElement.id === "search"));
+  await page.keyboard.type("12");
+  await press("Enter", /cell=12,12/);
+  await page.keyboard.press("Escape");
+  await press("Escape", /^(?!.*cell=)/);
+  await page.keyboard.press("?");
+  check("? shows the keys", (await page.locator("dialog[open] .keys").count()) === 1);
+  await shot(page, "help");
+  await press("Escape", /^#map/);
+  check("Esc closes", (await page.locator("dialog[open]").count()) === 0);
+  await press("e", /^#lesson/);
+  await serious(page, "three words");
+  await shot(page, "words");
+  await press("6", /^#compare/);
+  await until(page, "the difference is drawn", settled);
+  await serious(page, "compare");
+  await shot(page, "compare");
+  await press("2", /^#atlas/);
+  await press("1", /^#open/);
+  await page.goBack();
+  await page.waitForTimeout(300);
+  check("Back goes back", /^#atlas/.test(await hashOf(page)), await hashOf(page));
+  // Keyboard alone: Tab reaches a head, Enter opens it.
+  for (let i = 0; i < 40 && !(await page.evaluate(() => document.activeElement.dataset.head)); i++) await page.keyboard.press("Tab");
+  await press("Enter", /^#map/);
+  await page.close();
+}
+
+/** The two painters give the same picture. */
+async function withoutWebGl() {
+  const hash = `#map?r=${given.recording}&layer=${given.layer}&head=${given.head}&at=200,150,4`;
+  const pictures = [];
+  for (const before of [null, () => {
+    const get = HTMLCanvasElement.prototype.getContext;
+    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
+      return kind === "webgl2" ? null : get.call(this, kind, ...rest);
+    };
+  }]) {
+    const page = await tab(hash, before);
+    await until(page, "the map is drawn", settled);
+    await page.waitForTimeout(300);
+    const box = await page.locator(".base").boundingBox();
+    pictures.push((await page.screenshot({ clip: { x: box.x + 20, y: box.y + 20, width: 400, height: 300 } })).toString("base64"));
+    await page.close();
+  }
+  const page = await context.newPage();
+  const different = await page.evaluate(async (both) => {
+    const [a, b] = await Promise.all(both.map(async (text) => {
+      const blob = new Blob([Uint8Array.from(atob(text), (c) => c.charCodeAt(0))], { type: "image/png" });
+      const canvas = new OffscreenCanvas(400, 300);
+      const drawing = canvas.getContext("2d");
+      drawing.drawImage(await createImageBitmap(blob), 0, 0);
+      return drawing.getImageData(0, 0, 400, 300).data;
+    }));
+    let count = 0;
+    const colours = new Set();
+    for (let i = 0; i < a.length; i += 4) {
+      colours.add(a[i] * 65536 + a[i + 1] * 256 + a[i + 2]);
+      if (Math.max(...[0, 1, 2].map((c) => Math.abs(a[i + c] - b[i + c]))) > 12) count++;
+    }
+    return { part: count / (a.length / 4), colours: colours.size };
+  }, pictures);
+  check("WebGL2 and Canvas2D paint the same", different.part < 0.01 && different.colours > 10, JSON.stringify(different));
+  await page.close();
+}
+
+try {
+  for (const scene of [fromWholeToOneWeight, everyKey, withoutWebGl]) {
+    await scene().catch((error) => check(scene.name, false, error.stack ?? error.message));
+  }
+} finally {
+  await browser.close();
+  mock?.close();
+  mock?.closeAllConnections();
+}
+console.log(failures ? `${failures} checks failed` : "every check holds");
+process.exit(failures ? 1 : 0);
