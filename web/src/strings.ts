@@ -128,7 +128,7 @@ export const SAY = {
   exports: {
     title: "Export what is on screen",
     png: "PNG with its legend",
-    csv: "CSV of the weights on screen",
+    csv: "The weights on screen",
     csvNote: (rows: number, cols: number, exact: boolean) => `${count(rows)} × ${count(cols)} numbers, ${exact ? "every weight exact" : "pooled as shown"}`,
     svg: "SVG, true vectors",
     svgNote: "at most 200 × 200 weights on screen",

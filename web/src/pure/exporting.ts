@@ -47,14 +47,75 @@ export function svgOf(at: Area, values: ArrayLike<number>, colourOf: (value: num
 }
 
 /** The lines that give the same numbers in Python. */
-export function pythonOf(at: Area & { name: string; layer: number; head: number; cell: { query: number; key: number } | null; pooling: string }): string {
+export function pythonOf(at: Area & { name: string; layer: number; head: number; cell: { query: number; key: number } | null }): string {
   const lines = [
     "import regard",
     "",
     `run = regard.Recording.open(${JSON.stringify(at.name)})`,
-    `head = run.layer(${at.layer}).head(${at.head})`,
-    `weights = head.weights(queries=slice(${at.q0}, ${at.q1}), keys=slice(${at.k0}, ${at.k1}))`,
+    `weights = run.layer(${at.layer}).weights`,
+    `shown = weights[0, ${at.head}, ${at.q0}:${at.q1}, ${at.k0}:${at.k1}]`,
   ];
-  if (at.cell) lines.push(`weight = head.weight(${at.cell.query}, ${at.cell.key})`);
+  if (at.cell) lines.push(`weight = weights[0, ${at.head}, ${at.cell.query}, ${at.cell.key}]`);
   return lines.join("\n");
+}
+
+const crcs = Uint32Array.from({ length: 256 }, (_, i) => {
+  for (let bit = 0; bit < 8; bit++) i = i & 1 ? (i >>> 1) ^ 0xedb88320 : i >>> 1;
+  return i;
+});
+
+export function crc32(bytes: Uint8Array): number {
+  let crc = ~0;
+  for (const byte of bytes) crc = (crc >>> 8) ^ crcs[(crc ^ byte) & 255]!;
+  return ~crc >>> 0;
+}
+
+/** An array as NumPy's .npy, version 1.0, little-endian. */
+export function npyOf(values: Float32Array | Int32Array, shape: readonly number[]): Uint8Array<ArrayBuffer> {
+  const kind = values instanceof Float32Array ? "<f4" : "<i4";
+  const dims = shape.length === 1 ? `${shape[0]},` : shape.join(", ");
+  let head = `{'descr': '${kind}', 'fortran_order': False, 'shape': (${dims}), }`;
+  head += " ".repeat(63 - ((10 + head.length) % 64)) + "\n";
+  const out = new Uint8Array(10 + head.length + 4 * values.length);
+  out.set([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, head.length & 255, head.length >> 8]);
+  out.set(new TextEncoder().encode(head), 10);
+  const view = new DataView(out.buffer, 10 + head.length);
+  const put = kind === "<f4" ? view.setFloat32.bind(view) : view.setInt32.bind(view);
+  values.forEach((value, i) => put(4 * i, value, true));
+  return out;
+}
+
+/** Arrays by name as NumPy's .npz: a zip whose members are stored as they are. */
+export function npzOf(arrays: Record<string, Uint8Array>): Uint8Array<ArrayBuffer> {
+  const parts: Uint8Array[] = [];
+  const central: Uint8Array[] = [];
+  let at = 0;
+  for (const [name, data] of Object.entries(arrays)) {
+    const title = new TextEncoder().encode(`${name}.npy`);
+    // After its signature, a member's local header and its entry in the directory say the same.
+    const same = new DataView(new ArrayBuffer(26));
+    for (const [place, value] of [[0, 20], [6, 0], [8, 0x21], [22, title.length]] as const) same.setUint16(place, value, true);
+    for (const [place, value] of [[10, crc32(data)], [14, data.length], [18, data.length]] as const) same.setUint32(place, value, true);
+    const shared = new Uint8Array(same.buffer);
+    const local = new Uint8Array([0x50, 0x4b, 3, 4, ...shared, ...title]);
+    const tail = new DataView(new ArrayBuffer(14));
+    tail.setUint32(10, at, true);
+    central.push(new Uint8Array([0x50, 0x4b, 1, 2, 20, 0, ...shared, ...new Uint8Array(tail.buffer), ...title]));
+    parts.push(local, data);
+    at += local.length + data.length;
+  }
+  const length = central.reduce((sum, part) => sum + part.length, 0);
+  const end = new DataView(new ArrayBuffer(22));
+  end.setUint32(0, 0x06054b50, true);
+  for (const place of [8, 10]) end.setUint16(place, central.length, true);
+  end.setUint32(12, length, true);
+  end.setUint32(16, at, true);
+  const all = [...parts, ...central, new Uint8Array(end.buffer)];
+  const out = new Uint8Array(at + length + 22);
+  let place = 0;
+  for (const part of all) {
+    out.set(part, place);
+    place += part.length;
+  }
+  return out;
 }

@@ -5,7 +5,7 @@ import { Dialog } from "../app";
 import { coloursOf, extent, overFor, picture, sceneNow, size, source, table, view } from "../map/stage";
 import { drawOver, EDGE } from "../map/overlay";
 import { PlainPainter } from "../map/plain";
-import { csvOf, pythonOf, svgOf } from "../pure/exporting";
+import { csvOf, npyOf, npzOf, pythonOf, svgOf } from "../pure/exporting";
 import { short } from "../pure/numbers";
 import { css } from "../pure/ramps";
 import { toneOf, valueAt } from "../pure/tone";
@@ -82,6 +82,19 @@ async function csv(): Promise<void> {
   save(new Blob([csvOf(at, told.values)], { type: "text/csv" }), name(".csv"));
 }
 
+/** The weights on screen, and where the first of each row and column is, as NumPy reads them. */
+async function npz(): Promise<void> {
+  const at = shape();
+  const told = await raw(source.value!.path(at));
+  const starts = (start: number, stop: number, count: number) => Int32Array.from({ length: count }, (_, i) => start + Math.floor((i * (stop - start)) / count));
+  const file = npzOf({
+    weights: npyOf(told.values, [at.rows, at.cols]),
+    queries: npyOf(starts(at.q0, at.q1, at.rows), [at.rows]),
+    keys: npyOf(starts(at.k0, at.k1, at.cols), [at.cols]),
+  });
+  save(new Blob([file]), name(".npz"));
+}
+
 async function svg(): Promise<void> {
   const at = shape();
   const now = sceneNow(1);
@@ -100,7 +113,7 @@ export function ExportDialog() {
   const small = at.exact && at.rows <= 200 && at.cols <= 200;
   const python = pythonOf({
     name: run.value?.name ?? "run.safetensors", layer: layer.value?.index ?? 0, head: headIndex.value, cell: cell.value,
-    ...at, pooling: place.value.pooling,
+    ...at,
   });
   const copy = (text: string) => navigator.clipboard.writeText(text).then(() => tell(SAY.exports.copied), fail);
   return (
@@ -120,6 +133,7 @@ export function ExportDialog() {
           <div>
             <span>{SAY.exports.csv}</span>
             <button data-csv onClick={() => void csv().catch(fail)}>CSV</button>
+            {map && <button data-npz onClick={() => void npz().catch(fail)}>NPZ</button>}
             {map && <span class="soft">{SAY.exports.csvNote(at.rows, at.cols, at.exact)}</span>}
           </div>
         )}
