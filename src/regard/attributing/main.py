@@ -27,9 +27,10 @@ def main(options: Namespace, console: Console) -> None:
     sources = [read(given, "--context") for given in options.context]
     template = None if options.template is None else read(options.template, "--template").text
     opened = open_pretrained(options.model, "AutoModelForCausalLM")
+    new_tokens = NEW_TOKENS if options.new_tokens is None else options.new_tokens
     found = attribute(
         opened.model, opened.tokenizer, [source.text for source in sources], options.question,
-        answer=options.answer, new_tokens=options.new_tokens or NEW_TOKENS, template=template,
+        answer=options.answer, new_tokens=new_tokens, template=template,
     )  # fmt: skip
     found.shares(layer=options.layer, head=options.head)  # there is such a layer and head
     owed = leave_one_out(opened.model, opened.tokenizer, found) if options.check else None

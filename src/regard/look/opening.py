@@ -94,18 +94,16 @@ class OfTransformers:
         return int(getattr(self.model.config, "num_hidden_layers", 1))
 
     def words(self, text: str, first: int | None = None) -> Words:
-        backend = self.tokenizer.backend_tokenizer
-        backend.encode_special_tokens = True  # a text that says "[SEP]" means these characters
-        read = self.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        # A text that says "[SEP]" means these characters.
+        how = {"return_offsets_mapping": True, "split_special_tokens": True}
+        read = self.tokenizer(text, verbose=False, **how)
         whole = len(read["input_ids"])
         if first is not None and whole > first:
             added = self.tokenizer.num_special_tokens_to_add()
             if first <= added:
                 raise OptionError("--first", first, f"more than the {added} tokens that the model adds",
                                   "Let it read some of the text.")  # fmt: skip
-            read = self.tokenizer(
-                text, return_offsets_mapping=True, truncation=True, max_length=first
-            )
+            read = self.tokenizer(text, truncation=True, max_length=first, **how)
         ids, spans = read["input_ids"], [(int(a), int(b)) for a, b in read["offset_mapping"]]
         if self.positions is not None and len(ids) > self.positions:
             raise OptionError("FILE", f"a text of {len(ids):,} tokens",
