@@ -89,7 +89,7 @@ async function fromWholeToOneWeight() {
     return { x: box.x + 92 + width / 2 + (given.key + 0.5 - Number(k)) * s, y: box.y + 76 + height / 2 + (given.query + 0.5 - Number(q)) * s, s };
   };
   await page.mouse.move(box.x + 92 + (box.width - 132) / 2, box.y + 76 + (box.height - 116) / 2);
-  await page.mouse.wheel(0, -120);
+  await page.mouse.wheel(0, 1); // a touch, so that the URL says where the map is
   await page.waitForTimeout(300);
   for (let i = 0; i < 30; i++) {
     const { x, y, s } = await at();
