@@ -14,6 +14,11 @@ export const headIndex = of("head");
 export const cell = of("cell");
 export const step = of("step");
 export const table = of("table");
+export const pooling = of("pooling");
+export const ramp = of("ramp");
+export const log = of("log");
+export const gamma = of("gamma");
+export const rows = of("rows");
 
 /** A part of the place changes. */
 export function go(change: Partial<Place>): void {

@@ -5,7 +5,7 @@ import { colours as tableOf } from "../pure/ramps";
 import { levelFor, pooledBy } from "../pure/tiles";
 import { roundUp, type Tone } from "../pure/tone";
 import { bounded, boxed, type Extent, fit, kAt, panned, qAt, showing, type Size, type View, zoomed } from "../pure/view";
-import { cell, choose, fail, go, marginals, place, token } from "../state";
+import { cell, choose, fail, go, marginals, place, ramp, token } from "../state";
 import { SAY } from "../strings";
 import { GlPainter } from "./gl";
 import { type Drawn, loader } from "./loader";
@@ -92,7 +92,7 @@ function toneFor(drawn: readonly Drawn[], signed: boolean): Tone {
 
 const tables = new Map<string, Uint8Array<ArrayBuffer>>();
 export function table(signed: boolean): Uint8Array<ArrayBuffer> {
-  const name = signed ? (dark.matches ? "signedDark" : "signed") : place.value.ramp;
+  const name = signed ? (dark.matches ? "signedDark" : "signed") : ramp.value;
   if (!tables.has(name)) tables.set(name, tableOf(name));
   return tables.get(name)!;
 }
@@ -198,7 +198,9 @@ function tell(scene: Scene, level: number, kind: string): void {
   const now = {
     rows: Math.min(block, queries), cols: Math.min(block, keys), exact: block === 1 && scene.drawn.length > 0, fine, tone: scene.tone, kind,
   };
-  if (JSON.stringify(before) !== JSON.stringify(now)) picture.value = now;
+  if (JSON.stringify(before) === JSON.stringify(now)) return;
+  // The same tone stays the same object, so that what was coloured by it need not be coloured again.
+  picture.value = before && JSON.stringify(before.tone) === JSON.stringify(now.tone) ? { ...now, tone: before.tone } : now;
 }
 
 type On = <K extends keyof HTMLElementEventMap>(name: K, act: (event: HTMLElementEventMap[K]) => void, options?: AddEventListenerOptions) => void;

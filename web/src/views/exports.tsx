@@ -10,7 +10,7 @@ import { short } from "../pure/numbers";
 import { css } from "../pure/ramps";
 import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
-import { cell, fail, headIndex, layer, place, rowTold, run, screen, speak, token } from "../state";
+import { cell, fail, headIndex, layer, pooling, rowTold, run, screen, speak, token } from "../state";
 import { SAY } from "../strings";
 
 const onMap = () => screen.value === "map" || screen.value === "compare";
@@ -49,7 +49,7 @@ function png(times: number): void {
   context.fillText(`${run.value?.name} · ${run.value?.model} · ${SAY.head(layer.value?.index ?? 0, headIndex.value)}`, EDGE.left, 12);
   const legend = picture.value;
   context.fillStyle = colours.soft;
-  if (legend) context.fillText(legend.exact ? SAY.exact : SAY.pixel(legend.rows, legend.cols, place.value.pooling), EDGE.left, 30);
+  if (legend) context.fillText(legend.exact ? SAY.exact : SAY.pixel(legend.rows, legend.cols, pooling.value), EDGE.left, 30);
   for (let x = 0; x < 200; x++) {
     context.fillStyle = css(scene.table, x / 199);
     context.fillRect(width - EDGE.right - 200 + x, 4, 1, 10);

@@ -175,6 +175,7 @@ function Scale({ now }: { now: Cell }) {
     <>
       <p>{T.scale}</p>
       <Equation>
+        <span class="soft">q · k × scale =</span>
         <N value={now.dot} name="q · k" tell={LESSON.from1.dot(now.q.length)} /> × <N value={now.scale} name="scale" tell={[`1 ÷ √${now.q.length} by default`, "every score of this head"]} /> ={" "}
         <N value={now.scaled} name="scaled" digits={6} tell={LESSON.from1.scaled(short(now.dot), short(now.scale))} />
       </Equation>
@@ -299,6 +300,7 @@ function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
       )}
       {upTo === 7 && (
         <Equation>
+          <span class="soft">exp ÷ sum =</span>
           <N value={now.exp} name="exp" tell={LESSON.from1.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
           <N value={now.sum} name="sum" tell={LESSON.from1.sum(String(now.query.index + 1))} /> ={" "}
           {predict.value ? (

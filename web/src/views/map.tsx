@@ -4,7 +4,7 @@ import { difference, oneHead, raw } from "../api";
 import { extent, mount, names, size, source, view } from "../map/stage";
 import { short } from "../pure/numbers";
 import { visible } from "../pure/view";
-import { cell, choose, headIndex, layer, minus, place, recordingId, resource, run, screen, table, token } from "../state";
+import { cell, choose, headIndex, layer, minus, pooling, recordingId, resource, run, screen, table, token } from "../state";
 import { SAY } from "../strings";
 import { Token } from "./parts";
 import { Panel } from "./panel";
@@ -14,10 +14,9 @@ export function useSource(): void {
   const at = layer.value;
   const now = run.value;
   const head = headIndex.value;
-  const { pooling } = place.value;
   const other = screen.value === "compare" ? minus.value : "";
   const id = recordingId.value;
-  const wanted = !at || !now ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling) : oneHead(id, at.index, head, pooling);
+  const wanted = !at || !now ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling.value) : oneHead(id, at.index, head, pooling.value);
   useEffect(() => {
     if (at) {
       const to = { queries: at.queries, keys: at.keys };

@@ -1,5 +1,6 @@
 // The side: what the cell says, what the colours mean, where one is, and what the query sees.
 import { useComputed } from "@preact/signals";
+import { useMemo } from "preact/hooks";
 import { loader } from "../map/loader";
 import { extent, hover, look, picture, reveal, size, source, table, view } from "../map/stage";
 import { coloured } from "../map/plain";
@@ -10,7 +11,7 @@ import { top } from "../pure/text";
 import { coarsest, tileAt } from "../pure/tiles";
 import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
-import { cell, cellNow, cellPath, choose, difference, go, place, rowTold, screen } from "../state";
+import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rows, rowTold, screen } from "../state";
 import { POOLED, SAY } from "../strings";
 import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
 
@@ -105,7 +106,6 @@ export function Legend() {
   if (!from) return null;
   const signed = from.signed;
   const told = now && (now.exact ? SAY.exact : SAY.pixel(now.rows, now.cols, from.pooling));
-  const { pooling, ramp, log, gamma, rows } = place.value;
   const marks = now ? (signed ? [0, 0.5, 1] : [0, 0.5, 1]).map((part) => valueAt(part, now.tone)) : [];
   return (
     <Section title={SAY.legend.title}>
@@ -116,7 +116,7 @@ export function Legend() {
       <Strip table={table(signed)} label={SAY.legend.colours} />
       <div class="marks">
         {marks.map((value, i) => (
-          <span key={i}>{i === 0 && !signed && log ? `≤ ${short(value, 2)}` : i === 1 && signed ? "0" : short(value, 2)}</span>
+          <span key={i}>{i === 0 && !signed && log.value ? `≤ ${short(value, 2)}` : i === 1 && signed ? "0" : short(value, 2)}</span>
         ))}
       </div>
       {signed ? (
@@ -130,16 +130,16 @@ export function Legend() {
         </p>
       )}
       <div class="controls">
-        <Choice label={SAY.legend.pooling} value={pooling} among={POOLINGS.map((p) => [p, POOLED[p]] as const)} onPick={(p) => go({ pooling: p })} />
-        {!signed && <Choice label={SAY.legend.colours} value={ramp} among={RAMPS.map((r) => [r, r] as const)} onPick={(r) => go({ ramp: r })} />}
-        <Check label={SAY.legend.log} on={log} onPick={(on) => go({ log: on })} />
-        {!log && (
+        <Choice label={SAY.legend.pooling} value={pooling.value} among={POOLINGS.map((p) => [p, POOLED[p]] as const)} onPick={(p) => go({ pooling: p })} />
+        {!signed && <Choice label={SAY.legend.colours} value={ramp.value} among={RAMPS.map((r) => [r, r] as const)} onPick={(r) => go({ ramp: r })} />}
+        <Check label={SAY.legend.log} on={log.value} onPick={(on) => go({ log: on })} />
+        {!log.value && (
           <label class="choice">
             <span>{SAY.legend.gamma}</span>
-            <input type="range" min="0.2" max="2" step="0.1" value={gamma} onInput={(event) => go({ gamma: Number(event.currentTarget.value) })} />
+            <input type="range" min="0.2" max="2" step="0.1" value={gamma.value} onInput={(event) => go({ gamma: Number(event.currentTarget.value) })} />
           </label>
         )}
-        {!signed && <Check label={SAY.legend.rows} on={rows} onPick={(on) => go({ rows: on })} />}
+        {!signed && <Check label={SAY.legend.rows} on={rows.value} onPick={(on) => go({ rows: on })} />}
       </div>
     </Section>
   );
@@ -156,22 +156,24 @@ export function Minimap() {
   const tone = picture.value?.tone;
   const wide = whole.keys >= whole.queries ? 1 : whole.keys / whole.queries;
   const high = whole.keys >= whole.queries ? whole.queries / whole.keys : 1;
-  if (!held || !tone) return <div class="minimap" />;
+  const small = useMemo(() => {
+    if (!held || !tone) return null;
+    const { rows, cols } = held.tile;
+    const canvas = Object.assign(document.createElement("canvas"), { width: cols, height: rows });
+    canvas.getContext("2d")!.putImageData(coloured(held.values, rows, cols, tone, colours, null), 0, 0);
+    return canvas;
+  }, [held, tone, colours]);
+  if (!small) return <div class="minimap" />;
   return (
     <Drawing
       class="minimap"
       label={`${seen.q0}–${seen.q1} × ${seen.k0}–${seen.k1}`}
       height={Math.max(40, Math.round(272 * high))}
-      deps={[held, now, size.value, tone, colours]}
+      deps={[small, now, size.value]}
       onPoint={(x, y, width, height) =>
         look(bounded({ ...now, k: (x / (width * wide)) * whole.keys, q: (y / height) * whole.queries }, whole, size.value))
       }
       draw={(context, width, height) => {
-        const { rows, cols } = held.tile;
-        const small = document.createElement("canvas");
-        small.width = cols;
-        small.height = rows;
-        small.getContext("2d")!.putImageData(coloured(held.values, rows, cols, { ...tone, greatest: tone.greatest }, colours, null), 0, 0);
         context.clearRect(0, 0, width, height);
         context.imageSmoothingEnabled = true;
         context.drawImage(small, 0, 0, width * wide, height);

@@ -1,6 +1,7 @@
 // One query over the text itself.
 import { useComputed, useSignal } from "@preact/signals";
-import { cell, choose, go, layer, place, rowTold, table, token } from "../state";
+import { useEffect, useRef } from "preact/hooks";
+import { cell, choose, gamma, go, layer, log, rowTold, table, token } from "../state";
 import { table as tableOf } from "../map/stage";
 import { short, shown } from "../pure/numbers";
 import { css, inkOn } from "../pure/ramps";
@@ -45,14 +46,24 @@ export function RowView() {
 }
 
 function toneFor(row: Float32Array): Tone {
-  const { log, gamma } = place.value;
   const most = row.reduce((a, b) => Math.max(a, b), 0);
-  return { log, gamma, decades: 3, greatest: roundUp(most), signed: false };
+  return { log: log.value, gamma: gamma.value, decades: 3, greatest: roundUp(most), signed: false };
+}
+
+/** Brings the held key into sight when another one is held, or another page is turned to. */
+function useSight(chosen: number, start: number) {
+  const ref = useRef<HTMLParagraphElement>(null);
+  useEffect(() => {
+    const mark = ref.current?.querySelector(".is-key") ?? ref.current?.querySelector(".is-query");
+    mark?.scrollIntoView({ block: "center" });
+  }, [chosen, start]);
+  return ref;
 }
 
 function RowText({ row, start, stop, query, chosen }: { row: Float32Array; start: number; stop: number; query: number; chosen: number }) {
   const tone = toneFor(row);
   const colours = tableOf(false);
+  const sight = useSight(chosen, start);
   // A shade apart stand the query itself and the held key, so that both can be seen whatever their weight.
   const parts = runs(row, start, stop, (w) => toneOf(w, tone)).flatMap((run) => {
     const cuts = [query, chosen].filter((i) => run.length > 1 && i >= run.start && i < run.start + run.length).sort((a, b) => a - b);
@@ -71,7 +82,7 @@ function RowText({ row, start, stop, query, chosen }: { row: Float32Array; start
     if (key) choose(query, Number(key));
   };
   return (
-    <p class="text" onClick={pick}>
+    <p class="text" ref={sight} onClick={pick}>
       {parts.map((run) => {
         const words = Array.from({ length: run.length }, (_, i) => token(run.start + i) ?? " ").join("");
         const marked = run.length === 1 && (run.start === query || run.start === chosen);
@@ -190,7 +201,7 @@ function RowPanel({ row }: { row: Float32Array | null }) {
       )}
       <Section title={SAY.legend.title}>
         <div class="controls">
-          <Check label={SAY.legend.log} on={place.value.log} onPick={(on) => go({ log: on })} />
+          <Check label={SAY.legend.log} on={log.value} onPick={(on) => go({ log: on })} />
         </div>
       </Section>
     </aside>
