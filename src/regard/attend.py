@@ -12,7 +12,7 @@ from torch import Tensor
 from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]
 
 from regard import compiled, tiles
-from regard.backends import choose, native
+from regard.backends import choose, repeated
 from regard.biases import Bias
 from regard.errors import OptionError
 from regard.masks import Mask, Tile
@@ -77,11 +77,11 @@ def attention(
         and isinstance(mask, Mask | None) and isinstance(score, Dot | None)
         and _as_long(q, k, v)  # while a cache grows, no call is like one before
     ):  # fmt: skip
-        out = native.repeated(q, k, v, mask, score)
+        out = repeated.repeated(q, k, v, mask, score)
         if out is not None:
             return out
         problem, answer = _run(q, k, v, (), mask, None, score, None, 0.0, backend)
-        native.remember(problem, mask, score)
+        repeated.remember(problem, mask, score)
         return answer.out
     return _run(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[1].out
 
@@ -233,8 +233,9 @@ def explain(
 
 def _as_long(q: object, k: object, v: object) -> bool:
     """Whether these are tensors, and there are as many keys as queries."""
-    tensors = isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)
-    return tensors and q.shape[-2:] == k.shape[-2:]
+    if not (isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor)):
+        return False
+    return q.shape[-2:] == k.shape[-2:]
 
 
 def _run(

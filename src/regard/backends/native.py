@@ -24,11 +24,9 @@ from regard._native import core
 from regard.asked import DIFFERENTIABLE, KINDS, again, results
 from regard.backends import chunked, normal, sight
 from regard.backends.normal import Form, Tensors
-from regard.masks import Mask
 from regard.normalizers import Sigmoid, Softmax
 from regard.observers import LogSumExp, TopK
 from regard.problem import Answer, Problem
-from regard.scores import Dot
 from regard.shapes import Box, laid_like
 from regard.values import Aligned, readable
 
@@ -47,7 +45,6 @@ MOST_PLACES = 2**30
 """The most keys, queries or offsets that statistics of distances count with."""
 
 _PLAIN = (Tensor, Parameter)
-_Seven = tuple[int, int, int, int, int, int, int]
 _BLOCK = 64, 256  # queries and keys whose scores a thread holds
 
 
@@ -150,57 +147,6 @@ def run(problem: Problem, done: tuple[Tensor, Tensor] | None = None) -> Answer:
         return Answer(out, ())
     assert made.rows is not None, "rows were asked for"
     return Answer(out, results(form.asked, made.rows[0], made.found))
-
-
-def repeated(
-    q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, score: Dot | None
-) -> Tensor | None:
-    """The output of a call like one that `remember` was told of; None where there was none, or more is asked.
-
-    A short way for short calls: checks and values are then those of before, and what is left is to run. In
-    a model, whose layers leave nothing of Python in the processor's caches, that halves a call's cost.
-    """
-    known = _known.get((q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, mask, score))
-    if known is None or not (q.is_cpu and k.is_cpu and v.is_cpu) or _more_than_output(q, k, v):
-        return None
-    sizes, scale, softcap, seen = known
-    call = core.Call(normal.TYPES[q.dtype], sizes, normal.view(q), normal.view(k), normal.view(v),
-                     scale, softcap)  # fmt: skip
-    if seen.spans_at is not None:
-        call.set_spans(*seen.spans_at)
-    if seen.tiles_at is not None:
-        call.set_tiles(*seen.tiles_at)
-    out = laid_like(q, sizes[3], sizes[6])
-    return out if core.forward(call, normal.view(out), 0, None, torch.get_num_threads()) else None
-
-
-def remember(problem: Problem, mask: Mask | None, score: Dot | None) -> None:
-    """That a call with this mask and score and nothing else ran as this problem, if these kernels run it."""
-    q, k, v, sizes = problem.q, problem.k, problem.v, problem.sizes
-    if _more_than_output(q, k, v) or not problem.mask.plain() or 0 in sizes[:7] or why_not(problem):
-        return
-    assert isinstance(problem.score, Dot)
-    dot = problem.score.scaled(sizes.d)
-    assert dot.scale is not None
-    if len(_known) >= _MOST_KNOWN:
-        _known.clear()
-    key = q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, mask, score
-    _known[key] = sizes[:7], dot.scale, dot.softcap or 0.0, tiles.lower(problem.mask, sizes)
-
-
-_known: dict[Any, tuple[_Seven, float, float, tiles.Lowered]] = {}
-_MOST_KNOWN = 256
-
-
-def _more_than_output(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether a gradient is wanted, or the tensors are not what they seem."""
-    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-        return True
-    if type(q) not in _PLAIN or type(k) not in _PLAIN or type(v) not in _PLAIN:
-        return True
-    if q.is_neg() or k.is_neg() or v.is_neg() or not readable(q):
-        return True
-    return forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
 
 
 @torch.no_grad()
