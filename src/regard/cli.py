@@ -104,6 +104,32 @@ def parser() -> argparse.ArgumentParser:
     learn.add_argument("--step", action="store_true", help="wait for Enter after each step")
     learn.set_defaults(run=_learn)
 
+    explore = commands.add_parser(
+        "explore",
+        help="see a run's attention in the browser, down to one weight",
+        description="Serve a map of a run's attention to this machine's browser: a recording that "
+        "`regard record` made (two to compare), or a text, which is recorded first and kept.",
+    )
+    explore.add_argument(
+        "what",
+        metavar="FILE_OR_TEXT",
+        nargs="+",
+        help="a recording, a file, - for standard input, or a text",
+    )
+    explore.add_argument(
+        "--model",
+        default="python",
+        metavar="NAME_OR_PATH",
+        help="what reads a text: 'python' (embedded), or as `regard look` has it",
+    )
+    explore.add_argument(
+        "--port", type=int, default=0, metavar="N", help="listen there; by default where is free"
+    )
+    explore.add_argument(
+        "--no-browser", dest="browser", action="store_false", help="print the URL, open nothing"
+    )
+    explore.set_defaults(run=_explore)
+
     bench = commands.add_parser("bench", help="measure speed and memory here", add_help=False)
     bench.set_defaults(run=_bench)
 
@@ -134,6 +160,12 @@ def _learn(options: argparse.Namespace, console: Console) -> None:
     from regard.learn import main as learn
 
     learn(options.text, options.step, console)
+
+
+def _explore(options: argparse.Namespace, console: Console) -> None:
+    from regard.explorer.main import main as explore
+
+    explore(options, console)
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:

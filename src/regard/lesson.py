@@ -81,7 +81,7 @@ class How(StrEnum):
     SUM = "sum"
 
 
-_MEANING: dict[How, Callable[[Sequence[float]], float]] = {
+MEANING: dict[How, Callable[[Sequence[float]], float]] = {
     How.PRODUCTS: lambda of: sum(a * b for a, b in zip(of[::2], of[1::2], strict=True)),
     How.ROOT: lambda of: math.sqrt(of[0]),
     How.DIVIDE: lambda of: of[0] / of[1],
@@ -91,6 +91,7 @@ _MEANING: dict[How, Callable[[Sequence[float]], float]] = {
     How.EXP: lambda of: math.exp(of[0]),
     How.SUM: sum,
 }
+"""What each does with its operands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +334,7 @@ def _head(
 
 
 def _made(name: str, role: Role, how: How, *operands: Number) -> Number:
-    return Number(_MEANING[how]([one.value for one in operands]), name, role, how, operands)
+    return Number(MEANING[how]([one.value for one in operands]), name, role, how, operands)
 
 
 def _dot(name: str, role: Role, left: Sequence[Number], right: Sequence[Number]) -> Number:

@@ -1,0 +1,105 @@
+"""`regard explore`, from its options to the server that runs until Ctrl-C."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import threading
+import webbrowser
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from regard import models
+from regard.errors import OptionError
+from regard.explorer.building import Book, cache_folder
+from regard.pretrained import open_pretrained
+from regard.recording import Recording, record
+from regard.source import Source, read
+
+EMBEDDED = "python"
+_SUFFIX = ".safetensors"
+
+
+def main(options: Namespace, console: Console) -> None:
+    """Serve one recording, or two to compare, and say where."""
+    try:
+        from regard.explorer.routes import Explorer
+        from regard.explorer.server import HOST, Server, application, listening
+    except ImportError as error:
+        raise OptionError("explore", f"no {error.name}", "an installation with the extra explore",
+                          'Install it: pip install "regard[explore]"') from error  # fmt: skip
+    port: int = options.port
+    if not 0 <= port < 65536:
+        raise OptionError(
+            "--port", port, "a port from 0 to 65535", "Leave it out: a free one is taken."
+        )
+    with listening(port) as ear:
+        books = [Book.of(_recording(what, options.model, console)) for what in options.what]
+        port = ear.getsockname()[1]
+        token = secrets.token_urlsafe(24)
+        explorer = Explorer({book.id: book for book in books})
+        server = Server(application(explorer, port, token), explorer)
+        url = f"http://{HOST}:{port}/#token={token}"
+        console.print("open", end=" ")
+        console.print(url, style="bold", markup=False, soft_wrap=True)
+        console.print("[dim]only this machine can, and only with this URL; Ctrl-C ends it")
+        console.file.flush()
+        if options.browser:
+            threading.Timer(0.3, webbrowser.open, (url,)).start()
+        try:
+            server.run(sockets=[ear])
+        except KeyboardInterrupt:
+            pass  # how it is meant to end; all has been closed
+        finally:
+            explorer.close()
+    console.print("ended")
+
+
+def _recording(what: str, model: str, console: Console) -> Recording:
+    """A recording by its path, or one that is made of a text and kept for the next time."""
+    path = Path(what)
+    if what.endswith(_SUFFIX):
+        return Recording.open(path)
+    source = read(what)
+    place = _place(source, model)
+    if place.is_file():
+        try:
+            return Recording.open(place)
+        except OptionError:
+            place.unlink()
+    console.print(f"recording {source.name} with {model} …", markup=False, style="dim")
+    console.file.flush()
+    opened, how = _opened(model)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return record(opened, source.text, to=place, name=model, values=True, **how)
+
+
+def _place(source: Source, model: str) -> Path:
+    """Where the recording of a text is kept: under its name, and what it depends on."""
+    from importlib.metadata import version
+
+    folder = Path(model)
+    when = (
+        max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0)
+        if folder.is_dir()
+        else 0
+    )
+    on = json.dumps([source.text, model, when, version("regard")])
+    digest = hashlib.sha256(on.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in source.name)[:60]
+    return cache_folder() / "recordings" / f"{name}-{digest}{_SUFFIX}"
+
+
+def _opened(model: str) -> tuple[Any, dict[str, Any]]:
+    """A model, and its tokenizer where it does not bring one."""
+    folder = Path(model)
+    if model == EMBEDDED:
+        return models.load(), {}
+    if (folder / models.TOKENIZER).is_file() and not (folder / "config.json").is_file():
+        return models.load(folder), {}
+    found = open_pretrained(model)
+    return found.model, {"tokenizer": found.tokenizer}

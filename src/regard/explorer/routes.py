@@ -1,0 +1,378 @@
+"""What the server answers: each route asks the library, and none computes anything itself."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from torch import Tensor
+
+from regard.explorer import asking, openapi
+from regard.explorer.building import Book, Building
+from regard.explorer.cell import cell, words
+from regard.explorer.layers import Layer
+from regard.explorer.pyramid import Damaged
+from regard.explorer.refusals import Refused
+from regard.explorer.strongest import strongest
+from regard.explorer.tiles import DIRECT, NotBuilt, Tile, View, tile
+from regard.explorer.work import Work
+from regard.masks import And, Or
+from regard.recording import rounding_in_words
+from regard.values import Value
+
+Made = TypeVar("Made")
+Check = Callable[[], None]
+
+THUMBNAIL = 128
+_EVERY = 0.1  # seconds between looks at what is being built
+
+
+class Explorer:
+    """The recordings that are open, and what is asked about them."""
+
+    def __init__(self, books: Mapping[str, Book], threads: int = 2) -> None:
+        self.books = dict(books)
+        self.work = Work(threads)
+        self.building = {
+            name: Building(book, lambda: self.work.waiting > 0) for name, book in self.books.items()
+        }
+        self.ended = threading.Event()
+
+    def close(self) -> None:
+        """End all that is under way."""
+        self.ended.set()
+        for one in self.building.values():
+            one.stop()
+        self.work.close()
+
+    async def recordings(self, request: Request) -> Response:
+        _parameters(request)
+        return _json([
+            {"id": book.id, "name": run.path.name, "model": run.model, "tokens": _length(book),
+             "bytes": run.size}
+            for book in self.books.values() for run in [book.recording]
+        ])  # fmt: skip
+
+    async def recording(self, request: Request) -> Response:
+        _parameters(request)
+        book = self._book(request)
+        run = book.recording
+        told = dict.fromkeys(rounding_in_words(layer.rounding) for layer in run)
+        return _json({
+            "id": book.id, "name": run.path.name, "model": run.model, "versions": run.versions,
+            "tokens": _length(book), "exact": run.exact, "error": "; ".join(told),
+            "layers": [_described(i, layer) for i, layer in enumerate(book.layers)],
+        })  # fmt: skip
+
+    async def tokens(self, request: Request) -> Response:
+        _parameters(request, "start", "stop")
+        book, query = self._book(request), request.query_params
+        count = _length(book)
+        start = asking.number(query, "start", 0, 0, max(count - 1, 0))
+        stop = asking.number(query, "stop", min(start + 2000, count), start, count)
+        if stop - start > asking.MOST_TOKENS:
+            raise Refused(413, "stop", f"{stop - start} tokens", f"at most {asking.MOST_TOKENS} at once",
+                          "Ask for some of them.")  # fmt: skip
+        texts, starts = _texts(book)
+        return _json({"start": start, "texts": texts[start:stop], "starts": starts[start:stop]})
+
+    async def search(self, request: Request) -> Response:
+        _parameters(request, "text", "from")
+        book, wanted = self._book(request), asking.text(request.query_params, "text")
+        first = asking.number(request.query_params, "from", 0, 0, max(_length(book) - 1, 0))
+        return _json(
+            await self._work(request, lambda check: {"tokens": _found(book, wanted, first)})
+        )
+
+    async def atlas(self, request: Request) -> Response:
+        _parameters(request)
+        building = self.building[self._book(request).id]
+        heads = building.heads()
+        return self._later(building) if heads is None else _json({"heads": heads})
+
+    async def thumbnail(self, request: Request) -> Response:
+        _parameters(request)
+        book, number, layer, head = self._head(request)
+        q, k = range(layer.queries), range(layer.keys)
+        rows, cols = min(THUMBNAIL, len(q)), min(THUMBNAIL, len(k))
+        view = View(head, q, k, rows, cols, "max")
+        return await self._map(request, book, [(number, layer, view)], np.float16)
+
+    async def map(self, request: Request) -> Response:
+        _parameters(request, "q", "k", "rows", "cols", "how")
+        book, number, layer, head = self._head(request)
+        view = asking.view(request.query_params, layer, head)
+        return await self._map(request, book, [(number, layer, view)])
+
+    async def compare(self, request: Request) -> Response:
+        _parameters(request, "a", "b", "q", "k", "rows", "cols", "how")
+        query = request.query_params
+        found: list[tuple[Book, int, Layer, View]] = []
+        for name in ("a", "b"):
+            book, number, layer, head = asking.part(self.books, query, name)
+            found.append((book, number, layer, asking.view(query, layer, head)))
+        sides = [(view.q, view.k) for *_, view in found]
+        if sides[0] != sides[1]:
+            raise Refused(400, "q, k", "two recordings of other lengths", "spans that both have",
+                          "Give q and k.")  # fmt: skip
+        return await self._map(
+            request, None, [one[1:] for one in found], books=[one[0] for one in found]
+        )
+
+    async def row(self, request: Request) -> Response:
+        _parameters(request)
+        _, _, layer, head = self._head(request)
+        query = asking.whole("query", request.path_params["query"], 0, layer.queries - 1, 404)
+
+        def job(check: Check) -> np.ndarray:
+            return layer.box(head, range(query, query + 1), range(layer.keys)).numpy()
+
+        return _raw(await self._work(request, job), exact=True, pixel="1x1 exact")
+
+    async def marginals(self, request: Request) -> Response:
+        _parameters(request)
+        book, number, _, head = self._head(request)
+        building = self.building[book.id]
+        found = building.layer(number)
+        if found is None:
+            return self._later(building)
+
+        def job(check: Check) -> np.ndarray:
+            parts = [found.array("received")[head], found.array("entropy")[head]]
+            wide = max(len(one) for one in parts)
+            return np.stack([np.pad(one, (0, wide - len(one))) for one in parts])
+
+        values = await self._checked(request, book, number, job)
+        return (
+            self._later(building) if values is None else _raw(values, exact=True, pixel="1 token")
+        )
+
+    async def strongest(self, request: Request) -> Response:
+        _parameters(request, "count", "skip")
+        book, number, layer, head = self._head(request)
+        query = request.query_params
+        count = asking.number(query, "count", 100, 1, asking.MOST_CELLS)
+        diagonal = asking.chosen(query, "skip", "nothing", ("nothing", "diagonal")) == "nothing"
+        building = self.building[book.id]
+        found = building.layer(number)
+        if found is None and layer.queries * layer.keys > DIRECT and not building.ended:
+            return self._later(building)
+
+        def job(check: Check) -> list[dict[str, Any]]:
+            return strongest(layer, head, count, diagonal, found, check)
+
+        cells = await self._checked(request, book, number, job)
+        return self._later(building) if cells is None else _json({"cells": cells})
+
+    async def cell(self, request: Request) -> Response:
+        _parameters(request)
+        book, _, layer, head = self._head(request)
+        query, key = (
+            asking.whole(name, request.path_params[name], 0, most - 1, 404)
+            for name, most in (("query", layer.queries), ("key", layer.keys))
+        )
+        texts, _ = _texts(book)
+        told = {
+            name: {"index": at, "text": texts[at] if at < len(texts) else ""}
+            for name, at in (("query", query + max(layer.shift, 0)), ("key", key))
+        }
+        told["query"]["index"] = query
+        return _json(told | await self._work(request, lambda check: cell(layer, head, query, key)))
+
+    async def progress(self, request: Request) -> Response:
+        _parameters(request)
+        return StreamingResponse(self._events(), media_type="text/event-stream")
+
+    async def words(self, request: Request) -> Response:
+        _parameters(request, "text", "tied", "causal", "divisor")
+        query = request.query_params
+        tied, causal = (
+            asking.chosen(query, name, default, ("0", "1")) == "1"
+            for name, default in (("tied", "0"), ("causal", "1"))
+        )
+        divisor = query.get("divisor")
+        try:
+            by = None if divisor is None else float(divisor)
+        except ValueError:
+            raise Refused(400, "divisor", repr(divisor[:40] if divisor else ""), "a number above 0",
+                          "Leave it out for √d.") from None  # fmt: skip
+        return _json(words(asking.text(query, "text"), tied, causal, by))
+
+    async def described(self, request: Request) -> Response:
+        _parameters(request)
+        return _json(openapi.described())
+
+    def _book(self, request: Request) -> Book:
+        return asking.book(self.books, request.path_params["id"])
+
+    def _head(self, request: Request) -> tuple[Book, int, Layer, int]:
+        book, path = self._book(request), request.path_params
+        return book, *asking.head(book, path["layer"], path["head"])
+
+    async def _map(
+        self,
+        request: Request,
+        book: Book | None,
+        views: list[tuple[int, Layer, View]],
+        dtype: type[np.floating[Any]] = np.float32,
+        books: list[Book] | None = None,
+    ) -> Response:
+        """The map of one view, or the difference of two."""
+        owners = [book] if books is None else books
+
+        def job(check: Check) -> list[Tile]:
+            return [
+                self._tile(owner, number, layer, view, check)
+                for owner, (number, layer, view) in zip(owners, views, strict=True)
+                if owner is not None
+            ]
+
+        try:
+            first, *second = await self._work(request, job)
+        except NotBuilt:
+            waiting = [self.building[one.id] for one in owners if one is not None]
+            return self._later(min(waiting, key=lambda one: one.told.progress))
+        values = first.values - second[0].values if second else first.values
+        view = views[0][2]
+        snapped = max(one.snapped for one in (first, *second))
+        return _raw(values.astype(dtype), view.exact, view.pixel, snapped)
+
+    def _tile(self, book: Book, number: int, layer: Layer, view: View, check: Check) -> Tile:
+        building = self.building[book.id]
+        for _ in range(2):
+            pyramid = building.layer(number)
+            try:
+                return tile(layer, view, pyramid, pyramid is None and not building.ended, check)
+            except Damaged:
+                building.damaged(number)
+        raise NotBuilt
+
+    async def _checked(
+        self, request: Request, book: Book, number: int, job: Callable[[Check], Made]
+    ) -> Made | None:
+        """What a job gives that reads what was built; None where that has changed, and is built again."""
+        try:
+            return await self._work(request, job)
+        except Damaged:
+            self.building[book.id].damaged(number)
+            return None
+
+    async def _work(self, request: Request, job: Callable[[Check], Made]) -> Made:
+        async def gone() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        return await self.work.run(job, gone)
+
+    def _later(self, building: Building) -> Response:
+        if building.failed is not None:
+            raise Refused(404, "atlas", f"not built: {building.failed}", "what could be built",
+                          "Mend that, and start again.")  # fmt: skip
+        told = building.told
+        return _json({"progress": min(told.progress, 0.999), "doing": told.doing}, 202)
+
+    async def _events(self) -> AsyncIterator[str]:
+        """What is being built, as often as it changes, until nothing is."""
+        said: dict[str, Any] = {}
+        while not self.ended.is_set():
+            for name, building in self.building.items():
+                told = building.told
+                if said.get(name) != told:
+                    said[name] = told
+                    event = {"recording": name, "doing": told.doing, "progress": told.progress}
+                    yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+            if all(one.ended for one in self.building.values()):
+                return
+            await asyncio.sleep(_EVERY)
+
+
+def _parameters(request: Request, *names: str) -> None:
+    asking.known(request.query_params, names)
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return JSONResponse(asking.cleaned(value), status)
+
+
+def _raw(values: np.ndarray, exact: bool, pixel: str, snapped: int = 0) -> Response:
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    headers = {
+        "X-Regard-Shape": ",".join(map(str, values.shape)), "X-Regard-Dtype": values.dtype.name,
+        "X-Regard-Exact": "1" if exact else "0", "X-Regard-Pixel": pixel,
+    }  # fmt: skip
+    if snapped:
+        headers["X-Regard-Edges"] = str(snapped)
+    return Response(little.tobytes(), 200, headers, "application/octet-stream")
+
+
+def _described(number: int, layer: Layer) -> dict[str, Any]:
+    one = layer.recorded
+    names = {name: type(getattr(one, name)).__name__ for name in ("mask", "bias")}
+    return {
+        "index": number, "name": one.name, "heads": one.heads, "groups": one.k.shape[1],
+        "queries": one.queries, "keys": one.keys, "size": one.q.shape[3],
+        "mask": None if names["mask"] == "Everything" else _short(one.mask),
+        "bias": None if names["bias"] == "Nothing" else _short(one.bias),
+        "score": _short(one.score), "values": one.v is not None,
+    }  # fmt: skip
+
+
+def _said(value: Any) -> str:
+    """A mask, bias or score as one would write it, without what it is by default."""
+    signs = {And: " & ", Or: " | "}
+    if sign := signs.get(type(value)):
+        return f"{_said(value.left)}{sign}{_said(value.right)}"
+    given = [
+        f"{one.name}={_short(getattr(value, one.name))}"
+        for one in dataclasses.fields(value)
+        if one.init and not _is_default(getattr(value, one.name), one.default)
+    ]
+    return f"{type(value).__name__}({', '.join(given)})"
+
+
+def _is_default(value: object, default: object) -> bool:
+    return value is None or (isinstance(value, int | float | str) and value == default)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        return "×".join(map(str, value.shape)) + " numbers"
+    said = _said(value) if isinstance(value, Value) else " ".join(repr(value).split())
+    return said if len(said) <= 120 else said[:119] + "…"
+
+
+def _length(book: Book) -> int:
+    tokens = book.recording.tokens
+    return max(layer.keys for layer in book.layers) if tokens is None else len(tokens)
+
+
+def _texts(book: Book) -> tuple[list[str], list[int]]:
+    run = book.recording
+    texts = [""] * _length(book) if run.tokens is None else list(run.tokens)
+    spans = run.spans
+    return texts, [start for start, _ in spans] if spans is not None else [0] * len(texts)
+
+
+def _found(book: Book, wanted: str, first: int) -> list[int]:
+    """The tokens in which a text begins: in the whole text, or where it is not there in single tokens."""
+    run, found = book.recording, list[int]()
+    if run.text is None or run.spans is None:
+        texts = _texts(book)[0]
+        found = [i for i in range(first, len(texts)) if wanted in texts[i]]
+        return found[: asking.MOST_CELLS]
+    starts = np.array([start for start, _ in run.spans])
+    ends = np.array([stop for _, stop in run.spans])
+    at = int(starts[first])
+    while len(found) < asking.MOST_CELLS and (at := run.text.find(wanted, at)) >= 0:
+        token = int(np.searchsorted(ends, at, "right"))
+        if token >= first and token < len(ends) and (not found or found[-1] != token):
+            found.append(token)
+        at += 1
+    return found

@@ -1,0 +1,241 @@
+"""The server: on this machine only, for whoever has the token."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import secrets
+import socket
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from regard.errors import OptionError, RegardError
+from regard.explorer.refusals import Refused, parts
+from regard.explorer.routes import Explorer
+from regard.explorer.work import Gone
+
+HOST = "127.0.0.1"
+STATIC = Path(__file__).parent / "static"
+
+_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self' blob:; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; "
+    "worker-src 'self' blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+}
+
+_UNBUILT = """<!doctype html><html lang="en"><meta charset="utf-8"><title>regard explore</title>
+<body style="font: 16px/1.5 system-ui; max-width: 40em; margin: 4em auto; padding: 0 1em">
+<h1>The page is not built</h1>
+<p>The server runs, but this checkout has no page yet. In its folder run <code>make web</code>, which
+needs Node.js, and start <code>regard explore</code> again. An installed <code>regard</code> brings the page
+with it.</p>
+<p>What the server answers is described at <code>/api/openapi.json</code>.</p>
+"""
+
+ROUTES: tuple[tuple[str, str], ...] = (
+    ("/api/recordings", "recordings"),
+    ("/api/recordings/{id}", "recording"),
+    ("/api/recordings/{id}/tokens", "tokens"),
+    ("/api/recordings/{id}/search", "search"),
+    ("/api/recordings/{id}/atlas", "atlas"),
+    ("/api/recordings/{id}/thumbnail/{layer}/{head}", "thumbnail"),
+    ("/api/recordings/{id}/map/{layer}/{head}", "map"),
+    ("/api/recordings/{id}/row/{layer}/{head}/{query}", "row"),
+    ("/api/recordings/{id}/marginals/{layer}/{head}", "marginals"),
+    ("/api/recordings/{id}/strongest/{layer}/{head}", "strongest"),
+    ("/api/recordings/{id}/cell/{layer}/{head}/{query}/{key}", "cell"),
+    ("/api/compare", "compare"),
+    ("/api/progress", "progress"),
+    ("/api/lesson/words", "words"),
+    ("/api/openapi.json", "described"),
+)
+"""Each path, and the method of `Explorer` that answers it."""
+
+
+def application(explorer: Explorer, port: int, token: str, static: Path = STATIC) -> ASGIApp:
+    """The server's application.
+
+    Args:
+        explorer: What answers.
+        port: Where it will listen: requests to another host or port are not for it.
+        token: What each request to /api must carry.
+        static: Where the built page is, if it is there.
+    """
+    page = _files(static)
+
+    async def asset(request: Request) -> Response:
+        # A look into a fixed table: no path is ever made from what was asked.
+        found = page.get(request.path_params["name"])
+        if found is None:
+            raise Refused(404, "path", repr(request.url.path[:80]), "a file of the page", "Open /.")
+        data, kind = found
+        return Response(data, 200, {"Cache-Control": "no-cache"}, kind)
+
+    async def index(request: Request) -> Response:
+        found = page.get("index.html")
+        return HTMLResponse(_UNBUILT if found is None else found[0])
+
+    @asynccontextmanager
+    async def living(app: Starlette) -> AsyncIterator[None]:
+        for one in explorer.building.values():
+            one.start()
+        yield
+        explorer.close()
+
+    routes = [Route(path, getattr(explorer, name), methods=["GET"]) for path, name in ROUTES]
+    routes += [Route("/", index, methods=["GET"]), Route("/assets/{name}", asset, methods=["GET"])]
+    routes += [Route(f"/{name}", _fixed(found), methods=["GET"])
+               for name, found in page.items() if name != "index.html"]  # fmt: skip
+    handlers: dict[Any, Any] = {
+        RegardError: _refusal, HTTPException: _missing, Gone: _gone, Exception: _failure,
+    }  # fmt: skip
+    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=living)
+    app.router.redirect_slashes = False
+    return _Guard(app, port, token)
+
+
+class _Guard:
+    """Lets through what comes from this machine's own browser and, for the interface, has the token."""
+
+    def __init__(self, app: ASGIApp, port: int, token: str) -> None:
+        self.app, self.token = app, token.encode()
+        self.hosts = {f"{name}:{port}".encode() for name in (HOST, "localhost")}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+                if scope["path"].startswith("/api"):
+                    own.append((b"cache-control", b"no-store"))
+                message = {**message, "headers": [*message["headers"], *own]}
+            await send(message)
+
+        refused = self._refused(scope)
+        if refused is None:
+            await self.app(scope, receive, sending)
+        else:
+            await _answer(refused)(scope, receive, sending)
+
+    def _refused(self, scope: Scope) -> Refused | None:
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        hosts = [value for name, value in headers if name == b"host"]
+        if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
+            given = hosts[0].decode("latin-1")[:80] if hosts else "none"
+            return Refused(403, "Host", repr(given), "127.0.0.1 and localhost, with this server's port",
+                           "Open the URL that regard explore printed.")  # fmt: skip
+        given = [value for name, value in headers if name == b"x-regard-token"]
+        if scope["path"].startswith("/api") and not (
+            len(given) == 1 and secrets.compare_digest(given[0], self.token)
+        ):
+            return Refused(401, "X-Regard-Token", "another token" if given else "none",
+                           "the one in the URL that regard explore printed",
+                           "Open that URL again.")  # fmt: skip
+        return None
+
+
+def listening(port: int) -> socket.socket:
+    """A socket on this machine only; port 0 takes one that is free.
+
+    Raises:
+        OptionError: the port is taken, or may not be used.
+    """
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        made.bind((HOST, port))
+        made.listen(256)
+    except (OSError, OverflowError) as error:
+        made.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise OptionError("--port", f"{port} ({reason})", "a port that nothing else listens on",
+                          "Leave it out: a free one is taken.") from None  # fmt: skip
+    return made
+
+
+class Server(uvicorn.Server):
+    """uvicorn, which ends what is under way first when it is told to end."""
+
+    def __init__(self, app: ASGIApp, explorer: Explorer) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app, log_level="warning", access_log=False, lifespan="on", ws="none", http="h11",
+                timeout_graceful_shutdown=2, h11_max_incomplete_event_size=16384, server_header=False,
+                timeout_keep_alive=30,
+            )
+        )  # fmt: skip
+        self.explorer = explorer
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.explorer.ended.set()
+        await super().shutdown(sockets)
+
+
+def _files(folder: Path) -> Mapping[str, tuple[bytes, str]]:
+    """Every file of the built page, by its name: read once, and nothing else is ever read."""
+    found: dict[str, tuple[bytes, str]] = {}
+    for place in (folder, folder / "assets"):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if path.is_file() and not path.name.startswith("."):
+                kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+                found[path.name] = path.read_bytes(), kind
+    return found
+
+
+def _fixed(found: tuple[bytes, str]) -> Callable[[Request], Any]:
+    async def answer(request: Request) -> Response:
+        return Response(found[0], 200, media_type=found[1])
+
+    return answer
+
+
+def _answer(error: RegardError) -> Response:
+    # Proxies and browsers keep nothing of it; what the library itself refuses is a request's fault.
+    status = error.status if isinstance(error, Refused) else 400
+    return JSONResponse(json.loads(json.dumps(parts(error))), status)
+
+
+async def _refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RegardError)
+    return _answer(error)
+
+
+async def _missing(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    path = repr(request.url.path[:80])
+    if error.status_code == 405:
+        refused = Refused(405, "method", request.method[:20], "GET", "Nothing here can be changed.")
+        answer = _answer(refused)
+        answer.headers["Allow"] = "GET"
+        return answer
+    return _answer(Refused(error.status_code, "path", path, "what /api/openapi.json describes",
+                           "Check its spelling."))  # fmt: skip
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # to nobody
+
+
+async def _failure(request: Request, error: Exception) -> Response:
+    refused = Refused(500, "server", type(error).__name__, "no failures",
+                      "This is a defect of regard: please report it.")  # fmt: skip
+    return _answer(refused)

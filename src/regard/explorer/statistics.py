@@ -1,0 +1,197 @@
+"""What the atlas tells of every head, gathered in the same pass as a layer's pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from regard.explorer.layers import Layer
+from regard.explorer.pyramid import STRIP, Pyramid, Writer
+from regard.observers import DistanceMass, Entropy, MeanDistance, Observer, Pooled, SpanMass, TopK
+
+TOP = 8
+"""Of the mass of so many strongest keys the atlas tells."""
+
+SAMPLED = 256
+"""Queries, evenly spaced, over which heads are compared."""
+
+MEANS = ("entropy", "support", "first", "previous", "distance", "top")
+"""Means over the queries that may see more than one key, in the order in which they are kept."""
+
+_TOGETHER = 1 << 24  # weights of sampled queries that are held at a time, of all heads together
+_STRIP = 2048  # queries in a strip where there is no pyramid
+
+Progress = Callable[[float], None]
+"""Told which part is done; it raises where the work should end."""
+
+
+class _Piece(NamedTuple):
+    """A rectangle of a strip whose cells are all of one size."""
+
+    q: range
+    k: range
+    rows: int
+    cols: int
+
+    def maps(self, cell: int) -> list[Pooled]:
+        """What is asked of it: what its keys receive, and its cells."""
+        ends: dict[str, Any] = {
+            "queries": (self.q.start, self.q.stop),
+            "keys": (self.k.start, self.k.stop),
+        }
+        received = Pooled(1, len(self.k), "sum", **ends)
+        if not cell:
+            return [received]
+        return [received, *(Pooled(self.rows, self.cols, how, **ends) for how in ("max", "sum"))]
+
+
+def build(layer: Layer, cell: int, writer: Writer, progress: Progress) -> None:
+    """Pass once over a layer's weights: its pyramid, if `cell` is not 0, and the statistics of its heads."""
+    h, n, keys = layer.heads, layer.queries, layer.keys
+    by_row = {name: torch.zeros(h, n, dtype=torch.float64) for name in MEANS}
+    received = torch.zeros(h, keys, dtype=torch.float64)
+    strips = layer.strips(STRIP * cell if cell else _STRIP)
+    for number, queries in enumerate(strips):
+        progress(number / len(strips))
+        pieces = _pieces(cell, len(queries), keys)
+        asked = [one for piece in pieces for one in piece.maps(cell)]
+        seen, drawn = layer.see(queries, _passing(layer.shift + queries.start), asked)
+        _keep(by_row, queries, seen)
+        each = len(asked) // len(pieces)
+        found = [drawn[i : i + each] for i in range(0, len(drawn), each)]
+        for piece, maps in zip(pieces, found, strict=True):
+            received[:, piece.k.start : piece.k.stop] += maps[0][:, 0]
+        if cell:
+            cells = _cells(pieces, found)
+            for i, top in enumerate(range(0, cells.shape[2], STRIP)):
+                writer.strip(number + i, cells[:, :, top : top + STRIP])
+    chooses = layer.visible() > 1
+    choice = torch.where(chooses, layer.visible(), 2).double().log()
+    count = chooses.sum(-1).clamp(min=1)
+    entropies = by_row["entropy"].clone()
+    by_row["support"] = entropies.exp()
+    by_row["entropy"] = entropies / choice
+    means = torch.stack([(by_row[name] * chooses).sum(-1) / count for name in MEANS], -1)
+    share = received.amax(-1) / received.sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
+    writer.put("entropy", entropies.float().numpy())
+    writer.put("received", received.float().numpy())
+    writer.put("means", means.numpy())
+    writer.put("share", share.numpy())
+
+
+def of_heads(number: int, pyramid: Pyramid) -> list[dict[str, Any]]:
+    """What the atlas tells of the heads of a layer."""
+    means, share = pyramid.array("means"), pyramid.array("share")
+    return [
+        {
+            "layer": number,
+            "head": head,
+            **{name: float(x) for name, x in zip(MEANS, means[head], strict=True)},
+            "received": float(share[head]),
+            "redundancy": None,
+        }
+        for head in range(len(means))
+    ]
+
+
+def similar(layers: Sequence[Layer], progress: Progress) -> Float[ndarray, "heads heads"]:
+    """The cosine of every two heads' weights over some whole rows, the same of each layer.
+
+    Rows are `SAMPLED` evenly spaced queries. Heads of layers with other numbers of queries or keys, as of
+    models with two towers, are 0 alike.
+    """
+    total = sum(layer.heads for layer in layers)
+    products = np.zeros((total, total))
+    at = 0
+    for shape in dict.fromkeys((layer.queries, layer.keys) for layer in layers):
+        places, alike = list[int](), list[Layer]()
+        at = 0
+        for layer in layers:
+            if (layer.queries, layer.keys) == shape:
+                alike.append(layer)
+                places += range(at, at + layer.heads)
+            at += layer.heads
+        where = np.ix_(places, places)
+        for queries in _sampled(*shape, len(places)):
+            progress(queries[0] / shape[0])
+            rows = [_rows(layer, query) for query in queries for layer in alike]
+            wide = [torch.cat(rows[i : i + len(alike)]) for i in range(0, len(rows), len(alike))]
+            held = torch.cat(wide, 1).double()
+            products[where] += (held @ held.T).numpy()
+    lengths = np.sqrt(np.diagonal(products)).clip(1e-300)
+    return products / lengths / lengths[:, None]
+
+
+def with_nearest(
+    heads: Sequence[dict[str, Any]], alike: Float[ndarray, "heads heads"]
+) -> list[dict[str, Any]]:
+    """The same with each head's nearest other."""
+    others = alike - 2 * np.eye(len(heads))
+    found: list[dict[str, Any]] = []
+    for head, near in zip(heads, others, strict=True):
+        nearest = int(near.argmax())
+        told = None
+        if len(heads) > 1:
+            other = heads[nearest]
+            told = {
+                "layer": other["layer"],
+                "head": other["head"],
+                "similarity": float(near[nearest]),
+            }
+        found.append({**head, "redundancy": told})
+    return found
+
+
+def _passing(offset: int) -> list[Observer[Any]]:
+    return [
+        Entropy(), SpanMass((0, 1)), DistanceMass(1, offset=offset), MeanDistance(offset=offset), TopK(TOP),
+    ]  # fmt: skip
+
+
+def _keep(by_row: dict[str, Tensor], queries: range, seen: Sequence[Any]) -> None:
+    entropy, first, previous, distance, top = seen
+    found = {
+        "entropy": entropy, "first": first[..., 0], "previous": previous, "distance": distance,
+        "top": top.weights.sum(-1),
+    }  # fmt: skip
+    for name, numbers in found.items():
+        by_row[name][:, queries.start : queries.stop] = numbers[0]
+
+
+def _pieces(cell: int, queries: int, keys: int) -> list[_Piece]:
+    """A strip in up to four pieces: whole cells, and what is left of queries and keys."""
+    if not cell:
+        return [_Piece(range(queries), range(keys), 1, keys)]
+    parts = (_parted(n, cell) for n in (queries, keys))
+    rows, cols = parts
+    return [_Piece(q, k, -(-len(q) // cell), -(-len(k) // cell)) for q in rows for k in cols]
+
+
+def _parted(n: int, cell: int) -> list[range]:
+    whole = n // cell * cell
+    return [part for part in (range(whole), range(whole, n)) if len(part)]
+
+
+def _cells(pieces: Sequence[_Piece], found: Sequence[Sequence[Tensor]]) -> ndarray:
+    """The cells of a strip, maxima and sums, (2, h, rows, cols)."""
+    bands: dict[range, list[Tensor]] = {}
+    for piece, (_, *both) in zip(pieces, found, strict=True):
+        bands.setdefault(piece.q, []).append(torch.stack(both))
+    return torch.cat([torch.cat(parts, -1) for parts in bands.values()], -2).numpy()
+
+
+def _sampled(queries: int, keys: int, heads: int) -> list[list[int]]:
+    count = min(SAMPLED, queries)
+    chosen = [i * queries // count + queries // count // 2 for i in range(count)]
+    together = max(_TOGETHER // max(heads * keys, 1), 1)
+    return [chosen[i : i + together] for i in range(0, count, together)]
+
+
+def _rows(layer: Layer, query: int) -> Float[Tensor, "h k"]:
+    return layer.weights[0, :, query]

@@ -1,0 +1,67 @@
+"""The strongest weights of a head, exactly, without all of them: by cells, the greatest maximum first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from regard.explorer.layers import Layer
+from regard.explorer.pyramid import Pyramid
+from regard.explorer.tiles import Check, View, tile
+
+_CELL = 64  # weights along the side of a cell where there is no pyramid
+_AT_ONCE = 32  # cells of a row of cells whose weights are looked at before the next question
+
+
+def strongest(
+    layer: Layer, head: int, count: int, diagonal: bool, pyramid: Pyramid | None, check: Check
+) -> list[dict[str, Any]]:
+    """The `count` strongest weights above 0, strongest first; of equal ones the lower query, then key.
+
+    `diagonal` is whether the key at a query's own place counts.
+    """
+    cell = pyramid.cell if pyramid is not None and pyramid.cell else _CELL
+    rows, cols = (-(-n // cell) for n in (layer.queries, layer.keys))
+    if pyramid is not None and pyramid.cell:
+        maxima = pyramid.level(head, 0, 0, range(rows), range(cols))
+    else:
+        maxima = _maxima(layer, head, cell, check)
+    order = np.argsort(-maxima, axis=None, kind="stable")
+    bounds = maxima.ravel()[order]
+    kept = np.zeros((0, 3))
+    for at, place in enumerate(order):
+        if bounds[at] <= 0 or (len(kept) >= count and bounds[at] < kept[count - 1, 0]):
+            break
+        if at % _AT_ONCE == 0:
+            check()
+        row, col = divmod(int(place), cols)
+        q = range(row * cell, min((row + 1) * cell, layer.queries))
+        k = range(col * cell, min((col + 1) * cell, layer.keys))
+        weights = layer.box(head, q, k).numpy().astype(np.float64)
+        queries, keys = np.meshgrid(np.array(q), np.array(k), indexing="ij")
+        least = kept[count - 1, 0] if len(kept) >= count else 0
+        wanted = (weights > 0) & (weights >= least)
+        if not diagonal:
+            wanted &= queries + layer.shift != keys
+        found = np.stack((weights[wanted], queries[wanted], keys[wanted]), 1)
+        kept = np.concatenate((kept, found))
+        kept = kept[np.lexsort((kept[:, 2], kept[:, 1], -kept[:, 0]))][:count]
+    return [{"query": int(q), "key": int(k), "weight": float(weight)} for weight, q, k in kept]
+
+
+def _maxima(layer: Layer, head: int, cell: int, check: Check) -> np.ndarray:
+    """The maximum of each cell: whole ones, and those that the end cuts."""
+    sides = [
+        [part for part in (range(n // cell * cell), range(n // cell * cell, n)) if len(part)]
+        for n in (layer.queries, layer.keys)
+    ]
+    bands = [
+        [
+            tile(layer, View(head, q, k, -(-len(q) // cell), -(-len(k) // cell), "max"), None, False,
+                 check).values
+            for k in sides[1]
+        ]
+        for q in sides[0]
+    ]  # fmt: skip
+    return np.block(bands)

@@ -1,0 +1,82 @@
+"""A small recording, whose layers have pyramids, and the explorer's application over it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from regard import ALiBi, Causal, Dot, Recording, Softmax, Window, record
+from regard.explorer import pyramid
+from regard.explorer.building import Book
+from regard.explorer.routes import Explorer
+from regard.explorer.server import application
+from regard.nn import MultiHeadAttention, Transformer
+
+PORT, TOKEN = 1234, "the-token"
+N = 2500
+WORDS = "the river bank was quiet and the money in the bank was safe 🙂".split()
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """Three layers: linear biases over all; a window, grouped heads, a soft-cap and a sink; both ways."""
+    torch.manual_seed(0)
+    layers = [
+        MultiHeadAttention(16, 2, mask=Causal(), bias=ALiBi(heads=2), qk_norm=torch.nn.RMSNorm),
+        MultiHeadAttention(
+            16, 4, key_value_heads=2, mask=Causal() & Window(40), score=Dot(softcap=5.0),
+            normalizer=Softmax.with_learned_sink(4),
+        ),
+        MultiHeadAttention(16, 2, qk_norm=torch.nn.RMSNorm),
+    ]  # fmt: skip
+    model = Transformer(50, layers)
+    texts = [WORDS[i % len(WORDS)] + " " for i in range(N)]
+    ends = [0]
+    for text in texts:
+        ends.append(ends[-1] + len(text))
+    path = tmp_path_factory.mktemp("run") / "run.safetensors"
+    return record(
+        model, torch.randint(50, (1, N)), to=path, values=True, name="tiny", tokens=texts,
+        text="".join(texts), spans=[*itertools.pairwise(ends)],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def explorer(run: Recording) -> Iterator[Explorer]:
+    """All that is asked of it, built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pyramid, "LEAST", 100)
+        made = Explorer({book.id: book for book in [Book.of(run)]})
+        for one in made.building.values():
+            one.start()
+            one.wait()
+            assert one.failed is None
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def client(explorer: Explorer) -> Iterator[TestClient]:
+    """Asks as the page does."""
+    app = application(explorer, PORT, TOKEN)
+    client = TestClient(
+        app,
+        f"http://127.0.0.1:{PORT}",
+        headers={"X-Regard-Token": TOKEN},
+        raise_server_exceptions=True,
+    )
+    # Not entered: what is alive is the explorer's, which other tests share.
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of this test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "regard"
