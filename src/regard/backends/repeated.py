@@ -29,7 +29,7 @@ _Sizes = tuple[int, int, int, int, int, int, int]
 def repeated(
     q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, score: Dot | None
 ) -> Tensor | None:
-    """The output of a call like one that `remember` was told of; None where there was none, or more is asked."""
+    """The output of a call like one that `remember` knows; None where there is none, or more is asked."""
     known = _known.get((q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, mask, score))
     if known is None or not (q.is_cpu and k.is_cpu and v.is_cpu) or _more_than_output(q, k, v):
         return None
