@@ -150,7 +150,7 @@ def test_an_answer_that_is_given_is_read_as_it_is(given: Attribution) -> None:
 
 def test_leaving_a_document_out_is_asking_again(given: Attribution) -> None:
     model, tokenizer = decoder(), byte_level()
-    owed = leave_one_out(model, tokenizer, given)
+    owed = leave_one_out(model, given)
     answer = given.answer_ids
     for i in range(3):
         kept = [f"Document {j + 1}\n{DOCUMENTS[j]}" for j in range(3) if j != i]
@@ -161,7 +161,7 @@ def test_leaving_a_document_out_is_asking_again(given: Attribution) -> None:
         alone = logits.log_softmax(-1).gather(-1, answer[:, None])[:, 0]
         torch.testing.assert_close(owed[i], given.logprobs - alone, atol=1e-4, rtol=1e-4)
     only = attribute(model, tokenizer, [OLD], QUESTION, answer=ANSWER)
-    assert leave_one_out(model, tokenizer, only).shape == (1, len(only.tokens))
+    assert leave_one_out(model, only).shape == (1, len(only.tokens))
 
 
 def test_memory_grows_with_the_answer_and_not_with_the_squared_prompt(small_chunks: None) -> None:
@@ -379,7 +379,7 @@ class Page(HTMLParser):
 
 def test_page_holds_all_of_it_and_asks_nothing(given: Attribution) -> None:
     model, tokenizer = decoder(), byte_level()
-    owed = leave_one_out(model, tokenizer, given).double().numpy()
+    owed = leave_one_out(model, given).double().numpy()
     what = told(given, owed=owed)
     text = report.page(what)
     page = Page(text)

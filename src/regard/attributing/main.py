@@ -33,7 +33,7 @@ def main(options: Namespace, console: Console) -> None:
         answer=options.answer, new_tokens=new_tokens, template=template,
     )  # fmt: skip
     found.shares(layer=options.layer, head=options.head)  # there is such a layer and head
-    owed = leave_one_out(opened.model, opened.tokenizer, found) if options.check else None
+    owed = leave_one_out(opened.model, found) if options.check else None
     names = [
         f"text {i}" if source.name == "the given text" else source.name
         for i, source in enumerate(sources, 1)

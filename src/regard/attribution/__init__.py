@@ -2,7 +2,7 @@
 
     found = regard.attribute(model, tokenizer, documents, "When was the bridge built?")
     found.answer, found.shares("documents").mean(0)      # of the weight of all heads, where it went
-    leave_one_out(model, tokenizer, found)               # and what the answer owes to each document
+    leave_one_out(model, found)               # and what the answer owes to each document
 
 `prompt` puts documents and question together, `run` has the model answer and watches it, `value` is what was
 found.

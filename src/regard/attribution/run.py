@@ -81,16 +81,13 @@ def attribute(
 
 
 @torch.no_grad()
-def leave_one_out(
-    model: Any, tokenizer: Any, found: Attribution
-) -> Float[Tensor, "documents answer"]:
+def leave_one_out(model: Any, found: Attribution) -> Float[Tensor, "documents answer"]:
     """How much each token of the answer owes to each document, in nats.
 
     A document is taken away, and the same answer read again: the number is its tokens' log probability with
     all documents minus that without this one. Above 0 the document made the token more likely. What two
     documents both say costs nothing when one of them goes, so that leaving out one does not show it.
     """
-    del tokenizer  # the prompt has its own; both functions read alike
     owed = list[Tensor]()
     for document in range(len(found.prompt.contexts)):
         ids, _, _ = _tokens(found.prompt.without(document), None)
