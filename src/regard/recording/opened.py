@@ -115,7 +115,7 @@ class RecordedLayer:
         Raises:
             OptionError: another normalizer than `Softmax`, of which lse does not tell: `see` has its rows.
         """
-        return self._guarded(lambda: self._weights(self.lse, self.mask))
+        return self._guarded(lambda: self._weights(self.mask))
 
     def see(self, *observers: Observer[Any]) -> Pass:
         """Statistics of the weights, as `watch` would have seen them in the run.
@@ -173,11 +173,7 @@ class RecordedLayer:
             apart = []
         found: dict[Observer[Any], Any] = {}
         if apart:
-            if real is None:
-                weights = self.weights
-            else:
-                lse = torch.where(real.table[..., 0], self.lse, -torch.inf)
-                weights = self._weights(lse, mask)
+            weights = self.weights if real is None else self._weights(mask)
             found = {one: weights.see(one) for one in apart}
         rest = [one for one in observers if one not in found]
         if rest:
@@ -185,8 +181,8 @@ class RecordedLayer:
             found |= {one: seen[one] for one in rest}
         return found
 
-    def _weights(self, lse: Tensor, mask: Mask) -> Weights:
-        return Weights.of(self.q, self.k, lse, mask=mask, **self._scoring)
+    def _weights(self, mask: Mask) -> Weights:
+        return Weights.of(self.q, self.k, self.lse, mask=mask, **self._scoring)
 
     def _value(self, part: str, kind: type[AnyValue]) -> AnyValue:
         def made() -> AnyValue:
