@@ -1,0 +1,103 @@
+"""The page in a real browser, the network cut: from the whole map down to one weight, which is the library's.
+
+The walk itself is `web/e2e/page.mjs`; what it finds wrong it prints, and that is what fails here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import regard
+from regard.models import load
+
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "web"
+BUILT = ROOT / "src/regard/explorer/static/index.html"
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+NODE = shutil.which("node")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        NODE is None, reason="the walk through the page is driven by node, which is not here"
+    ),
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
+    pytest.mark.skipif(
+        not (BUILT.exists() and (WEB / "node_modules/playwright-core").exists()),
+        reason="the page is not built here: make web",
+    ),
+]
+
+LAYER, HEAD, QUERY = 2, 5, 412
+
+RUN = "import sys; from regard.cli import main; sys.exit(main(sys.argv[1:]))"
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Path:
+    """This file itself, as the embedded model reads it."""
+    path = tmp_path / "run.safetensors"
+    regard.record(load(), Path(__file__).read_text(), to=path, values=True)
+    return path
+
+
+@pytest.fixture
+def url(recorded: Path) -> Iterator[str]:
+    """The address of `regard explore`, which runs while the test does."""
+    command = [sys.executable, "-c", RUN, "explore", str(recorded), "--no-browser"]
+    home = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=home) as server:
+        assert server.stdout is not None
+        said = ""
+        for line in server.stdout:
+            said += line
+            if found := re.search(r"http://127\.0\.0\.1:\d+/\S*token=\S+", line):
+                yield found[0]
+                break
+        else:
+            pytest.fail(f"no address was printed: {said!r}")
+        server.terminate()
+
+
+def test_from_the_whole_map_down_to_one_weight(recorded: Path, url: str, tmp_path: Path) -> None:
+    """Zoom, click, table, files, lesson, row, link, every key, both painters, and axe on each screen."""
+    assert NODE is not None and CHROMIUM is not None
+    run = regard.Recording.open(recorded)
+    row = run.layer(LAYER).weights[0, HEAD, QUERY, :].double()
+    key = int(row[: QUERY - 5].argmax())
+    weight = float(row[key])
+    assert weight > 1e-4, "a weight that is seen"
+    asked = {
+        "url": url, "recording": _id(url), "layer": LAYER, "head": HEAD, "query": QUERY, "key": key,
+        "weight": weight,
+    }  # fmt: skip
+    # CI keeps the pictures of each screen, where it says where.
+    shots = os.environ.get("REGARD_SCREENSHOTS", str(tmp_path / "shots"))
+    walked = subprocess.run(
+        [NODE, "e2e/page.mjs", json.dumps(asked)],
+        cwd=WEB, env={**os.environ, "CHROMIUM": CHROMIUM, "SHOTS": shots},
+        capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert walked.returncode == 0, walked.stderr + walked.stdout
+    assert "every check holds" in walked.stdout
+    assert (Path(shots) / "near.png").stat().st_size > 10_000
+
+
+def _id(url: str) -> str:
+    """The id under which the server has the one recording."""
+    from urllib.request import Request, urlopen
+
+    base, token = re.fullmatch(r"(http://[^/]+)/.*token=(\S+)", url).groups()  # type: ignore[union-attr]
+    with urlopen(Request(f"{base}/api/recordings", headers={"X-Regard-Token": token})) as answer:
+        return json.load(answer)[0]["id"]
