@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { HeadStatistics } from "../src/api";
-import { crc32, csvOf, npyOf, npzOf, pythonOf, svgOf } from "../src/pure/exporting";
+import { crc32, csvOf, npyOf, npzOf, pythonOf, svgAround, svgOf } from "../src/pure/exporting";
 import { changed, terms } from "../src/pure/lesson";
 import { softmax } from "../src/pure/text";
 import { chosen, type Filter } from "../src/pure/sorting";
@@ -23,6 +23,12 @@ describe("files", () => {
     expect(text).toContain("&#60;a&#38;b&#62;");
     expect(text).not.toContain("<a&b>");
     expect(text).toContain("<title>5, 2: 0.5</title>");
+  });
+  it("a larger SVG is a picture inside axes whose marks lie where the weights do", () => {
+    const text = svgAround("data:x", { q: 500, k: 500, scale: 1, width: 1000, height: 1000 }, { queries: 1000, keys: 1000 }, { queries: "q", keys: "k" });
+    expect(text).toContain('href="data:x"');
+    expect(text).toContain('<path d="M370 64v6" stroke="#888"/><text x="370" y="60" text-anchor="middle">300</text>');
+    expect(text.match(/<path/g)).toHaveLength(20);
   });
   it("Python asks for the same weights", () => {
     const text = pythonOf({ ...area, name: 'a "b".safetensors', layer: 3, head: 1, cell: { query: 5, key: 2 } });

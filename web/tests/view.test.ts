@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { coarsest, keyOf, levelFor, parent, pixelOf, pooledBy, SIDE, tileAt, tilesIn } from "../src/pure/tiles";
-import { bounded, boxed, fit, kAt, NEAREST, panned, qAt, showing, visible, xOf, yOf, zoomed } from "../src/pure/view";
+import { bounded, boxed, fit, kAt, NEAREST, panned, qAt, showing, stepFor, visible, xOf, yOf, zoomed } from "../src/pure/view";
 
 const size = { width: 800, height: 600 };
 const extent = { queries: 100_000, keys: 100_000 };
@@ -27,6 +27,9 @@ describe("the view", () => {
   it("stays within bounds", () => {
     expect(bounded({ q: -5, k: 1e9, scale: 1e9 }, extent, size)).toEqual({ q: 0, k: 100_000, scale: NEAREST });
     expect(bounded({ q: 1, k: 1, scale: 1e-9 }, extent, size).scale).toBeCloseTo(0.8 * 0.006, 9);
+  });
+  it("marks round places, no nearer than asked", () => {
+    expect([10, 1, 0.5, 0.0061].map((scale) => stepFor(scale, 70))).toEqual([10, 100, 200, 20_000]);
   });
   it("drags, boxes and shows", () => {
     const view = { q: 100, k: 100, scale: 2 };

@@ -76,23 +76,34 @@ class Loader {
     this.pump();
   }
 
+  private async fetch(source: Source, tile: Tile, key: string, signal?: AbortSignal): Promise<void> {
+    const { values, exact } = await raw(source.path(tile), signal);
+    const rows = new Float32Array(tile.rows);
+    let greatest = 0;
+    for (let r = 0, i = 0; r < tile.rows; r++) {
+      let most = 0;
+      for (let c = 0; c < tile.cols; c++, i++) most = Math.max(most, Math.abs(values[i]!));
+      rows[r] = most;
+      greatest = Math.max(greatest, most);
+    }
+    this.cache.set(key, { tile, key, values, exact, greatest, rows });
+  }
+
+  /** Waits until tiles are here, whatever the screen wants meanwhile: for pictures that are finer than it. */
+  async all(source: Source, tiles: readonly Tile[]): Promise<void> {
+    const left = tiles.filter((tile) => !this.cache.has(keyOf(source.id, tile)));
+    const next = async (): Promise<void> => {
+      for (let tile = left.pop(); tile; tile = left.pop()) await this.fetch(source, tile, keyOf(source.id, tile));
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, next));
+  }
+
   private pump(): void {
     while (this.going.size < AT_ONCE && this.waiting.length) {
       const { source, tile, key } = this.waiting.shift()!;
       const abort = new AbortController();
       this.going.set(key, abort);
-      raw(source.path(tile), abort.signal)
-        .then(({ values, exact }) => {
-          const rows = new Float32Array(tile.rows);
-          let greatest = 0;
-          for (let r = 0, i = 0; r < tile.rows; r++) {
-            let most = 0;
-            for (let c = 0; c < tile.cols; c++, i++) most = Math.max(most, Math.abs(values[i]!));
-            rows[r] = most;
-            greatest = Math.max(greatest, most);
-          }
-          this.cache.set(key, { tile, key, values, exact, greatest, rows });
-        })
+      this.fetch(source, tile, key, abort.signal)
         .catch((error: unknown) => {
           if (abort.signal.aborted) return;
           this.failed.add(key);

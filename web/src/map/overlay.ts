@@ -3,7 +3,7 @@ import { short, shown } from "../pure/numbers";
 import { inkOn } from "../pure/ramps";
 import { pixelOf, pooledBy } from "../pure/tiles";
 import { toneOf } from "../pure/tone";
-import { type Extent, xOf, yOf } from "../pure/view";
+import { type Extent, stepFor, xOf, yOf } from "../pure/view";
 import type { Held } from "./loader";
 import type { Scene } from "./painter";
 
@@ -15,6 +15,7 @@ export interface Colours {
   soft: string;
   rule: string;
   paper: string;
+  map: string;
   query: string;
   key: string;
   weight: string;
@@ -45,13 +46,6 @@ export function under(scene: Scene, query: number, key: number): { held: Held; r
     return { held, row, col, value: held.values[row * cols + col]! };
   }
   return null;
-}
-
-/** The step of 1, 2, 5, 10, … weights between marks that are so many pixels apart. */
-export function stepFor(scale: number, apart: number): number {
-  let step = 1;
-  for (let i = 0; step * scale < apart; i++) step *= [2, 2.5, 2][i % 3]!;
-  return step;
 }
 
 export function drawOver(context: CanvasRenderingContext2D, over: Over): void {

@@ -123,7 +123,7 @@ export function coloursOf(element: Element): Colours {
   const style = getComputedStyle(element);
   const of = (name: string) => style.getPropertyValue(`--${name}`).trim();
   return {
-    ink: of("ink"), soft: of("soft"), rule: of("rule"), paper: of("paper"), query: of("query"), key: of("key"),
+    ink: of("ink"), soft: of("soft"), rule: of("rule"), paper: of("paper"), map: of("map"), query: of("query"), key: of("key"),
     weight: of("weight"), mono: of("mono"),
   };
 }

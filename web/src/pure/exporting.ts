@@ -1,4 +1,5 @@
-// What is on screen as text: CSV, SVG, Python.
+// What is on screen as files: CSV, SVG, NPZ, Python.
+import { type Extent, type Size, stepFor, type View, xOf, yOf } from "./view";
 
 export interface Area {
   readonly q0: number;
@@ -42,6 +43,32 @@ export function svgOf(at: Area, values: ArrayLike<number>, colourOf: (value: num
   for (let r = 0; r < at.rows; r++) out.push(`<text x="${edge - 4}" y="${edge + r * side + 9}" text-anchor="end">${text(at.q0 + r)}</text>`);
   for (let c = 0; c < at.cols; c++)
     out.push(`<text transform="translate(${edge + c * side + 9} ${edge - 4}) rotate(-90)">${text(at.k0 + c)}</text>`);
+  out.push("</svg>");
+  return out.join("\n");
+}
+
+/** A picture of the map inside axes that are vectors. */
+export function svgAround(picture: string, view: View & Size, extent: Extent, names: { queries: string; keys: string }): string {
+  const { width, height, scale } = view;
+  const edge = 70;
+  const step = stepFor(scale, 70);
+  const out = [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${edge + width + 10} ${edge + height + 10}" font-family="sans-serif" font-size="11">`,
+    `<image x="${edge}" y="${edge}" width="${width}" height="${height}" href="${picture}"/>`,
+    `<rect x="${edge}" y="${edge}" width="${width}" height="${height}" fill="none" stroke="#888"/>`,
+    `<text x="${edge}" y="16">${escaped(names.keys)}</text>`,
+    `<text transform="translate(14 ${edge}) rotate(-90)" text-anchor="end">${escaped(names.queries)}</text>`,
+  ];
+  const marks = (most: number, at: (i: number) => number, span: number, draw: (place: number, i: number) => string) => {
+    for (let i = 0; i < most; i += step) {
+      const place = at(i);
+      if (place >= 0 && place <= span) out.push(draw(edge + place, i));
+    }
+  };
+  marks(extent.keys, (i) => xOf(view, view, i), width, (x, i) =>
+    `<path d="M${x} ${edge - 6}v6" stroke="#888"/><text x="${x}" y="${edge - 10}" text-anchor="middle">${i}</text>`);
+  marks(extent.queries, (i) => yOf(view, view, i), height, (y, i) =>
+    `<path d="M${edge - 6} ${y}h6" stroke="#888"/><text x="${edge - 9}" y="${y + 4}" text-anchor="end">${i}</text>`);
   out.push("</svg>");
   return out.join("\n");
 }

@@ -82,3 +82,10 @@ export function visible(view: View, extent: Extent, size: Size) {
     k1: within(Math.ceil(kAt(view, size, size.width)), extent.keys),
   };
 }
+
+/** The step of 1, 2, 5, 10, … weights between marks that are so many pixels apart. */
+export function stepFor(scale: number, apart: number): number {
+  let step = 1;
+  for (let i = 0; step * scale < apart; i++) step *= [2, 2.5, 2][i % 3]!;
+  return step;
+}

@@ -2,12 +2,14 @@
 import { useSignal } from "@preact/signals";
 import { raw } from "../api";
 import { Dialog } from "../app";
-import { coloursOf, extent, overFor, picture, sceneNow, size, source, table, view } from "../map/stage";
+import { loader } from "../map/loader";
+import { coloursOf, extent, names, overFor, sceneNow, size, source, table, view } from "../map/stage";
 import { drawOver, EDGE } from "../map/overlay";
 import { PlainPainter } from "../map/plain";
-import { csvOf, npyOf, npzOf, pythonOf, svgOf } from "../pure/exporting";
+import { csvOf, npyOf, npzOf, pythonOf, svgAround, svgOf } from "../pure/exporting";
 import { short } from "../pure/numbers";
 import { css } from "../pure/ramps";
+import { levelFor, tilesIn } from "../pure/tiles";
 import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
 import { cell, fail, headIndex, layer, pooling, rowTold, run, screen, speak, token } from "../state";
@@ -26,30 +28,46 @@ function save(blob: Blob, as: string): void {
   speak(SAY.exports.saved(as));
 }
 
+const canvas = (w: number, h: number, times: number) =>
+  Object.assign(document.createElement("canvas"), { width: Math.round(w * times), height: Math.round(h * times) });
+
+/** The map alone, so many times as fine as the screen, with all its tiles. */
+async function fine(times: number) {
+  const level = levelFor(view.value.scale, times, extent.value);
+  await loader.all(source.value!, tilesIn(view.value, extent.value, size.value, level));
+  const { scene } = sceneNow(times)!;
+  const base = canvas(scene.width, scene.height, times);
+  new PlainPainter(base.getContext("2d")!).paint(scene);
+  return { scene, level, base };
+}
+
+const pixels = (level: number) => {
+  const block = 2 ** level;
+  return block === 1 ? SAY.exact : SAY.pixel(Math.min(block, extent.value.queries), Math.min(block, extent.value.keys), pooling.value);
+};
+const subject = () => `${run.value?.name} · ${run.value?.model} · ${SAY.head(layer.value?.index ?? 0, headIndex.value)}`;
+
 /** The map with its rulers, and below it the legend in words and colours. */
-function png(times: number): void {
-  const now = sceneNow(times);
-  if (!now) return;
-  const { scene, level } = now;
+async function png(times: number): Promise<void> {
+  const { scene, level, base } = await fine(times);
   const colours = coloursOf(document.documentElement);
   const foot = 58;
   const [width, height] = [scene.width + EDGE.left + EDGE.right, scene.height + EDGE.top + EDGE.bottom];
-  const canvas = (w: number, h: number) => Object.assign(document.createElement("canvas"), { width: Math.round(w * times), height: Math.round(h * times) });
-  const [whole, base, over] = [canvas(width, height + foot), canvas(scene.width, scene.height), canvas(width, height)];
-  new PlainPainter(base.getContext("2d")!).paint(scene);
+  const [whole, over] = [canvas(width, height + foot, times), canvas(width, height, times)];
   drawOver(over.getContext("2d")!, { ...overFor(scene, level, colours), hover: null });
   const context = whole.getContext("2d")!;
   context.fillStyle = colours.paper;
   context.fillRect(0, 0, whole.width, whole.height);
+  context.fillStyle = colours.map;
+  context.fillRect(EDGE.left * times, EDGE.top * times, base.width, base.height);
   context.drawImage(base, EDGE.left * times, EDGE.top * times);
   context.drawImage(over, 0, 0);
-  context.setTransform(times, 0, 0, times, 0, height);
+  context.setTransform(times, 0, 0, times, 0, height * times);
   context.font = `12px ${colours.mono}`;
   context.fillStyle = colours.ink;
-  context.fillText(`${run.value?.name} · ${run.value?.model} · ${SAY.head(layer.value?.index ?? 0, headIndex.value)}`, EDGE.left, 12);
-  const legend = picture.value;
+  context.fillText(subject(), EDGE.left, 12);
   context.fillStyle = colours.soft;
-  if (legend) context.fillText(legend.exact ? SAY.exact : SAY.pixel(legend.rows, legend.cols, pooling.value), EDGE.left, 30);
+  context.fillText(pixels(level), EDGE.left, 32);
   for (let x = 0; x < 200; x++) {
     context.fillStyle = css(scene.table, x / 199);
     context.fillRect(width - EDGE.right - 200 + x, 4, 1, 10);
@@ -57,9 +75,10 @@ function png(times: number): void {
   context.fillStyle = colours.soft;
   for (const [part, align] of [[0, "left"], [0.5, "center"], [1, "right"]] as const) {
     context.textAlign = align;
-    context.fillText(short(valueAt(part, scene.tone), 2), width - EDGE.right - 200 + 200 * part, 30);
+    context.fillText(short(valueAt(part, scene.tone), 2), width - EDGE.right - 200 + 200 * part, 32);
   }
-  whole.toBlob((blob) => blob && save(blob, name(`@${times}x.png`)), "image/png");
+  const blob = await new Promise<Blob | null>((made) => whole.toBlob(made, "image/png"));
+  if (blob) save(blob, name(`@${times}x.png`));
 }
 
 /** What is visible, and into how many numbers it goes: each weight where they fit into 1024 × 1024. */
@@ -99,6 +118,11 @@ async function svg(): Promise<void> {
   const at = shape();
   const now = sceneNow(1);
   if (!now) return;
+  if (!at.exact || at.rows > 200 || at.cols > 200) {
+    const { scene, base } = await fine(2);
+    const text = svgAround(base.toDataURL("image/png"), { ...scene, ...scene.view }, extent.value, names.value);
+    return save(new Blob([text], { type: "image/svg+xml" }), name(".svg"));
+  }
   const told = await raw(source.value!.path(at));
   const colours = table(source.value!.signed);
   const text = svgOf(at, told.values, (value) => (value === 0 && !now.scene.tone.signed ? null : css(colours, toneOf(value, now.scene.tone))), token);
@@ -123,7 +147,7 @@ export function ExportDialog() {
           <div>
             <span>{SAY.exports.png}</span>
             {[1, 2, 4].map((times) => (
-              <button key={times} data-png={times} onClick={() => png(times)}>
+              <button key={times} data-png={times} onClick={() => void png(times).catch(fail)}>
                 {times}×
               </button>
             ))}
@@ -140,8 +164,8 @@ export function ExportDialog() {
         {map && (
           <div>
             <span>{SAY.exports.svg}</span>
-            <button data-svg disabled={!small} onClick={() => void svg().catch(fail)}>SVG</button>
-            {!small && <span class="soft">{SAY.exports.svgNote}</span>}
+            <button data-svg onClick={() => void svg().catch(fail)}>SVG</button>
+            <span class="soft">{small ? SAY.exports.svgVectors : SAY.exports.svgRaster}</span>
           </div>
         )}
         <div>
