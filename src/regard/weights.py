@@ -6,6 +6,7 @@ rectangle, or a map of one at another size, costs what it holds, wherever in a t
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.asked import lower, results
-from regard.backends import choose, chunked, native
+from regard.backends import choose, chunked, native, normal
 from regard.biases import Bias
 from regard.errors import OptionError
 from regard.masks import Mask
@@ -118,19 +119,25 @@ class Weights:
         asked = replace(self.problem, observers=(bound,))
         with torch.no_grad():
             if isinstance(observer, Received | Pooled | Rows) and native.why_not(asked) is None:
-                found = native.revisit(asked, self.rows)
+                found = native.revisit(asked, self.rows, self._formed)
                 (tensors,) = results(lower((bound,), asked.sizes), self.rows[0], found)
             else:
                 backend, _ = choose(asked)
                 (tensors,) = backend.run(asked).observed
         return cast("Observer[Any]", bound).result(*tensors)
 
+    @functools.cached_property
+    def _formed(self) -> native.Formed:
+        """What the kernels take, made once: masks and biases of long texts take longer than a part."""
+        with torch.no_grad():
+            return normal.form(self.problem)
+
     def _box(self, box: Box) -> Tensor:
         with torch.no_grad():
             if 0 in [len(side) for side in box]:
                 return self.rows.new_zeros([len(side) for side in box])
             if native.why_not(self.problem) is None:
-                return native.weights(self.problem, self.rows, box)
+                return native.weights(self.problem, self.rows, box, self._formed)
             return chunked.weights(self.problem, self.rows[0], box)
 
     def __repr__(self) -> str:

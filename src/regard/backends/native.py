@@ -21,7 +21,7 @@ from torch.nn import Parameter
 
 from regard import tiles
 from regard._native import core
-from regard.asked import DIFFERENTIABLE, KINDS, again, results
+from regard.asked import DIFFERENTIABLE, KINDS, again, lower, results
 from regard.backends import chunked, normal, sight
 from regard.backends.normal import Form, Tensors
 from regard.normalizers import Sigmoid, Softmax
@@ -166,19 +166,23 @@ def rows_of(problem: Problem, lse: Tensor) -> Tensor:
     return torch.stack((lse, top, torch.where(lse.isnan(), lse, sees))).float()
 
 
+Formed = tuple[Form, Tensors]
+"""A problem in its normal form: for those who ask more than once."""
+
+
 @torch.no_grad()
-def revisit(problem: Problem, rows: Tensor) -> sight.Found:
+def revisit(problem: Problem, rows: Tensor, formed: Formed | None = None) -> sight.Found:
     """What a problem's observers ask of the final weights, from what `forward` left of the rows."""
-    form, tensors = normal.form(problem)
-    assert form.asked is not None, "something is observed"
+    form, tensors = normal.form(problem) if formed is None else formed
+    asked = lower(problem.observers, form.sizes)
     _, top, share = rows
-    return sight.revisit(form.asked, normal.call(form, tensors), form.sizes, top, share)
+    return sight.revisit(asked, normal.call(form, tensors), form.sizes, top, share)
 
 
 @torch.no_grad()
-def weights(problem: Problem, rows: Tensor, box: Box) -> Tensor:
+def weights(problem: Problem, rows: Tensor, box: Box, formed: Formed | None = None) -> Tensor:
     """The weights of a box, from what `forward` left of the rows."""
-    form, tensors = normal.form(problem)
+    form, tensors = normal.form(problem) if formed is None else formed
     _, top, share = rows
     return sight.weights(normal.call(form, tensors), box, top, share)
 
