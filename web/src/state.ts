@@ -107,27 +107,26 @@ export const minus = computed(() => {
   const at = layer.value;
   return place.value.other || `${recordingId.value}/${at?.index ?? 0}/${(headIndex.value + 1) % (at?.heads ?? 1)}`;
 });
+const differencePath = computed(() => {
+  const at = cell.value;
+  if (!at || screen.value !== "compare" || !run.value || !layer.value) return null;
+  const of = compared(`${recordingId.value}/${layer.value.index}/${headIndex.value}`, minus.value, "max");
+  return of.path({ q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1, rows: 1, cols: 1 });
+});
+const differenceTold = resource<Values>(() => differencePath.value, raw, 40);
 /** A − B at the cell that is held, where Compare is open. */
-export const difference = resource<Values>(
-  () => {
-    const at = cell.value;
-    if (!at || screen.value !== "compare" || !run.value || !layer.value) return null;
-    const of = compared(`${recordingId.value}/${layer.value.index}/${headIndex.value}`, minus.value, "max");
-    return of.path({ q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1, rows: 1, cols: 1 });
-  },
-  raw,
-  40,
-);
+export const difference = computed(() => (differenceTold.value.path === differencePath.value ? (differenceTold.value.value?.values[0] ?? null) : null));
 
-export const rowTold = resource<Values>(
-  () => {
-    const at = cell.value;
-    return at && onCell.value ? ofHead((id, l, h) => paths.row(id, l, h, at.query))() : null;
-  },
-  raw,
-  40,
-);
-export const marginals = resource<Values>(() => (screen.value === "map" ? ofHead(paths.marginals)() : null), raw, 80);
+const rowPath = computed(() => {
+  const at = cell.value;
+  return at && onCell.value ? ofHead((id, l, h) => paths.row(id, l, h, at.query))() : null;
+});
+/** The row of the held query, or the one before while it is on its way: `rowNow` is never another's. */
+export const rowTold = resource<Values>(() => rowPath.value, raw, 40);
+export const rowNow = computed(() => (rowTold.value.path === rowPath.value ? rowTold.value.value : null));
+const marginalsPath = computed(() => (screen.value === "map" ? ofHead(paths.marginals)() : null));
+const marginalsTold = resource<Values>(() => marginalsPath.value, raw, 80);
+export const marginals = computed(() => (marginalsTold.value.path === marginalsPath.value ? marginalsTold.value.value : null));
 export const strongest = resource<Strongest>(() => (screen.value === "map" || screen.value === "row" ? ofHead(paths.strongest)() : null), json, 120);
 
 /** The texts of tokens, fetched in blocks when they are first looked at. */
@@ -191,8 +190,8 @@ let stepping = -1;
 let steppingPath: string | null = null;
 /** The next strongest weight, or the one before. */
 export function stronger(by: number): void {
-  const { path, value } = strongest.peek();
-  if (!value?.cells.length) return;
+  const { path, value, loading } = strongest.peek();
+  if (!value?.cells.length || loading) return;
   if (path !== steppingPath) {
     steppingPath = path;
     stepping = -1;

@@ -107,7 +107,10 @@ class Loader {
         .catch((error: unknown) => {
           if (abort.signal.aborted) return;
           this.failed.add(key);
-          setTimeout(() => this.failed.delete(key), 5000);
+          setTimeout(() => {
+            this.failed.delete(key);
+            this.version.value++;
+          }, 5000);
           fail(error);
         })
         .finally(() => {

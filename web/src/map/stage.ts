@@ -111,7 +111,7 @@ export function sceneNow(ratio: number): { scene: Scene; level: number } | null 
 }
 
 export function overFor(scene: Scene, level: number, colours: Colours): Over {
-  const told = marginals.value.value;
+  const told = marginals.value;
   const marked = !scene.tone.signed && told && told.values.length === extent.value.keys + extent.value.queries ? told.values : null;
   return {
     scene, extent: extent.value, level, token, colours, names: names.value, marginals: marked,

@@ -12,7 +12,7 @@ import { css } from "../pure/ramps";
 import { levelFor, tilesIn } from "../pure/tiles";
 import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
-import { cell, fail, headIndex, layer, pooling, rowTold, run, screen, speak, token } from "../state";
+import { cell, fail, headIndex, layer, pooling, rowNow, run, screen, speak, token } from "../state";
 import { SAY } from "../strings";
 
 const onMap = () => screen.value === "map" || screen.value === "compare";
@@ -91,7 +91,7 @@ function shape() {
 
 async function csv(): Promise<void> {
   if (!onMap()) {
-    const row = rowTold.value.value;
+    const row = rowNow.value;
     if (!row) return;
     const lines = ["key,token,weight", ...Array.from(row.values, (w, i) => `${i},"${(token(i) ?? "").replaceAll('"', '""')}",${w}`)];
     return save(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }), name(`-row${cell.value?.query ?? ""}.csv`));
@@ -153,7 +153,7 @@ export function ExportDialog() {
             ))}
           </div>
         )}
-        {(map || rowTold.value.value) && (
+        {(map || rowNow.value) && (
           <div>
             <span>{SAY.exports.csv}</span>
             <button data-csv onClick={() => void csv().catch(fail)}>CSV</button>

@@ -4,7 +4,7 @@ import { type Cell, json, paths } from "../api";
 import { changed, terms } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { entropy } from "../pure/text";
-import { cell, headIndex, layer, place, resource, rowTold, run, screen, step, token } from "../state";
+import { cell, headIndex, layer, place, resource, rowNow, run, screen, step, token } from "../state";
 import { LESSON } from "../strings.lesson";
 import { N } from "./number";
 import { Bar, Check, Drawing, Token } from "./parts";
@@ -197,7 +197,7 @@ function Scale({ now }: { now: Cell }) {
 
 /** The row's weights as recorded, beside what they become with what was changed. */
 function WeightsTable({ now, hide, brief }: { now: Cell; hide?: boolean; brief?: boolean }) {
-  const row = rowTold.value.value?.values;
+  const row = rowNow.value?.values;
   const touched = unscaled.value || temperature.value !== 1 || hidden.value.size > 0;
   if (!row || now.lse === null) return null;
   const other = changed(row, now.lse, { temperature: temperature.value, scale: unscaled.value ? now.scale : 1, hidden: hidden.value });
@@ -417,7 +417,7 @@ const beside = resource<Cell[]>(
 );
 
 function Heads({ now }: { now: Cell }) {
-  const all = beside.value.value;
+  const all = beside.value.loading ? null : beside.value.value;
   return (
     <>
       <p>{T.heads}</p>

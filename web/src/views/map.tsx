@@ -85,7 +85,7 @@ const near = resource(
 
 export function WeightsTable() {
   const { q0, q1, k0, k1 } = window();
-  const told = near.value.value;
+  const told = near.value.loading ? null : near.value.value;
   const held = cell.value;
   const list = (a: number, b: number) => Array.from({ length: b - a }, (_, i) => a + i);
   return (

@@ -11,7 +11,7 @@ import { top } from "../pure/text";
 import { coarsest, tileAt } from "../pure/tiles";
 import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
-import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rows, rowTold, screen } from "../state";
+import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rowNow, rows, screen } from "../state";
 import { POOLED, SAY } from "../strings";
 import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
 
@@ -51,7 +51,7 @@ export function Readout() {
         </p>
         {screen.value === "compare" && told && (
           <p class="facts">
-            <span class="soft">{SAY.compare.a}</span> <span>{SAY.compare.minus} = <b>{short(difference.value.value?.values[0] ?? NaN, 5)}</b></span>
+            <span class="soft">{SAY.compare.a}</span> <span>{SAY.compare.minus} = <b>{difference.value === null ? "…" : short(difference.value, 5)}</b></span>
           </p>
         )}
         {told && !told.allowed && <p class="soft">{SAY.readout.masked}</p>}
@@ -81,7 +81,7 @@ function Pair({ query, k }: { query: number; k: number }) {
 
 function Facts() {
   const told = cellNow.value!;
-  const row = rowTold.value.value?.values;
+  const row = rowNow.value?.values;
   const most = told.max !== null ? Math.exp(told.max - (told.lse ?? 0)) : NaN;
   const rank = row && 1 + row.reduce((n, w) => n + (w > row[told.key.index]! ? 1 : 0), 0);
   return (
@@ -195,8 +195,8 @@ export function Minimap() {
 /** The largest weights of the held query, to step to. */
 export function TopKeys({ count = 8 }: { count?: number }) {
   const held = cell.value;
-  const row = rowTold.value.value;
-  const best = useComputed(() => (rowTold.value.value ? top(rowTold.value.value.values, count) : []));
+  const row = rowNow.value;
+  const best = useComputed(() => (rowNow.value ? top(rowNow.value.values, count) : []));
   if (!held || !row) return null;
   const most = row.values[best.value[0] ?? 0] || 1;
   return (

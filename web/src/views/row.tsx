@@ -1,7 +1,7 @@
 // One query over the text itself.
 import { useComputed, useSignal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
-import { cell, choose, gamma, go, layer, log, rowTold, table, token } from "../state";
+import { cell, choose, gamma, go, layer, log, rowNow, rowTold, table, token } from "../state";
 import { table as tableOf } from "../map/stage";
 import { short, shown } from "../pure/numbers";
 import { css, inkOn } from "../pure/ramps";
@@ -24,7 +24,7 @@ export function RowView() {
   const stop = Math.min(start + PAGE, keys);
   return (
     <div class="with-panel">
-      <div class="reading" tabIndex={0}>
+      <div class={rowNow.value ? "reading" : "reading stale"} aria-busy={!rowNow.value} tabIndex={0}>
         <h1>{SAY.row.of(held.query, token(held.query) ?? "…")}</h1>
         {row && <RowStrip row={row} onGo={(at) => (from.value = Math.max(0, Math.round(at - PAGE / 2)))} start={start} stop={stop} />}
         {keys > PAGE && (
