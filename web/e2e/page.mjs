@@ -224,6 +224,17 @@ async function everyKey() {
   await until(page, "the difference is drawn", settled);
   await serious(page, "compare");
   await shot(page, "compare");
+  if (mock) {
+    // Two texts of different lengths: the difference is of what both have, and at a cell it is the difference of the weights.
+    const { Recording } = await import("../mock.mjs");
+    const [a, b] = [new Recording("a", "", 1500, 0), new Recording("b", "", 20000, 96)].map((one) => one.row(1, 1, 300));
+    const other = await tab("#compare?r=a1b2&layer=1&head=1&minus=c3d4/1/1&cell=300,290&at=300,290,16");
+    await until(other, "two recordings are compared", () => /= *[−\d]/.test(document.querySelector(".readout p.facts")?.textContent ?? ""));
+    const told = (await other.textContent(".readout p.facts b")).replace("−", "-");
+    check("A − B is the difference of the weights", near(Number(told), a.weights[290 - a.first] - b.weights[290 - b.first], 1e-3), told);
+    await until(other, "and drawn", settled);
+    await other.close();
+  }
   await press("2", /^#atlas/);
   await press("1", /^#open/);
   await page.goBack();

@@ -65,7 +65,7 @@ const enter = (layer: number, head: number) => go({ screen: "map", layer, head, 
 export function AtlasView() {
   const told = run.value;
   if (!told) return <p class="empty">{SAY.loading}</p>;
-  const measured = atlas.value.value?.heads;
+  const measured = atlas.value.path === paths.atlas(told.id) ? atlas.value.value?.heads : undefined;
   const every: HeadStatistics[] | { layer: number; head: number }[] =
     measured ?? told.layers.flatMap((layer) => Array.from({ length: layer.heads }, (_, head) => ({ layer: layer.index, head })));
   const asked = filter.value;

@@ -7,6 +7,7 @@ import { visible } from "../pure/view";
 import { cell, choose, headIndex, layer, minus, pooling, recordingId, resource, run, screen, table, token } from "../state";
 import { SAY } from "../strings";
 import { Token } from "./parts";
+import { resourceOf } from "./others";
 import { Panel } from "./panel";
 
 /** Which numbers the map shows; called where the map is shown. */
@@ -16,10 +17,15 @@ export function useSource(): void {
   const head = headIndex.value;
   const other = screen.value === "compare" ? minus.value : "";
   const id = recordingId.value;
-  const wanted = !at || !now ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling.value) : oneHead(id, at.index, head, pooling.value);
+  // Two texts of different lengths are compared where both are.
+  const [otherId = "", otherLayer = ""] = other.split("/");
+  const beside = otherId && (otherId === id ? now : resourceOf(otherId));
+  const limit = beside ? beside.layers.find((one) => String(one.index) === otherLayer) : undefined;
+  const known = !other || limit !== undefined;
+  const wanted = !at || !now || !known ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling.value) : oneHead(id, at.index, head, pooling.value);
   useEffect(() => {
     if (at) {
-      const to = { queries: at.queries, keys: at.keys };
+      const to = { queries: Math.min(at.queries, limit?.queries ?? Infinity), keys: Math.min(at.keys, limit?.keys ?? Infinity) };
       if (extent.peek().queries !== to.queries || extent.peek().keys !== to.keys) extent.value = to;
     }
     if (source.peek()?.id !== wanted?.id) source.value = wanted;
