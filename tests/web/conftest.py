@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from regard import ALiBi, Causal, Dot, Recording, Softmax, Window, record
 from regard.explorer import pyramid
 from regard.explorer.building import Book
 from regard.explorer.routes import Explorer
-from regard.explorer.server import application
+from regard.explorer.server import Server, application, listening
 from regard.nn import MultiHeadAttention, Transformer
 
 PORT, TOKEN = 1234, "the-token"
@@ -73,6 +74,21 @@ def client(explorer: Explorer) -> Iterator[TestClient]:
     # Not entered: what is alive is the explorer's, which other tests share.
     yield client
     client.close()
+
+
+@pytest.fixture(scope="session")
+def port(explorer: Explorer) -> Iterator[int]:
+    """Where a real server answers, in a thread."""
+    ear = listening(0)
+    port: int = ear.getsockname()[1]
+    server = Server(application(explorer, port, TOKEN), explorer)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [ear]})
+    thread.start()
+    yield port
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive()
+    assert explorer.work.waiting == 0
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ _PATHS: dict[str, Schema] = {
     "/api/progress": _get(
         "progress", "what is being built, as events, until nothing is", [],
         {"description": "events {recording, doing, progress}",
-         "content": {"text/event-stream": {"schema": _TEXT}}},
+         "content": {"text/event-stream": {"schema": {"type": "object"}}}},
     ),
     "/api/lesson/words": _get(
         "words", "the worked example of `regard learn`: one table of numbers, and which is where",

@@ -24,7 +24,7 @@ SAMPLED = 256
 MEANS = ("entropy", "support", "first", "previous", "distance", "top")
 """Means over the queries that may see more than one key, in the order in which they are kept."""
 
-_TOGETHER = 1 << 24  # weights of sampled queries that are held at a time, of all heads together
+_TOGETHER = 1 << 22  # weights of sampled queries that are held at a time, of all heads together
 _STRIP = 2048  # queries in a strip where there is no pyramid
 
 Progress = Callable[[float], None]
@@ -194,4 +194,4 @@ def _sampled(queries: int, keys: int, heads: int) -> list[list[int]]:
 
 
 def _rows(layer: Layer, query: int) -> Float[Tensor, "h k"]:
-    return layer.weights[0, :, query]
+    return layer.row(query)

@@ -1,0 +1,299 @@
+"""Pyramids are built once, kept, read again, and built anew where they are no longer what they were."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from regard import Additive, Blocks, Causal, Pooled, Recording, Window, record
+from regard.explorer import pyramid, statistics
+from regard.explorer.building import Book, Building, cache_folder
+from regard.explorer.layers import Layer
+from regard.explorer.pyramid import Damaged, Pyramid, Writer
+from regard.explorer.routes import Explorer
+from regard.explorer.server import application
+from regard.explorer.tiles import NotBuilt, View, tile
+from regard.nn import MultiHeadAttention, Transformer
+
+N = 450
+
+
+def recorded(path: Path, *layers: MultiHeadAttention, n: int = N) -> Recording:
+    torch.manual_seed(1)
+    return record(Transformer(30, layers), torch.randint(30, (1, n)), to=path / "run.safetensors")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pyramids of short texts, of several strips."""
+    monkeypatch.setattr(pyramid, "LEAST", 64)
+    for module in (pyramid, statistics):
+        monkeypatch.setattr(module, "STRIP", 16)
+    monkeypatch.setattr(pyramid, "LEVELS", 5)
+
+
+@pytest.fixture
+def one(tmp_path: Path, small: None, home: Path) -> Recording:
+    return recorded(tmp_path, MultiHeadAttention(8, 2, mask=Causal() & Window(100)))
+
+
+def built(run: Recording) -> Building:
+    building = Building(Book.of(run))
+    building.start()
+    building.wait()
+    assert building.failed is None
+    return building
+
+
+def files(run: Recording) -> list[Path]:
+    return sorted(run.path.with_name(f"{run.path.name}.explorer").iterdir())
+
+
+def test_what_was_built_is_read_again(one: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads = built(one).heads()
+    assert [path.name for path in files(one)] == [f"{one.key}-0.pyramid", f"{one.key}-1.pyramid"]
+    before = [path.stat().st_mtime_ns for path in files(one)]
+
+    def again(*arguments: object) -> None:
+        raise AssertionError("built again")
+
+    monkeypatch.setattr(statistics, "build", again)
+    monkeypatch.setattr(statistics, "similar", again)
+    assert built(one).heads() == heads
+    assert [path.stat().st_mtime_ns for path in files(one)] == before
+
+
+@pytest.mark.parametrize(
+    "how", ["cut", "empty", "changed in its index", "changed at its end", "of another"]
+)
+def test_a_damaged_file_is_built_again(one: Recording, how: str) -> None:
+    heads = built(one).heads()
+    path = files(one)[0]
+    data = bytearray(path.read_bytes())
+    if how == "cut":
+        data = data[: len(data) // 2]
+    elif how == "empty":
+        data = bytearray()
+    elif how == "changed in its index":
+        data[-100] ^= 1
+    elif how == "changed at its end":
+        data[-1] ^= 1
+    else:
+        data = bytearray(files(one)[1].read_bytes())
+    path.write_bytes(data)
+    assert built(one).heads() == heads
+    assert path.read_bytes() != bytes(data)
+
+
+def test_cells_that_change_while_the_server_runs_are_built_again(one: Recording) -> None:
+    built(one)
+    path = files(one)[0]
+    data = bytearray(path.read_bytes())
+    data[40] ^= 0xFF  # in the first strip
+    path.write_bytes(data)
+    explorer = Explorer({book.id: book for book in [Book.of(one)]})
+    (building,) = explorer.building.values()
+    client = TestClient(
+        application(explorer, 81, "t"), "http://127.0.0.1:81", headers={"X-Regard-Token": "t"}
+    )
+    building.start()
+    building.wait()
+    place = f"/api/recordings/{one.key[:16]}/map/0/0?q=0,256&k=0,256&rows=16&cols=16"
+    response = client.get(place)
+    building.wait()
+    if response.status_code == 202:
+        response = client.get(place)
+    wanted = one.layer(0).weights.see(Pooled(16, 16, "max", queries=(0, 256), keys=(0, 256)))[0, 0]
+    assert response.content == wanted.numpy().tobytes()
+    assert path.read_bytes() != bytes(data)
+    explorer.close()
+
+
+def test_a_folder_that_cannot_be_written_to_is_not(one: Recording, home: Path) -> None:
+    one.path.with_name(f"{one.path.name}.explorer").write_text("in the way")
+    assert built(one).heads()
+    kept = home / "pyramids"
+    assert len([*kept.iterdir()]) == 2
+    before = [path.stat().st_mtime_ns for path in kept.iterdir()]
+    assert built(one).heads()
+    assert [path.stat().st_mtime_ns for path in kept.iterdir()] == before
+
+
+def test_the_cache_folder_is_that_of_the_system(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "regard"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    assert cache_folder() == tmp_path / ".cache" / "regard"
+    (tmp_path / "Library" / "Caches").mkdir(parents=True)
+    assert cache_folder() == tmp_path / "Library" / "Caches" / "regard"
+
+
+def test_a_build_that_fails_says_why_and_leaves_nothing(
+    one: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Writer, "strip", full)
+    building = Building(Book.of(one))
+    building.start()
+    building.wait()
+    assert building.failed is not None
+    assert "No space left" in building.failed
+    assert building.ended
+    assert files(one) == []
+
+
+def test_a_build_ends_between_two_strips(one: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    building = Building(Book.of(one))
+    strip = Writer.strip
+
+    def first(self: Writer, number: int, cells: np.ndarray) -> None:
+        building._stop.set()
+        assert number == 0, "it went on"
+        strip(self, number, cells)
+
+    monkeypatch.setattr(Writer, "strip", first)
+    building.start()
+    building.wait()
+    assert (building.failed, building.heads(), files(one)) == (None, None, [])
+
+
+def test_a_layer_that_is_asked_for_comes_first(tmp_path: Path, small: None, home: Path) -> None:
+    run = recorded(tmp_path, *(MultiHeadAttention(8, 1, mask=Causal()) for _ in range(3)), n=200)
+    building = Building(Book.of(run))
+    assert building.layer(2) is None
+    told: list[str] = []
+    building._build = lambda number, done, total: told.append(str(number))  # pyright: ignore[reportAttributeAccessIssue]
+    building.start()
+    building.wait()
+    assert told == ["2", "0", "1"]
+
+
+LAYERS = {
+    "causal": lambda: MultiHeadAttention(8, 2, mask=Causal()),
+    "window": lambda: MultiHeadAttention(8, 2, mask=Causal() & Window(60)),
+    "blocks": lambda: MultiHeadAttention(
+        8, 4, key_value_heads=2, mask=Blocks(torch.rand(15, 15) > 0.5, 32)
+    ),
+    "pairs of each head": lambda: MultiHeadAttention(8, 4, mask=torch.rand(1, 4, N, N) > 0.5),
+    "a score of its own": lambda: MultiHeadAttention(
+        8, 2, mask=Causal(), score=Additive(torch.randn(2, 4))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_map_of_a_pyramid_is_pooled_from_the_weights(
+    tmp_path: Path, small: None, home: Path, name: str
+) -> None:
+    run = recorded(tmp_path, LAYERS[name]())
+    made = built(run).layer(0)
+    assert made is not None
+    layer = Layer(run.layer(0))
+    weights = run.layer(0).weights[0].numpy()
+    for head in range(layer.heads):
+        for q, k, pixel in [
+            ((0, N), (0, N), 16),
+            ((0, 256), (128, 384), 64),
+            ((256, N), (0, N), 128),
+        ]:
+            q0, k0 = range(*q), range(*k)
+            rows, cols = len(q0) // pixel, len(k0) // pixel
+            if len(q0) % pixel or len(k0) % pixel:  # so that edges are not on cells
+                rows, cols = -(-len(q0) // pixel), -(-len(k0) // pixel)
+            for how in ("max", "sum", "mean"):
+                found = tile(layer, View(head, q0, k0, rows, cols, how), made, False, lambda: None)
+                plain = run.layer(0).weights.see(Pooled(rows, cols, how, queries=q, keys=k))[
+                    0, head
+                ]
+                np.testing.assert_allclose(found.values, plain.numpy(), rtol=1e-5, atol=1e-6)
+    whole = tile(layer, View(0, range(N), range(N), 28, 28, "max"), made, False, lambda: None)
+    assert whole.values.max() == weights[0].max()
+
+
+@given(data=st.data())
+def test_a_view_without_a_pyramid_is_pooled(run: Recording, data: st.DataObject) -> None:
+    layer = Layer(run.layer(1))
+    q0, k0 = (data.draw(st.integers(0, 2400), name) for name in ("q", "k"))
+    q, k = (range(at, data.draw(st.integers(at + 1, 2500))) for at in (q0, k0))
+    rows, cols = (data.draw(st.integers(1, min(len(side), 90))) for side in (q, k))
+    how = data.draw(st.sampled_from(["max", "sum"]))
+    found = tile(layer, View(2, q, k, rows, cols, how), None, False, lambda: None).values
+    asked = Pooled(rows, cols, how, queries=(q.start, q.stop), keys=(k.start, k.stop))
+    wanted = run.layer(1).weights.see(asked)[0, 2].numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_of_a_map_are_joined(run: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    from regard.explorer import tiles
+
+    monkeypatch.setattr(tiles, "BLOCK", 1 << 12)
+    layer, asked = Layer(run.layer(0)), 0
+
+    def check() -> None:
+        nonlocal asked
+        asked += 1
+
+    for rows, cols in ((700, 600), (97, 41)):
+        view = View(1, range(300, 1000), range(100, 700), rows, cols, "max")
+        found = tile(layer, view, None, False, check).values
+        wanted = run.layer(0).weights.see(Pooled(rows, cols, "max", (300, 1000), (100, 700)))[0, 1]
+        assert (found == wanted.numpy()).all()
+    assert asked > 50
+
+
+def test_edges_between_cells_are_moved_where_a_map_is_large(
+    run: Recording, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regard.explorer import tiles
+
+    monkeypatch.setattr(tiles, "DIRECT", 1 << 10)
+    (building,) = explorer.building.values()
+    made = building.layer(0)
+    assert made is not None
+    layer, weights = Layer(run.layer(0)), run.layer(0).weights[0, 0].numpy()
+    q = range(100, 2300)
+    found = tile(layer, View(0, q, q, 30, 30, "max"), made, False, lambda: None)
+    assert found.snapped == 16
+    edges = [100 + -(-i * 2200 // 30) for i in range(31)]
+    moved = [(edge + 8) // 16 * 16 for edge in edges]
+    tall = np.maximum.reduceat(weights[: moved[-1], : moved[-1]], moved[:-1], 0)
+    assert (found.values == np.maximum.reduceat(tall, moved[:-1], 1)).all()
+    with pytest.raises(NotBuilt):
+        tile(layer, View(0, q, q, 30, 30, "max"), None, True, lambda: None)
+
+
+def test_a_pyramid_holds_only_what_is_seen(tmp_path: Path, small: None, home: Path) -> None:
+    narrow = recorded(tmp_path, MultiHeadAttention(8, 2, mask=Causal() & Window(3)))
+    built(narrow)
+    size = files(narrow)[0].stat().st_size
+    shutil.rmtree(files(narrow)[0].parent)
+    wide = recorded(tmp_path, MultiHeadAttention(8, 2))
+    built(wide)
+    assert size < files(wide)[0].stat().st_size * 0.75
+
+
+def test_a_file_of_something_else_is_not_taken(tmp_path: Path) -> None:
+    about = {"cell": 16, "queries": 40, "keys": 40, "key": "a"}
+    with Writer(tmp_path / "x", about) as writer:
+        writer.put("numbers", np.arange(5))
+        writer.finish()
+    assert Pyramid(tmp_path / "x", about).array("numbers").tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(Damaged, match="something else"):
+        Pyramid(tmp_path / "x", {**about, "key": "b"})
+    with pytest.raises(Damaged, match="others"):
+        Pyramid(tmp_path / "x", about).array("others")
+    with pytest.raises(FileNotFoundError):
+        Pyramid(tmp_path / "y", about)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

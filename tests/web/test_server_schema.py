@@ -1,0 +1,60 @@
+"""The description of the server's interface is true: of every route, and of whatever it allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
+from starlette.testclient import TestClient
+
+from regard import Recording
+from regard.explorer.openapi import described
+from regard.explorer.server import ROUTES
+
+TOKEN = "the-token"
+
+
+def test_every_route_is_described_with_its_parameters(client: TestClient) -> None:
+    found = client.get("/api/openapi.json").json()
+    assert found == described()
+    assert list(found["paths"]) == [path for path, _ in ROUTES]
+    for path, name in ROUTES:
+        get = found["paths"][path]["get"]
+        assert get["operationId"] == name
+        assert get["summary"]
+        own = {one["name"] for one in get["parameters"] if one["in"] == "path"}
+        assert own == {part[1:-1] for part in path.split("/") if part.startswith("{")}
+        assert all(one["required"] for one in get["parameters"] if one["in"] == "path")
+
+
+schema = schemathesis.openapi.from_dict(described())
+
+
+@pytest.fixture
+def known(run: Recording) -> dict[str, Any]:
+    return {"id": run.key[:16]}
+
+
+@schema.parametrize()
+@settings(
+    max_examples=12, derandomize=True, deadline=None, database=None,
+    suppress_health_check=[
+        HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much,
+    ],
+)  # fmt: skip
+def test_what_is_described_is_what_is_answered(case: Any, port: int, known: dict[str, Any]) -> None:
+    """Generated requests, valid and not, are answered as the description says; never by a failure."""
+    if "id" in case.path_parameters and len(str(case.path_parameters["id"])) % 2:
+        case.path_parameters |= known
+        for name in ("layer", "head"):
+            if isinstance(at := case.path_parameters.get(name), int):
+                case.path_parameters[name] = at % 2
+    response = case.call(base_url=f"http://127.0.0.1:{port}", headers={"X-Regard-Token": TOKEN})
+    # What a schema cannot say is refused too: a map with more rows than queries, a lesson of one word.
+    known_better = [positive_data_acceptance]
+    if response.status_code == 413:
+        known_better.append(negative_data_rejection)
+    case.validate_response(response, excluded_checks=known_better)
