@@ -378,7 +378,7 @@ class Page(HTMLParser):
 
 
 def test_page_holds_all_of_it_and_asks_nothing(given: Attribution) -> None:
-    model, tokenizer = decoder(), byte_level()
+    model = decoder()
     owed = leave_one_out(model, given).double().numpy()
     what = told(given, owed=owed)
     text = report.page(what)
