@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from agree.budget import by_backend, by_plain, hold, results
 from cases import CASES, FP64, Case, observers
@@ -42,10 +43,14 @@ def test_the_same_from_run_to_run_and_over_threads(case: Case, small_chunks: Non
         assert torch.equal(two[name], two_again[name]), name
         if tensor.is_floating_point():
             eps = torch.finfo(tensor.dtype).eps
-            scale = (
-                float(torch.where(tensor.isinf(), 0, tensor).abs().amax()) if tensor.numel() else 0
-            )
+            # The gradients of one loss share a scale: one of a few numbers is a sum that nearly cancels.
+            loss = name.partition(" / ")[0]
+            scale = max(_greatest(t) for n, t in first.items() if n.partition(" / ")[0] == loss)
             torch.testing.assert_close(two[name], tensor, rtol=0, atol=8 * eps * scale, msg=name)
+
+
+def _greatest(t: Tensor) -> float:
+    return float(torch.where(t.isinf(), 0, t).abs().amax()) if t.numel() else 0.0
 
 
 @pytest.mark.parametrize("observer", observers(Case().sizes), ids=repr)
