@@ -72,7 +72,7 @@ def attention(
         return handler(q, k, v, mask=mask, bias=bias, score=score, normalizer=normalizer,
                        dropout=dropout, backend=backend)  # fmt: skip
     if (
-        bias is None and normalizer is None and backend == "auto"
+        bias is None and normalizer is None and backend in ("auto", "native")
         and type(dropout) is float and dropout == 0.0
         and isinstance(mask, Mask | None) and isinstance(score, Dot | None)
         and _as_long(q, k, v)  # while a cache grows, no call is like one before
