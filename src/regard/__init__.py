@@ -8,6 +8,7 @@
 True
 """
 
+from regard import convert
 from regard.attend import Plan, Seen, attention, explain, observe
 from regard.attribution import Attribution, attribute, leave_one_out
 from regard.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
@@ -55,5 +56,6 @@ __all__ = [
     "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
     "Plan", "Pooled", "Prefix", "Received", "Recording", "RegardError", "Relative", "Rows", "Score", "Seen",
     "Shaw", "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
-    "attention", "attribute", "explain", "leave_one_out", "observe", "record", "torch_functions", "watch",
+    "attention", "attribute", "convert", "explain", "leave_one_out", "observe", "record",
+    "torch_functions", "watch",
 ]  # fmt: skip
