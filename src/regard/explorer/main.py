@@ -15,6 +15,7 @@ from rich.console import Console
 
 from regard import models
 from regard.errors import OptionError
+from regard.explorer import page
 from regard.explorer.building import Book, cache_folder
 from regard.pretrained import open_pretrained
 from regard.recording import Recording, record
@@ -37,6 +38,7 @@ def main(options: Namespace, console: Console) -> None:
         raise OptionError(
             "--port", port, "a port from 0 to 65535", "Leave it out: a free one is taken."
         )
+    _page(console)
     with listening(port) as ear:
         books = [Book.of(_recording(what, options.model, console)) for what in options.what]
         port = ear.getsockname()[1]
@@ -57,6 +59,14 @@ def main(options: Namespace, console: Console) -> None:
         finally:
             explorer.close()
     console.print("ended")
+
+
+def _page(console: Console) -> None:
+    """Have the page built; without one the server still answers, and says at / what is missing."""
+    try:
+        page.ensure_built(lambda line: console.print(line, markup=False, style="dim"))
+    except OptionError as error:
+        console.print(str(error), markup=False, soft_wrap=True)
 
 
 def _recording(what: str, model: str, console: Console) -> Recording:

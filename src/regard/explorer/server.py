@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 import secrets
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regard.errors import OptionError, RegardError
+from regard.explorer.page import STATIC, files
 from regard.explorer.refusals import Refused, parts
 from regard.explorer.routes import Explorer
 from regard.explorer.work import Gone
 
 HOST = "127.0.0.1"
-STATIC = Path(__file__).parent / "static"
 
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -75,7 +74,7 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
         token: What each request to /api must carry.
         static: Where the built page is, if it is there.
     """
-    page = _files(static)
+    page = files(static)
 
     async def asset(request: Request) -> Response:
         # A look into a fixed table: no path is ever made from what was asked.
@@ -188,17 +187,6 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.explorer.ended.set()
         await super().shutdown(sockets)
-
-
-def _files(folder: Path) -> Mapping[str, tuple[bytes, str]]:
-    """Every file of the built page, by its name: read once, and nothing else is ever read."""
-    found: dict[str, tuple[bytes, str]] = {}
-    for place in (folder, folder / "assets"):
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
-            if path.is_file() and not path.name.startswith("."):
-                kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-                found[path.name] = path.read_bytes(), kind
-    return found
 
 
 def _fixed(found: tuple[bytes, str]) -> Callable[[Request], Any]:
