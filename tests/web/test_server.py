@@ -250,6 +250,15 @@ def test_a_cell_is_worked_through(
     np.testing.assert_allclose(
         found["values"]["out"], one.out()[0, head, query].tolist(), rtol=1e-4, atol=1e-5
     )
+    vs = torch.tensor(found["values"]["vs"], dtype=torch.float64)
+    assert found["values"]["keys"] == shown["keys"]
+    assert torch.equal(vs, one.v[0, group, shown["keys"]].double())
+    parts = torch.tensor(shown["weights"], dtype=torch.float64) @ vs
+    others = [i for i in range(N) if i not in shown["keys"]]
+    rest = one.weights[0, head, query][others].double() @ one.v[0, group, others].double()
+    np.testing.assert_allclose(found["values"]["rest"], rest.tolist(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose((parts + rest).tolist(), found["values"]["out"], rtol=0, atol=1e-12)
+    assert (float(rest.abs().max()) > 1e-3) == (layer != 1), "a window is told whole"
     assert found["allowed"] is True
 
 

@@ -45,7 +45,7 @@ def cell(layer: Layer, head: int, query: int, key: int) -> dict[str, Any]:
     told["weight"] = float(weights[key])
     told["lse"] = float(layer.recorded.lse[0, head, query])
     told["row"] = _row(scores, weights, key)
-    told["values"] = _values(layer, g, key, weights)
+    told["values"] = _values(layer, g, key, weights, told["row"]["keys"])
     return told
 
 
@@ -99,12 +99,20 @@ def _row(scores: Tensor, weights: Tensor, key: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _values(layer: Layer, group: int, key: int, weights: Tensor) -> dict[str, Any] | None:
+def _values(
+    layer: Layer, group: int, key: int, weights: Tensor, shown: list[int]
+) -> dict[str, Any] | None:
+    """The output of the row: what each key that is told gives to it, and all others together."""
     v = layer.recorded.v
     if v is None:
         return None
     own = v[0, group].double()
-    return {"v": own[key].tolist(), "out": (weights.double() @ own).tolist()}
+    out, vs = weights.double() @ own, own[shown]
+    rest = out - weights[shown].double() @ vs
+    return {
+        "v": own[key].tolist(), "out": out.tolist(), "keys": shown, "vs": vs.tolist(),
+        "rest": rest.tolist(),
+    }  # fmt: skip
 
 
 def words(text: str, tied: bool, causal: bool, divisor: float | None) -> dict[str, Any]:

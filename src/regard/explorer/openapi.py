@@ -34,6 +34,10 @@ def _object(**fields: Schema) -> Schema:
     return {"type": "object", "required": [*fields], "properties": fields}
 
 
+def _or_null(of: Schema) -> Schema:
+    return {"anyOf": [{"type": "null"}, of]}
+
+
 def _list(of: Schema) -> Schema:
     return {"type": "array", "items": of}
 
@@ -52,15 +56,17 @@ _NEAREST = _object(layer=_INTEGER, head=_INTEGER, similarity={"type": "number"})
 _HEAD = _object(
     layer=_INTEGER, head=_INTEGER,
     **dict.fromkeys(("entropy", "support", "first", "previous", "distance", "top", "received"), _NUMBER),
-    redundancy={"anyOf": [{"type": "null"}, _NEAREST]},
+    redundancy=_or_null(_NEAREST),
 )  # fmt: skip
 _PLACE = _object(index=_INTEGER, text=_TEXT)
 _OBJECT_OR_NULL: Schema = {"type": ["object", "null"]}
+_ROWS = _list(_NUMBERS)
+_VALUES = _object(v=_NUMBERS, out=_NUMBERS, keys=_INTEGERS, vs=_ROWS, rest=_NUMBERS)
 _CELL = _object(
     query=_PLACE, key=_PLACE, allowed={"type": "boolean"}, q=_NUMBERS, k=_NUMBERS, products=_NUMBERS,
     **dict.fromkeys(("dot", "scale", "scaled"), _NUMBER), softcap=_OBJECT_OR_NULL,
     **dict.fromkeys(("bias", "score", "max", "exp", "sum", "sink", "weight", "lse"), _NUMBER),
-    row=_object(keys=_INTEGERS, scores=_NUMBERS, weights=_NUMBERS), values=_OBJECT_OR_NULL,
+    row=_object(keys=_INTEGERS, scores=_NUMBERS, weights=_NUMBERS), values=_or_null(_VALUES),
 )  # fmt: skip
 _WORDS = _object(
     words=_list(_TEXT), labels=_list(_TEXT), chosen={"type": "boolean"},
