@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -12,9 +11,8 @@ from typing import Any, TypeVar
 import numpy as np
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from torch import Tensor
 
-from regard.explorer import asking, openapi
+from regard.explorer import asking, described, openapi
 from regard.explorer.building import Book, Building
 from regard.explorer.cell import cell, words
 from regard.explorer.layers import Layer
@@ -23,9 +21,6 @@ from regard.explorer.refusals import Refused
 from regard.explorer.strongest import strongest
 from regard.explorer.tiles import DIRECT, NotBuilt, Tile, View, tile
 from regard.explorer.work import Work
-from regard.masks import And, Or
-from regard.recording import rounding_in_words
-from regard.values import Value
 
 Made = TypeVar("Made")
 Check = Callable[[], None]
@@ -54,39 +49,30 @@ class Explorer:
 
     async def recordings(self, request: Request) -> Response:
         _parameters(request)
-        return _json([
-            {"id": book.id, "name": run.path.name, "model": run.model, "tokens": _length(book),
-             "bytes": run.size}
-            for book in self.books.values() for run in [book.recording]
-        ])  # fmt: skip
+        return _json([described.line(book) for book in self.books.values()])
 
     async def recording(self, request: Request) -> Response:
         _parameters(request)
-        book = self._book(request)
-        run = book.recording
-        told = dict.fromkeys(rounding_in_words(layer.rounding) for layer in run)
-        return _json({
-            "id": book.id, "name": run.path.name, "model": run.model, "versions": run.versions,
-            "tokens": _length(book), "exact": run.exact, "error": "; ".join(told),
-            "layers": [_described(i, layer) for i, layer in enumerate(book.layers)],
-        })  # fmt: skip
+        return _json(described.recording(self._book(request)))
 
     async def tokens(self, request: Request) -> Response:
         _parameters(request, "start", "stop")
         book, query = self._book(request), request.query_params
-        count = _length(book)
+        count = described.length(book)
         start = asking.number(query, "start", 0, 0, max(count - 1, 0))
         stop = asking.number(query, "stop", min(start + 2000, count), start, count)
         if stop - start > asking.MOST_TOKENS:
             raise Refused(413, "stop", f"{stop - start} tokens", f"at most {asking.MOST_TOKENS} at once",
                           "Ask for some of them.")  # fmt: skip
-        texts, starts = _texts(book)
+        texts, starts = described.texts(book)
         return _json({"start": start, "texts": texts[start:stop], "starts": starts[start:stop]})
 
     async def search(self, request: Request) -> Response:
         _parameters(request, "text", "from")
         book, wanted = self._book(request), asking.text(request.query_params, "text")
-        first = asking.number(request.query_params, "from", 0, 0, max(_length(book) - 1, 0))
+        first = asking.number(
+            request.query_params, "from", 0, 0, max(described.length(book) - 1, 0)
+        )
         return _json(
             await self._work(request, lambda check: {"tokens": _found(book, wanted, first)})
         )
@@ -178,7 +164,7 @@ class Explorer:
             asking.whole(name, request.path_params[name], 0, most - 1, 404)
             for name, most in (("query", layer.queries), ("key", layer.keys))
         )
-        texts, _ = _texts(book)
+        texts, _ = described.texts(book)
         told = {
             name: {"index": at, "text": texts[at] if at < len(texts) else ""}
             for name, at in (("query", query + max(layer.shift, 0)), ("key", key))
@@ -312,59 +298,11 @@ def _raw(values: np.ndarray, exact: bool, pixel: str, snapped: int = 0) -> Respo
     return Response(little.tobytes(), 200, headers, "application/octet-stream")
 
 
-def _described(number: int, layer: Layer) -> dict[str, Any]:
-    one = layer.recorded
-    names = {name: type(getattr(one, name)).__name__ for name in ("mask", "bias")}
-    return {
-        "index": number, "name": one.name, "heads": one.heads, "groups": one.k.shape[1],
-        "queries": one.queries, "keys": one.keys, "size": one.q.shape[3],
-        "mask": None if names["mask"] == "Everything" else _short(one.mask),
-        "bias": None if names["bias"] == "Nothing" else _short(one.bias),
-        "score": _short(one.score), "values": one.v is not None,
-    }  # fmt: skip
-
-
-def _said(value: Any) -> str:
-    """A mask, bias or score as one would write it, without what it is by default."""
-    signs = {And: " & ", Or: " | "}
-    if sign := signs.get(type(value)):
-        return f"{_said(value.left)}{sign}{_said(value.right)}"
-    given = [
-        f"{one.name}={_short(getattr(value, one.name))}"
-        for one in dataclasses.fields(value)
-        if one.init and not _is_default(getattr(value, one.name), one.default)
-    ]
-    return f"{type(value).__name__}({', '.join(given)})"
-
-
-def _is_default(value: object, default: object) -> bool:
-    return value is None or (isinstance(value, int | float | str) and value == default)
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Tensor):
-        return "×".join(map(str, value.shape)) + " numbers"
-    said = _said(value) if isinstance(value, Value) else " ".join(repr(value).split())
-    return said if len(said) <= 120 else said[:119] + "…"
-
-
-def _length(book: Book) -> int:
-    tokens = book.recording.tokens
-    return max(layer.keys for layer in book.layers) if tokens is None else len(tokens)
-
-
-def _texts(book: Book) -> tuple[list[str], list[int]]:
-    run = book.recording
-    texts = [""] * _length(book) if run.tokens is None else list(run.tokens)
-    spans = run.spans
-    return texts, [start for start, _ in spans] if spans is not None else [0] * len(texts)
-
-
 def _found(book: Book, wanted: str, first: int) -> list[int]:
     """The tokens in which a text begins: in the whole text, or where it is not there in single tokens."""
     run, found = book.recording, list[int]()
     if run.text is None or run.spans is None:
-        texts = _texts(book)[0]
+        texts = described.texts(book)[0]
         found = [i for i in range(first, len(texts)) if wanted in texts[i]]
         return found[: asking.MOST_CELLS]
     starts = np.array([start for start, _ in run.spans])

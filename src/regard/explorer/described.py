@@ -1,0 +1,84 @@
+"""What is said of a recording, as JSON has it: by the server, and in a page that is opened by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor
+
+from regard.explorer.building import Book
+from regard.explorer.layers import Layer
+from regard.masks import And, Or
+from regard.recording import rounding_in_words
+from regard.values import Value
+
+
+def line(book: Book) -> dict[str, Any]:
+    """A recording in a list."""
+    run = book.recording
+    return {
+        "id": book.id, "name": run.path.name, "model": run.model, "tokens": length(book),
+        "bytes": run.size,
+    }  # fmt: skip
+
+
+def recording(book: Book) -> dict[str, Any]:
+    """A recording and its layers."""
+    run = book.recording
+    told = dict.fromkeys(rounding_in_words(layer.rounding) for layer in run)
+    return {
+        "id": book.id, "name": run.path.name, "model": run.model, "versions": run.versions,
+        "tokens": length(book), "exact": run.exact, "error": "; ".join(told),
+        "layers": [_layer(i, layer) for i, layer in enumerate(book.layers)],
+    }  # fmt: skip
+
+
+def length(book: Book) -> int:
+    """How many tokens there are."""
+    tokens = book.recording.tokens
+    return max(layer.keys for layer in book.layers) if tokens is None else len(tokens)
+
+
+def texts(book: Book) -> tuple[list[str], list[int]]:
+    """Each token, and where it begins in the text; what is not known is empty, and 0."""
+    run = book.recording
+    found = [""] * length(book) if run.tokens is None else list(run.tokens)
+    spans = run.spans
+    return found, [start for start, _ in spans] if spans is not None else [0] * len(found)
+
+
+def _layer(number: int, layer: Layer) -> dict[str, Any]:
+    one = layer.recorded
+    names = {name: type(getattr(one, name)).__name__ for name in ("mask", "bias")}
+    return {
+        "index": number, "name": one.name, "heads": one.heads, "groups": one.k.shape[1],
+        "queries": one.queries, "keys": one.keys, "size": one.q.shape[3],
+        "mask": None if names["mask"] == "Everything" else _short(one.mask),
+        "bias": None if names["bias"] == "Nothing" else _short(one.bias),
+        "score": _short(one.score), "values": one.v is not None,
+    }  # fmt: skip
+
+
+def _said(value: Any) -> str:
+    """A mask, bias or score as one would write it, without what it is by default."""
+    signs = {And: " & ", Or: " | "}
+    if sign := signs.get(type(value)):
+        return f"{_said(value.left)}{sign}{_said(value.right)}"
+    given = [
+        f"{one.name}={_short(getattr(value, one.name))}"
+        for one in dataclasses.fields(value)
+        if one.init and not _is_default(getattr(value, one.name), one.default)
+    ]
+    return f"{type(value).__name__}({', '.join(given)})"
+
+
+def _is_default(value: object, default: object) -> bool:
+    return value is None or (isinstance(value, int | float | str) and value == default)
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        return "×".join(map(str, value.shape)) + " numbers"
+    said = _said(value) if isinstance(value, Value) else " ".join(repr(value).split())
+    return said if len(said) <= 120 else said[:119] + "…"
