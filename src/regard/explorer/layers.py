@@ -58,6 +58,13 @@ class Layer:
         """The weights of the whole layer."""
         return self.recorded.weights
 
+    @property
+    def whole(self) -> Problem | None:
+        """The call in the kernels' normal form, its mask lowered; None where they do not take it."""
+        if self._form is None:
+            return None
+        return self._cut(range(self.heads), range(self.queries))[0]
+
     def box(self, head: int, queries: range, keys: range) -> Float[Tensor, "q k"]:
         """The weights of a rectangle."""
         if self._form is None:
