@@ -21,12 +21,12 @@ from numpy import ndarray
 from rich.console import Console
 
 from largest import Largest
-from regard import Causal, Weights, Window, pages
+from regard import Causal, Weights, Window, pages, pictures
 from regard.errors import OptionError
-from regard.look import band, packing, png, report, terminal
+from regard.look import band, packing, report, terminal
 from regard.look.even import even
 from regard.look.lines import snippet
-from regard.look.maps import Scale, shrink, viridis
+from regard.look.maps import shrink
 from regard.look.opening import Opened, open_model
 from regard.look.study import CELLS, LINKS, Head, Study, study
 from regard.look.telling import strongest, telling
@@ -34,6 +34,7 @@ from regard.masks import dense
 from regard.models.tokens import Tokens, train_tokenizer
 from regard.nn import Block, MultiHeadAttention, Transformer
 from regard.pages import printable
+from regard.pictures import Scale, viridis
 from regard.positions import Rotary
 from regard.shapes import Sizes
 from regard.source import Source, read
@@ -292,8 +293,8 @@ def test_levels_are_even_in_the_logarithm() -> None:
 
 def test_png_is_what_the_specification_says() -> None:
     levels = np.array([[0, 1, 2], [255, 3, 0]], np.uint8)
-    data = png.encode(levels, viridis())
-    assert data.startswith(png.SIGNATURE)
+    data = pictures.png(levels, viridis())
+    assert data.startswith(pictures.SIGNATURE)
     chunks: dict[bytes, bytes] = {}
     rest = data[8:]
     while rest:

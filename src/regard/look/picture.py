@@ -9,8 +9,9 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from regard.look.maps import DECADES, Scale, shrink, viridis
+from regard.look.maps import shrink
 from regard.look.study import Head, Study
+from regard.pictures import DECADES, Scale, viridis
 
 SHADES, PLAIN = " ░▒▓█", " .:*#"
 SHADE_DECADES = 2

@@ -11,12 +11,13 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from regard.look import packing, png
+from regard.look import packing
 from regard.look.lines import label, snippet
-from regard.look.maps import DECADES, Scale, scale_for, viridis
+from regard.look.maps import scale_for
 from regard.look.study import Head, Study
 from regard.look.telling import Link, Pick, far, strongest, telling
 from regard.pages import numbers, printable, put
+from regard.pictures import DECADES, Scale, uri, viridis
 
 LINK_BYTES = 10_000_000
 """What all queries' links may take in the page; the heads that tell most come first."""
@@ -98,8 +99,7 @@ def _pixels(study: Study) -> Iterator[str]:
 def picture(head: Head) -> str:
     """A head's map as a data URI."""
     levels = scale_for(head, head.pooling).of(head.maps[head.pooling])
-    data = png.encode(levels, viridis())
-    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"
+    return uri(levels, viridis())
 
 
 def _card(study: Study, pick: Pick) -> str:
