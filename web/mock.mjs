@@ -339,6 +339,13 @@ export function serve(port) {
     }
     if (request.headers["x-regard-token"] !== TOKEN)
       return json(401, { error: { argument: "token", given: "another", allowed: "the one that was printed", remedy: "Open the printed URL." } });
+    if (url.pathname === "/api/progress") {
+      const told = (progress, doing) => `data: ${JSON.stringify({ recording: "a1b2", doing, progress })}\n\n`;
+      response.writeHead(200, { "Content-Type": "text/event-stream" });
+      response.write(told(0.4, "layer 2 of 4"));
+      setTimeout(() => response.end(told(1, "")), 300);
+      return;
+    }
     try {
       const told = answer(url);
       if (told.raw)

@@ -1,7 +1,8 @@
-// What the server is asked. One header carries the token; every refusal comes as a sentence.
+// What the server is asked, or what stands for it (transport.ts). Every refusal comes as a sentence.
 import { floats, halves } from "./pure/half";
 import type { Pooling } from "./pure/hash";
 import type { Tile } from "./pure/tiles";
+import { type Answer, ask, type Init, progress } from "./transport";
 
 export interface RecordingLine {
   id: string;
@@ -135,56 +136,49 @@ export class Refusal extends Error {
   }
 }
 
-const KEPT = "regard-token";
-let token = "";
-
-/** Takes the token out of the URL, so that it is neither seen nor shared, and keeps it for reloads of this tab. */
-export function takeToken(): void {
-  const { location, history } = window;
-  const found = new URLSearchParams(location.search).get("token") ?? /(?:^#|&)token=([^&]*)/.exec(location.hash)?.[1];
-  if (found) {
-    token = found;
-    try {
-      sessionStorage.setItem(KEPT, token);
-    } catch {
-      // Storage can be forbidden; then a reload needs the printed URL again.
-    }
-    const search = new URLSearchParams(location.search);
-    search.delete("token");
-    const hash = location.hash.replace(/token=[^&]*&?/, "").replace(/^#$/, "");
-    history.replaceState(null, "", location.pathname + (search.size ? `?${search}` : "") + hash);
-  } else {
-    try {
-      token = sessionStorage.getItem(KEPT) ?? "";
-    } catch {
-      token = "";
-    }
-  }
-}
-
-async function ask(path: string, signal?: AbortSignal): Promise<Response> {
-  const response = await fetch(path, { headers: { "X-Regard-Token": token }, ...(signal ? { signal } : {}) });
-  if (response.ok) return response;
-  let message = `${response.status} ${response.statusText}`;
+async function answer(path: string, signal?: AbortSignal, init?: Init): Promise<Answer> {
+  const told = await ask(path, signal, init);
+  if (told.status < 300) return told;
+  let message = String(told.status);
   try {
-    const { error } = (await response.json()) as { error: Record<string, string> };
+    const { error } = JSON.parse(told.body as string) as { error: Record<string, string> };
     message = `${error.argument}: ${error.given} was given, ${error.allowed} is allowed. ${error.remedy}`;
   } catch {
     // Not ours: the status has to do.
   }
-  throw new Refusal(response.status, message);
+  throw new Refusal(told.status, message);
+}
+
+type Told = (part: number, doing: string) => void;
+
+/** Waits until more of what a path is about is built: another layer, all of it, or nobody knows. */
+async function built(path: string, signal?: AbortSignal, told?: Told): Promise<void> {
+  const waiting = new AbortController();
+  const leave = () => waiting.abort();
+  signal?.addEventListener("abort", leave);
+  let first: string | null = null;
+  await new Promise<void>((done) => {
+    waiting.signal.addEventListener("abort", () => done());
+    progress(waiting.signal, (now) => {
+      if (now && !path.includes(now.recording)) return;
+      if (now) told?.(now.progress, now.doing);
+      if (!now || now.doing !== (first ??= now.doing) || now.progress >= 1) leave();
+    });
+  });
+  signal?.removeEventListener("abort", leave);
+  signal?.throwIfAborted();
+  await new Promise((resolve) => setTimeout(resolve, 100));
 }
 
 /** An answer in JSON; what is still being computed is asked for again, and its progress told. */
-export async function json<T>(path: string, signal?: AbortSignal, progress?: (part: number, doing: string) => void): Promise<T> {
+export async function json<T>(path: string, signal?: AbortSignal, progress?: Told, init?: Init): Promise<T> {
   for (;;) {
-    const response = await ask(path, signal);
-    const value: unknown = await response.json();
-    if (response.status !== 202) return value as T;
-    const told = value as { progress: number; doing: string };
-    progress?.(told.progress, told.doing);
-    await new Promise((resolve) => setTimeout(resolve, 400));
-    signal?.throwIfAborted();
+    const { status, body } = await answer(path, signal, init);
+    const value: unknown = JSON.parse(body as string);
+    if (status !== 202) return value as T;
+    const now = value as { progress: number; doing: string };
+    progress?.(now.progress, now.doing);
+    await built(path, signal, progress);
   }
 }
 
@@ -192,18 +186,16 @@ export async function json<T>(path: string, signal?: AbortSignal, progress?: (pa
 export async function raw(path: string, signal?: AbortSignal): Promise<Values> {
   for (let tries = 0; ; tries++) {
     try {
-      const response = await ask(path, signal);
-      if (response.status === 202) {
-        await response.arrayBuffer();
-        await new Promise((resolve) => setTimeout(resolve, 300));
-        signal?.throwIfAborted();
+      const { status, headers, body } = await answer(path, signal);
+      if (status === 202) {
+        await built(path, signal);
         continue;
       }
-      const buffer = await response.arrayBuffer();
-      const values = response.headers.get("X-Regard-Dtype") === "float16" ? halves(buffer) : floats(buffer);
-      const [rows = 0, cols = 0] = (response.headers.get("X-Regard-Shape") ?? "").split(",").map(Number);
+      const buffer = body as ArrayBuffer;
+      const values = headers["x-regard-dtype"] === "float16" ? halves(buffer) : floats(buffer);
+      const [rows = 0, cols = 0] = (headers["x-regard-shape"] ?? "").split(",").map(Number);
       if (rows * cols !== values.length) throw new Refusal(0, `${values.length} numbers came where ${rows} × ${cols} were said`);
-      return { values, rows, cols, exact: response.headers.get("X-Regard-Exact") === "1" };
+      return { values, rows, cols, exact: headers["x-regard-exact"] === "1" };
     } catch (error) {
       // The server has too much to do: a little later, a few times.
       if (!(error instanceof Refusal) || error.status !== 429 || tries >= 5) throw error;

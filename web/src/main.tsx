@@ -1,8 +1,8 @@
 import { render } from "preact";
-import { takeToken } from "./api";
 import { App } from "./app";
 import { listen } from "./keys";
 import { start } from "./state";
+import { takeToken } from "./transport";
 
 takeToken();
 start();

@@ -3,6 +3,7 @@ import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/si
 import { difference as compared, json, paths, raw, type Cell, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
 import { type Place, read, START, written } from "./pure/hash";
 import { SAY } from "./strings";
+import { onPlace, readPlace, writePlace } from "./transport";
 
 export const place = signal<Place>(START);
 
@@ -203,24 +204,21 @@ export function stronger(by: number): void {
 
 let writing = 0;
 
-/** Follows the URL's hash, and writes it. */
+/** Follows the hash that names the place, and writes it. */
 export function start(): void {
   const follow = () => {
-    const named = read(location.hash);
+    const named = read(readPlace());
     if (written(named) !== written(place.peek())) place.value = named;
   };
   batch(follow);
-  addEventListener("hashchange", follow);
-  addEventListener("popstate", follow);
+  onPlace(follow);
   let before = place.peek();
   effect(() => {
     const now = place.value;
     clearTimeout(writing);
     writing = window.setTimeout(() => {
-      const hash = `#${written(now)}`;
-      if (hash === location.hash) return;
       const far = now.screen !== before.screen || now.recording !== before.recording || now.layer !== before.layer || now.head !== before.head;
-      history[far ? "pushState" : "replaceState"](null, "", hash);
+      writePlace(written(now), far);
       before = now;
     }, 180);
   });
