@@ -399,7 +399,7 @@ def test_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "0",
         "*.4.*",
     ]
-    assert main([*told, "--values", "--first", "5"]) == 0
+    assert main([*told, "--values", "--inputs", "--first", "5"]) == 0
     said = capsys.readouterr().out
     assert "will write about" in said
     assert "are free" in said
@@ -407,6 +407,7 @@ def test_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = Recording.open("run.safetensors")
     assert run.names == ("blocks.0.attention", "blocks.4.attention")
     assert run.layer(0).v is not None
+    assert run.layer(0).inputs is not None
     assert run.text == "".join((run.tokens or ())[1:])
     assert "x = [1, 2, 3]".startswith(run.text or "?")
     assert run.layer(0).queries == 5

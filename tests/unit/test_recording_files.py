@@ -27,7 +27,7 @@ from regard.masks import Mask, Not
 from regard.recording import container
 from regard.recording.container import Reader, Writer
 from regard.recording.forms import FIELDS, value_of
-from regard.recording.making import DTYPES
+from regard.recording.writing import DTYPES
 from regard.values import Value
 from unit.test_recording import Calls, ours
 
@@ -179,7 +179,7 @@ def test_a_disk_without_room_is_refused_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("regard.recording.making.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("regard.recording.writing.shutil.disk_usage", lambda path: usage)
     with pytest.raises(
         RegardError, match=r"where 1000 B are free; allowed: a disk with the .* KiB"
     ):

@@ -44,7 +44,8 @@ def main(options: Namespace, console: Console) -> None:
         run = record(
             opened.model, ids if isinstance(opened, Opened) else {"input_ids": ids},
             to=path, text=source.text[: max(stop for _, stop in words.spans)], tokens=words.texts,
-            spans=words.spans, name=opened.name, values=options.values, layers=layers,
+            spans=words.spans, name=opened.name, values=options.values,
+            layer_inputs=options.inputs, layers=layers,
             dtype=None if options.dtype is None else recording.DTYPES[options.dtype], progress=told,
         )  # fmt: skip
     console.print(str(run), markup=False, soft_wrap=True)

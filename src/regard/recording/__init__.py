@@ -5,16 +5,14 @@ run, at any length. They are kept with mask, bias, score and normalizer as the v
 observer can be asked later.
 """
 
-from regard.recording.making import DTYPES, Progress, record
-from regard.recording.opened import (
-    RecordedLayer,
-    Recording,
-    Rounding,
-    rounding_in_words,
-    size_in_words,
-)
+from regard.recording.inputs import Inputs, Output, Projection
+from regard.recording.layer import RecordedLayer
+from regard.recording.making import record
+from regard.recording.opened import Recording
+from regard.recording.words import Rounding, rounding_in_words, size_in_words
+from regard.recording.writing import DTYPES, Progress
 
 __all__ = [
-    "DTYPES", "Progress", "RecordedLayer", "Recording", "Rounding", "record", "rounding_in_words",
-    "size_in_words",
+    "DTYPES", "Inputs", "Output", "Progress", "Projection", "RecordedLayer", "Recording", "Rounding",
+    "record", "rounding_in_words", "size_in_words",
 ]  # fmt: skip

@@ -77,16 +77,17 @@ class Writer:
             plain = piece.to("cpu", dtype).resolve_neg().contiguous().reshape(-1)
             self._write(plain.view(torch.uint8).numpy().data)
 
-    def hold(self, tensor: Tensor) -> str:
+    def hold(self, tensor: Tensor, dtype: torch.dtype | None = None) -> str:
         """Write a tensor that several layers may share once, and return its name."""
-        seen = hashlib.blake2b(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest_size=32)
+        told = f"{tensor.dtype}{tuple(tensor.shape)}{dtype}"
+        seen = hashlib.blake2b(told.encode(), digest_size=32)
         for piece in _pieces(tensor.detach()):
             plain = piece.cpu().resolve_neg().contiguous().reshape(-1)
             seen.update(plain.view(torch.uint8).numpy().data)
         key = seen.digest()
         if key not in self._held:
             self._held[key] = f"held/{len(self._held)}"
-            self.put(self._held[key], tensor)
+            self.put(self._held[key], tensor, dtype)
         return self._held[key]
 
     def finish(self, about: dict[str, Any], metadata: dict[str, str]) -> None:

@@ -1,26 +1,19 @@
-"""A recording, reopened: any observer can be asked of any layer, as if the run were now."""
+"""A recording, reopened."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from regard.attend import attention, observe
-from regard.biases import Bias
-from regard.errors import OptionError, RegardError
-from regard.masks import Given, Mask
-from regard.normalizers import Normalizer, Softmax
-from regard.observers import Observer, Pooled, Rows
-from regard.recording.container import Entry, Reader, damaged
-from regard.recording.forms import AnyValue, value_of
+from regard.errors import OptionError
+from regard.recording.container import Reader, damaged
+from regard.recording.layer import RecordedLayer, layer_of, word
 from regard.recording.words import (
-    Rounding,
     Row,
     as_html,
     as_text,
@@ -29,186 +22,6 @@ from regard.recording.words import (
     shown,
     size_in_words,
 )
-from regard.scores import Score
-from regard.shapes import Keys, Output, Queries, Values
-from regard.watching import Pass, Place, observed
-from regard.weights import Weights
-
-Result = TypeVar("Result")
-
-
-class RecordedLayer:
-    """The attention of one layer in a recorded run, read from the file where it is asked for."""
-
-    def __init__(
-        self, reader: Reader, number: int, name: str, place: Place, rounding: Rounding | None, about: Any
-    ) -> None:  # fmt: skip
-        self.number, self.name, self.place = number, name, place
-        self.rounding = rounding
-        """How far its weights are from the run's; None: they are the same."""
-        self._reader, self._about = reader, about
-
-    @property
-    def q(self) -> Queries:
-        """Queries, (b, h, q, d), mapped from the file."""
-        return self._tensor("q")
-
-    @property
-    def k(self) -> Keys:
-        """Keys, (b, g, k, d)."""
-        return self._tensor("k")
-
-    @property
-    def v(self) -> Values | None:
-        """Values, (b, g, k, dv), where they were recorded."""
-        return self._tensor("v") if f"layers/{self.number}/v" in self._reader.entries else None
-
-    @property
-    def lse(self) -> Tensor:
-        """The log-sum-exp of each row of scores, (b, h, q), float32."""
-        return self._tensor("lse")
-
-    @property
-    def heads(self) -> int:
-        """Query heads."""
-        return self._entry("q").shape[1]
-
-    @property
-    def dtype(self) -> str:
-        """In which queries and keys are kept: "float32", "bfloat16" or "float16"."""
-        return str(self._entry("q").dtype).removeprefix("torch.")
-
-    @property
-    def queries(self) -> int:
-        """How many there are."""
-        return self._entry("q").shape[2]
-
-    @property
-    def keys(self) -> int:
-        """How many there are."""
-        return self._entry("k").shape[2]
-
-    @functools.cached_property
-    def mask(self) -> Mask:
-        """Which keys a query may see."""
-        return self._value("mask", Mask)
-
-    @functools.cached_property
-    def bias(self) -> Bias:
-        """What was added to scores."""
-        return self._value("bias", Bias)
-
-    @functools.cached_property
-    def score(self) -> Score:
-        """How queries and keys were compared."""
-        return self._value("score", Score)
-
-    @functools.cached_property
-    def normalizer(self) -> Normalizer:
-        """How scores became weights."""
-        return self._value("normalizer", Normalizer)
-
-    @functools.cached_property
-    def weights(self) -> Weights:
-        """All weights as a value: single ones, rows and rectangles cost what they hold.
-
-        Raises:
-            OptionError: another normalizer than `Softmax`, of which lse does not tell: `see` has its rows.
-        """
-        return self._guarded(lambda: self._weights(self.mask))
-
-    def see(self, *observers: Observer[Any]) -> Pass:
-        """Statistics of the weights, as `watch` would have seen them in the run.
-
-        `Pooled` with a rectangle and `Rows` cost what they ask for; all others share one pass over the keys.
-
-        >>> import tempfile, torch
-        >>> from regard import Causal, Entropy, record
-        >>> from regard.nn import MultiHeadAttention, Transformer
-        >>> model = Transformer(100, [MultiHeadAttention(32, 2, mask=Causal())])
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     run = record(model, torch.zeros(1, 10, dtype=torch.long), to=f"{folder}/run.safetensors")
-        ...     run.layer(0).see(Entropy())[Entropy()].shape
-        torch.Size([1, 2, 10])
-        """
-        if not observers:
-            raise OptionError("see(…)", "no observers", "observers: Entropy(), TopK(8), Received() …",
-                              "Say what to see.")  # fmt: skip
-        results = self._guarded(
-            lambda: observed(self._look, observers, self.place, self.mask, self.queries, self.keys)
-        )
-        return Pass(self.place, self.queries, self.keys, results)
-
-    def out(self) -> Output:
-        """The output of the layer's heads, before its projection: (b, h, q, dv).
-
-        Raises:
-            OptionError: values were not recorded.
-        """
-        v = self.v
-        if v is None:
-            raise OptionError("out()", "a recording without values", "one made with values=True",
-                              "Record again: regard record --values, or record(…, values=True).")  # fmt: skip
-        return self._guarded(
-            lambda: attention(self.q, self.k, v, mask=self.mask, **self._scoring)
-        )  # fmt: skip
-
-    def __repr__(self) -> str:
-        b, h, q, d = self._entry("q").shape
-        return f"RecordedLayer({self.number}, {self.name!r}, {b} × {h} heads of {d}, {q} × {self.keys})"
-
-    @property
-    def _scoring(self) -> dict[str, Any]:
-        return {"bias": self.bias, "score": self.score, "normalizer": self.normalizer}
-
-    def _look(
-        self, observers: Sequence[Observer[Any]], real: Given | None
-    ) -> dict[Observer[Any], Any]:
-        mask = self.mask if real is None else self.mask & real
-        apart = [one for one in observers if isinstance(one, Pooled | Rows)]
-        if not isinstance(self.normalizer, Softmax) or len(apart) < len(observers):
-            # What needs a pass over all keys has it; whole maps come along for less than apart from it.
-            apart = [one for one in apart if isinstance(one, Pooled) and (one.queries or one.keys)]
-        if not isinstance(self.normalizer, Softmax):
-            apart = []
-        found: dict[Observer[Any], Any] = {}
-        if apart:
-            weights = self.weights if real is None else self._weights(mask)
-            found = {one: weights.see(one) for one in apart}
-        rest = [one for one in observers if one not in found]
-        if rest:
-            seen = observe(self.q, self.k, self.k[..., :1], *rest, mask=mask, **self._scoring)
-            found |= {one: seen[one] for one in rest}
-        return found
-
-    def _weights(self, mask: Mask) -> Weights:
-        return Weights.of(self.q, self.k, self.lse, mask=mask, **self._scoring)
-
-    def _value(self, part: str, kind: type[AnyValue]) -> AnyValue:
-        def made() -> AnyValue:
-            return value_of(self._about.get(part), kind, self._held)
-
-        return self._guarded(made)
-
-    def _held(self, name: str) -> Tensor:
-        if not name.startswith("held/"):
-            raise ValueError(f"a value that holds {name[:40]!r}")
-        return self._reader.tensor(name)
-
-    def _tensor(self, part: str) -> Tensor:
-        return self._reader.tensor(f"layers/{self.number}/{part}")
-
-    def _entry(self, part: str) -> Entry:
-        return self._reader.entries[f"layers/{self.number}/{part}"]
-
-    def _guarded(self, ask: Callable[[], Result]) -> Result:
-        """What is asked, or that the file is damaged: not all of its numbers were held against each other."""
-        try:
-            return ask()
-        except RegardError:
-            raise
-        except Exception as error:
-            raise damaged(self._reader.path, f"layer {self.number}: {error}") from error
 
 
 class Recording:
@@ -235,14 +48,14 @@ class Recording:
         self._reader = reader
         try:
             about = json.loads(reader.metadata["about"], parse_constant=no_constant)
-            self.model = _word(about["model"])
+            self.model = word(about["model"])
             """The name of the model."""
-            self.versions = {_word(name): _word(of) for name, of in about["versions"].items()}
+            self.versions = {word(name): word(of) for name, of in about["versions"].items()}
             """Of Python and of the libraries that ran."""
-            self.key = _word(reader.metadata["digest"])
+            self.key = word(reader.metadata["digest"])
             """Another for every content: what is computed from a recording can be kept under it."""
             self.has_text = bool(about["text"])
-            self._layers = [_layer(reader, i, one) for i, one in enumerate(about["layers"])]
+            self._layers = [layer_of(reader, i, one) for i, one in enumerate(about["layers"])]
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise damaged(
                 self.path, f"what it says of itself: {type(error).__name__}: {error}"
@@ -350,42 +163,3 @@ class Recording:
         if found.dtype != torch.int64 or found.ndim != dims:
             raise damaged(self.path, name)
         return found.tolist()
-
-
-def _layer(reader: Reader, number: int, about: Any) -> RecordedLayer:
-    """A layer whose tensors are there and fit together; its values are read when they are asked for."""
-    parts = {}
-    for part in ("q", "k", "v", "lse"):
-        entry = reader.entries.get(f"layers/{number}/{part}")
-        if entry is not None:
-            parts[part] = entry
-    if not {"q", "k", "lse"} <= set(parts):
-        raise ValueError(f"layer {number} lacks tensors")
-    q, k, v, lse = parts["q"], parts["k"], parts.get("v"), parts["lse"]
-    good = len(q.shape) == len(k.shape) == 4 and 0 not in (*q.shape, *k.shape)
-    good = good and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and q.dtype == k.dtype
-    good = (
-        good
-        and q.shape[1] % k.shape[1] == 0
-        and q.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    )
-    good = good and lse.shape == q.shape[:3] and lse.dtype == torch.float32
-    if v is not None:
-        good = good and len(v.shape) == 4 and v.shape[:3] == k.shape[:3] and v.dtype == q.dtype
-    if not good:
-        raise ValueError(f"the shapes of layer {number} do not fit together")
-    query, key = about["place"]
-    if not all(isinstance(n, int) and 0 <= n < 1 << 40 for n in (query, key)):
-        raise ValueError(f"the place of layer {number}")
-    rounding = about["rounding"]
-    if rounding is not None:
-        rounding = Rounding(
-            float(rounding["greatest"]), float(rounding["rms"]), int(rounding["rows"])
-        )
-    return RecordedLayer(reader, number, _word(about["name"]), Place(query, key), rounding, about)
-
-
-def _word(given: Any) -> str:
-    if not isinstance(given, str):
-        raise ValueError(f"{type(given).__name__} where a word belongs")
-    return shown(given)
