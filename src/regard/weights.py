@@ -7,7 +7,7 @@ rectangle, or a map of one at another size, costs what it holds, wherever in a t
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
@@ -25,6 +25,7 @@ from regard.observers import LogSumExp, Observer, Pooled, Received, Rows
 from regard.problem import Problem
 from regard.scores import Score
 from regard.shapes import Box, Keys, Queries
+from regard.tiles import SIDE, Tabled
 
 Result = TypeVar("Result")
 Index = int | slice
@@ -126,6 +127,52 @@ class Weights:
                 (tensors,) = backend.run(asked).observed
         return cast("Observer[Any]", bound).result(*tensors)
 
+    def head(self, number: int, batch: int = 0) -> HeadWeights:
+        """The weights of one head in one batch row, whose maps and statistics cost what that head costs.
+
+        Raises:
+            OptionError: a head or a batch row that is not there.
+        """
+        sides = zip((batch, number), self.shape, _NAMES, strict=False)
+        b, h = (_side(None if isinstance(i, slice) else i, n, name)[0] for i, n, name in sides)
+        return HeadWeights(self, b, h)
+
+    def cut(self, b: range, h: range, q: range) -> Weights | None:
+        """Some batch rows, heads and queries as a call of their own, which costs what they cost.
+
+        A cut of the kernels' normal form: None where they do not take the call. The queries begin where tiles
+        of masks do, at a multiple of 64.
+        """
+        if native.why_not(self.problem) is not None or 0 in self.shape:
+            return None
+        assert q.start % SIDE == 0, "cuts begin where tiles do"
+        form, tensors = self._formed
+        sizes, mask = form.sizes, self._tabled
+        repeats = sizes.h // sizes.g
+        g = range(h.start // repeats, (h.stop - 1) // repeats + 1)
+        own = sizes._replace(b=len(b), h=len(h), g=len(g), q=len(q), dv=1)
+        k = _part(tensors.k, b, g)
+        table, pairs, sink = tensors.table, tensors.pairs, tensors.sink
+        if table is not None:
+            table = _part(table, h)[:, q.start : q.stop + sizes.k - 1].contiguous()
+        parts = normal.Tensors(
+            _part(tensors.q, b, h, q), k, k[..., :1], table,
+            None if pairs is None else _part(pairs, b, h, q),
+            None if sink is None else _part(sink, h),
+        )  # fmt: skip
+        tiles = range(q.start // SIDE, -(-q.stop // SIDE))
+        runs, kinds = (
+            None if whole is None else _part(whole, b, h, rows).contiguous()
+            for whole, rows in ((mask.runs, q), (mask.kinds, tiles))
+        )
+        form = form._replace(sizes=own, mask=Tabled(runs, kinds, mask.words))
+        rows = self.rows[:, b.start : b.stop, h.start : h.stop, q.start : q.stop].contiguous()
+        return Weights(normal.problem(form, parts, ()), rows)
+
+    @functools.cached_property
+    def _tabled(self) -> Tabled:
+        return Tabled.of(self.problem.mask, self.problem.sizes)
+
     @functools.cached_property
     def _formed(self) -> native.Formed:
         """What the kernels take, made once: masks and biases of long texts take longer than a part."""
@@ -144,7 +191,88 @@ class Weights:
         return f"Weights{tuple(self.shape)}"
 
 
+@dataclass(frozen=True, eq=False)
+class HeadWeights:
+    """The weights that the queries of one head give to its keys, (q, k). Made by `Weights.head`.
+
+    >>> import torch
+    >>> from regard import Causal, Entropy, Pooled, Weights
+    >>> q, k = torch.randn(2, 1, 8, 1024, 64).unbind()
+    >>> head = Weights.of(q, k, mask=Causal()).head(3)
+    >>> head[1000].shape, head[100:200, 50:80].shape
+    (torch.Size([1024]), torch.Size([100, 30]))
+    >>> head.see(Entropy()).shape, head.see(Pooled(64, 64, "max")).shape
+    (torch.Size([1024]), torch.Size([64, 64]))
+    """
+
+    whole: Weights
+    batch: int
+    number: int
+    """Of the head."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(q, k)."""
+        return self.whole.shape[2:]
+
+    def __getitem__(self, index: Index | tuple[Index, ...]) -> Tensor:
+        """The weights of some queries and keys: numbers or slices, as in a matrix."""
+        parts = index if isinstance(index, tuple) else (index,)
+        if len(parts) > 2:
+            raise OptionError("HeadWeights[…]", f"{len(parts)} indices", "2 at most: query, key",
+                              "Leave some out.")  # fmt: skip
+        return self.whole[(self.batch, self.number, *parts)]
+
+    def see(self, observer: Observer[Result]) -> Result:
+        """A statistic of the weights, without the dimensions of batch rows and heads."""
+        return self.seen((observer,))[observer]
+
+    def seen(self, observers: Sequence[Observer[Any]]) -> dict[Observer[Any], Any]:
+        """Several statistics: all that need a pass over the keys share one."""
+        weights, place = (
+            (self.whole, (self.batch, self.number))
+            if self._alone is None
+            else (self._alone, (0, 0))
+        )
+        alone = [*filter(lambda one: isinstance(one, Received | Pooled | Rows), observers)]
+        found: dict[Observer[Any], Any] = {one: weights.see(one) for one in alone}
+        if passing := [one for one in observers if one not in found]:
+            bound = tuple(one.bind(weights.problem.sizes) for one in passing)
+            asked = replace(weights.problem, observers=bound)
+            with torch.no_grad():
+                answer = choose(asked)[0].run(asked).observed
+            results = zip(passing, bound, answer, strict=True)
+            found |= {one: mine.result(*tensors) for one, mine, tensors in results}
+        return {one: _at(found[one], place) for one in observers}
+
+    @functools.cached_property
+    def _alone(self) -> Weights | None:
+        b, h = self.batch, self.number
+        return self.whole.cut(range(b, b + 1), range(h, h + 1), range(self.shape[0]))
+
+    def __repr__(self) -> str:
+        return f"HeadWeights{tuple(self.shape)}"
+
+
 _NAMES = "batch rows", "heads", "queries", "keys"
+
+
+def _at(result: Any, place: tuple[int, int]) -> Any:
+    """Of a statistic of all heads that of one; some have several tensors."""
+    if isinstance(result, Tensor):
+        return result[place]
+    if isinstance(result, tuple):
+        parts = [_at(one, place) for one in cast("tuple[Any, ...]", result)]
+        return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+    return result
+
+
+def _part(tensor: Tensor, *sides: range) -> Tensor:
+    """A part of each of the first dimensions, or all of one that is shared."""
+    for dim, side in enumerate(sides):
+        if tensor.shape[dim] != 1:
+            tensor = tensor.narrow(dim, side.start, len(side))
+    return tensor
 
 
 def _side(part: object, n: int, name: str) -> range:
