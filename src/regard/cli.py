@@ -90,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
                         help="keep rounded numbers; the error is measured and said")  # fmt: skip
     record.add_argument("--values", action="store_true", help="keep values too, for outputs")
     record.add_argument("--inputs", action="store_true",
-                        help="keep what each layer read too, and its maps to queries, keys and values")  # fmt: skip
+                        help="keep what each layer read too, and its maps to q, k, v and back")  # fmt: skip
     record.add_argument("--layers", nargs="+", metavar="LAYER",
                         help="only these: numbers from 0, or names, with * for anything")  # fmt: skip
     record.set_defaults(run=_record)

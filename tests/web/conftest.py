@@ -17,6 +17,7 @@ from regard.explorer.building import Book
 from regard.explorer.routes import Explorer
 from regard.explorer.server import Server, application, listening
 from regard.nn import MultiHeadAttention, Transformer
+from regard.positions import Rotary
 
 PORT, TOKEN = 1234, "the-token"
 N = 2500
@@ -25,25 +26,34 @@ WORDS = "the river bank was quiet and the money in the bank was safe 🙂".split
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """Three layers: linear biases over all; a window, grouped heads, a soft-cap and a sink; both ways."""
+    """Three layers: linear biases over all; a window, grouped heads, a soft-cap and a sink; both ways.
+
+    The first turns by position, the second has biases in its projections.
+    """
     torch.manual_seed(0)
     layers = [
-        MultiHeadAttention(16, 2, mask=Causal(), bias=ALiBi(heads=2), qk_norm=torch.nn.RMSNorm),
+        MultiHeadAttention(16, 2, mask=Causal(), bias=ALiBi(heads=2), position=Rotary(),
+                           qk_norm=torch.nn.RMSNorm),
         MultiHeadAttention(
             16, 4, key_value_heads=2, mask=Causal() & Window(40), score=Dot(softcap=5.0),
-            normalizer=Softmax.with_learned_sink(4),
+            normalizer=Softmax.with_learned_sink(4), projection_bias=True,
         ),
         MultiHeadAttention(16, 2, qk_norm=torch.nn.RMSNorm),
     ]  # fmt: skip
     model = Transformer(50, layers)
+    for layer in layers:  # as if it were trained: at first blocks add nothing, and biases are 0
+        torch.nn.init.normal_(layer.output.weight, std=0.2)
+        for bias in (part.bias for part in (layer.query, layer.value, layer.output)):
+            if bias is not None:
+                torch.nn.init.normal_(bias)
     texts = [WORDS[i % len(WORDS)] + " " for i in range(N)]
     ends = [0]
     for text in texts:
         ends.append(ends[-1] + len(text))
     path = tmp_path_factory.mktemp("run") / "run.safetensors"
     return record(
-        model, torch.randint(50, (1, N)), to=path, values=True, name="tiny", tokens=texts,
-        text="".join(texts), spans=[*itertools.pairwise(ends)],
+        model, torch.randint(50, (1, N)), to=path, values=True, layer_inputs=True, name="tiny",
+        tokens=texts, text="".join(texts), spans=[*itertools.pairwise(ends)],
     )  # fmt: skip
 
 

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regard.explorer.building import Book
+from regard.explorer.carried import Wanted
 from regard.explorer.layers import Layer
 from regard.explorer.refusals import Refused
 from regard.explorer.tiles import View
+from regard.recording import DTYPES
 
 MOST_PIXELS = 1024
 """Along each side of a map."""
@@ -50,6 +52,11 @@ def number(query: Query, name: str, default: int | None, least: int, most: int) 
         return default
     large = given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS and int(given) > most
     return whole(name, given, least, most, 413 if large else 400)
+
+
+def optional(query: Query, name: str, least: int, most: int) -> int | None:
+    """A parameter that is a whole number, or is not there."""
+    return None if name not in query else number(query, name, None, least, most)
 
 
 def span(query: Query, name: str, most: int) -> range:
@@ -123,6 +130,17 @@ def part(books: Mapping[str, Book], query: Query, name: str) -> tuple[Book, int,
                       "GET /api/recordings lists the IDs.")  # fmt: skip
     found = book(books, parts[0])
     return found, *head(found, parts[1], parts[2])
+
+
+def wanted(query: Query) -> Wanted:
+    """What an offline page is to hold; layers and heads are held against the recording when it is made."""
+    some = {
+        f"{name}s": (number(query, name, None, 0, 10**6),)
+        for name in ("layer", "head")
+        if name in query
+    }
+    dtype = chosen(query, "dtype", "", ("", *DTYPES)) or None
+    return Wanted(**some, dtype=dtype, values=chosen(query, "values", "0", ("0", "1")) == "1")
 
 
 def cleaned(value: Any) -> Any:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from regard.explorer.layers import Layer
+from regard.explorer.refusals import Refused
 from regard.lesson import HEADS, MEANING, How, Lesson, Maps, Number
 from regard.masks import Everything
+from regard.recording import Projection
 from regard.scores import Dot
 from regard.shapes import Box
 
@@ -18,10 +20,13 @@ SHOWN, BESIDE = 64, 8
 """Keys of the row that are told, and how many of them are neighbours on either side."""
 
 
-def cell(layer: Layer, head: int, query: int, key: int) -> dict[str, Any]:
+def cell(
+    layer: Layer, head: int, query: int, key: int, component: int | None = None
+) -> dict[str, Any]:
     """How one weight comes about: products, scale, soft-cap, bias, maximum, exp, sum, and its row.
 
     Weights are those of the map; what leads to them is worked with the lesson's own steps from q and k.
+    `component` is that of q, k and v whose making from x is told; by default that of the largest product.
     """
     problem = layer.weights.problem
     h = range(head, head + 1)
@@ -46,6 +51,7 @@ def cell(layer: Layer, head: int, query: int, key: int) -> dict[str, Any]:
     told["lse"] = float(layer.recorded.lse[0, head, query])
     told["row"] = _row(scores, weights, key)
     told["values"] = _values(layer, g, key, weights, told["row"]["keys"])
+    told["inputs"] = _inputs(layer, head, g, query, key, component, told["products"])
     return told
 
 
@@ -112,6 +118,82 @@ def _values(
     return {
         "v": own[key].tolist(), "out": out.tolist(), "keys": shown, "vs": vs.tolist(),
         "rest": rest.tolist(),
+    }  # fmt: skip
+
+
+def _inputs(
+    layer: Layer, head: int, group: int, query: int, key: int, component: int | None,
+    products: list[float],
+) -> dict[str, Any] | None:  # fmt: skip
+    """One component of q, of k and of v, each as a sum of products of what the layer read."""
+    read, recorded = layer.recorded.inputs, layer.recorded
+    if read is None:
+        return None
+    size = recorded.q.shape[3]
+    if component is None:
+        sizes = [abs(one) for one in products[:size]]
+        component = sizes.index(max(sizes)) if sizes else 0
+    v = recorded.v
+
+    def part(
+        by: Projection, which: int, heads: int, at: int, vectors: Tensor | None
+    ) -> dict[str, Any]:
+        own = min(component, len(by.weight) // heads - 1)
+        row = which * (len(by.weight) // heads) + own
+        x, w = by.x[0, at].double().tolist(), by.weight[row].double().tolist()
+        total = worked(How.PRODUCTS, *(one for pair in zip(x, w, strict=True) for one in pair))
+        bias = None if by.bias is None else float(by.bias[row])
+        return {
+            "component": own, "x": x, "w": w, "sum": total, "bias": bias,
+            "projected": total if bias is None else worked(How.SUM, total, bias),
+            "recorded": None if vectors is None else float(vectors[0, which, at, own]),
+            "between": list(by.between),
+        }  # fmt: skip
+
+    groups = recorded.k.shape[1]
+    return {
+        "component": component,
+        "q": part(read.query, head, recorded.heads, query, recorded.q),
+        "k": part(read.key, group, groups, key, recorded.k),
+        "v": part(read.value, group, groups, key, v),
+    }
+
+
+def heads(layer: Layer, query: int, component: int | None) -> dict[str, Any]:
+    """What every head gives to a query, and a component of the layer's output as a sum over heads.
+
+    Raises:
+        Refused: a component that the output does not have.
+    """
+    recorded = layer.recorded
+    v = recorded.v
+    if v is None:
+        return {"heads": None, "projected": None}
+    repeats = recorded.heads // v.shape[1]
+    weights = layer.row(query).double()
+    out = torch.stack([weights[h] @ v[0, h // repeats].double() for h in range(recorded.heads)])
+    told: dict[str, Any] = {"heads": out.tolist(), "projected": None}
+    if recorded.inputs is None:
+        return told
+    by = recorded.inputs.output
+    size = len(by.weight)
+    if component is None:
+        whole = by.weight.double() @ out.flatten()
+        component = int((whole if by.bias is None else whole + by.bias.double()).abs().argmax())
+    if component >= size:
+        raise Refused(400, "component", component, f"a whole number from 0 to {size - 1}",
+                      "The layer's output has no more.")  # fmt: skip
+    w = by.weight[component].double().reshape(out.shape)
+    parts = [
+        worked(How.PRODUCTS, *(x for pair in zip(o, row, strict=True) for x in pair))
+        for o, row in zip(out.tolist(), w.tolist(), strict=True)
+    ]
+    bias = None if by.bias is None else float(by.bias[component])
+    return told | {
+        "projected": {
+            "component": component, "size": size, "w": w.tolist(), "parts": parts, "bias": bias,
+            "out": worked(How.SUM, *parts, *(() if bias is None else (bias,))),
+        }
     }  # fmt: skip
 
 

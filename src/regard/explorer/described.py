@@ -29,7 +29,8 @@ def recording(book: Book) -> dict[str, Any]:
     told = dict.fromkeys(rounding_in_words(layer.rounding) for layer in run)
     return {
         "id": book.id, "name": run.path.name, "model": run.model, "versions": run.versions,
-        "tokens": length(book), "exact": run.exact, "error": "; ".join(told),
+        "tokens": length(book), "batch": run.layer(0).q.shape[0], "exact": run.exact,
+        "error": "; ".join(told),
         "layers": [_layer(i, layer) for i, layer in enumerate(book.layers)],
     }  # fmt: skip
 
@@ -38,6 +39,12 @@ def length(book: Book) -> int:
     """How many tokens there are."""
     tokens = book.recording.tokens
     return max(layer.keys for layer in book.layers) if tokens is None else len(tokens)
+
+
+def token(book: Book, at: int, shift: int = 0) -> dict[str, Any]:
+    """A query or key by its number, and its text, which stands `shift` further on."""
+    found, _ = texts(book)
+    return {"index": at, "text": found[at + shift] if at + shift < len(found) else ""}
 
 
 def texts(book: Book) -> tuple[list[str], list[int]]:
@@ -57,6 +64,7 @@ def _layer(number: int, layer: Layer) -> dict[str, Any]:
         "mask": None if names["mask"] == "Everything" else _short(one.mask),
         "bias": None if names["bias"] == "Nothing" else _short(one.bias),
         "score": _short(one.score), "values": one.v is not None,
+        "inputs": one.inputs is not None,
     }  # fmt: skip
 
 

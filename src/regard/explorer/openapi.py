@@ -15,10 +15,12 @@ from regard.explorer.asking import (
     MOST_TOKENS,
 )
 from regard.explorer.work import MOST
+from regard.recording import DTYPES
 
 Schema = dict[str, Any]
 
 _INTEGER: Schema = {"type": "integer", "minimum": 0}
+_BOOLEAN: Schema = {"type": "boolean"}
 _NUMBER: Schema = {"type": ["number", "null"]}
 _TEXT: Schema = {"type": "string"}
 _INTEGERS: Schema = {"type": "array", "items": _INTEGER}
@@ -46,11 +48,11 @@ _LINE = _object(id=_TEXT, name=_TEXT, model=_TEXT, tokens=_INTEGER, bytes=_INTEG
 _MAYBE: Schema = {"type": ["string", "null"]}
 _LAYER = _object(
     index=_INTEGER, name=_TEXT, heads=_INTEGER, groups=_INTEGER, queries=_INTEGER, keys=_INTEGER,
-    size=_INTEGER, mask=_MAYBE, bias=_MAYBE, score=_TEXT, values={"type": "boolean"},
+    size=_INTEGER, mask=_MAYBE, bias=_MAYBE, score=_TEXT, values=_BOOLEAN, inputs=_BOOLEAN,
 )  # fmt: skip
 _RECORDING = _object(
     id=_TEXT, name=_TEXT, model=_TEXT, versions={"type": "object"}, tokens=_INTEGER,
-    exact={"type": "boolean"}, error=_TEXT, layers=_list(_LAYER),
+    batch=_INTEGER, exact=_BOOLEAN, error=_TEXT, layers=_list(_LAYER),
 )  # fmt: skip
 _NEAREST = _object(layer=_INTEGER, head=_INTEGER, similarity={"type": "number"})
 _HEAD = _object(
@@ -62,14 +64,24 @@ _PLACE = _object(index=_INTEGER, text=_TEXT)
 _OBJECT_OR_NULL: Schema = {"type": ["object", "null"]}
 _ROWS = _list(_NUMBERS)
 _VALUES = _object(v=_NUMBERS, out=_NUMBERS, keys=_INTEGERS, vs=_ROWS, rest=_NUMBERS)
+_PART = _object(
+    component=_INTEGER, x=_NUMBERS, w=_NUMBERS, between=_list(_TEXT),
+    **dict.fromkeys(("sum", "bias", "projected", "recorded"), _NUMBER),
+)  # fmt: skip
+_INPUTS = _object(component=_INTEGER, q=_PART, k=_PART, v=_PART)
 _CELL = _object(
-    query=_PLACE, key=_PLACE, allowed={"type": "boolean"}, q=_NUMBERS, k=_NUMBERS, products=_NUMBERS,
+    query=_PLACE, key=_PLACE, allowed=_BOOLEAN, q=_NUMBERS, k=_NUMBERS, products=_NUMBERS,
     **dict.fromkeys(("dot", "scale", "scaled"), _NUMBER), softcap=_OBJECT_OR_NULL,
     **dict.fromkeys(("bias", "score", "max", "exp", "sum", "sink", "weight", "lse"), _NUMBER),
     row=_object(keys=_INTEGERS, scores=_NUMBERS, weights=_NUMBERS), values=_or_null(_VALUES),
+    inputs=_or_null(_INPUTS),
 )  # fmt: skip
+_PROJECTED = _object(
+    component=_INTEGER, size=_INTEGER, w=_ROWS, parts=_NUMBERS, bias=_NUMBER, out=_NUMBER,
+)  # fmt: skip
+_BESIDE = _object(query=_PLACE, heads=_or_null(_ROWS), projected=_or_null(_PROJECTED))
 _WORDS = _object(
-    words=_list(_TEXT), labels=_list(_TEXT), chosen={"type": "boolean"},
+    words=_list(_TEXT), labels=_list(_TEXT), chosen=_BOOLEAN,
     numbers=_list(_object(value=_NUMBER, name=_TEXT, role=_TEXT, how=_TEXT, of=_INTEGERS)),
     **dict.fromkeys(("x", "w_o", "concat", "out"), _list(_INTEGERS)), heads=_list({"type": "object"}),
 )  # fmt: skip
@@ -107,7 +119,7 @@ _OF_MAP = [
 ]
 _SEARCHED: Schema = {"type": "string", "minLength": 1, "maxLength": MOST_TEXT}
 _FLAG: Schema = {"type": "string", "enum": ["0", "1"]}
-_PART: Schema = {"type": "string", "pattern": "^[^/]+/[0-9]+/[0-9]+$"}
+_OF_ALL: Schema = {"type": "string", "pattern": "^[^/]+/[0-9]+/[0-9]+$"}
 
 _TEXT_HEADER = {"schema": _TEXT}
 _RAW: Schema = {
@@ -125,6 +137,15 @@ def _as_json(schema: Schema, told: str = "what was asked for") -> Schema:
     return {"description": told, "content": {"application/json": {"schema": schema}}}
 
 
+_PAGE: Schema = {
+    "description": "the file, or with size=1 what it is",
+    "content": {
+        "text/html": {"schema": _TEXT},
+        "application/json": {
+            "schema": _object(bytes=_INTEGER, dtype=_TEXT, error=_TEXT, layers=_INTEGERS)
+        },
+    },
+}
 _REFUSED = {"$ref": "#/components/responses/Refused"}
 _LATER = _as_json(_PROGRESS, "it is being built: ask again")
 
@@ -185,11 +206,29 @@ _PATHS: dict[str, Schema] = {
     ),
     "/api/recordings/{id}/cell/{layer}/{head}/{query}/{key}": _get(
         "cell", "how one weight comes about",
-        [*_OF_HEAD, _path("query", "from 0"), _path("key", "from 0")], _as_json(_CELL),
+        [*_OF_HEAD, _path("query", "from 0"), _path("key", "from 0"),
+         _query("component", "of q, k and v, whose making is told; that of the largest product by default",
+                _INTEGER)],
+        _as_json(_CELL),
+    ),
+    "/api/recordings/{id}/heads/{layer}/{query}": _get(
+        "heads", "what every head gives to a query, and a component of the output as a sum over heads",
+        [_ID, _path("layer", "from 0"), _path("query", "from 0"),
+         _query("component", "of the output; the largest by default", _INTEGER)],
+        _as_json(_BESIDE),
+    ),
+    "/api/recordings/{id}/page": _get(
+        "page", "one HTML file of it that needs no server, or how large it would be",
+        [_ID, _query("size", "1: only tell", _FLAG),
+         _query("dtype", "of its numbers; without it as recorded while it is small",
+                {"type": "string", "enum": [*DTYPES]}),
+         _query("layer", "only this layer", _INTEGER), _query("head", "only this head of each", _INTEGER),
+         _query("values", "whether values come along", _FLAG)],
+        _PAGE, True,
     ),
     "/api/compare": _get(
         "compare", "the difference of two maps, float32",
-        [_query("a", "ID/LAYER/HEAD", _PART, True), _query("b", "ID/LAYER/HEAD", _PART, True), *_OF_MAP],
+        [_query("a", "ID/LAYER/HEAD", _OF_ALL, True), _query("b", "ID/LAYER/HEAD", _OF_ALL, True), *_OF_MAP],
         _RAW, True,
     ),
     "/api/progress": _get(

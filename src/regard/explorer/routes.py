@@ -6,7 +6,9 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import numpy as np
 from starlette.requests import Request
@@ -14,8 +16,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from regard.explorer import asking, described, openapi
 from regard.explorer.building import Book, Building
-from regard.explorer.cell import cell, words
+from regard.explorer.carried import Wanted
+from regard.explorer.cell import cell, heads, words
 from regard.explorer.layers import Layer
+from regard.explorer.offline import Page
 from regard.explorer.pyramid import Damaged
 from regard.explorer.refusals import Refused
 from regard.explorer.strongest import strongest
@@ -39,6 +43,7 @@ class Explorer:
             name: Building(book, lambda: self.work.waiting > 0) for name, book in self.books.items()
         }
         self.ended = threading.Event()
+        self._page: tuple[tuple[str, Wanted], Page] | None = None
 
     def close(self) -> None:
         """End all that is under way."""
@@ -158,19 +163,55 @@ class Explorer:
         return self._later(building) if cells is None else _json({"cells": cells})
 
     async def cell(self, request: Request) -> Response:
-        _parameters(request)
+        _parameters(request, "component")
         book, _, layer, head = self._head(request)
         query, key = (
             asking.whole(name, request.path_params[name], 0, most - 1, 404)
             for name, most in (("query", layer.queries), ("key", layer.keys))
         )
-        texts, _ = described.texts(book)
+        size = layer.recorded.q.shape[3]
+        component = asking.optional(request.query_params, "component", 0, size - 1)
         told = {
-            name: {"index": at, "text": texts[at] if at < len(texts) else ""}
-            for name, at in (("query", query + max(layer.shift, 0)), ("key", key))
+            "query": described.token(book, query, max(layer.shift, 0)),
+            "key": described.token(book, key),
         }
-        told["query"]["index"] = query
-        return _json(told | await self._work(request, lambda check: cell(layer, head, query, key)))
+        return _json(
+            told | await self._work(request, lambda check: cell(layer, head, query, key, component))
+        )
+
+    async def heads(self, request: Request) -> Response:
+        _parameters(request, "component")
+        book, path = self._book(request), request.path_params
+        _, layer, _ = asking.head(book, path["layer"], "0")
+        query = asking.whole("query", path["query"], 0, layer.queries - 1, 404)
+        component = asking.optional(request.query_params, "component", 0, 10**asking.MOST_DIGITS)
+        told = {"query": described.token(book, query, max(layer.shift, 0))}
+        return _json(told | await self._work(request, lambda check: heads(layer, query, component)))
+
+    async def page(self, request: Request) -> Response:
+        _parameters(request, "size", "dtype", "layer", "head", "values")
+        book, query = self._book(request), request.query_params
+        wanted, building = asking.wanted(query), self.building[book.id]
+        told_only = asking.chosen(query, "size", "0", ("0", "1")) == "1"
+        if building.heads() is None:
+            return self._later(building)
+
+        def job(check: Check) -> Page:
+            # Its size is asked for first, and then the page itself: of several at once, the last is kept.
+            key, kept = (book.id, wanted), self._page
+            if kept is None or kept[0] != key:
+                kept = self._page = key, Page([building], wanted, check)
+            return kept[1]
+
+        made = await self._work(request, job)
+        if told_only:
+            return _json(made.told)
+        name = quote(f"{Path(book.recording.path.name).stem}.html")
+        headers = {
+            "Content-Length": str(made.size),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        }
+        return StreamingResponse(made.pieces(), headers=headers, media_type="text/html")
 
     async def progress(self, request: Request) -> Response:
         _parameters(request)

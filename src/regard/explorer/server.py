@@ -57,6 +57,8 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/api/recordings/{id}/marginals/{layer}/{head}", "marginals"),
     ("/api/recordings/{id}/strongest/{layer}/{head}", "strongest"),
     ("/api/recordings/{id}/cell/{layer}/{head}/{query}/{key}", "cell"),
+    ("/api/recordings/{id}/heads/{layer}/{query}", "heads"),
+    ("/api/recordings/{id}/page", "page"),
     ("/api/compare", "compare"),
     ("/api/progress", "progress"),
     ("/api/lesson/words", "words"),
