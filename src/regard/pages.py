@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -61,13 +62,14 @@ def writable(path: Path) -> Path:
     return path
 
 
-def put(page: str, path: Path) -> int:
-    """Write a page beside its place, then put it there, and return its bytes."""
-    data = page.encode("utf-8")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+def put(page: str | Iterable[str], path: Path) -> int:
+    """Write a page, whole or in pieces, beside its place, then put it there, and return its bytes."""
+    beside, size = path.with_name(f".{path.name}.{os.getpid()}"), 0
     try:
-        beside.write_bytes(data)
+        with beside.open("wb") as file:
+            for piece in (page,) if isinstance(page, str) else page:
+                size += file.write(piece.encode("utf-8"))
         beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
-    return len(data)
+    return size

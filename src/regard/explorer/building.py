@@ -83,10 +83,10 @@ class Building:
         self._stop.set()
         self.wait()
 
-    def wait(self) -> None:
-        """Until it has ended."""
+    def wait(self, seconds: float | None = None) -> None:
+        """Until it has ended, or so long."""
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     @property
     def told(self) -> Told:

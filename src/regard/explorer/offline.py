@@ -1,0 +1,357 @@
+"""Recordings as one HTML file that fetches nothing: a worker in it computes what the server would.
+
+It holds each layer in the kernels' normal form (`backends/normal.py`), of which every weight follows:
+``exp(softcap(q·k · scale) + table + pairs − lse)`` where the mask allows it. What is measured over all
+weights comes along, and of large heads a coarse map, which a browser would take long to compute.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import tempfile
+import weakref
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.backends import normal
+from regard.errors import OptionError
+from regard.explorer import described, page
+from regard.explorer.asking import cleaned
+from regard.explorer.building import Book, Building, Told
+from regard.explorer.carried import (
+    Wanted,
+    cell_of,
+    coarse,
+    dtype_of,
+    estimated,
+    in_words,
+    normal_of,
+    rounded,
+)
+from regard.explorer.cell import words
+from regard.explorer.pyramid import Pyramid
+from regard.explorer.tiles import Check
+from regard.lesson import TEXT
+from regard.pages import put, writable
+from regard.recording import Recording, Rounding, size_in_words
+from regard.tiles import Tabled
+
+FORMAT = 1
+
+SMALL = 16 << 20
+"""Bytes up to which a page keeps numbers as they were recorded, where nothing else is asked for."""
+
+SAVES = 0.95
+"""An array is compressed where that leaves less of it than so much."""
+
+_PIECE = 3 << 18  # bytes that are worked on at a time; base64 takes three together
+ALL = Wanted()
+_LESSONS = TEXT, "the money bank"
+
+Progress = Callable[[Told], None]
+
+
+class Stored(NamedTuple):
+    """Where an array lies in the temporary file, and what it is."""
+
+    offset: int
+    size: int
+    dtype: str
+    shape: tuple[int, ...]
+    gzip: bool
+
+
+class Page:
+    """A page that is ready to be written: its arrays lie in a temporary file, so that its size is known.
+
+    Args:
+        buildings: Of each recording, all that is built: statistics, and pyramids where they are large.
+        wanted: What of them it holds.
+        check: Called between pieces of work; what it raises ends it.
+
+    Raises:
+        OptionError: a layer or head that is not there; a layer whose weights are no softmax of a dot product;
+            numbers that the dtype asked for does not hold.
+    """
+
+    def __init__(
+        self, buildings: Sequence[Building], wanted: Wanted, check: Check = lambda: None
+    ) -> None:
+        self._dtypes: dict[str, None] = {}
+        self._rounding: list[Rounding] = []
+        self.layers: list[int] = []
+        self._arrays: dict[str, Stored] = {}
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="regard-page-")  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._check = check
+        try:
+            self._title = " and ".join(one.book.recording.path.name for one in buildings)
+            layers = [one.book.layers[i] for one in buildings for i in wanted.layers_of(one.book)]
+            small = sum(estimated(layer, wanted) for layer in layers) <= SMALL
+            runs = {one.book.id: self._run(one, wanted, small) for one in buildings}
+            self._errors = dict.fromkeys(one["recording"]["error"] for one in runs.values())
+            self._about = cleaned({
+                "transport": "worker", "format": FORMAT, "version": version("regard"),
+                "recordings": [described.line(one.book) for one in buildings],
+                "runs": runs, "lesson": _lessons(),
+                "arrays": {name: {"dtype": one.dtype, "shape": one.shape, "gzip": one.gzip}
+                           for name, one in self._arrays.items()},
+            })  # fmt: skip
+            hollow = page.html(
+                self._about, ((name, ()) for name in self._arrays), title=self._title
+            )
+            self.size: int = sum(len(piece.encode()) for piece in hollow) + sum(
+                4 * -(-one.size // 3) for one in self._arrays.values()
+            )
+            """Bytes that the file has."""
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What there is to know before it is written."""
+        return {
+            "bytes": self.size, "dtype": ", ".join(self._dtypes), "error": "; ".join(self._errors),
+            "layers": self.layers,
+        }  # fmt: skip
+
+    def pieces(self) -> Iterator[str]:
+        """The file, a piece at a time."""
+        encoded = ((name, self._encoded(one)) for name, one in self._arrays.items())
+        return page.html(self._about, encoded, title=self._title)
+
+    def write(self, path: str | Path) -> None:
+        """Write it beside its place, then put it there.
+
+        Raises:
+            OptionError: it cannot be written there, or the disk has no room.
+        """
+        place = writable(Path(path))
+        free = shutil.disk_usage(place.parent).free
+        if self.size > free:
+            raise OptionError("--out", f"{place}, where {size_in_words(free)} are free",
+                              f"a disk with the {size_in_words(self.size)} that the page takes",
+                              SMALLER)  # fmt: skip
+        put(self.pieces(), place)
+
+    def close(self) -> None:
+        """Let go of the temporary file, which goes with the last that reads it, too."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _encoded(self, one: Stored) -> Iterator[str]:
+        for at in range(one.offset, one.offset + one.size, _PIECE):
+            size = min(_PIECE, one.offset + one.size - at)
+            # Of two readers at once neither moves the other's place.
+            data = os.pread(self._file.fileno(), size, at)
+            yield base64.b64encode(data).decode("ascii")
+
+    def _run(self, building: Building, wanted: Wanted, small: bool) -> dict[str, Any]:
+        book = building.book
+        recording, layers = described.recording(book), list[dict[str, Any]]()
+        chosen = wanted.layers_of(book)
+        self._rounding = []
+        for number in chosen:
+            pyramid = building.layer(number)
+            assert pyramid is not None, "all is built"
+            layers.append(self._layer(book, number, pyramid, wanted, small))
+        recording["layers"] = [one for one in recording["layers"] if one["index"] in chosen]
+        for one in recording["layers"]:
+            one["values"] = one["values"] and wanted.values
+        if self._rounding:
+            was = "" if recording["exact"] else f"{recording['error']}; "
+            recording |= {"exact": False, "error": was + in_words(self._rounding)}
+        self.layers += [number for number in chosen if number not in self.layers]
+        texts, starts = described.texts(book)
+        kept = {(one["index"], head) for one in layers for head in one["kept"]}
+        heads = building.heads() or []
+        return {
+            "recording": recording,
+            "tokens": {"texts": texts, "starts": starts},
+            "heads": [one for one in heads if (one["layer"], one["head"]) in kept],
+            "layers": layers,
+        }
+
+    def _layer(
+        self, book: Book, number: int, pyramid: Pyramid, wanted: Wanted, small: bool
+    ) -> dict[str, Any]:
+        layer, place = book.layers[number], f"{book.id}/{number}/"
+        heads = wanted.of(layer)
+        problem = normal_of(layer, number)
+        form, tensors = normal.form(problem)
+        repeats = form.sizes.h // form.sizes.g
+        groups = sorted({head // repeats for head in heads})
+        v = layer.recorded.v if wanted.values else None
+        dtype = dtype_of(
+            tensors.q.dtype, wanted, small, (tensors.q, tensors.k, *([] if v is None else [v]))
+        )
+        lse = layer.recorded.lse[:1]
+        if dtype not in (tensors.q.dtype, torch.float32):
+            lse, rounding = rounded(problem, tensors, dtype, heads)
+            self._rounding.append(rounding)
+        self._dtypes[str(dtype).removeprefix("torch.")] = None
+
+        def keep(part: str, tensor: Tensor | None, of: Sequence[int] | None = heads) -> None:
+            if tensor is None:
+                return
+            shared = of is None or tensor.shape[0] == 1
+            self._put(place + part, tensor if shared else tensor[[*(of or ())]])
+
+        keep("q", tensors.q[0].to(dtype))
+        keep("k", tensors.k[0].to(dtype), groups)
+        keep("v", None if v is None else v[0].to(dtype), groups)
+        keep("lse", lse[0])
+        keep("table", tensors.table)
+        keep("pairs", None if tensors.pairs is None else tensors.pairs[0].float())
+        keep("sink", tensors.sink)
+        mask = problem.mask
+        assert isinstance(mask, Tabled), "as the whole call has it"
+        keep("runs", None if mask.runs is None else mask.runs[0])
+        keep("kinds", None if mask.kinds is None else mask.kinds[0])
+        keep("words", mask.words, None)
+        keep("received", torch.from_numpy(np.array(pyramid.array("received"))))
+        keep("entropy", torch.from_numpy(np.array(pyramid.array("entropy"))))
+        cell = cell_of(layer)
+        for how in ("max", "sum") if cell else ():
+            drawn = np.stack(
+                [coarse(layer, head, how, cell, pyramid, self._check) for head in heads]
+            )
+            self._put(f"{place}coarse_{how}", torch.from_numpy(drawn).half())
+        self._check()
+        return {
+            "index": number, "kept": heads, "group": [groups.index(h // repeats) for h in heads],
+            "groups": len(groups), "scale": form.dot.scale, "softcap": form.dot.softcap or None,
+            "shift": layer.shift, "values": v is not None, "cell": cell,
+            "rows": -(-layer.queries // cell) if cell else 0,
+            "cols": -(-layer.keys // cell) if cell else 0,
+        }  # fmt: skip
+
+    def _put(self, name: str, tensor: Tensor) -> None:
+        """An array at the end of the temporary file, compressed where that is worth it."""
+        plain = tensor.detach().cpu().contiguous()
+        data = plain.reshape(-1).view(torch.uint8).numpy().data
+        start = self._file.seek(0, os.SEEK_END)
+        few = data[: min(len(data), 1 << 18)]
+        smaller = len(data) > 0 and len(zlib.compress(few, 1)) < SAVES * len(few)
+        packer = zlib.compressobj(6, wbits=31) if smaller else None
+        for at in range(0, len(data), _PIECE):
+            self._check()
+            piece = data[at : at + _PIECE]
+            self._file.write(piece if packer is None else packer.compress(piece))
+        if packer is not None:
+            self._file.write(packer.flush())
+        self._file.flush()
+        size = self._file.tell() - start
+        dtype = str(plain.dtype).removeprefix("torch.").replace("int64", "uint64")
+        self._arrays[name] = Stored(start, size, dtype, tuple(plain.shape), packer is not None)
+
+
+SMALLER = "For a smaller page: --layer and --head for some of it, --dtype float16."
+"""What to do about a page that is too large."""
+
+
+def prepare(
+    *recordings: Recording, wanted: Wanted = ALL, progress: Progress = lambda told: None
+) -> Page:
+    """A page of recordings, once their statistics are built; those that are kept on disk are not built anew.
+
+    Raises:
+        OptionError: as `Page` does; what is needed cannot be built.
+    """
+    page.ensure_built()
+    buildings = [Building(Book.of(one)) for one in recordings]
+    for one in buildings:  # before anything that takes long
+        for number in wanted.layers_of(one.book):
+            layer = one.book.layers[number]
+            wanted.of(layer)
+            normal_of(layer, number)
+    try:
+        for one in buildings:
+            one.start()
+            while not one.ended:
+                one.wait(0.1)
+                progress(one.told)
+            if one.failed is not None:
+                raise OptionError("page", f"statistics that could not be built: {one.failed}",
+                                  "what can be built", "Mend that, and try again.")  # fmt: skip
+        progress(Told("putting the page together", 1.0))
+        return Page(buildings, wanted)
+    finally:
+        for one in buildings:
+            one.stop()
+
+
+def write_page(
+    recording: Recording, path: str | Path, *, layers: int | Sequence[int] | None = None,
+    heads: int | Sequence[int] | None = None, dtype: str | None = None, values: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a recording as one HTML file that shows all of its map, and needs neither network nor server.
+
+    It holds queries, keys and one number per row, and computes every weight from them when it is looked at.
+
+    Args:
+        recording: Of which run; of a batch, its first row.
+        path: Where the page will be; a file that is there is replaced.
+        layers, heads: Only these, by their numbers; heads of every layer.
+        dtype: "float32", "bfloat16" or "float16", for queries, keys and values. None is as they were recorded
+            while the page stays under 16 MiB, and float16 then; the error of the weights is measured.
+        values: Whether values come along, for outputs.
+
+    Returns:
+        What it is: its ``bytes``, the ``dtype`` and the ``error`` of its numbers, its ``layers``.
+
+    Raises:
+        OptionError: the page of `regard` is not built; a layer or head that is not there; a layer whose
+            weights are no softmax of a dot product; a path that cannot be written to.
+
+    >>> import tempfile
+    >>> from regard import models, record
+    >>> from regard.explorer import write_page
+    >>> with tempfile.TemporaryDirectory() as folder:                       # doctest: +SKIP
+    ...     run = record(models.load(), "def f(x):", to=f"{folder}/run.safetensors")
+    ...     write_page(run, f"{folder}/run.html", layers=4)["layers"]
+    [4]
+    """
+    place = writable(Path(path))
+    wanted = Wanted(_several(layers), _several(heads), dtype, values)
+    with prepare(recording, wanted=wanted) as made:
+        made.write(place)
+        return made.told
+
+
+def _several(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
+    return (given,) if isinstance(given, int) else None if given is None else tuple(given)
+
+
+def _lessons() -> dict[str, Any]:
+    """The answers of the lesson on words that its switches ask for."""
+    return {
+        f"{text}|{int(tied)}|{int(causal)}|{'' if divisor is None else int(divisor)}": words(
+            text, tied, causal, divisor
+        )
+        for text in _LESSONS
+        for tied in (False, True)
+        for causal in (True, False)
+        for divisor in (None, 1.0)
+    }
