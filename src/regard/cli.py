@@ -130,6 +130,18 @@ def parser() -> argparse.ArgumentParser:
     explore.add_argument(
         "--no-browser", dest="browser", action="store_false", help="print the URL, open nothing"
     )
+    explore.add_argument(
+        "--out", metavar="PAGE.html", help="write it as one HTML file that needs no server, and end"
+    )
+    explore.add_argument("--layer", type=int, nargs="+", metavar="N",
+                         help="with --out: only these layers, from 0")  # fmt: skip
+    explore.add_argument("--head", type=int, nargs="+", metavar="N",
+                         help="with --out: only these heads of each layer, from 0")  # fmt: skip
+    explore.add_argument("--dtype", choices=("float32", "bfloat16", "float16"),
+                         help="with --out: in what numbers; by default as recorded while the page is small, "
+                         "else float16, and the error is measured and said")  # fmt: skip
+    explore.add_argument("--values", action="store_true",
+                         help="with --out: keep values too, where they were recorded")  # fmt: skip
     explore.set_defaults(run=_explore)
 
     bench = commands.add_parser("bench", help="measure speed and memory here", add_help=False)

@@ -8,25 +8,45 @@ import secrets
 import threading
 import webbrowser
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regard import models
 from regard.errors import OptionError
 from regard.explorer import page
 from regard.explorer.building import Book, cache_folder
+from regard.explorer.carried import Wanted
+from regard.explorer.offline import SMALLER, prepare
+from regard.pages import writable
 from regard.pretrained import open_pretrained
-from regard.recording import Recording, record
+from regard.recording import Recording, record, size_in_words
 from regard.source import Source, read
 
 EMBEDDED = "python"
 _SUFFIX = ".safetensors"
 
+LARGE = 32 << 20
+"""Bytes of a page from which on it is said how to get a smaller one."""
+
 
 def main(options: Namespace, console: Console) -> None:
-    """Serve one recording, or two to compare, and say where."""
+    """Serve one recording, or two to compare, and say where; or write them as one page."""
+    if options.out is not None:
+        place = writable(Path(options.out))
+        wanted = Wanted(
+            _several(options.layer), _several(options.head), options.dtype, options.values
+        )
+        runs = [_recording(what, options.model, console) for what in options.what]
+        write(runs, place, wanted, console)
+        return
+    for name in ("layer", "head", "dtype", "values"):
+        if getattr(options, name):
+            raise OptionError(f"--{name}", "no --out", f"--{name} with --out, for a page that is written",
+                              "Add --out page.html, or leave it out: the server shows all.")  # fmt: skip
     try:
         from regard.explorer.routes import Explorer
         from regard.explorer.server import HOST, Server, application, listening
@@ -59,6 +79,33 @@ def main(options: Namespace, console: Console) -> None:
         finally:
             explorer.close()
     console.print("ended")
+
+
+def write(runs: Sequence[Recording], place: Path, wanted: Wanted, console: Console) -> None:
+    """Write recordings as one page; say before how large it will be, and what its numbers are."""
+    page.ensure_built(lambda line: console.print(line, markup=False, style="dim"))
+    errors = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        made = prepare(
+            *runs, wanted=wanted,
+            progress=lambda told: bar.update(task, completed=told.progress, description=told.doing),
+        )  # fmt: skip
+    with made:
+        told = made.told
+        console.print(f"will write {size_in_words(made.size)}: queries and keys in {told['dtype']}, "
+                      f"{told['error']}", markup=False, soft_wrap=True)  # fmt: skip
+        if made.size > LARGE:
+            console.print(f"[dim]{SMALLER}", soft_wrap=True)
+        console.file.flush()
+        made.write(place)
+    console.print("the page, one file that needs no other, is", end=" ")
+    console.print(str(place.resolve()), style="bold", markup=False, soft_wrap=True)
+
+
+def _several(given: list[int] | None) -> tuple[int, ...] | None:
+    return None if given is None else tuple(given)
 
 
 def _page(console: Console) -> None:

@@ -178,7 +178,7 @@ class Page:
             layers.append(self._layer(book, number, pyramid, wanted, small))
         recording["layers"] = [one for one in recording["layers"] if one["index"] in chosen]
         for one in recording["layers"]:
-            one["values"] = one["values"] and wanted.values
+            one |= {"values": one["values"] and wanted.values, "inputs": False}
         if self._rounding:
             was = "" if recording["exact"] else f"{recording['error']}; "
             recording |= {"exact": False, "error": was + in_words(self._rounding)}
