@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]
 
-from regard import compiled, tiles
+from regard import compiled, glance, tiles
 from regard.backends import choose, repeated
 from regard.biases import Bias
 from regard.errors import OptionError
@@ -111,6 +111,10 @@ class Seen:
 
     def __repr__(self) -> str:
         return f"Seen(out={tuple(self.out.shape)}, {', '.join(repr(one) for one in self._results)})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each result in small."""
+        return glance.results(f"Seen: out {glance.size(self.out)}", self._results)
 
 
 def observe(

@@ -243,7 +243,7 @@ class HeadWeights:
                 answer = choose(asked)[0].run(asked).observed
             results = zip(passing, bound, answer, strict=True)
             found |= {one: mine.result(*tensors) for one, mine, tensors in results}
-        return {one: _at(found[one], place) for one in observers}
+        return {one: one_of(found[one], place) for one in observers}
 
     @functools.cached_property
     def _alone(self) -> Weights | None:
@@ -257,12 +257,12 @@ class HeadWeights:
 _NAMES = "batch rows", "heads", "queries", "keys"
 
 
-def _at(result: Any, place: tuple[int, int]) -> Any:
+def one_of(result: Any, place: tuple[int, int]) -> Any:
     """Of a statistic of all heads that of one; some have several tensors."""
     if isinstance(result, Tensor):
         return result[place]
     if isinstance(result, tuple):
-        parts = [_at(one, place) for one in cast("tuple[Any, ...]", result)]
+        parts = [one_of(one, place) for one in cast("tuple[Any, ...]", result)]
         return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
     return result
 

@@ -5,6 +5,7 @@ run, at any length. They are kept with mask, bias, score and normalizer as the v
 observer can be asked later.
 """
 
+from regard.recording.head import RecordedHead
 from regard.recording.inputs import Inputs, Output, Projection
 from regard.recording.layer import RecordedLayer
 from regard.recording.making import record
@@ -13,6 +14,6 @@ from regard.recording.words import Rounding, rounding_in_words, size_in_words
 from regard.recording.writing import DTYPES, Progress
 
 __all__ = [
-    "DTYPES", "Inputs", "Output", "Progress", "Projection", "RecordedLayer", "Recording", "Rounding",
-    "record", "rounding_in_words", "size_in_words",
+    "DTYPES", "Inputs", "Output", "Progress", "Projection", "RecordedHead", "RecordedLayer", "Recording",
+    "Rounding", "record", "rounding_in_words", "size_in_words",
 ]  # fmt: skip

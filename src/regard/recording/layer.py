@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from regard.normalizers import Normalizer, Softmax
 from regard.observers import Observer, Pooled, Rows
 from regard.recording.container import Entry, Reader, damaged
 from regard.recording.forms import AnyValue, value_of
+from regard.recording.head import RecordedHead
 from regard.recording.inputs import Inputs, inputs_of
 from regard.recording.words import (
     Rounding,
@@ -27,11 +28,17 @@ from regard.shapes import Keys, Output, Queries, Values
 from regard.watching import Pass, Place, observed
 from regard.weights import Weights
 
+if TYPE_CHECKING:
+    from regard.recording.opened import Recording
+
 Result = TypeVar("Result")
 
 
 class RecordedLayer:
     """The attention of one layer in a recorded run, read from the file where it is asked for."""
+
+    run: Recording
+    """The recording that it is of, which sets this."""
 
     def __init__(
         self, reader: Reader, number: int, name: str, place: Place, rounding: Rounding | None, about: Any
@@ -118,6 +125,10 @@ class RecordedLayer:
             OptionError: another normalizer than `Softmax`, of which lse does not tell: `see` has its rows.
         """
         return self._guarded(lambda: self._weights(self.mask))
+
+    def head(self, number: int, batch: int = 0) -> RecordedHead:
+        """One of its heads, in one batch row."""
+        return RecordedHead(self, number, batch)
 
     def see(self, *observers: Observer[Any]) -> Pass:
         """Statistics of the weights, as `watch` would have seen them in the run.

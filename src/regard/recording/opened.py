@@ -12,6 +12,7 @@ import torch
 
 from regard.errors import OptionError
 from regard.recording.container import Reader, damaged
+from regard.recording.head import thumbnails
 from regard.recording.layer import RecordedLayer, layer_of, word
 from regard.recording.words import (
     Row,
@@ -56,6 +57,8 @@ class Recording:
             """Another for every content: what is computed from a recording can be kept under it."""
             self.has_text = bool(about["text"])
             self._layers = [layer_of(reader, i, one) for i, one in enumerate(about["layers"])]
+            for layer in self._layers:
+                layer.run = self
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise damaged(
                 self.path, f"what it says of itself: {type(error).__name__}: {error}"
@@ -133,8 +136,8 @@ class Recording:
         return as_text(self._summary, self._rows)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: a small table."""
-        return as_html(self._summary, self._rows)
+        """What a notebook shows: its layers, and a map of every head where that is quick."""
+        return as_html(self._summary, self._rows, thumbnails(self._layers))
 
     @property
     def _summary(self) -> str:

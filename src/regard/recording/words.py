@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any, NamedTuple
 
+from regard import glance
 from regard.pages import printable
 
 
@@ -45,17 +45,9 @@ def as_text(summary: str, rows: Sequence[Row]) -> str:
     )))  # fmt: skip
 
 
-def as_html(summary: str, rows: Sequence[Row]) -> str:
-    """A recording as a notebook shows it, in the notebook's own colours."""
-    style = 'style="text-align:left;padding:.1em .8em .1em 0"'
-    head = "".join(f'<th scope="col" {style}>{title}</th>' for title in _HEADS)
-    lines = ("".join(f"<td {style}>{escape(cell)}</td>" for cell in row) for row in rows)
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return (
-        f'<div style="max-height:24em;overflow:auto"><table style="border-collapse:collapse">'
-        f'<caption style="text-align:left"><strong>{escape(summary)}</strong></caption>'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+def as_html(summary: str, rows: Sequence[Row], *below: str) -> str:
+    """A recording as a notebook shows it."""
+    return glance.block(summary, glance.table(_HEADS, rows), *below)
 
 
 def shown(word: str) -> str:
