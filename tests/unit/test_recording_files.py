@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.functional import linear
 
-from cases import Case
+from cases import Call, Case
 from regard import Entropy, Pooled, Received, Recording, RegardError, Rows, Softmax, TopK, record
 from regard.cli import main
 from regard.masks import Mask, Not
+from regard.nn import MultiHeadAttention
 from regard.recording import container
 from regard.recording.container import Reader, Writer
 from regard.recording.forms import FIELDS, value_of
@@ -33,7 +35,23 @@ from unit.test_recording import Calls, ours
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
 
-MODEL = Calls(
+
+class Reading(Calls):
+    """Calls, and a layer of which it is known what it read."""
+
+    def __init__(self, *calls: Call) -> None:
+        super().__init__(*calls)
+        torch.manual_seed(5)
+        self.reading = MultiHeadAttention(
+            6, 2, key_value_heads=1, value_size=2, qk_norm=torch.nn.RMSNorm, projection_bias=True
+        )
+
+    def forward(self) -> None:
+        super().forward()
+        self.reading(torch.ones(2, 3, 6))
+
+
+MODEL = Reading(
     Case(mask="causal left padding", bias="alibi", score="soft-capped", shape="grouped").build(),
     Case(mask="where", bias="sum", normalizer="sink", shape="grouped").build(),
     Case(mask="placed", bias="placed", score="cosine per head", shape="grouped").build(),
@@ -44,7 +62,8 @@ MODEL = Calls(
 
 def made(path: Path) -> bytes:
     """A recording of many kinds of values, small enough to be damaged often."""
-    record(MODEL, (), to=path, text="ab", tokens=["a", "b"], spans=[(0, 1), (1, 2)], values=True)
+    record(MODEL, (), to=path, text="ab", tokens=["a", "b"], spans=[(0, 1), (1, 2)], values=True,
+           layer_inputs=True)  # fmt: skip
     return path.read_bytes()
 
 
@@ -58,6 +77,12 @@ def asked(path: Path) -> list[Any]:
         if isinstance(layer.normalizer, Softmax):
             told += [layer.weights[0, 0, 0], layer.weights.see(Pooled(3, 3))]
         told.append(layer.out())
+        read = layer.inputs
+        parts = [] if read is None else [read.query, read.key, read.value]
+        told.append([
+            linear(one.x.double(), one.weight.double(), None if one.bias is None else one.bias.double())
+            for one in parts
+        ])  # fmt: skip
     return told
 
 
@@ -358,7 +383,7 @@ def test_truncated_anywhere(whole: tuple[bytes, Path], share: float) -> None:
         with pytest.raises(RegardError):
             Recording.open(path)
     else:
-        assert len(asked(path)) == 4 + 5 * 3 + 4 * 2
+        assert len(asked(path)) == 4 + 6 * 4 + 5 * 2
 
 
 def leaves(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

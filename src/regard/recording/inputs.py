@@ -145,7 +145,7 @@ class Projections:
         if self._at != prefix:  # what another layer read, which did not attend, is let go
             self._at, self._read = prefix, {}
         if arguments and isinstance(arguments[0], Tensor):
-            self._read[name] = arguments[0].detach()
+            self._read[name] = arguments[0]
 
     @staticmethod
     def _part(
