@@ -24,6 +24,8 @@ export interface Layer {
   bias: string | null;
   score: string;
   values: boolean;
+  /** Whether what the layer read is there, with its matrices. */
+  inputs?: boolean;
 }
 
 export interface Recording {

@@ -1,6 +1,7 @@
 // What the page knows. The place is the one thing a person changes; everything else follows from it.
 import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/signals";
-import { difference as compared, json, paths, raw, type Cell, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
+import { difference as compared, json, paths, raw, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
+import type { CellMore } from "./api.more";
 import { type Place, read, START, written } from "./pure/hash";
 import { SAY } from "./strings";
 import { onPlace, readPlace, writePlace } from "./transport";
@@ -99,7 +100,7 @@ export const cellPath = computed(() => {
   const at = cell.value;
   return at && onCell.value ? ofHead((id, l, h) => paths.cell(id, l, h, at.query, at.key))() : null;
 });
-export const cellTold = resource<Cell>(() => cellPath.value, json, 40);
+export const cellTold = resource<CellMore>(() => cellPath.value, json, 40);
 /** What the server says about the cell that is chosen, once it has said it. */
 export const cellNow = computed(() => (cellTold.value.path === cellPath.value ? cellTold.value.value : null));
 

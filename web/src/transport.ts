@@ -12,7 +12,8 @@ export interface Answer {
 
 export interface Init {
   readonly method: "POST";
-  readonly body: string;
+  /** JSON as text, or a file. */
+  readonly body: string | Blob;
 }
 
 /** What is being built of a recording. */
@@ -57,7 +58,7 @@ export function takeToken(): void {
 }
 
 const byHttp: Ask = async (path, signal, init) => {
-  const headers = { "X-Regard-Token": token, ...(init && { "Content-Type": "application/json" }) };
+  const headers = { "X-Regard-Token": token, ...(init && { "Content-Type": typeof init.body === "string" ? "application/json" : "application/octet-stream" }) };
   const response = await fetch(path, { ...init, headers, ...(signal && { signal }) });
   const json = response.headers.get("Content-Type")?.includes("json");
   return {

@@ -45,7 +45,7 @@ describe("the hash", () => {
     const place: Place = {
       screen: "compare", recording: "a1b2", layer: 3, head: 11, view: { q: 412.5, k: 17.25, scale: 0.0103 },
       cell: { query: 412, key: 17 }, pooling: "mean", ramp: "cividis", log: false, gamma: 0.7, rows: true, step: 6,
-      other: "c3d4/1/2", table: true,
+      other: "c3d4/1/2", table: true, about: "why", component: 7, beside: true,
     };
     expect(read(written(place))).toEqual(place);
     for (const [name, usual] of Object.entries(START)) {

@@ -5,6 +5,9 @@ export const SCREENS = ["open", "atlas", "map", "row", "lesson", "compare"] as c
 export type Screen = (typeof SCREENS)[number];
 export const POOLINGS = ["max", "mean", "sum"] as const;
 export type Pooling = (typeof POOLINGS)[number];
+/** What the lesson is about: the held weight (or the words, where none is held), the words, or one of the questions. */
+export const ABOUT = ["", "words", "why", "context"] as const;
+export type About = (typeof ABOUT)[number];
 
 export interface Place {
   readonly screen: Screen;
@@ -21,8 +24,13 @@ export interface Place {
   /** Each row divided by its largest weight on screen. */
   readonly rows: boolean;
   readonly step: number;
+  readonly about: About;
+  /** The component that a step of the lesson looks into; null: the largest. */
+  readonly component: number | null;
   /** What Compare subtracts: recording/layer/head. */
   readonly other: string;
+  /** Compare shows both rows over their texts instead of the map. */
+  readonly beside: boolean;
   /** The table twin instead of the picture. */
   readonly table: boolean;
 }
@@ -40,7 +48,10 @@ export const START: Place = {
   gamma: 0.5,
   rows: false,
   step: 1,
+  about: "",
+  component: null,
   other: "",
+  beside: false,
   table: false,
 };
 
@@ -61,7 +72,10 @@ export function written(place: Place): string {
   put("gamma", plain(place.gamma), plain(START.gamma));
   put("rows", place.rows ? "1" : "0", "0");
   put("step", String(place.step), "1");
+  put("about", place.about, "");
+  if (place.component !== null) said.set("i", String(place.component));
   put("minus", place.other, "");
+  put("beside", place.beside ? "1" : "0", "0");
   put("table", place.table ? "1" : "0", "0");
   const rest = said.toString().replaceAll("%2C", ",").replaceAll("%2F", "/");
   return rest ? `${place.screen}?${rest}` : place.screen;
@@ -94,6 +108,9 @@ export function read(hash: string): Place {
     gamma: gamma >= 0.1 && gamma <= 4 ? gamma : START.gamma,
     rows: said.get("rows") === "1",
     step: Math.min(Math.max(whole(said.get("step"), 1), 1), 9),
+    about: among(ABOUT, said.get("about"), ""),
+    component: /^\d{1,9}$/.test(said.get("i") ?? "") ? Number(said.get("i")) : null,
+    beside: said.get("beside") === "1",
     other: (said.get("minus") ?? "").slice(0, 120),
     table: said.get("table") === "1",
   };

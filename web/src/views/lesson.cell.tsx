@@ -1,21 +1,25 @@
 // The steps for one weight of a recording. Every number is the server's, but those that say that they were changed here.
 import { signal, useSignal } from "@preact/signals";
-import { type Cell, json, paths } from "../api";
+import type { CellMore } from "../api.more";
 import { changed } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { entropy } from "../pure/text";
-import { cell, headIndex, layer, place, resource, rowNow, run, screen, step, token } from "../state";
+import { layer, rowNow, step, token } from "../state";
 import { LESSON } from "../strings.lesson";
-import { Products, Signed, Vectors } from "./lesson.vectors";
+import { Heads } from "./lesson.heads";
+import { Vectors } from "./lesson.inputs";
+import { Output } from "./lesson.output";
+import { Products } from "./lesson.vectors";
 import { N } from "./number";
 import { Bar, Check, Token } from "./parts";
+import { Predict, PredictFirst, predicting } from "./predict";
 
 const T = LESSON.text;
 const temperature = signal(1);
 const unscaled = signal(false);
 const hidden = signal<ReadonlySet<number>>(new Set());
 
-export function CellSteps({ now }: { now: Cell }) {
+export function CellSteps({ now }: { now: CellMore }) {
   switch (step.value) {
     case 1: return <Vectors now={now} />;
     case 2: return <Products now={now} key={`${now.query.index}/${now.key.index}`} />;
@@ -23,7 +27,7 @@ export function CellSteps({ now }: { now: Cell }) {
     case 4: return <Mask now={now} />;
     case 8: return <Output now={now} />;
     case 9: return <Heads now={now} />;
-    default: return <Softmax now={now} upTo={step.value} />;
+    default: return <Softmax now={now} upTo={step.value} key={`${step.value}/${now.query.index}/${now.key.index}`} />;
   }
 }
 
@@ -31,7 +35,7 @@ function Equation({ children }: { children: preact.ComponentChildren }) {
   return <p class="equation">{children}</p>;
 }
 
-function Scale({ now }: { now: Cell }) {
+function Scale({ now }: { now: CellMore }) {
   return (
     <>
       <p>{T.scale}</p>
@@ -57,7 +61,7 @@ function Scale({ now }: { now: Cell }) {
 }
 
 /** The row's weights as recorded, beside what they become with what was changed. */
-function WeightsTable({ now, hide, brief }: { now: Cell; hide?: boolean; brief?: boolean }) {
+function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; brief?: boolean }) {
   const row = rowNow.value?.values;
   const touched = unscaled.value || temperature.value !== 1 || hidden.value.size > 0;
   if (!row || now.lse === null) return null;
@@ -125,7 +129,7 @@ function WeightsTable({ now, hide, brief }: { now: Cell; hide?: boolean; brief?:
 }
 
 /** At most a dozen keys of the row: the strongest, this one and its neighbours. */
-function shownKeys(now: Cell): number[] {
+function shownKeys(now: CellMore): number[] {
   const { keys, weights } = now.row;
   const order = keys.map((key, i) => [key, weights[i]!] as const);
   const near = order.filter(([key]) => Math.abs(key - now.key.index) <= 1).map(([key]) => key);
@@ -133,7 +137,7 @@ function shownKeys(now: Cell): number[] {
   return [...new Set([now.key.index, ...near, ...strong])].slice(0, 12).sort((a, b) => a - b);
 }
 
-function Mask({ now }: { now: Cell }) {
+function Mask({ now }: { now: CellMore }) {
   return (
     <>
       <p>{T.mask}</p>
@@ -145,10 +149,11 @@ function Mask({ now }: { now: Cell }) {
   );
 }
 
-function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
+function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
   const { keys, scores, weights } = now.row;
   const shown = shownKeys(now);
-  const predict = useSignal(false);
+  const seen = useSignal(false);
+  const hiding = upTo === 7 && predicting.value && !seen.value;
   const max = now.max;
   const others = 1 - shown.reduce((sum, key) => sum + (weights[keys.indexOf(key)] ?? 0), 0);
   return (
@@ -164,14 +169,12 @@ function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
           <span class="soft">exp ÷ sum =</span>
           <N value={now.exp} name="exp" tell={LESSON.from1.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
           <N value={now.sum} name="sum" tell={LESSON.from1.sum(String(now.query.index + 1))} /> ={" "}
-          {predict.value ? (
-            <button class="reveal" onClick={() => (predict.value = false)}>{LESSON.reveal}</button>
-          ) : (
+          <Predict value={now.weight} name={LESSON.weight} onSeen={() => (seen.value = true)}>
             <span data-lesson-weight={now.weight}>
               <N value={now.weight} role="weight" name="weight" digits={6} tell={LESSON.from1.weight(short(now.exp), short(now.sum))} />
             </span>
-          )}
-          <Check label={LESSON.predict} on={predict.value} onPick={(on) => (predict.value = on)} />
+          </Predict>
+          <PredictFirst />
         </Equation>
       )}
       {now.sink !== null && <p class="note">{LESSON.sink}: {short(now.sink)}</p>}
@@ -201,8 +204,8 @@ function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
                 <td><N value={score} name={`score of ${key}`} tell={LESSON.from1.score(score === null ? "masked" : "(q · k) × scale, soft-cap and bias where there are any")} /></td>
                 <td><N value={shifted} tell={LESSON.from1.shifted(short(score), short(max))} /></td>
                 {upTo >= 6 && <td><N value={exp} tell={LESSON.from1.exp(short(shifted))} /></td>}
-                {upTo >= 7 && <td><N value={weights[at] ?? 0} role="weight" tell={LESSON.from1.weight(short(exp), short(now.sum))} /></td>}
-                {upTo >= 7 && <td class="twobars"><Bar part={weights[at] ?? 0} /></td>}
+                {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={LESSON.from1.weight(short(exp), short(now.sum))} />}</td>}
+                {upTo >= 7 && <td class="twobars">{!(hiding && key === now.key.index) && <Bar part={weights[at] ?? 0} />}</td>}
               </tr>
             );
           })}
@@ -215,104 +218,7 @@ function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
           )}
         </tbody>
       </table>
-      {upTo >= 7 && <WeightsTable now={now} brief />}
-    </>
-  );
-}
-
-function Output({ now }: { now: Cell }) {
-  if (!now.values) return <p>{T.noValues}</p>;
-  const { v, out } = now.values;
-  const part = v.map((x) => x * now.weight);
-  const most = Math.max(...out.map(Math.abs), ...part.map(Math.abs), 1e-12);
-  return (
-    <>
-      <p>{T.out}</p>
-      <table class="sums">
-        <thead>
-          <tr>
-            <th scope="col">i</th>
-            <th scope="col" class="weight">weight</th>
-            <th scope="col" />
-            <th scope="col" class="value">v of {now.key.index}</th>
-            <th scope="col" />
-            <th scope="col">this key's part</th>
-            <th scope="col" aria-hidden="true" />
-            <th scope="col">all other keys</th>
-            <th scope="col" class="output">output</th>
-          </tr>
-        </thead>
-        <tbody>
-          {v.slice(0, 16).map((x, i) => (
-            <tr key={i}>
-              <td class="soft">{i}</td>
-              <td><N value={now.weight} role="weight" tell={LESSON.from1.weight(short(now.exp), short(now.sum))} /></td>
-              <td class="soft">×</td>
-              <td><N value={x} role="value" tell={LESSON.from1.value(i, now.key.index)} /></td>
-              <td class="soft">=</td>
-              <td><N value={part[i]!} tell={[`weight × v${i} = ${short(now.weight)} × ${short(x)}`, `component ${i} of the output`]} /></td>
-              <td class="signed-bar stacked">
-                <Signed part={part[i]! / most} />
-                <Signed part={out[i]! / most} />
-              </td>
-              <td class="number">{short(out[i]! - part[i]!)}</td>
-              <td><N value={out[i]!} role="output" tell={LESSON.from1.out(i)} /></td>
-            </tr>
-          ))}
-        </tbody>
-      </table>
-      {v.length > 16 && <p class="soft">{T.rest(v.length - 16)}: {short(part.slice(16).reduce((a, b) => a + b, 0))} of {short(out.slice(16).reduce((a, b) => a + b, 0))}</p>}
-    </>
-  );
-}
-
-/** The same pair of tokens in every head of the layer; at most 16 are asked for. */
-const beside = resource<Cell[]>(
-  () => {
-    const at = cell.value;
-    const now = layer.value;
-    if (!at || !now || !run.value || step.value !== 9 || screen.value !== "lesson") return null;
-    return Array.from({ length: Math.min(now.heads, 16) }, (_, head) => paths.cell(run.value!.id, now.index, head, at.query, at.key)).join(" ");
-  },
-  (asked, signal) => Promise.all(asked.split(" ").map((path) => json<Cell>(path, signal))),
-);
-
-function Heads({ now }: { now: Cell }) {
-  const all = beside.value.loading ? null : beside.value.value;
-  return (
-    <>
-      <p>{T.heads}</p>
-      <h2>{T.pair}</h2>
-      <table class="sums">
-        <thead>
-          <tr>
-            <th scope="col">head</th>
-            <th scope="col">q · k</th>
-            <th scope="col">score</th>
-            <th scope="col" class="weight">weight</th>
-            <th scope="col" aria-hidden="true" />
-            <th scope="col" class="left">strongest key</th>
-          </tr>
-        </thead>
-        <tbody>
-          {all?.map((one, head) => {
-            const best = one.row.weights.indexOf(Math.max(...one.row.weights));
-            return (
-              <tr key={head} class={head === headIndex.value ? "this" : ""}>
-                <td>{head}</td>
-                <td class="number">{short(one.dot)}</td>
-                <td class="number">{short(one.score)}</td>
-                <td class="number weight">{short(one.weight)}</td>
-                <td class="twobars"><Bar part={one.weight} /></td>
-                <td class="left">
-                  {one.row.keys[best]} <Token index={one.row.keys[best] ?? 0} role="plain" />
-                </td>
-              </tr>
-            );
-          })}
-        </tbody>
-      </table>
-      <p class="soft">{place.value.recording && now.values ? "" : T.noX}</p>
+      {upTo >= 7 && !hiding && <WeightsTable now={now} brief />}
     </>
   );
 }

@@ -1,54 +1,69 @@
-// The lesson: nine steps, of one weight of a recording or of three words.
-import { useSignal } from "@preact/signals";
+// The lesson: nine steps, of one weight of a recording or of three words; and questions that are answered by doing.
 import { useEffect } from "preact/hooks";
-import { cell, cellNow, go, headIndex, layer, run, step } from "../state";
+import { type About, ABOUT } from "../pure/hash";
+import { cell, cellNow, go, headIndex, layer, place, run, step } from "../state";
+import { ASK } from "../strings.ask";
 import { LESSON } from "../strings.lesson";
 import { SAY } from "../strings";
 import { CellSteps } from "./lesson.cell";
+import { ContextLesson } from "./lesson.context";
+import { WhyLesson } from "./lesson.why";
 import { WordsLesson } from "./lesson.words";
 import { told, Where } from "./number";
 import { Token } from "./parts";
 
+const CONTENT: Record<About, () => preact.JSX.Element> = { "": CellLesson, words: WordsLesson, why: WhyLesson, context: ContextLesson };
+
 export function LessonView() {
   const real = run.value !== null && cell.value !== null;
-  const words = useSignal(false);
-  const asWords = words.value || !real;
+  const about = place.value.about || (real ? "" : "words");
+  const stepped = about === "" || about === "words";
+  const Content = CONTENT[about];
   useEffect(() => {
     told.value = null;
-  }, [step.value, cell.value, asWords]);
+  }, [step.value, cell.value, about]);
+  const to = (next: About) => go({ about: next, component: null, ...(next === "words" ? { step: 1 } : {}) });
   return (
     <div class="lesson">
       <nav class="steps" aria-label={SAY.screens.lesson}>
-        <div class="segmented" role="group">
-          <button aria-pressed={!asWords} disabled={!real} onClick={() => (words.value = false)}>
-            {LESSON.this}
-          </button>
-          <button aria-pressed={asWords} onClick={() => (words.value = true)}>
-            {LESSON.words}
-          </button>
-        </div>
-        <ol>
-          {LESSON.steps.map(([sign, name], i) => (
-            <li key={sign}>
-              <button aria-current={step.value === i + 1 ? "step" : undefined} onClick={() => go({ step: i + 1 })}>
-                <span class="index">{i + 1}</span>
-                <b>{sign}</b>
-                <span class="soft">{name}</span>
+        <ul class="subjects">
+          {ABOUT.map((one) => (
+            <li key={one}>
+              <button data-about={one} aria-current={about === one ? "page" : undefined} disabled={!one && !real} onClick={() => to(one)}>
+                {one ? ASK.names[one] : LESSON.this}
+                {!one && !real && <span class="soft"> · {LESSON.noCell}</span>}
               </button>
             </li>
           ))}
-        </ol>
+        </ul>
+        {stepped && (
+          <ol>
+            {LESSON.steps.map(([sign, name], i) => (
+              <li key={sign}>
+                <button aria-current={step.value === i + 1 ? "step" : undefined} onClick={() => go({ step: i + 1, component: null })}>
+                  <span class="index">{i + 1}</span>
+                  <b>{sign}</b>
+                  <span class="soft">{name}</span>
+                </button>
+              </li>
+            ))}
+          </ol>
+        )}
       </nav>
-      <article>
-        {asWords ? <WordsLesson /> : <CellLesson />}
+      <article tabIndex={-1}>
+        <Content key={about} />
         <footer>
-          <button disabled={step.value === 1} onClick={() => go({ step: step.value - 1 })}>
-            ← {LESSON.back}
-          </button>
+          {stepped && (
+            <button disabled={step.value === 1} onClick={() => go({ step: step.value - 1, component: null })}>
+              ← {LESSON.back}
+            </button>
+          )}
           <Where />
-          <button class="primary" disabled={step.value === 9} onClick={() => go({ step: step.value + 1 })}>
-            {LESSON.next} →
-          </button>
+          {stepped && (
+            <button class="primary" disabled={step.value === 9} onClick={() => go({ step: step.value + 1, component: null })}>
+              {LESSON.next} →
+            </button>
+          )}
         </footer>
       </article>
     </div>

@@ -1,27 +1,27 @@
 // The lesson on a few words, from nothing. Every number is the library's (regard.lesson) and knows what it was made of.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
+import { useEffect } from "preact/hooks";
 import { json, paths, type Words } from "../api";
 import { tidy } from "../pure/numbers";
-import { go, resource, screen, step } from "../state";
+import { resource, screen, step } from "../state";
 import { LESSON } from "../strings.lesson";
 import { SAY } from "../strings";
 import { told } from "./number";
 import { Check } from "./parts";
+import { predicting, PredictFirst } from "./predict";
 
 const T = LESSON.text;
-const words = signal("the river bank");
-const tied = signal(false);
+export const words = signal("the river bank");
 const causal = signal(true);
 const scaled = signal(true);
 const temperature = signal(1);
-const contrast = signal(false);
+/** Numbers that are hidden until they are worked out: those of one grid, by what has been revealed. */
+const revealed = signal<ReadonlySet<number>>(new Set());
 
 /** What scores are divided by; null: √d. */
 const divisor = () => (scaled.value ? (temperature.value === 1 ? null : Math.SQRT2 * temperature.value) : temperature.value);
-const asked = (text: string) => () => (screen.value === "lesson" ? paths.words(text || words.value, tied.value, causal.value, divisor()) : null);
-const lesson = resource<Words>(asked(""), json, 80);
-const money = resource<Words>(() => (contrast.value ? asked("the money bank")() : null), json);
+const lesson = resource<Words>(() => (screen.value === "lesson" ? paths.words(words.value, false, causal.value, divisor()) : null), json, 80);
 const ROLE: Record<string, string> = { embedding: "plain", map: "plain", score: "score" };
 const SIGN: Record<string, string> = { divide: "÷", subtract: "−", sum: "+" };
 
@@ -45,7 +45,14 @@ function say(made: Words, at: number): void {
   };
 }
 
-function Grid({ made, of, name, rows, cols }: { made: Words; of: number[][]; name: string; rows?: readonly string[] | undefined; cols?: readonly string[] | undefined }) {
+function Grid({ made, of, name, rows, cols, hide }: {
+  made: Words;
+  of: number[][];
+  name: string;
+  rows?: readonly string[] | undefined;
+  cols?: readonly string[] | undefined;
+  hide?: boolean | undefined;
+}) {
   return (
     <figure class="matrix">
       <figcaption>{name}</figcaption>
@@ -66,6 +73,12 @@ function Grid({ made, of, name, rows, cols }: { made: Words; of: number[][]; nam
               {rows && <th scope="row">{rows[i]}</th>}
               {row.map((at, j) => {
                 const { value, role } = made.numbers[at]!;
+                if (hide && predicting.value && !revealed.value.has(at))
+                  return (
+                    <td key={j}>
+                      <button class="n reveal" aria-label={LESSON.unseen} title={LESSON.unseen} onClick={() => ((revealed.value = new Set(revealed.value).add(at)), say(made, at))}>?</button>
+                    </td>
+                  );
                 const shade = role === "weight" && value ? { "--part": `${Math.round(value * 70)}%` } : {};
                 return (
                   <td key={j} class={role === "weight" ? "shaded" : ""} style={shade}>
@@ -81,30 +94,37 @@ function Grid({ made, of, name, rows, cols }: { made: Words; of: number[][]; nam
   );
 }
 
+/** Where the words are typed, with what else the lesson lets one choose. */
+export function WordsField({ children }: { children: ComponentChildren }) {
+  return (
+    <form class="tools" onSubmit={(event) => (event.preventDefault(), (words.value = new FormData(event.currentTarget).get("words") as string))}>
+      <label class="choice">
+        <span>{LESSON.wordsLabel}</span>
+        <input name="words" value={words.value} spellcheck={false} />
+      </label>
+      {children}
+    </form>
+  );
+}
+
 export function WordsLesson() {
   const made = lesson.value.value;
+  const now = step.value;
+  useEffect(() => {
+    revealed.value = new Set();
+  }, [now, made, predicting.value]);
   return (
     <>
       <header class="subject">
-        <form class="tools" onSubmit={(event) => (event.preventDefault(), (words.value = new FormData(event.currentTarget).get("words") as string))}>
-          <label class="choice">
-            <span>{LESSON.wordsLabel}</span>
-            <input name="words" value={words.value} spellcheck={false} />
-          </label>
+        <WordsField>
           <Check label={LESSON.causal} on={causal.value} onPick={(on) => (causal.value = on)} />
-          <Check label={LESSON.tied} on={tied.value} onPick={(on) => (tied.value = on)} />
-        </form>
+          {(now === 2 || now === 7) && <PredictFirst />}
+        </WordsField>
         <h1>
-          {step.value}. {LESSON.steps[step.value - 1]![1]}
+          {now}. {LESSON.steps[now - 1]![1]}
         </h1>
       </header>
       {made ? <Step made={made} /> : <p class="empty">{SAY.loading}</p>}
-      {tied.value && <p class="note">{LESSON.tiedText}</p>}
-      <div class="questions">
-        <button onClick={() => ((tied.value = true), (causal.value = false), go({ step: 2 }))}>{LESSON.askWhy}</button>
-        <button onClick={() => ((words.value = "the river bank"), (tied.value = false), (contrast.value = true), go({ step: 9 }))}>{LESSON.askContext}</button>
-        <button onClick={() => ((words.value = "the river bank"), (tied.value = false), (causal.value = true), go({ step: 1 }))}>{LESSON.askSimple}</button>
-      </div>
     </>
   );
 }
@@ -131,8 +151,8 @@ function Step({ made }: { made: Words }) {
       </label>
     </div>
   );
-  const grid = (of: number[][], name: string, cols: readonly string[] | null = names, rows: readonly string[] | null = names) => (
-    <Grid made={made} of={of} name={name} rows={rows ?? undefined} cols={cols ?? undefined} />
+  const grid = (of: number[][], name: string, cols: readonly string[] | null = names, rows: readonly string[] | null = names, hide = false) => (
+    <Grid made={made} of={of} name={name} rows={rows ?? undefined} cols={cols ?? undefined} hide={hide} />
   );
   switch (now) {
     case 1:
@@ -150,7 +170,7 @@ function Step({ made }: { made: Words }) {
         </>
       );
     case 2:
-      return <><p>{T.dot}</p>{each((head) => <>{grid(head.q, "q", null)}{grid(head.k, "k", null)}{grid(head.scores, "q · k")}</>)}</>;
+      return <><p>{T.dot}</p>{each((head) => <>{grid(head.q, "q", null)}{grid(head.k, "k", null)}{grid(head.scores, "q · k", names, names, true)}</>)}</>;
     case 3:
       return <><p>{T.scale}</p>{heat}{each((head) => <>{grid(head.scores, "q · k")}{grid([[head.divisor]], "√d", null, null)}{grid(head.scaled, "÷ √d")}{grid(head.weights, "weights")}</>)}</>;
     case 4:
@@ -160,11 +180,10 @@ function Step({ made }: { made: Words }) {
     case 6:
       return <><p>{T.exp}</p>{each((head) => <>{grid(head.shifted, "− largest")}{grid(head.exps, "exp")}</>)}</>;
     case 7:
-      return <><p>{T.sum}</p>{heat}{each((head) => <>{grid(head.exps, "exp")}{grid(head.sums.map((m) => [m]), "sum", null)}{grid(head.weights, "weights")}</>)}</>;
+      return <><p>{T.sum}</p>{heat}{each((head) => <>{grid(head.exps, "exp")}{grid(head.sums.map((m) => [m]), "sum", null)}{grid(head.weights, "weights", names, names, true)}</>)}</>;
     case 8:
       return <><p>{T.out}</p>{each((head) => <>{grid(head.weights, "weights")}{grid(head.v, "v", null)}{grid(head.out, "weights · v", null)}</>)}</>;
-    default: {
-      const other = contrast.value ? money.value.value : null;
+    default:
       return (
         <>
           <p>{T.heads}</p>
@@ -173,19 +192,7 @@ function Step({ made }: { made: Words }) {
             {grid(made.w_o, "W_o", null, null)}
             {grid(made.out, "out", null)}
           </div>
-          {other && (
-            <>
-              <p class="note">{LESSON.contextText}</p>
-              <div class="matrices">
-                <Grid made={made} of={made.x} name={`x · ${made.words.join(" ")}`} rows={made.labels} />
-                <Grid made={made} of={made.out} name="out" rows={made.labels} />
-                <Grid made={other} of={other.x} name={`x · ${other.words.join(" ")}`} rows={other.labels} />
-                <Grid made={other} of={other.out} name="out" rows={other.labels} />
-              </div>
-            </>
-          )}
         </>
       );
-    }
   }
 }

@@ -1,0 +1,108 @@
+// Step 1: a component of q, k or v as the sum of products that it is.
+import { computed, useSignal } from "@preact/signals";
+import { type CellMore, more, type Part } from "../api.more";
+import { json } from "../api";
+import { short } from "../pure/numbers";
+import { cellPath, go, place, resource, run, screen, step } from "../state";
+import { DEEP } from "../strings.deep";
+import { LESSON } from "../strings.lesson";
+import { Component, SumOfProducts } from "./lesson.sums";
+import { Vector } from "./lesson.vectors";
+import { N } from "./number";
+
+const path = computed(() => {
+  const { component } = place.value;
+  return screen.value === "lesson" && step.value === 1 && component !== null && cellPath.value ? more.component(cellPath.value, component) : null;
+});
+const chosen = resource<CellMore>(() => path.value, json, 40);
+
+export function Vectors({ now }: { now: CellMore }) {
+  const which = useSignal<"q" | "k" | "v">("q");
+  const inputs = (place.value.component !== null ? chosen.value.value?.inputs : now.inputs) ?? now.inputs;
+  const { query, key } = now;
+  const vectors = [
+    ["q", "query", query.index, now.q],
+    ["k", "key", key.index, now.k],
+    ...(now.values ? [["v", "value", key.index, now.values.v] as const] : []),
+  ] as const;
+  const [name, role, at] = vectors.find(([one]) => one === which.value) ?? vectors[0]!;
+  const part = inputs?.[name];
+  return (
+    <>
+      <p>{LESSON.text.vectors}</p>
+      {vectors.map(([one, role, at, values]) => (
+        <Vector
+          key={one}
+          values={values}
+          role={role}
+          height={60}
+          label={`${one} of ${at}, ${values.length} numbers`}
+          mark={inputs?.[one]?.component ?? null}
+          onPick={inputs ? (i) => ((which.value = one), go({ component: i })) : undefined}
+        />
+      ))}
+      {inputs && part ? (
+        <>
+          <div class="tools">
+            <div class="segmented" role="group" aria-label={DEEP.whose}>
+              {vectors.map(([one, role, at]) => (
+                <button key={one} class={role} aria-pressed={one === name} onClick={() => (which.value = one)}>
+                  {one} of {at}
+                </button>
+              ))}
+            </div>
+            <Component bars of={name} now={part.component} most={name === "v" ? now.values!.v.length : now.q.length} />
+          </div>
+          <Projection part={part} name={name} role={role} at={at} />
+        </>
+      ) : (
+        <>
+          {vectors.slice(0, 2).map(([one, role, at, values]) => (
+            <div class="numbers" key={one}>
+              {values.slice(0, 8).map((x, i) => <N key={i} value={x} role={role} name={`${one}${i}`} tell={LESSON.from1[one as "q"](i, at)} />)}
+              {values.length > 8 && <span class="soft">…</span>}
+            </div>
+          ))}
+          <p class="note">{run.value?.layers.some((one) => one.inputs) ? DEEP.noXOf : DEEP.noX}</p>
+        </>
+      )}
+    </>
+  );
+}
+
+function Projection({ part, name, role, at }: { part: Part; name: string; role: string; at: number }) {
+  const i = part.component;
+  return (
+    <SumOfProducts
+      a={{ name: `x of ${at}`, role: "plain", values: part.x, tell: (j) => DEEP.x(j, at) }}
+      b={{ name: `W_${name}, ${i}`, role: "plain", values: part.w, tell: (j) => DEEP.w(name, i, j) }}
+      sum={part.sum}
+      name={DEEP.projected(name, i)}
+      goes={part.bias === null ? DEEP.isProjected : DEEP.plusBias}
+    >
+      {part.bias !== null && (
+        <>
+          <tr class="total">
+            <td colSpan={7}>{DEEP.plusBias}</td>
+            <td><N value={part.bias} name={DEEP.plusBias} tell={DEEP.bias(name, i)} /></td>
+          </tr>
+          <tr class="total">
+            <td colSpan={7}>{DEEP.isProjected}</td>
+            <td><N value={part.projected} name={DEEP.isProjected} digits={6} tell={[DEEP.projectedFrom(short(part.sum), short(part.bias)), DEEP.asRecorded]} /></td>
+          </tr>
+        </>
+      )}
+      {part.recorded !== null && (
+        <tr class="total">
+          <td colSpan={7}>
+            {part.between.length > 0 && <span class="soft">{part.between.map((one) => DEEP.then[one] ?? one).join(", ")} → </span>}
+            {name}
+            {i} {DEEP.asRecorded}
+            {part.between.length === 0 && <span class="soft"> · {DEEP.same}</span>}
+          </td>
+          <td><N value={part.recorded} role={role} name={`${name}${i}`} digits={6} tell={DEEP.recorded(name, i, at)} /></td>
+        </tr>
+      )}
+    </SumOfProducts>
+  );
+}

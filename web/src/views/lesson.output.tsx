@@ -1,0 +1,158 @@
+// Step 8: the output as the values that it is a mixture of, key by key.
+import { useSignal } from "@preact/signals";
+import type { CellMore } from "../api.more";
+import { short, shown } from "../pure/numbers";
+import { go, place, speak, token } from "../state";
+import { DEEP } from "../strings.deep";
+import { LESSON } from "../strings.lesson";
+import { Component, SumOfProducts } from "./lesson.sums";
+import { N } from "./number";
+import { Check, Token } from "./parts";
+
+const T = LESSON.text;
+const ROWS = 16;
+const KEYS = 12;
+
+export function Output({ now }: { now: CellMore }) {
+  return now.values ? <Mixture now={now} values={now.values} key={`${now.query.index}/${now.key.index}`} /> : <p>{T.noValues}</p>;
+}
+
+/** A key of the row and its part of every component; key −1: all keys that are not told one by one. */
+interface Slice {
+  readonly key: number;
+  readonly weight: number;
+  readonly v: readonly number[] | null;
+  readonly parts: readonly number[];
+}
+
+function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore["values"]> }) {
+  const all = useSignal(false);
+  const pointed = useSignal<number | null>(null);
+  const edits = useSignal<Record<string, number>>({});
+  const edited = Object.keys(edits.value).length > 0;
+  const size = values.out.length;
+  const keys = values.keys ?? [now.key.index];
+  const vs = values.vs ?? [values.v];
+  const slices: Slice[] = keys.map((key, n) => {
+    const weight = now.row.weights[now.row.keys.indexOf(key)] ?? 0;
+    const v = vs[n]!.map((x, i) => edits.value[`${key}/${i}`] ?? x);
+    return { key, weight, v, parts: v.map((x) => x * weight) };
+  });
+  const rest = values.rest ?? values.out.map((x, i) => x - now.weight * values.v[i]!);
+  const given = slices.slice();
+  slices.sort((a, b) => b.weight - a.weight || a.key - b.key);
+  slices.push({ key: -1, weight: 1 - slices.reduce((sum, one) => sum + one.weight, 0), v: null, parts: rest });
+  const out = values.out.map((x, i) => keys.reduce((sum, key, n) => {
+    const to = edits.value[`${key}/${i}`];
+    return to === undefined ? sum : sum + (to - vs[n]![i]!) * (now.row.weights[now.row.keys.indexOf(key)] ?? 0);
+  }, x));
+  // The component with the largest part of this key, unless one was chosen.
+  const own = slices.find((one) => one.key === now.key.index)!.parts;
+  const largest = own.reduce((best, x, i) => (Math.abs(x) > Math.abs(own[best]!) ? i : best), 0);
+  const component = Math.min(place.value.component ?? largest, size - 1);
+  const rows = Array.from({ length: all.value ? size : Math.min(size, ROWS) }, (_, i) => i);
+  if (!rows.includes(component)) rows.push(component);
+  const reach = (i: number, sign: number) => slices.reduce((sum, { parts }) => sum + Math.max(sign * parts[i]!, 0), 0);
+  const most = Math.max(...rows.map((i) => Math.max(reach(i, 1), reach(i, -1))), 1e-12);
+  const name = (key: number) => (key < 0 ? DEEP.otherKeys : `${key} ${shown(token(key))}`);
+  const point = (i: number, at: number | null) => {
+    pointed.value = at;
+    if (at !== null) speak(DEEP.segment(i, name(slices[at]!.key), short(slices[at]!.parts[i]!)));
+  };
+  const here = pointed.value === null ? null : slices[pointed.value]!;
+  return (
+    <>
+      <p>
+        {T.out} {DEEP.parts}
+      </p>
+      <div class="tools">
+        {size > ROWS && <Check label={DEEP.every(size)} on={all.value} onPick={(on) => (all.value = on)} />}
+        <span class="soft" data-pointed={here?.key}>
+          {here ? DEEP.gives(name(here.key), short(here.weight)) : DEEP.point}
+        </span>
+      </div>
+      <ul class="stack">
+        {rows.map((i) => (
+          <li key={i}>
+            <button
+              aria-pressed={i === component}
+              aria-label={DEEP.row(i, short(out[i]!))}
+              onClick={() => go({ component: i })}
+              onPointerMove={(event) => {
+                const at = (event.target as HTMLElement).dataset.at;
+                pointed.value = at === undefined ? null : Number(at);
+              }}
+              onPointerLeave={() => (pointed.value = null)}
+              onBlur={() => (pointed.value = null)}
+              onKeyDown={(event) => {
+                const by = event.key === "ArrowRight" ? 1 : event.key === "ArrowLeft" ? -1 : 0;
+                if (!by) return;
+                event.preventDefault();
+                point(i, ((pointed.value ?? (by > 0 ? -1 : 0)) + by + slices.length) % slices.length);
+              }}
+            >
+              <span class="index">{i}</span>
+              <span class="stacked-bar" aria-hidden="true">
+                <Segments slices={slices} i={i} most={most} held={now.key.index} pointed={pointed.value} name={name} />
+                <i class="tick" style={{ left: `${50 + (out[i]! / most) * 50}%` }} />
+              </span>
+              <span class="number output">{short(out[i]!)}</span>
+            </button>
+          </li>
+        ))}
+      </ul>
+      <Component bars of={DEEP.outputName} now={component} most={size} />
+      <SumOfProducts
+        a={{ name: LESSON.weight, role: "weight", values: given.map((one) => one.weight), tell: (n) => DEEP.weightOf(given[n]!.key) }}
+        b={{
+          name: `v${component}`, role: "value", values: given.map((one) => one.v![component]!),
+          edit: (n, to) => (edits.value = { ...edits.value, [`${given[n]!.key}/${component}`]: to }),
+        }}
+        sum={out[component]!}
+        name={DEEP.outputOf(component)}
+        goes={DEEP.outGoes}
+        most={KEYS}
+        held={given.findIndex((one) => one.key === now.key.index)}
+        label={(n) => <>{given[n]!.key} <Token index={given[n]!.key} role="plain" /></>}
+        rest={DEEP.otherKeys}
+        total={<N value={out[component]!} role="output" name={DEEP.outputOf(component)} digits={6} tell={[LESSON.from1.out(component)[0], DEEP.outGoes]} />}
+      />
+      {edited && (
+        <p class="note">
+          {DEEP.edited} {DEEP.outWas(short(values.out[component]!), short(out[component]! - values.out[component]!))}{" "}
+          <button onClick={() => (edits.value = {})}>{LESSON.recorded}</button>
+        </p>
+      )}
+    </>
+  );
+}
+
+/** Parts above zero to the right, below zero to the left, in the order of their weights. */
+function Segments({ slices, i, most, held, pointed, name }: {
+  slices: readonly Slice[];
+  i: number;
+  most: number;
+  held: number;
+  pointed: number | null;
+  name: (key: number) => string;
+}) {
+  let [less, more] = [50, 50];
+  return (
+    <>
+      {slices.map(({ key, parts }, n) => {
+        const wide = (Math.abs(parts[i]!) / most) * 50;
+        const left = parts[i]! < 0 ? (less -= wide) : more;
+        if (parts[i]! >= 0) more += wide;
+        return wide < 0.1 ? null : (
+          <i
+            key={key}
+            data-at={n}
+            class={`${key === held ? "this" : key < 0 ? "rest" : n % 2 ? "odd" : ""}${pointed === n ? " pointed" : ""}`}
+            style={{ left: `${left}%`, width: `${wide}%` }}
+            title={`${name(key)}: ${short(parts[i]!)}`}
+          />
+        );
+      })}
+    </>
+  );
+}

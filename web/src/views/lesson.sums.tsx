@@ -1,0 +1,146 @@
+// Tables of the lesson: a sum of products, and bars to the left and right of nothing.
+import { useSignal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
+import { terms } from "../pure/lesson";
+import { short } from "../pure/numbers";
+import { place, go } from "../state";
+import { LESSON } from "../strings.lesson";
+import { DEEP } from "../strings.deep";
+import { N } from "./number";
+import { Check } from "./parts";
+
+/** A bar to the right for more than nothing, to the left for less. */
+export function Signed({ part }: { part: number }) {
+  const wide = Math.min(Math.abs(part), 1) * 50;
+  return (
+    <span class="signed" aria-hidden="true">
+      <i style={{ width: `${wide}%`, left: part < 0 ? `${50 - wide}%` : "50%" }} />
+    </span>
+  );
+}
+
+/** A table of the lesson: what heads its columns, [text, class], and its rows. */
+export function Sums({ head, children, ...rest }: { head: readonly (readonly [string, string?])[]; children: ComponentChildren; [data: `data-${string}`]: unknown }) {
+  return (
+    <div class="scroll">
+      <table class="sums" {...rest}>
+        <thead>
+          <tr>{head.map(([text, role], i) => (text ? <th scope="col" class={role} key={i}>{text}</th> : <td key={i} />))}</tr>
+        </thead>
+        <tbody>{children}</tbody>
+      </table>
+    </div>
+  );
+}
+
+export interface Side {
+  readonly name: string;
+  readonly role: string;
+  readonly values: readonly number[];
+  /** Where component i came from, and where it goes. */
+  tell?(i: number): readonly ComponentChildren[];
+  /** The components may be changed: what to do with a new one. */
+  edit?(i: number, value: number): void;
+}
+
+/** Σ a × b: the largest products with a running sum, the exact remainder, and the whole as the library has it. */
+export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, rest, hiding, total, children }: {
+  a: Side;
+  b: Side;
+  /** What all the products sum to, those that are not given among them. */
+  sum: number;
+  name: string;
+  goes: string;
+  most?: number;
+  label?: (i: number) => ComponentChildren;
+  held?: number;
+  /** What the products that are not shown are called. */
+  rest?: string;
+  hiding?: boolean;
+  total?: ComponentChildren;
+  children?: ComponentChildren;
+}) {
+  const all = useSignal(false);
+  const products = a.values.map((x, i) => x * b.values[i]!);
+  const { shown, rest: left, subtotal } = terms(a.values, b.values, products, all.value ? Infinity : most);
+  const other = sum - subtotal;
+  const largest = Math.max(...shown.map((term) => Math.abs(term.product)), 1e-12);
+  const number = (side: Side, i: number, value: number) => (
+    <td>
+      {side.edit ? (
+        <input
+          class={`edit ${side.role}`}
+          type="number"
+          step="any"
+          aria-label={`${side.name}, ${i}`}
+          value={Number(value.toPrecision(5))}
+          onChange={(event) => event.currentTarget.value !== "" && side.edit!(i, Number(event.currentTarget.value))}
+        />
+      ) : (
+        <N value={value} role={side.role} name={`${side.name}, ${i}`} tell={side.tell!(i)} />
+      )}
+    </td>
+  );
+  return (
+    <>
+      {products.length > most && (
+        <div class="tools">
+          <Check label={LESSON.text.all} on={all.value} onPick={(on) => (all.value = on)} />
+          {left > 0 && <span class="soft">{LESSON.text.largest(shown.length, left)}</span>}
+        </div>
+      )}
+      <Sums head={[["i"], [a.name, a.role], [""], [b.name, b.role], [""], [DEEP.product], [""], [DEEP.soFar]]}>
+        {shown.map((term, n) => (
+          <tr key={term.index} class={term.index === held ? "this" : ""}>
+            <td class="soft left">{label ? label(term.index) : term.index}</td>
+            {number(a, term.index, term.q)}
+            <td class="soft">×</td>
+            {number(b, term.index, term.k)}
+            <td class="soft">=</td>
+            <td><N value={term.product} tell={[`${short(term.q)} × ${short(term.k)}`, name]} /></td>
+            <td class="signed-bar"><Signed part={term.product / largest} /></td>
+            <td>{hiding ? "?" : <N value={term.sum} tell={LESSON.from1.running(n + 1)} />}</td>
+          </tr>
+        ))}
+        {(left > 0 || rest) && (
+          <tr>
+            <td class="soft left" colSpan={5}>{rest ?? LESSON.text.rest(left)}</td>
+            <td><N value={other} tell={[DEEP.remainder(short(sum), short(subtotal), shown.length), name]} /></td>
+            <td class="signed-bar"><Signed part={other / largest} /></td>
+            <td />
+          </tr>
+        )}
+        <tr class="total">
+          <td colSpan={7}>{name}</td>
+          <td>{total ?? <N value={sum} name={name} digits={6} tell={[DEEP.sumOf, goes]} />}</td>
+        </tr>
+        {children}
+      </Sums>
+    </>
+  );
+}
+
+/** Which component a step looks into. */
+export function Component({ of, now, most, bars }: { of: string; now: number; most: number; bars?: boolean }) {
+  return (
+    <div class="tools">
+      <label class="choice">
+        <span>{DEEP.component(of)}</span>
+        <input
+          type="number"
+          min="0"
+          max={most - 1}
+          data-component={now}
+          value={now}
+          onChange={(event) => {
+            const to = Number(event.currentTarget.value);
+            if (Number.isInteger(to) && to >= 0 && to < most) go({ component: to });
+            else event.currentTarget.value = String(now);
+          }}
+        />
+      </label>
+      <span class="soft">{DEEP.range(most)}{bars && DEEP.bars}</span>
+      {place.value.component !== null && <button onClick={() => go({ component: null })}>{DEEP.largest}</button>}
+    </div>
+  );
+}

@@ -1,0 +1,169 @@
+// Why separate query, key and value vectors: two words, with a vector for each job and with one for both. One tries to make a relation
+// that has a direction; tied, both scores are the same products.
+import { signal } from "@preact/signals";
+import { json, paths, type Words } from "../api";
+import { tidy } from "../pure/numbers";
+import { place, resource, screen } from "../state";
+import { ASK } from "../strings.ask";
+import { SAY } from "../strings";
+import { WordsField, words } from "./lesson.words";
+import { N } from "./number";
+import { Choice } from "./parts";
+
+const T = ASK.why;
+const asked = resource<Words>(() => (screen.value === "lesson" && place.value.about === "why" ? paths.words(words.value, false, true, null) : null), json, 80);
+const pair = signal<readonly [number, number]>([2, 1]);
+/** Typed numbers, by side, vector, word and component. */
+const typed = signal<Record<string, number>>({});
+
+type Vector = (kind: "q" | "k", word: number) => number[];
+
+export function WhyLesson() {
+  const made = asked.value.value;
+  const count = made?.words.length ?? 0;
+  const [a, b] = pair.value.map((at) => Math.min(at, count - 1)) as [number, number];
+  if (!made || count < 2) return <p class="empty">{SAY.loading}</p>;
+  const names = made.labels;
+  const head = made.heads[0]!;
+  const given = (kind: "q" | "k", word: number) => head[kind][word]!.map((at) => made.numbers[at]!.value ?? 0);
+  const vector = (side: "separate" | "tied"): Vector => (kind, word) =>
+    given(side === "tied" ? "k" : kind, word).map((x, i) => typed.value[`${side}/${side === "tied" ? "k" : kind}/${word}/${i}`] ?? x);
+  const among = names.map((name, i) => [String(i), name] as const);
+  const pick = (at: 0 | 1) => (text: string) => {
+    const to = Number(text);
+    const [one, two] = [a, b];
+    pair.value = at === 0 ? [to, to === two ? one : two] : [to === one ? two : one, to];
+  };
+  return (
+    <>
+      <header class="subject">
+        <WordsField>
+          <Choice label={T.pair} value={String(a)} among={among} onPick={pick(0)} />
+          <Choice label="→" value={String(b)} among={among} onPick={pick(1)} />
+          {Object.keys(typed.value).length > 0 && <button onClick={() => (typed.value = {})}>{T.again}</button>}
+        </WordsField>
+        <h1>{ASK.names.why}</h1>
+      </header>
+      <p>{T.lead}</p>
+      <p><b>{T.task(names[a]!, names[b]!)}</b></p>
+      <div class="sides">
+        {(["separate", "tied"] as const).map((side) => (
+          <Side key={side} side={side} names={names} a={a} b={b} of={vector(side)} />
+        ))}
+      </div>
+      <h2>{T.value}</h2>
+      <p>{T.valueText(names[a]!)}</p>
+      <Mixed made={made} word={a} />
+    </>
+  );
+}
+
+const dot = (q: number[], k: number[]) => q.reduce((sum, x, i) => sum + x * k[i]!, 0);
+const written = (q: number[], k: number[]) => q.map((x, i) => `${tidy(x)} × ${tidy(k[i]!)}`).join(" + ");
+
+function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: string[]; a: number; b: number; of: Vector }) {
+  const tied = side === "tied";
+  const [there, back] = [dot(of("q", a), of("k", b)), dot(of("q", b), of("k", a))];
+  const done = there > 2 && back <= 0;
+  const tried = Object.keys(typed.value).some((name) => name.startsWith(side));
+  const field = (kind: "q" | "k", word: number) => (
+    <tr key={kind + word}>
+      <th scope="row" class={tied ? "" : kind === "q" ? "query" : "key"}>{(tied ? T.both : T[kind])(names[word]!)}</th>
+      {of(kind, word).map((x, i) => (
+        <td key={i}>
+          <input
+            class={`edit ${kind === "q" ? "query" : "key"}`}
+            type="number"
+            step="0.5"
+            aria-label={`${(tied ? T.both : T[kind])(names[word]!)}, ${i + 1}, ${T[side]}`}
+            value={Number(x.toPrecision(5))}
+            onInput={(event) => event.currentTarget.value !== "" && (typed.value = { ...typed.value, [`${side}/${kind}/${word}/${i}`]: Number(event.currentTarget.value) })}
+          />
+        </td>
+      ))}
+    </tr>
+  );
+  const line = (from: number, to: number, value: number) => (
+    <p class="equation small" key={from}>
+      <b>{T.score(names[from]!, names[to]!)}</b>
+      <span class="soft">{written(of("q", from), of("k", to))} =</span>
+      <N value={value} name={T.score(names[from]!, names[to]!)} tell={[`${T.q(names[from]!)} · ${T.k(names[to]!)} = ${written(of("q", from), of("k", to))}`, T.goes]} />
+    </p>
+  );
+  return (
+    <section class="side-by" data-side={side}>
+      <h2>{T[side]}</h2>
+      <table class="sums">
+        <tbody>{tied ? [a, b].map((word) => field("k", word)) : [a, b].flatMap((word) => [field("q", word), field("k", word)])}</tbody>
+      </table>
+      {line(a, b, there)}
+      {line(b, a, back)}
+      <p class={done ? "verdict value" : "verdict"} role="status">
+        {done ? `✓ ${T.done}` : tied && tried ? T.never : T.open}
+      </p>
+      <details>
+        <summary>{T.all}</summary>
+        <p class="soft">{T.allText}</p>
+        <table class="sums">
+          <thead>
+            <tr>
+              <td />
+              {names.map((name, i) => <th scope="col" key={i}>{name}</th>)}
+            </tr>
+          </thead>
+          <tbody>
+            {names.map((name, i) => (
+              <tr key={i}>
+                <th scope="row">{name}</th>
+                {names.map((other, j) => {
+                  const held = (i === a && j === b) || (i === b && j === a);
+                  return (
+                    <td key={j} class={held ? "held" : ""}>
+                      <N value={dot(of("q", i), of("k", j))} name={T.score(name, other)} tell={[written(of("q", i), of("k", j)), T.goes]} />
+                    </td>
+                  );
+                })}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </details>
+    </section>
+  );
+}
+
+/** What a word receives with its values, and what it would with keys in their place. */
+function Mixed({ made, word }: { made: Words; word: number }) {
+  const head = made.heads[0]!;
+  const of = (at: number) => made.numbers[at]!.value ?? 0;
+  const weights = head.weights[word]!.map(of);
+  const mixed = (rows: number[][]) => rows[0]!.map((_, i) => weights.reduce((sum, w, key) => sum + w * of(rows[key]![i]!), 0));
+  const from = (name: string, i: number) => [`Σ weight × ${name}, component ${i + 1}: ${weights.map((w, key) => `${tidy(w)} × ${tidy(of(head[name === "v" ? "v" : "k"][key]![i]!))}`).join(" + ")}`, T.mixedGoes] as const;
+  return (
+    <table class="sums">
+      <thead>
+        <tr>
+          <th scope="col" class="left">{SAY.row.token}</th>
+          <th scope="col" class="weight">{SAY.row.weight}</th>
+          <th scope="col" class="value" colSpan={2}>v</th>
+          <th scope="col" class="key" colSpan={2}>k</th>
+        </tr>
+      </thead>
+      <tbody>
+        {made.labels.map((name, key) => (
+          <tr key={key}>
+            <td class="left">{name}</td>
+            <td class="number weight">{tidy(weights[key]!)}</td>
+            {head.v[key]!.map((at) => <td class="number value" key={at}>{tidy(of(at))}</td>)}
+            {head.k[key]!.map((at) => <td class="number key" key={at}>{tidy(of(at))}</td>)}
+          </tr>
+        ))}
+        <tr class="total">
+          <td class="left" colSpan={2}>{T.withV(made.labels[word]!)}</td>
+          {mixed(head.v).map((x, i) => <td key={i}><N value={x} role="output" name="Σ weight × v" tell={from("v", i)} /></td>)}
+          {mixed(head.k).map((x, i) => <td key={i}><N value={x} role="key" name={T.withK} tell={from("k", i)} /></td>)}
+        </tr>
+      </tbody>
+    </table>
+  );
+}

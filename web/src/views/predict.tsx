@@ -1,0 +1,42 @@
+// A number that stays hidden until one has said what one expects.
+import { signal, useSignal } from "@preact/signals";
+import type { ComponentChildren } from "preact";
+import { short } from "../pure/numbers";
+import { speak } from "../state";
+import { ASK } from "../strings.ask";
+import { Check } from "./parts";
+
+/** Whether the lesson asks before it tells. */
+export const predicting = signal(false);
+
+export function PredictFirst() {
+  return <Check label={ASK.first} on={predicting.value} onPick={(on) => (predicting.value = on)} />;
+}
+
+/** Asks for a number, then shows it (`children`) and how far off the guess was. `onSeen`: what else may now be shown. */
+export function Predict({ value, name, children, onSeen }: { value: number; name: string; children: ComponentChildren; onSeen: () => void }) {
+  const guess = useSignal("");
+  const seen = useSignal(false);
+  if (!predicting.value) return <>{children}</>;
+  if (seen.value)
+    return (
+      <>
+        {children}
+        {guess.value.trim() !== "" && <span class="soft guess">{ASK.off(short(Number(guess.value)), short(Math.abs(Number(guess.value) - value)))}</span>}
+      </>
+    );
+  return (
+    <form
+      class="predict"
+      onSubmit={(event) => {
+        event.preventDefault();
+        seen.value = true;
+        onSeen();
+        speak(`${name}: ${short(value)}`);
+      }}
+    >
+      <input type="number" step="any" aria-label={ASK.guess(name)} placeholder="?" value={guess.value} onInput={(event) => (guess.value = event.currentTarget.value)} />
+      <button class="reveal">{ASK.reveal}</button>
+    </form>
+  );
+}
