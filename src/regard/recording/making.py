@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from regard.errors import DtypeError, OptionError
+from regard.errors import DtypeError, OptionError, ShapeError
+from regard.problem import sizes_of
 from regard.recording.container import Writer
 from regard.recording.inputs import Projections
 from regard.recording.opened import Recording
@@ -74,11 +75,7 @@ def record(
     ...     run.tokens[1:4], run.layer(4).see(Entropy())[Entropy()].shape
     (('def', ' f', '('), torch.Size([1, 6, 9]))
     """
-    dtype = _known(dtype)
-    path = Path(to)
-    if not path.parent.is_dir() or path.is_dir():
-        raise OptionError("record(to=…)", str(path), "the path of a file in a folder that is there",
-                          "Make the folder, or name a file in it.")  # fmt: skip
+    dtype, path = _known(dtype), _place(to)
     given, words = _read(model, inputs, tokenizer, Words(text, tokens, spans))
     module = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     if not isinstance(module, nn.Module):
@@ -93,6 +90,35 @@ def record(
             _run(module, given)
         pages.finish(called, words)
     return Recording.open(path)
+
+
+def keep(
+    q: Tensor | Sequence[Tensor], k: Tensor | Sequence[Tensor], v: Tensor | Sequence[Tensor] | None,
+    call: Mapping[str, Any], to: str | Path, name: str, words: Words, dtype: torch.dtype | None,
+) -> Recording:  # fmt: skip
+    """What `Recording.of` does."""
+    queries, keys = _several(q), _several(k)
+    values = keys if v is None else _several(v)
+    if not len(queries) == len(keys) == len(values) or not queries:
+        counts = f"{len(queries)}, {len(keys)} and {len(values)} layers"
+        raise ShapeError("Recording.of(q, k, v)", counts, "as many of each, at least one",
+                         "Give one tensor each, or lists of the same length.")  # fmt: skip
+    dtype, path = _known(dtype), _place(to)
+    with writing(path, 8192 + 256 * len(queries)) as writer, torch.no_grad():
+        pages = Pages(writer, dtype, v is not None)
+        for i, (one, other, value) in enumerate(zip(queries, keys, values, strict=True)):
+            sizes = sizes_of(one, other, value)
+            if words.tokens is not None and len(words.tokens) != max(sizes.q, sizes.k):
+                given = f"{len(words.tokens)} for {sizes.q} queries and {sizes.k} keys"
+                raise ShapeError("Recording.of(tokens=…)", given, "one for each key",
+                                 "Leave them out, or give each its own.")  # fmt: skip
+            pages.put(f"layer {i}", one, other, value, None, dict(call), len(queries))
+        pages.finish(name, words)
+    return Recording.open(path)
+
+
+def _several(given: Tensor | Sequence[Tensor]) -> Sequence[Tensor]:
+    return [given] if isinstance(given, Tensor) else given
 
 
 @contextmanager
@@ -111,9 +137,6 @@ def writing(path: Path, room: int) -> Iterator[Writer]:
 def _read(model: Any, inputs: Any, tokenizer: Any, given: Words) -> tuple[Any, Words]:
     """A text as a model's inputs; all else as it is."""
     if not isinstance(inputs, str):
-        if given.spans is not None and given.text is None:
-            raise OptionError("record(spans=…)", "spans without a text", "both, or none",
-                              "Give text=… too.")  # fmt: skip
         return inputs, given
     from regard.models import Embedded
     from regard.models.tokens import START
@@ -176,6 +199,14 @@ class _Recorder(Listener):
         kind = type(self.model.get_submodule(name))
         alike = [other for other, module in self.model.named_modules() if type(module) is kind]
         return sum(self.wants(other, number) for number, other in enumerate(alike))
+
+
+def _place(to: str | Path) -> Path:
+    path = Path(to)
+    if not path.parent.is_dir() or path.is_dir():
+        raise OptionError("record(to=…)", str(path), "the path of a file in a folder that is there",
+                          "Make the folder, or name a file in it.")  # fmt: skip
+    return path
 
 
 def _known(dtype: torch.dtype | None) -> torch.dtype | None:

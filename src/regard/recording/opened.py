@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from regard.biases import Bias
 from regard.errors import OptionError
+from regard.masks import Mask, as_mask
+from regard.normalizers import Normalizer
 from regard.recording.container import Reader, damaged
 from regard.recording.head import thumbnails
 from regard.recording.layer import RecordedLayer, layer_of, word
@@ -23,6 +27,8 @@ from regard.recording.words import (
     shown,
     size_in_words,
 )
+from regard.scores import Score
+from regard.shapes import Keys, Queries, Values
 
 
 class Recording:
@@ -74,6 +80,52 @@ class Recording:
             OptionError: the file is not there, is no recording, is of a newer format, or is damaged.
         """
         return cls(Reader(Path(path)))
+
+    @classmethod
+    def of(
+        cls,
+        q: Queries | Sequence[Queries],
+        k: Keys | Sequence[Keys],
+        v: Values | Sequence[Values] | None = None,
+        *,
+        to: str | Path,
+        mask: Mask | Tensor | None = None,
+        bias: Bias | Tensor | None = None,
+        score: Score | None = None,
+        normalizer: Normalizer | None = None,
+        dtype: torch.dtype | None = None,
+        name: str = "arrays",
+        text: str | None = None,
+        tokens: Sequence[str] | None = None,
+        spans: Sequence[tuple[int, int]] | None = None,
+    ) -> Recording:
+        """A recording of queries and keys from elsewhere: the file that `regard.record` would have written.
+
+        Args:
+            q, k, v: Of one layer, (b, h, q, d), (b, g, k, d) and (b, g, k, dv); or lists, one for each layer.
+                Values are kept where they are given.
+            to: Where the file will be; a file that is there is replaced.
+            mask, bias, score, normalizer: Of every layer, as `regard.attention` takes them.
+            dtype: In which they are kept; None is their own, or float32.
+            name: What is said in place of a model's name.
+            text, tokens, spans: As in `record`; a token for each key.
+
+        Raises:
+            RegardError: what `attention` would refuse; a score that is a function; the disk has no room.
+
+        >>> import tempfile, torch
+        >>> from regard import Causal, Recording
+        >>> q, k = torch.randn(2, 1, 4, 100, 16)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = Recording.of(q, k, mask=Causal(), to=f"{folder}/run.safetensors")
+        ...     run.layer(0).weights[0, 3, 99].sum().round().item()
+        1.0
+        """
+        from regard.recording.making import keep
+        from regard.recording.writing import Words
+
+        call = {"mask": as_mask(mask), "bias": bias, "score": score, "normalizer": normalizer}
+        return keep(q, k, v, call, to, name, Words(text, tokens, spans), dtype)
 
     def layer(self, which: int | str) -> RecordedLayer:
         """A layer by its number, in the order of the calls, or by its module's name."""

@@ -60,6 +60,11 @@ class Words:
     tokens: Sequence[str] | None = None
     spans: Sequence[tuple[int, int]] | None = None
 
+    def __post_init__(self) -> None:
+        if self.spans is not None and self.text is None:
+            raise OptionError("record(spans=…)", "spans without a text", "both, or none",
+                              "Give text=… too.")  # fmt: skip
+
 
 class Pages:
     """A recording that is being written, a layer after another.
