@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from regard.attribution import CAVEAT
+from regard.errors import OptionError, RegardError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,8 +99,14 @@ def parser() -> argparse.ArgumentParser:
     learn = commands.add_parser(
         "learn",
         help="a worked example with every number",
-        description="Self-attention worked by hand: every number from x to the output.",
+        description="Self-attention worked by hand: every number from x to the output, of three words or of "
+        "a weight of a recording.",
     )
+    learn.add_argument("recording", metavar="RECORDING", nargs="?",
+                       help="what regard record wrote: the lesson on one of its weights")  # fmt: skip
+    default = {"layer": "", "head": "", "query": "; by default the strongest", "key": "; likewise"}
+    for name, more in default.items():
+        learn.add_argument(f"--{name}", type=int, metavar="N", help=f"its {name}, from 0{more}")
     learn.add_argument(
         "--text", metavar="WORDS", help="words of your own, instead of the example's"
     )
@@ -172,8 +179,22 @@ def _record(options: argparse.Namespace, console: Console) -> None:
 
 def _learn(options: argparse.Namespace, console: Console) -> None:
     from regard.learn import main as learn
+    from regard.learn import tell
 
-    learn(options.text, options.step, console)
+    which = {name: getattr(options, name) for name in ("layer", "head", "query", "key")}
+    which = {name: given for name, given in which.items() if given is not None}
+    if options.recording is None:
+        if which:
+            raise OptionError(f"--{next(iter(which))}", "no recording", "a recording whose weight it names",
+                              "regard record FILE -o run.safetensors makes one.")  # fmt: skip
+        learn(options.text, options.step, console)
+        return
+    if options.text is not None:
+        raise OptionError("--text", "words and a recording", "one of them", "Leave one out.")
+    from regard.learn.weight import weight_steps
+    from regard.recording import Recording
+
+    tell(weight_steps(Recording.open(options.recording), **which), options.step, console)
 
 
 def _explore(options: argparse.Namespace, console: Console) -> None:
@@ -223,8 +244,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     from rich.console import Console
-
-    from regard.errors import RegardError
 
     console = Console(highlight=False)
     try:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import os
 import select
 import sys
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
-from regard.learn.steps import steps
+from regard.learn.html import Shown
+from regard.learn.steps import Step, steps
 from regard.lesson import TEXT, Lesson
 
 WIDEST = 100
@@ -25,7 +27,7 @@ PATIENCE = 2.0
 
 
 def main(text: str | None, step: bool, console: Console) -> None:
-    """Tell the lesson.
+    """Tell the lesson on a few words.
 
     Args:
         text: Two to six words of one's own, or None for the words that the numbers were chosen for.
@@ -41,7 +43,11 @@ def main(text: str | None, step: bool, console: Console) -> None:
     >>> "q₁(bank) = 0.5×1 + 0.5×1 = 0.5 + 0.5 = 1" in printed.getvalue()
     True
     """
-    told = steps(Lesson.of(TEXT if text is None else text))
+    tell(steps(Lesson.of(TEXT if text is None else text)), step, console)
+
+
+def tell(told: Sequence[Step], step: bool, console: Console) -> None:
+    """Print screens, one after the other or one at a time."""
     width = min(console.width, WIDEST)
     for place, one in enumerate(told, 1):
         title = Text(f"{place}  {one.title}", "bold")
@@ -51,6 +57,21 @@ def main(text: str | None, step: bool, console: Console) -> None:
             console.print(Padding(drawn, (0, 0, 1, 2)), width=width)
         if step and place < len(told) and not _onward(console, place, len(told)):
             return
+
+
+def show(text: str | None = None) -> Shown:
+    """The lesson in a notebook, every number with what it was made of.
+
+    Args:
+        text: Two to six words of one's own, or None for the words that the numbers were chosen for.
+
+    Raises:
+        OptionError: too few or too many words.
+
+    >>> "q₁(bank)" in show("the river bank")._repr_html_()
+    True
+    """
+    return Shown(Lesson.of(TEXT if text is None else text))
 
 
 def _onward(console: Console, place: int, last: int) -> bool:
