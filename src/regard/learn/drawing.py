@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from regard.lesson import COLOURS, Lesson, Matrix, Number, Role, Vector
+from regard.lesson import COLOURS, Head, How, Lesson, Matrix, Number, Role, Vector
 
 FEW = 3
 """Words up to which every sum is written out; of more, those of the last word."""
@@ -93,6 +93,41 @@ def settled(made: Number) -> int:
         if sum(terms) == round(round(made.value, decimals) * 10**decimals):
             return decimals
     return DECIMALS[-1]
+
+
+def working(made: Number) -> Text:
+    """A number with what it was made of.
+
+    >>> head = Lesson.of().heads[0]
+    >>> some = head.scores[2][1], head.scaled[2][1], head.maxima[1], head.exps[2][2], head.masked[0][1]
+    >>> for made in some:
+    ...     print(working(made))
+    score(bank → river) = 1×1 + 1×2 = 1 + 2 = 3
+    scaled(bank → river) = 3 ÷ 1.4142 ≈ 2.1213
+    maximum(river) = max(0, 1.4142, −∞) ≈ 1.4142
+    exp(bank → bank) = exp(−1.0607) ≈ 0.3462
+    masked(the → river) = −∞, since the query may not see this key
+    """
+    if made.how is How.PRODUCTS:
+        return equation(made)
+    of = [number(one.value) for one in made.operands]
+    spoken = {
+        How.ROOT: "√{0}", How.DIVIDE: "{0} ÷ {1}", How.SUBTRACT: "{0} − {1}", How.EXP: "exp({0})",
+    }  # fmt: skip
+    if made.how is How.SUBTRACT and of[1].startswith("−"):
+        of[1] = f"({of[1]})"
+    line = Text.assemble((made.name, style(made.role)), " = ")
+    if made.how is How.MASK:
+        return line.append("−∞, since the query may not see this key")
+    if made.how in spoken:
+        line.append(spoken[made.how].format(*of))
+    elif made.how is How.MAXIMUM:
+        line.append(f"max({', '.join(of)})")
+    elif made.how is How.SUM:
+        line.append(" + ".join(of))
+    if made.operands:
+        line.append(" = " if all(exact(one.value) for one in (made, *made.operands)) else " ≈ ")
+    return line.append(number(made.value), f"bold {style(made.role)}")
 
 
 class Equations:
@@ -184,6 +219,34 @@ class Beside:
             if place:
                 yield Text("")
             yield one
+
+
+def maps(head: Head) -> RenderableType:
+    """The three maps of a head."""
+    return Beside(
+        named("W_q", head.w_q, style(Role.QUERY)),
+        named("W_k", head.w_k, style(Role.KEY)),
+        named("W_v", head.w_v, style(Role.VALUE)),
+    )
+
+
+def named(name: str, rows: Matrix, colour: str) -> RenderableType:
+    """A matrix with its name."""
+    names = [name] + [""] * (len(rows) - 1)
+    return table(names, ("",) * len(rows[0]), rows, colour, bare=True)
+
+
+def vectors(lesson: Lesson, head: Head) -> RenderableType:
+    """The queries, keys and values of a head."""
+    drawn = (
+        table(lesson.labels, (f"{letter}₁", f"{letter}₂"), rows, style(role))
+        for letter, role, rows in (
+            ("q", Role.QUERY, head.q),
+            ("k", Role.KEY, head.k),
+            ("v", Role.VALUE, head.v),
+        )
+    )
+    return Beside(*drawn)
 
 
 def _factor(factor: Number, decimals: int, first: bool = False) -> str:

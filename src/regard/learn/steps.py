@@ -15,6 +15,8 @@ from regard.attend import attention
 from regard.learn.drawing import (
     Beside,
     Equations,
+    maps,
+    named,
     number,
     pairs,
     say,
@@ -22,6 +24,7 @@ from regard.learn.drawing import (
     style,
     table,
     vector,
+    vectors,
 )
 from regard.lesson import COLOURS, HEADS, Head, Lesson, Matrix, Role
 from regard.masks import Causal
@@ -29,31 +32,35 @@ from regard.masks import Causal
 
 @dataclass(frozen=True)
 class Step:
-    """One screen: a title, and what is drawn under it."""
+    """One screen: a title, what is drawn under it, and the numbers that the step makes."""
 
     title: str
     drawn: tuple[RenderableType, ...]
+    made: Matrix = ()
 
 
 def steps(lesson: Lesson) -> list[Step]:
     """The lesson, screen by screen."""
-    head = lesson.heads[0]
+    head, two = lesson.heads
     return [
-        Step("Words become vectors", _embeddings(lesson)),
-        Step("Three maps make a query, a key and a value", _projections(lesson, head)),
-        Step("Scores: how well does each query fit each key?", _scores(lesson, head)),
-        Step("Divide by √d", _scaling(lesson, head)),
-        Step("Causal mask: no word sees the words after it", _masking(lesson, head)),
-        Step("Subtract the maximum of the row", _shifting(lesson, head)),
-        Step("exp makes every number positive", _exponentials(lesson, head)),
-        Step("Divide by the sum: the weights", _weights(lesson, head)),
-        Step("Output: the weighted sum of the values", _output(lesson, head)),
+        Step("Words become vectors", _embeddings(lesson), lesson.x),
+        Step("Three maps make a query, a key and a value", _projections(lesson, head),
+             (*head.q, *head.k, *head.v)),
+        Step("Scores: how well does each query fit each key?", _scores(lesson, head), head.scores),
+        Step("Divide by √d", _scaling(lesson, head), ((head.divisor,), *head.scaled)),
+        Step("Causal mask: no word sees the words after it", _masking(lesson, head), head.masked),
+        Step("Subtract the maximum of the row", _shifting(lesson, head), (head.maxima, *head.shifted)),
+        Step("exp makes every number positive", _exponentials(lesson, head), (*head.exps, head.sums)),
+        Step("Divide by the sum: the weights", _weights(lesson, head), head.weights),
+        Step("Output: the weighted sum of the values", _output(lesson, head), head.out),
         Step("Why separate query, key and value vectors?", _why_three(lesson, head)),
         Step("How does attention help a model understand context?", _context(lesson)),
-        Step("A second head, at the same time", _second(lesson)),
-        Step("Concatenate the heads and project", _together(lesson)),
+        Step("A second head, at the same time", _second(lesson),
+             (*two.q, *two.k, *two.v, *two.scores, *two.scaled, two.maxima, *two.shifted, *two.exps,
+              two.sums, *two.weights, *two.out)),
+        Step("Concatenate the heads and project", _together(lesson), lesson.out),
         Step("What to try next", _next()),
-    ]
+    ]  # fmt: skip
 
 
 Drawn = tuple[RenderableType, ...]
@@ -104,11 +111,11 @@ def _projections(lesson: Lesson, head: Head) -> Drawn:
     ]
     return (
         say("Three maps, the same for every word. In a model they are what the head has learned."),
-        _maps(head),
+        maps(head),
         say("Each component is a sum of products: the two numbers of x times a column of the map."),
         *blocks,
         say("All of them:" if shown_rows(head.q) is head.q else "The other words likewise. All of them:"),
-        _vectors(lesson, head),
+        vectors(lesson, head),
     )  # fmt: skip
 
 
@@ -300,8 +307,8 @@ def _second(lesson: Lesson) -> Drawn:
             "One head asks one question of a text. A second head, with maps of its own, asks another one "
             "of the same x:"
         ),
-        _maps(two),
-        _vectors(lesson, two),
+        maps(two),
+        vectors(lesson, two),
         say(f"Its scores for “{lesson.labels[-1]}”, and as a table before and after ÷ √d:"),
         Equations(two.scores[-1:]),
         Beside(
@@ -328,7 +335,7 @@ def _together(lesson: Lesson) -> Drawn:
         ),
         Beside(
             table(lesson.labels, ("head 1", "", "head 2", ""), lesson.concat, output),
-            _map("W_o", lesson.w_o, output),
+            named("W_o", lesson.w_o, output),
         ),
         Equations(shown_rows(lesson.out)),
         table(lesson.labels, ("out₁", "out₂"), lesson.out, output),
@@ -348,31 +355,6 @@ def _next() -> Drawn:
     ):
         tries.add_row(Text(command, "bold"), what)
     return (tries,)
-
-
-def _maps(head: Head) -> RenderableType:
-    return Beside(
-        _map("W_q", head.w_q, style(Role.QUERY)),
-        _map("W_k", head.w_k, style(Role.KEY)),
-        _map("W_v", head.w_v, style(Role.VALUE)),
-    )
-
-
-def _map(name: str, rows: Matrix, colour: str) -> RenderableType:
-    names = [name] + [""] * (len(rows) - 1)
-    return table(names, ("",) * len(rows[0]), rows, colour, bare=True)
-
-
-def _vectors(lesson: Lesson, head: Head) -> RenderableType:
-    drawn = (
-        table(lesson.labels, (f"{letter}₁", f"{letter}₂"), rows, style(role))
-        for letter, role, rows in (
-            ("q", Role.QUERY, head.q),
-            ("k", Role.KEY, head.k),
-            ("v", Role.VALUE, head.v),
-        )
-    )
-    return Beside(*drawn)
 
 
 def _most(lesson: Lesson, head: Head, where: str = "") -> str:

@@ -200,4 +200,4 @@ def thumbnails(layers: Sequence[RecordedLayer]) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f"“{text}”" if text else ""
+    return f"“{text if len(text) <= 40 else text[:39] + '…'}”" if text else ""

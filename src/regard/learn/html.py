@@ -1,0 +1,96 @@
+"""The lesson in a notebook: the terminal's own steps, each to be opened, and how every number was made."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from regard import glance
+from regard.glance import Html
+from regard.learn.drawing import Beside, Equations, equation, working
+from regard.learn.steps import steps
+from regard.lesson import Lesson, Matrix
+
+_PLAIN = Console(file=io.StringIO(), color_system="truecolor", width=200)
+_LINE = "margin:.2em 0"
+
+
+class Shown:
+    """A lesson in a notebook."""
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.lesson = lesson
+
+    def __repr__(self) -> str:
+        return f"the lesson on {' '.join(self.lesson.words)!r}: shown by notebooks"
+
+    def _repr_html_(self) -> str:
+        """Every step, the first one open."""
+        parts = [
+            f"<details{'' if place > 1 else ' open'}><summary>{place}  {glance.safe(one.title)}</summary>"
+            f'<div style="margin:.2em 1em .8em">{"".join(map(_drawn, one.drawn))}{_working(one.made)}</div>'
+            "</details>"
+            for place, one in enumerate(steps(self.lesson), 1)
+        ]
+        return glance.block(f"Self-attention on “{' '.join(self.lesson.words)}”", *parts)
+
+
+def _working(made: Matrix) -> str:
+    """Each number of a step, and what it was made of."""
+    numbers = list(dict.fromkeys(number for row in made for number in row))
+    if not numbers:
+        return ""
+    lines = "".join(_line(working(number)) for number in numbers)
+    return (
+        f"<details><summary>each of the {len(numbers)} numbers, and what it was made of</summary>"
+        f"{lines}</details>"
+    )
+
+
+def _drawn(one: RenderableType) -> str:
+    """What the terminal draws, as markup."""
+    if isinstance(one, Text):
+        return _line(one)
+    if isinstance(one, Equations):
+        return "".join(_line(equation(made)) for made in one.made)
+    if isinstance(one, Group):
+        return "".join(map(_drawn, one.renderables))
+    if isinstance(one, Beside):
+        cells = "".join(f"<div>{_drawn(part)}</div>" for part in one.drawn)
+        return f'<div style="display:flex;flex-wrap:wrap;gap:0 2em">{cells}</div>'
+    if isinstance(one, Table):
+        return _table(one)
+    return _line(Text(str(one)))
+
+
+def _table(drawn: Table) -> str:
+    columns = drawn.columns
+    head = [_words(column.header) for column in columns] if drawn.show_header else []
+    cells = zip(*(list(column.cells) for column in columns), strict=True)
+    return glance.table(head, ([_words(cell) for cell in row] for row in cells))
+
+
+def _line(text: Text) -> str:
+    return f'<p style="{_LINE}">{_words(text)}</p>'
+
+
+def _words(text: RenderableType) -> Html:
+    """A text with the colours of its roles."""
+    return Html("".join(_spans(text if isinstance(text, Text) else Text(str(text)))))
+
+
+def _spans(text: Text) -> Iterator[str]:
+    for words, style, _ in text.render(_PLAIN):
+        shown = glance.safe(words)
+        css = list[str]()
+        if style is not None and style.color is not None and style.color.triplet is not None:
+            css.append(f"color:{style.color.triplet.hex}")
+        if style is not None and style.bold:
+            css.append("font-weight:bold")
+        if style is not None and style.dim:
+            css.append("opacity:.75")
+        yield f'<span style="{";".join(css)}">{shown}</span>' if css else shown
