@@ -39,7 +39,8 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--first", type=int, metavar="N", help="read only the first N tokens")
     look.add_argument("--layer", type=int, metavar="N", help="only this layer, from 0")
     look.add_argument("--head", type=int, metavar="N", help="only this head of each layer, from 0")
-    look.add_argument("--out", metavar="REPORT.html", help="write all of it as one HTML file too")
+    look.add_argument("--out", metavar="PAGE.html",
+                      help="write its whole map too, down to single weights, as one HTML file")  # fmt: skip
     look.set_defaults(run=_look)
 
     asked = commands.add_parser(

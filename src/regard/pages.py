@@ -51,7 +51,7 @@ def writable(path: Path) -> Path:
     """The path, if a report can be written there: better known before a long run than after it."""
     if path.is_dir():
         raise OptionError(
-            "--out", f"{path}, a folder", "the name of a file", "Add report.html to it."
+            "--out", f"{path}, a folder", "the name of a file", "Add page.html to it."
         )
     if not path.parent.is_dir():
         raise OptionError("--out", f"{path}, in a folder that is not there", "a file in a folder that is",

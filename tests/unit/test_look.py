@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 import struct
 import zlib
-from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +20,8 @@ from rich.console import Console
 from largest import Largest
 from regard import Causal, Weights, Window, pages, pictures
 from regard.errors import OptionError
-from regard.look import band, packing, report, terminal
-from regard.look.even import even
+from regard.explorer.even import even
+from regard.look import band, terminal
 from regard.look.lines import snippet
 from regard.look.maps import shrink
 from regard.look.opening import Opened, open_model
@@ -118,7 +115,8 @@ def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: Stud
             each = np.arange(whole.shape[1]) * cols // whole.shape[1]
             cells = [mine[:, each == j] for j in range(cols)]
             np.testing.assert_allclose(head.maps["max"][i], [c.max() for c in cells], **close)
-            np.testing.assert_allclose(head.maps["mean"][i], [c.mean() for c in cells], **close)
+            if head.band:
+                np.testing.assert_allclose(head.maps["mean"][i], [c.mean() for c in cells], **close)
 
 
 def by_distance(w: ndarray, reach: int) -> ndarray:
@@ -192,7 +190,6 @@ def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: Study) -> None:
 def test_one_token_is_enough(opened: Opened) -> None:
     found = study(opened, Source("short", "x", 1))
     assert len(found.words) == 2
-    assert report.page(found)
     terminal.show(Console(file=io.StringIO()), found)
 
 
@@ -320,140 +317,12 @@ def test_numbers_come_back() -> None:
     np.testing.assert_allclose(back, values, rtol=3e-4)
 
 
-def test_links_come_back(seen: Study) -> None:
-    head = seen.heads[3]
-    raw = np.frombuffer(unpacked(packing.links(head)), np.uint8)
-    n, width = head.keys.shape
-    planes, codes = raw[: 4 * n * width].reshape(4, -1).T, raw[4 * n * width :].reshape(width, n).T
-    back = np.ascontiguousarray(planes).view("<i4").reshape(width, n).T
-    there = codes > 0
-    assert (there == (head.weights >= 1e-4)).all()
-    assert (np.arange(n)[:, None] - back)[there].tolist() == head.keys[there].tolist()
-    np.testing.assert_allclose(
-        10 ** (((codes - 1.0) / 254 - 1) * 4)[there], head.weights[there], rtol=0.02
-    )
-
-
-class Page(HTMLParser):
-    """A page taken apart."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.within: list[str] = []
-        self.scripts: list[str] = []
-        self.code = ""
-        self.deep = 0
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "script":
-            self.scripts.append("")
-        if dict(attrs).get("id") == "text" or (self.deep and tag == "div"):
-            self.deep += 1
-        self.within.append(tag)
-        if self.deep and dict(attrs).get("data-line", "1") != "1":
-            self.code += "\n"
-
-    def handle_endtag(self, tag: str) -> None:
-        if self.deep and tag == "div":
-            self.deep -= 1
-        self.within.pop()
-
-    def handle_data(self, data: str) -> None:
-        if self.within and self.within[-1] == "script":
-            self.scripts[-1] += data
-        elif self.deep:
-            self.code += data
-
-    def having(self, **wanted: str) -> Iterator[dict[str, str | None]]:
-        return (
-            has
-            for _, has in self.tags
-            if all(has.get(name) == value for name, value in wanted.items())
-        )
-
-
-@pytest.fixture(scope="module")
-def page(seen: Study) -> Page:
-    return Page(report.page(seen))
-
-
-def test_page_holds_every_head_and_the_whole_text(page: Page, seen: Study) -> None:
-    count = len(seen.heads)
-    picks = len(telling(seen, 6))
-    pictures = [has["src"] or "" for tag, has in page.tags if tag == "img"]
-    assert len(pictures) == count + picks
-    assert all(source.startswith("data:image/png;base64,") for source in pictures)
-    assert sum(tag == "tr" for tag, _ in page.tags) == count + 1
-    assert sum(tag == "option" for tag, _ in page.tags) == count + 3
-    assert sum(tag == "i" for tag, _ in page.tags) >= len(seen.words)
-    assert page.code.removeprefix("⟨start⟩").rstrip("\n") == printable(
-        TEXT.replace("\r\n", "\n")
-    ).rstrip("\n")
-
-
-def test_page_is_safe_whatever_the_code_says(page: Page, seen: Study) -> None:
-    text = report.page(seen)
-    assert text.count("</script>") == 2
-    assert text.count("<script") == 2
-    assert "\x1b" not in text
-    assert "<file>" not in text
-    assert "<model>" not in text
-    data = json.loads(page.scripts[0])
-    assert data["n"] == len(seen.words)
-    assert [head["name"] for head in data["heads"]] == [head.name for head in seen.heads]
-    assert all(head["links"] for head in data["heads"])
-    assert dict(page.tags[0][1])["lang"] == "en"
-
-
-def test_page_asks_no_network(page: Page, seen: Study) -> None:
-    for _, has in page.tags:
-        for name in ("src", "href"):
-            assert (has.get(name) or "#").startswith(("#", "data:"))
-    text = report.page(seen)
-    assert "url(" not in text
-    assert "@import" not in text
-    assert "default-src 'none'" in text
-
-
-def test_links_that_find_no_room_are_named(seen: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    room = 2 * max(len(packing.links(head)) for head in seen.heads)
-    monkeypatch.setattr(report, "LINK_BYTES", room)
-    page = Page(report.page(seen))
-    there = [head["name"] for head in json.loads(page.scripts[0])["heads"] if head["links"]]
-    assert 2 <= len(there) < len(seen.heads)
-    assert f"for the {len(there)} heads that tell most ({', '.join(there)})" in report.page(seen)
-
-
-def test_a_report_that_fails_leaves_the_old_one(
-    seen: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "report.html"
-    path.write_text("old")
-
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:100])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space"):
-        report.write(seen, path)
-    assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
-    monkeypatch.undo()
-    assert report.write(seen, path) == path.stat().st_size
-    assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
-
-
-def test_where_a_report_cannot_be(tmp_path: Path) -> None:
+def test_where_a_page_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a folder"):
         pages.writable(tmp_path)
     with pytest.raises(OptionError, match=r"not there.*mkdir"):
-        pages.writable(tmp_path / "no" / "report.html")
-    assert pages.writable(tmp_path / "report.html") == tmp_path / "report.html"
+        pages.writable(tmp_path / "no" / "page.html")
+    assert pages.writable(tmp_path / "page.html") == tmp_path / "page.html"
 
 
 # ---------------------------------------------------------------- what is read

@@ -19,7 +19,7 @@ from rich.console import Console
 from largest import Largest
 from regard import cli
 from regard.errors import OptionError
-from regard.look import report, terminal
+from regard.look import terminal
 from regard.look.lines import snippet
 from regard.look.opening import OfTransformers, open_model
 from regard.look.study import LINKS, Study, study
@@ -153,9 +153,6 @@ def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: Study) 
     out = io.StringIO()
     terminal.show(Console(file=out, width=120), found)
     assert f"{len(seen.words)} tokens, of which only the first 12" in out.getvalue()
-    page = report.page(found)
-    assert f"first 12 of {len(seen.words)}" in page
-    assert f"{len(seen.words) - 12} more tokens were not read" in page
     for first, said in ((0, "--first: got 0"), (2, "more than the 2 tokens that the model adds")):
         with pytest.raises(OptionError, match=said):
             study(both_ways, seen.source, first=first)
@@ -232,21 +229,14 @@ def test_places_in_prose_are_tokens(both_ways: OfTransformers) -> None:
     assert re.search(r"token \d+ ", said)
     assert "line 1" not in said
     assert "layers 0–1  sees the whole text" in said
-    assert 'class="text prose"' in report.page(one)
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])
-def test_terminal_and_page_tell_of_both_ways(seen: Study, width: int) -> None:
+def test_the_terminal_tells_of_both_ways(seen: Study, width: int) -> None:
     out = io.StringIO()
     terminal.show(Console(file=out, width=width), seen)
     header = next(line for line in out.getvalue().splitlines() if line.startswith("head"))
     assert ("next" in header) is (width > 48)
-    page = report.page(seen)
-    assert "next token</button>" in page
-    assert page.count("[CLS]</i>") == 1
-    shown = re.sub(r"<[^>]+>", "", page[page.index('id="text"') :].split("</aside>")[0])
-    assert "bank, naïve as it was, lent" in shown
-    assert "&lt;b&gt;carried&lt;/b&gt; carts" in shown, "what lies between tokens is there too"
 
 
 # ---------------------------------------------------------------- opening

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 import time
@@ -71,6 +72,7 @@ class Building:
         self._told = Told("looking for what is kept", 0.0)
         self._made: dict[int, Pyramid] = {}
         self._heads: list[dict[str, Any]] | None = None
+        self._telling: list[dict[str, Any]] = []
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -101,6 +103,10 @@ class Building:
     def heads(self) -> list[dict[str, Any]] | None:
         """What the atlas tells; None until all is built."""
         return self._heads
+
+    def telling(self) -> list[dict[str, Any]]:
+        """The heads that tell most, and why, once all is built."""
+        return self._telling
 
     def layer(self, number: int) -> Pyramid | None:
         """What was built of a layer; None while it is not, and then it comes first."""
@@ -136,6 +142,7 @@ class Building:
                 for i in range(len(self.book.layers))
                 for one in statistics.of_heads(i, self._made[i])
             ]
+            self._telling = statistics.tell([self._made[i] for i in range(len(self.book.layers))])
             self._heads = statistics.with_nearest(heads, self._alike())
             self._told = Told("", 1.0)
         except Stopped:
@@ -167,7 +174,7 @@ class Building:
         progress(0.0)
         about = self._about(number)
         with self._writer(number) as writer:
-            statistics.build(layer, about["cell"], writer, progress)
+            statistics.build(layer, about["cell"], writer, progress, self._ids)
             writer.finish()
         with self._lock:
             self._made[number] = Pyramid(writer.path, about)
@@ -191,6 +198,12 @@ class Building:
             writer.put("alike", alike)
             writer.finish()
         return alike
+
+    @functools.cached_property
+    def _ids(self) -> np.ndarray | None:
+        """A number for each token of the text, the same where they are."""
+        tokens = self.book.recording.tokens
+        return None if tokens is None else np.unique(np.array(tokens), return_inverse=True)[1]
 
     def _pause(self) -> None:
         until = time.monotonic() + _REST

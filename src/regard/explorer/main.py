@@ -147,8 +147,12 @@ def _place(source: Source, model: str) -> Path:
     )
     on = json.dumps([source.text, model, when, version("regard")])
     digest = hashlib.sha256(on.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    name = "".join(c if c.isalnum() or c in "._-" else "_" for c in source.name)[:60]
-    return cache_folder() / "recordings" / f"{name}-{digest}{_SUFFIX}"
+    return cache_folder() / "recordings" / f"{file_name(source.name)}-{digest}{_SUFFIX}"
+
+
+def file_name(of: str) -> str:
+    """The name of a source, as a file may be called."""
+    return "".join(c if c.isalnum() or c in "._-" else "_" for c in of)[:60]
 
 
 def _opened(model: str) -> tuple[Any, dict[str, Any]]:

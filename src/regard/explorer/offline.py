@@ -190,6 +190,7 @@ class Page:
             "recording": recording,
             "tokens": {"texts": texts, "starts": starts},
             "heads": [one for one in heads if (one["layer"], one["head"]) in kept],
+            "telling": [one for one in building.telling() if (one["layer"], one["head"]) in kept],
             "layers": layers,
         }
 

@@ -54,6 +54,7 @@ _RECORDING = _object(
     id=_TEXT, name=_TEXT, model=_TEXT, versions={"type": "object"}, tokens=_INTEGER,
     batch=_INTEGER, exact=_BOOLEAN, error=_TEXT, layers=_list(_LAYER),
 )  # fmt: skip
+_TELLING = _object(layer=_INTEGER, head=_INTEGER, title=_TEXT, why=_TEXT)
 _NEAREST = _object(layer=_INTEGER, head=_INTEGER, similarity={"type": "number"})
 _HEAD = _object(
     layer=_INTEGER, head=_INTEGER,
@@ -182,7 +183,8 @@ _PATHS: dict[str, Schema] = {
         _as_json(_object(tokens=_INTEGERS)),
     ),
     "/api/recordings/{id}/atlas": _get(
-        "atlas", "statistics of every head", [_ID], _as_json(_object(heads=_list(_HEAD))), True,
+        "atlas", "statistics of every head, and which heads tell most", [_ID],
+        _as_json(_object(heads=_list(_HEAD), telling=_list(_TELLING))), True,
     ),
     "/api/recordings/{id}/thumbnail/{layer}/{head}": _get(
         "thumbnail", "the whole map, 128 × 128 maxima, float16", _OF_HEAD, _RAW, True,

@@ -34,7 +34,7 @@ LEAST = 4096
 MOST_CELLS = 4096
 """The most rows of cells; from there on cells grow."""
 
-FORMAT = 1
+FORMAT = 2
 _TAIL = struct.Struct("<QQI8s")
 _MAGIC = b"regardpy"
 _PARTS = 2  # a maximum and a sum

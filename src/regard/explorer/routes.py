@@ -86,7 +86,11 @@ class Explorer:
         _parameters(request)
         building = self.building[self._book(request).id]
         heads = building.heads()
-        return self._later(building) if heads is None else _json({"heads": heads})
+        return (
+            self._later(building)
+            if heads is None
+            else _json({"heads": heads, "telling": building.telling()})
+        )
 
     async def thumbnail(self, request: Request) -> Response:
         _parameters(request)

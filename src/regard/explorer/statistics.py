@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from regard.explorer.even import even
 from regard.explorer.layers import Layer
 from regard.explorer.pyramid import STRIP, Pyramid, Writer
+from regard.explorer.telling import LINKED, linked, scored, telling
 from regard.observers import DistanceMass, Entropy, MeanDistance, Observer, Pooled, SpanMass, TopK
 
 TOP = 8
@@ -23,6 +25,9 @@ SAMPLED = 256
 
 MEANS = ("entropy", "support", "first", "previous", "distance", "top")
 """Means over the queries that may see more than one key, in the order in which they are kept."""
+
+_TOLD = "next", "last", *LINKED
+"""What else is kept of each query, to say which heads tell most."""
 
 _TOGETHER = 1 << 22  # weights of sampled queries that are held at a time, of all heads together
 _STRIP = 2048  # queries in a strip where there is no pyramid
@@ -51,18 +56,37 @@ class _Piece(NamedTuple):
         return [received, *(Pooled(self.rows, self.cols, how, **ends) for how in ("max", "sum"))]
 
 
-def build(layer: Layer, cell: int, writer: Writer, progress: Progress) -> None:
-    """Pass once over a layer's weights: its pyramid, if `cell` is not 0, and the statistics of its heads."""
+def build(
+    layer: Layer,
+    cell: int,
+    writer: Writer,
+    progress: Progress,
+    ids: Int[ndarray, " n"] | None = None,
+) -> None:
+    """Pass once over a layer's weights: its pyramid, if `cell` is not 0, and the statistics of its heads.
+
+    `ids` are those of the text's tokens, equal where these are.
+    """
     h, n, keys = layer.heads, layer.queries, layer.keys
-    by_row = {name: torch.zeros(h, n, dtype=torch.float64) for name in MEANS}
+    by_row = {name: torch.zeros(h, n, dtype=torch.float64) for name in (*MEANS, *_TOLD)}
+    problem = layer.weights.problem
+    evenly = even(problem.mask, problem.sizes, layer.shift)
+    if ids is not None and not layer.shift + n <= keys == len(ids):
+        ids = None  # of another text than the keys are
     received = torch.zeros(h, keys, dtype=torch.float64)
     strips = layer.strips(STRIP * cell if cell else _STRIP)
     for number, queries in enumerate(strips):
         progress(number / len(strips))
         pieces = _pieces(cell, len(queries), keys)
         asked = [one for piece in pieces for one in piece.maps(cell)]
-        seen, drawn = layer.see(queries, _passing(layer.shift + queries.start), asked)
+        first = layer.shift + queries.start
+        seen, drawn = layer.see(queries, _passing(first, keys), asked)
         _keep(by_row, queries, seen)
+        top, places = seen[-1], np.arange(first, first + len(queries))
+        kinds = linked(top.keys[0].numpy(), places, ids, keys, evenly.ahead)
+        for name, hit in kinds.items():
+            found = (top.weights[0] * torch.from_numpy(hit)).sum(-1)
+            by_row[name][:, queries.start : queries.stop] = found
         each = len(asked) // len(pieces)
         found = [drawn[i : i + each] for i in range(0, len(drawn), each)]
         for piece, maps in zip(pieces, found, strict=True):
@@ -71,18 +95,29 @@ def build(layer: Layer, cell: int, writer: Writer, progress: Progress) -> None:
             cells = _cells(pieces, found)
             for i, top in enumerate(range(0, cells.shape[2], STRIP)):
                 writer.strip(number + i, cells[:, :, top : top + STRIP])
-    chooses = layer.visible() > 1
-    choice = torch.where(chooses, layer.visible(), 2).double().log()
+    visible = torch.from_numpy(evenly.visible)
+    chooses = visible > 1
+    choice = torch.where(chooses, visible, 2).double().log()
     count = chooses.sum(-1).clamp(min=1)
     entropies = by_row["entropy"].clone()
     by_row["support"] = entropies.exp()
     by_row["entropy"] = entropies / choice
-    means = torch.stack([(by_row[name] * chooses).sum(-1) / count for name in MEANS], -1)
+    mean = {name: (each * chooses).sum(-1) / count for name, each in by_row.items()}
+    means = torch.stack([mean[name] for name in MEANS], -1)
     share = received.amax(-1) / received.sum(-1).clamp(min=torch.finfo(torch.float64).tiny)
     writer.put("entropy", entropies.float().numpy())
     writer.put("received", received.float().numpy())
     writer.put("means", means.numpy())
     writer.put("share", share.numpy())
+    beyond = (received - torch.from_numpy(evenly.share)).amax(-1)
+    both = float(evenly.ahead)  # only of these it is told
+    scores = {
+        **{name: mean[name] for name in LINKED},
+        "previous token": mean["previous"], "next token": mean["next"] * both,
+        "the start": mean["first"], "the end": mean["last"] * both,
+        "collector": beyond, "widest": mean["support"],
+    }  # fmt: skip
+    writer.put("telling", scored({name: each.numpy() for name, each in scores.items()}))
 
 
 def of_heads(number: int, pyramid: Pyramid) -> list[dict[str, Any]]:
@@ -98,6 +133,17 @@ def of_heads(number: int, pyramid: Pyramid) -> list[dict[str, Any]]:
         }
         for head in range(len(means))
     ]
+
+
+def tell(pyramids: Sequence[Pyramid]) -> list[dict[str, Any]]:
+    """The heads of all layers that tell most, and why, as the atlas says it."""
+    scores = [pyramid.array("telling") for pyramid in pyramids]
+    heads = [(i, head) for i, each in enumerate(scores) for head in range(len(each))]
+    return [
+        {"layer": heads[one.head][0], "head": heads[one.head][1], "title": one.criterion.title,
+         "why": one.why}
+        for one in telling(np.concatenate(scores))
+    ]  # fmt: skip
 
 
 def similar(layers: Sequence[Layer], progress: Progress) -> Float[ndarray, "heads heads"]:
@@ -148,17 +194,18 @@ def with_nearest(
     return found
 
 
-def _passing(offset: int) -> list[Observer[Any]]:
+def _passing(offset: int, keys: int) -> list[Observer[Any]]:
     return [
-        Entropy(), SpanMass((0, 1)), DistanceMass(1, offset=offset), MeanDistance(offset=offset), TopK(TOP),
+        Entropy(), SpanMass((0, 1), (keys - 1, keys)), DistanceMass(1, offset=offset),
+        DistanceMass(-1, offset=offset), MeanDistance(offset=offset), TopK(TOP),
     ]  # fmt: skip
 
 
 def _keep(by_row: dict[str, Tensor], queries: range, seen: Sequence[Any]) -> None:
-    entropy, first, previous, distance, top = seen
+    entropy, ends, previous, following, distance, top = seen
     found = {
-        "entropy": entropy, "first": first[..., 0], "previous": previous, "distance": distance,
-        "top": top.weights.sum(-1),
+        "entropy": entropy, "first": ends[..., 0], "last": ends[..., 1], "previous": previous,
+        "next": following, "distance": distance, "top": top.weights.sum(-1),
     }  # fmt: skip
     for name, numbers in found.items():
         by_row[name][:, queries.start : queries.stop] = numbers[0]

@@ -1,5 +1,6 @@
-"""`regard look`: the attention of a real model on a real text, in the terminal and as one HTML file.
+"""`regard look`: the attention of a real model on a real text, in the terminal, and as the explorer's page.
 
-`source` reads what to look at, `opening` the model, `study` computes every statistic exactly and in linear
-memory, `telling` chooses heads and links worth a person's time, `terminal` and `report` show them.
+`opening` opens the model, `study` computes every statistic exactly and in linear memory, `telling` chooses
+heads and links worth a person's time, `terminal` shows them; with `--out` the run is recorded, and
+`regard.explorer` makes one HTML file of it.
 """

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from regard.look import report, terminal
+from regard.explorer.carried import Wanted
+from regard.explorer.main import file_name, write
+from regard.explorer.page import ensure_built
+from regard.look import terminal
 from regard.look.opening import Openable, open_model
+from regard.look.recording import recorded
 from regard.look.study import Study, study
 from regard.pages import writable
 from regard.source import Source, read
@@ -19,8 +24,10 @@ LONG = 2000
 
 
 def main(options: Namespace, console: Console) -> None:
-    """Look at what the options name, and say where the report is."""
+    """Look at what the options name, and write the page of it where that is asked for."""
     out = None if options.out is None else writable(Path(options.out))
+    if out is not None:
+        ensure_built(lambda line: console.print(line, markup=False, style="dim"))
     source = read(options.what)
     opened = open_model(options.model)
     found = _watched(opened, source, options)
@@ -28,12 +35,17 @@ def main(options: Namespace, console: Console) -> None:
     console.print()
     if out is None:
         console.print(
-            "[dim]every head's map, and the code coloured by attention: add[/] --out report.html"
+            "[dim]all of it as a map, down to one weight, in one file: add[/] --out page.html"
         )
-    else:
-        size = report.write(found, out)
-        console.print(f"the report, one file of {size / 2**20:.1f} MiB, is", end=" ")
-        console.print(str(out.resolve()), style="bold", markup=False, soft_wrap=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="regard-look-") as folder:
+        place = Path(folder) / file_name(source.name)
+        run = recorded(opened, source, found.words, place)
+        write([run], out, Wanted(_one(options.layer), _one(options.head)), console)
+
+
+def _one(given: int | None) -> tuple[int, ...] | None:
+    return None if given is None else (given,)
 
 
 def _watched(opened: Openable, source: Source, options: Namespace) -> Study:

@@ -7,14 +7,6 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from regard.look.study import Head
-from regard.pictures import Scale
-
-
-def scale_for(head: Head, how: str) -> Scale:
-    """Up to 1, so that heads compare; but means over many keys are small, and reach up to their greatest."""
-    if how == "max" or head.band:
-        return Scale(1.0)
-    return Scale(max(float(head.maps[how].max()), 1e-12))
 
 
 def shrink(head: Head, n: int, rows: int, cols: int) -> Float[ndarray, "r c"]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regard import recording
-from regard.look.opening import Opened, open_model
-from regard.recording import record, size_in_words
-from regard.source import read
+from regard.look.opening import Openable, Opened, open_model
+from regard.look.words import Words
+from regard.recording import Recording, record, size_in_words
+from regard.source import Source, read
 
 
 def main(options: Namespace, console: Console) -> None:
@@ -21,7 +23,6 @@ def main(options: Namespace, console: Console) -> None:
     source = read(options.what)
     opened = open_model(options.model)
     words = opened.words(source.text, options.first)
-    ids = torch.from_numpy(words.ids)[None]
     given: list[str] | None = options.layers
     layers = given and [int(one) if one.isdecimal() else one for one in given]
     errors = Console(stderr=True)
@@ -41,11 +42,19 @@ def main(options: Namespace, console: Console) -> None:
                 console.print(f"{size_in_words(now.free)} are free")
             bar.update(task, completed=now.done, total=now.layers, description=now.layer)
 
-        run = record(
-            opened.model, ids if isinstance(opened, Opened) else {"input_ids": ids},
-            to=path, text=source.text[: max(stop for _, stop in words.spans)], tokens=words.texts,
-            spans=words.spans, name=opened.name, values=options.values,
-            layer_inputs=options.inputs, layers=layers,
-            dtype=None if options.dtype is None else recording.DTYPES[options.dtype], progress=told,
+        run = recorded(
+            opened, source, words, path, values=options.values, layer_inputs=options.inputs,
+            layers=layers, progress=told,
+            dtype=None if options.dtype is None else recording.DTYPES[options.dtype],
         )  # fmt: skip
     console.print(str(run), markup=False, soft_wrap=True)
+
+
+def recorded(opened: Openable, source: Source, words: Words, to: Path, **how: Any) -> Recording:
+    """A run over what a model reads of a text, as `record` keeps it."""
+    ids = torch.from_numpy(words.ids)[None]
+    return record(
+        opened.model, ids if isinstance(opened, Opened) else {"input_ids": ids}, to=to,
+        text=source.text[: max(stop for _, stop in words.spans)], tokens=words.texts,
+        spans=words.spans, name=opened.name, **how,
+    )  # fmt: skip

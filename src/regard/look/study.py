@@ -21,8 +21,8 @@ from torch import Tensor
 
 from regard.attend import Seen, observe, taken_over
 from regard.errors import OptionError
+from regard.explorer.even import Even, even
 from regard.look.band import bands
-from regard.look.even import Even, even
 from regard.look.opening import Openable
 from regard.look.words import Words
 from regard.masks import Mask, Window, as_mask
@@ -44,7 +44,6 @@ LINKS = 8
 LONG_LINE = 30
 """Tokens in a line, on average, from which on a text is prose and not code."""
 CELLS = 128
-POOLINGS = ("max", "mean")
 
 Progress = Callable[[int, int], None]
 """Told how many layers are done, of how many."""
@@ -86,7 +85,8 @@ class Head:
     """The strongest keys of each query; −1 where there are fewer."""
     weights: Float[ndarray, "n links"]
     maps: dict[str, Float[ndarray, "rows cols"]]
-    """By how a cell is pooled. The columns are keys in the order of the text or, with `band`, distances."""
+    """By how a cell is pooled. The columns are keys in the order of the text or, with `band`, distances, of
+    which there are means too."""
     band: bool
     """Whether the head sees so few tokens back that its map is drawn by distance."""
 
@@ -134,11 +134,6 @@ class Study:
     def place(self, token: int) -> int:
         """Where a token stands: its line or, in prose, its number among the tokens."""
         return token if self.prose else int(self.words.lines[token])
-
-    def cell(self, head: Head) -> tuple[int, int]:
-        """Queries and keys (or distances) in a cell of a head's map, at most."""
-        rows, cols = head.maps["max"].shape
-        return -(-len(self.words) // rows), 1 if head.band else -(-len(self.words) // cols)
 
 
 @torch.no_grad()
@@ -243,9 +238,9 @@ def _observed(
         }
         seen = observe(q, k, v, *statistics, **call)
         return seen, bands(Weights.of(q, k, **meaning), CELLS, int(shares.visible.max()))
-    pooled = {how: Pooled(CELLS, CELLS, how) for how in POOLINGS}
-    seen = observe(q, k, v, *statistics, *pooled.values(), **call)
-    return seen, {how: seen[one] for how, one in pooled.items()}
+    pooled = Pooled(CELLS, CELLS, "max")
+    seen = observe(q, k, v, *statistics, pooled, **call)
+    return seen, {"max": seen[pooled]}
 
 
 def _by_distance(shares: Even) -> bool:

@@ -1,18 +1,14 @@
-"""Which heads and which links are worth a person's time, by criteria that can be said in one phrase."""
+"""Which heads and which links of a study are worth a person's time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from numpy import ndarray
 
-from regard.look.study import Head, Study, Words
-
-FAR = 16
-"""Tokens back from which on a link counts as far."""
+from regard.explorer.telling import LINKED, linked, scored
+from regard.explorer.telling import telling as picked
+from regard.look.study import Ahead, Head, Study, Words
 
 CANDIDATES = 4000
 """Strongest links of a head that are looked through for those to show."""
@@ -44,71 +40,27 @@ class Pick(NamedTuple):
     """How far away a link must lie to be shown: 2 leaves out itself and its neighbours."""
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """What makes a head worth showing: the one of greatest score, if that is at least `least`."""
-
-    title: str
-    score: Callable[[Head, Study], float]
-    phrase: str
-    least: float = 0.0
-    reach: int = 2
-
-
-def copied(head: Head, words: Words) -> float:
-    """Mean weight on tokens that followed an earlier copy of the query's token: induction.
-
-    Counted among the strongest links alone, so that it is a lower bound. Heads that look ahead score 0: they
-    need not guess what comes next.
-    """
-    if head.ahead:
-        return 0.0
-    query, key = np.arange(len(words))[:, None], head.keys
-    before = words.ids[np.maximum(key - 1, 0)]
-    hit = (key > 0) & (key < query) & (before == words.ids[:, None])
-    return _mean_of(head, hit)
+def _scores(study: Study) -> dict[str, list[float]]:
+    """Of every head, by the titles of the criteria."""
+    by_head = [_linked(head, study.words) for head in study.heads]
+    ahead = [head.ahead or Ahead(0.0, 0.0) for head in study.heads]
+    return {
+        **{name: [one[name] for one in by_head] for name in LINKED},
+        "previous token": [head.previous for head in study.heads],
+        "next token": [one.following for one in ahead],
+        "the start": [head.first for head in study.heads],
+        "the end": [one.last for one in ahead],
+        "collector": [float((head.received - head.share).max()) for head in study.heads],
+        "widest": [head.effective for head in study.heads],
+    }
 
 
-def same(head: Head, words: Words) -> float:
-    """Mean weight on other copies of the query's own token; a lower bound likewise."""
-    query, key = np.arange(len(words))[:, None], head.keys
-    hit = (key >= 0) & (key != query) & (words.ids[key] == words.ids[:, None])
-    return _mean_of(head, hit)
-
-
-def far(head: Head) -> float:
-    """Mean weight on words that lie far off, the text's ends not counted; a lower bound likewise."""
-    distance = np.abs(np.arange(len(head.keys))[:, None] - head.keys)
-    last = len(head.keys) - 1 if head.ahead else len(head.keys)
-    return _mean_of(head, (head.keys > 0) & (head.keys < last) & (distance >= FAR))
-
-
-def _mean_of(head: Head, hit: ndarray) -> float:
-    weights = (head.weights * hit).sum(-1)
-    return float(weights[1:].mean()) if len(weights) > 1 else 0.0
-
-
-CRITERIA = (
-    Criterion("previous token", lambda h, s: h.previous,
-              "gives {score:.0%} of its weight to the token just before, the most of all heads", 0.2),
-    Criterion("next token", lambda h, s: h.ahead.following if h.ahead else 0,
-              "gives {score:.0%} of its weight to the token just after, the most of all heads", 0.2),
-    Criterion("induction", lambda h, s: copied(h, s.words),
-              "gives at least {score:.0%} to what followed an earlier copy of its token, the most", 0.1),
-    Criterion("same token", lambda h, s: same(h, s.words),
-              "gives at least {score:.0%} to other copies of its own token, the most of all", 0.1),
-    Criterion("sharp and far", lambda h, s: far(h),
-              f"gives at least {{score:.0%}} to a few tokens {FAR} or more away, the most of all", 0.02, FAR),
-    Criterion("the start", lambda h, s: h.first,
-              "gives {score:.0%} of its weight to the first token, as if to rest there", 0.2),
-    Criterion("the end", lambda h, s: h.ahead.last if h.ahead else 0,
-              "gives {score:.0%} of its weight to the last token, as if to rest there", 0.2),
-    Criterion("collector", lambda h, s: float((h.received - h.share).max()),
-              "sends the weight of {score:,.0f} queries more to one token than an even spread would", 8),
-    Criterion("widest", lambda h, s: h.effective,
-              "spreads over {score:,.0f} tokens at a time, the most of all"),
-)  # fmt: skip
-"""In this order; a head is shown once, under the first that it wins."""
+def _linked(head: Head, words: Words) -> dict[str, float]:
+    """Mean weights on what is told by the strongest links alone; the first query has no choice."""
+    n = len(words)
+    kinds = linked(head.keys, np.arange(n), words.ids, n, head.ahead is not None)
+    given = {name: (head.weights * hit).sum(-1)[1:] for name, hit in kinds.items()}
+    return {name: float(each.mean()) if n > 1 else 0.0 for name, each in given.items()}
 
 
 def telling(study: Study, most: int = 5) -> list[Pick]:
@@ -116,15 +68,11 @@ def telling(study: Study, most: int = 5) -> list[Pick]:
     if len(study.heads) == 1:
         (only,) = study.heads
         return [Pick(only, "the head asked for", "as asked")]
-    picks = list[Pick]()
-    for criterion in CRITERIA:
-        taken = {id(pick.head) for pick in picks}
-        scored = [(criterion.score(head, study), head) for head in study.heads]
-        best, head = max(scored, key=lambda pair: pair[0])
-        if best >= criterion.least and id(head) not in taken:
-            picks.append(Pick(head, criterion.title, criterion.phrase.format(score=best),
-                              criterion.reach))  # fmt: skip
-    return picks[:most]
+    scores = scored({title: np.array(each) for title, each in _scores(study).items()})
+    return [
+        Pick(study.heads[one.head], one.criterion.title, one.why, one.criterion.reach)
+        for one in picked(scores, most)
+    ]
 
 
 def strongest(study: Study, head: Head, count: int, reach: int = 2) -> list[Link]:

@@ -26,13 +26,16 @@ class Even:
     visible: Int64[ndarray, "h q"]
     share: Float64[ndarray, "h k"]
 
+    shift: int = 0
+    """What to add to a query's number for that of the key at its own place."""
+
     @property
     def ahead(self) -> bool:
-        """Whether the first query sees keys after itself, as in encoders: keys as many as queries."""
-        return int(self.visible[:, 0].max()) > 1
+        """Whether the first query sees keys after itself, as in encoders."""
+        return int(self.visible[:, 0].max()) > 1 + self.shift
 
 
-def even(mask: Mask, sizes: Sizes) -> Even:
+def even(mask: Mask, sizes: Sizes, shift: int = 0) -> Even:
     """Count what a mask lets be seen, a block of queries at a time: memory grows with n, not with n²."""
     mask = mask.bind(sizes)
     visible = np.zeros((sizes.h, sizes.q), np.int64)
@@ -53,7 +56,7 @@ def even(mask: Mask, sizes: Sizes) -> Even:
                 share[:, keys] += each.sum(-1, keepdims=True)
             else:
                 share[:, keys] += (each[..., None] * some).sum(-2)
-    return Even(visible, share)
+    return Even(visible, share, shift)
 
 
 def _allowed(mask: Mask, sizes: Sizes, queries: range, run: Run) -> ndarray | None:
