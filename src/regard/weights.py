@@ -120,7 +120,7 @@ class Weights:
         asked = replace(self.problem, observers=(bound,))
         with torch.no_grad():
             if isinstance(observer, Received | Pooled | Rows) and native.why_not(asked) is None:
-                found = native.revisit(asked, self.rows, self._formed)
+                found = native.revisit(asked, self.rows, self.formed)
                 (tensors,) = results(lower((bound,), asked.sizes), self.rows[0], found)
             else:
                 backend, _ = choose(asked)
@@ -146,7 +146,7 @@ class Weights:
         if native.why_not(self.problem) is not None or 0 in self.shape:
             return None
         assert q.start % SIDE == 0, "cuts begin where tiles do"
-        form, tensors = self._formed
+        form, tensors = self.formed
         sizes, mask = form.sizes, self._tabled
         repeats = sizes.h // sizes.g
         g = range(h.start // repeats, (h.stop - 1) // repeats + 1)
@@ -174,7 +174,7 @@ class Weights:
         return Tabled.of(self.problem.mask, self.problem.sizes)
 
     @functools.cached_property
-    def _formed(self) -> native.Formed:
+    def formed(self) -> native.Formed:
         """What the kernels take, made once: masks and biases of long texts take longer than a part."""
         with torch.no_grad():
             return normal.form(self.problem)
@@ -184,7 +184,7 @@ class Weights:
             if 0 in [len(side) for side in box]:
                 return self.rows.new_zeros([len(side) for side in box])
             if native.why_not(self.problem) is None:
-                return native.weights(self.problem, self.rows, box, self._formed)
+                return native.weights(self.problem, self.rows, box, self.formed)
             return chunked.weights(self.problem, self.rows[0], box)
 
     def __repr__(self) -> str:

@@ -72,8 +72,11 @@ def revisit(asked: Asked, call: core.Call, sizes: Sizes, top: Tensor, share: Ten
         visit = _visit(Box(b, h, *region), top, share)
         for one in maps:
             cells = torch.zeros((sizes.b, sizes.h, one.rows, one.cols))
-            visit.add_pooling(one.rows, one.cols, one.how == "max", cells.data_ptr())
             found[f"map {asked.maps.index(one)}"] = cells
+            if (one.rows, one.cols, one.how) == (1, len(region[1]), "sum") and not asked.lots:
+                visit.set_received(1, 0, cells.data_ptr())  # added up while weights are made
+            else:
+                visit.add_pooling(one.rows, one.cols, one.how == "max", cells.data_ptr())
         if asked.lots is not None and region == everything:
             found["received"] = received = torch.zeros((sizes.b, sizes.h, asked.lots.count, len(k)))
             lot = asked.lots.of_query.data_ptr() if asked.lots.count > 1 else 0
