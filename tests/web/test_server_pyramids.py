@@ -158,10 +158,10 @@ def test_a_build_ends_between_two_strips(one: Recording, monkeypatch: pytest.Mon
     building = Building(Book.of(one))
     strip = Writer.strip
 
-    def first(self: Writer, number: int, cells: np.ndarray) -> None:
+    def first(self: Writer, number: int, left: int, cells: np.ndarray) -> None:
         building._stop.set()
         assert number == 0, "it went on"
-        strip(self, number, cells)
+        strip(self, number, left, cells)
 
     monkeypatch.setattr(Writer, "strip", first)
     building.start()
@@ -183,6 +183,10 @@ def test_a_layer_that_is_asked_for_comes_first(tmp_path: Path, small: None, home
 LAYERS = {
     "causal": lambda: MultiHeadAttention(8, 2, mask=Causal()),
     "window": lambda: MultiHeadAttention(8, 2, mask=Causal() & Window(60)),
+    "a strip that sees itself alone": lambda: MultiHeadAttention(8, 2, mask=Causal() & Window(0)),
+    "a strip that sees nothing": lambda: MultiHeadAttention(
+        8, 2, mask=(torch.arange(N) < 200)[:, None] & (torch.arange(N) > 70)
+    ),
     "blocks": lambda: MultiHeadAttention(
         8, 4, key_value_heads=2, mask=Blocks(torch.rand(15, 15) > 0.5, 32)
     ),

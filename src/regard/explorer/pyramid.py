@@ -88,19 +88,23 @@ class Writer:
         self.blocks: list[list[int]] = []
         self.arrays: dict[str, list[Any]] = {}
 
-    def strip(self, number: int, cells: Cells) -> None:
-        """The next strip of queries: the cells of level 0, maxima and sums."""
+    def strip(self, number: int, left: int, cells: Cells) -> None:
+        """The next strip of queries: the cells of level 0 from column `left` on, maxima and sums.
+
+        Rows and columns are multiples of `STRIP`, with zeros where nothing is any more.
+        """
         for level in range(LEVELS):
+            cells = halved(cells) if level else cells
             for head in range(cells.shape[1]):
                 here = cells[:, head]
                 some = np.flatnonzero(here[0].any(0))
                 if len(some):
                     first, last = int(some[0]), int(some[-1]) + 1
-                    data = np.ascontiguousarray(here[:, :, first:last], "<f4").tobytes()
-                    place = [self.file.tell(), first, last, here.shape[1], zlib.crc32(data)]
+                    data = np.ascontiguousarray(here[:, :, first:last], "<f4").data
+                    at = left >> level
+                    place = [self.file.tell(), at + first, at + last, here.shape[1]]
+                    self.blocks.append([level, number, head, *place, zlib.crc32(data)])
                     self.file.write(data)
-                    self.blocks.append([level, number, head, *place])
-            cells = halved(cells)
 
     def put(self, name: str, array: ndarray) -> None:
         """An array by its name."""
@@ -133,14 +137,16 @@ class Writer:
 
 
 def halved(cells: Cells) -> Float32[ndarray, "parts h half_rows half_cols"]:
-    """Cells twice as high and wide."""
-    odd = [(0, n % 2) for n in cells.shape[2:]]
-    if any(after for _, after in odd):
-        cells = np.pad(cells, [(0, 0), (0, 0), *odd])
-    a, b = cells[:, :, ::2], cells[:, :, 1::2]
-    tall = np.stack((np.maximum(a[0], b[0]), a[1] + b[1]))
-    a, b = tall[..., ::2], tall[..., 1::2]
-    return np.stack((np.maximum(a[0], b[0]), a[1] + b[1]))
+    """Cells twice as high and wide, of an even number of rows and columns."""
+    cells = _joined(cells[..., ::2, :], cells[..., 1::2, :])
+    return _joined(cells[..., ::2], cells[..., 1::2])
+
+
+def _joined(one: Cells, other: Cells) -> Cells:
+    found = np.empty(one.shape, np.float32)
+    np.maximum(one[0], other[0], out=found[0])
+    np.add(one[1], other[1], out=found[1])
+    return found
 
 
 class Pyramid:
@@ -175,7 +181,6 @@ class Pyramid:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise Damaged(str(error)) from error
-        self._mapped: ndarray | None = None
         self._checked: set[int] = set()
 
     def array(self, name: str) -> ndarray:
@@ -196,19 +201,27 @@ class Pyramid:
             block = self._blocks.get((level, strip, head))
             if block is None:
                 continue
-            wide = block.last - block.first
-            size = 4 * _PARTS * block.rows * wide
-            data = self._data(block.offset, size, block.check).view("<f4")
-            cells = data.reshape(_PARTS, block.rows, wide)[part]
             top, left = strip * high, max(block.first, cols.start)
             first, last = max(top, rows.start), min(top + block.rows, rows.stop)
             right = min(block.last, cols.stop)
             if first < last and left < right:
-                into = found[
-                    first - rows.start : last - rows.start, left - cols.start : right - cols.start
+                cells = self._cells(block, part, range(first - top, last - top))
+                into = found[first - rows.start : last - rows.start]
+                into[:, left - cols.start : right - cols.start] = cells[
+                    :, left - block.first : right - block.first
                 ]
-                into[:] = cells[first - top : last - top, left - block.first : right - block.first]
         return found
+
+    def _cells(self, block: Block, part: int, rows: range) -> ndarray:
+        """Whole rows of a part of a block, of which no more is read once it was checked."""
+        wide = block.last - block.first
+        whole = 4 * _PARTS * block.rows * wide
+        start, size = 4 * (part * block.rows + rows.start) * wide, 4 * len(rows) * wide
+        if block.offset in self._checked:
+            data = self._read(block.offset + start, size)
+        else:
+            data = self._data(block.offset, whole, block.check)[start : start + size]
+        return data.view("<f4").reshape(len(rows), wide)
 
     def _index(self) -> Any:
         with self.path.open("rb") as file:
@@ -226,13 +239,25 @@ class Pyramid:
         return json.loads(data)
 
     def _data(self, offset: int, size: int, check: int) -> ndarray:
-        if self._mapped is None:
-            self._mapped = np.memmap(self.path, np.uint8, "r")
-        data = self._mapped[offset : offset + size]
+        """Bytes, held against their checksum when they are first read."""
+        data = self._read(offset, size)
         if offset not in self._checked:
-            if len(data) != size or zlib.crc32(memoryview(data)) != check:  # pyright: ignore[reportArgumentType]
+            if zlib.crc32(data.data) != check:
                 raise Damaged(f"what lies at {offset} has changed")
             self._checked.add(offset)
+        return data
+
+    def _read(self, offset: int, size: int) -> ndarray:
+        """Read, not mapped: of a file that is mapped, what was looked at counts as this process's memory."""
+        data = np.empty(size, np.uint8)
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(offset)
+                whole = file.readinto(data.data) == size
+        except OSError as error:
+            raise Damaged(str(error)) from error
+        if not whole:
+            raise Damaged(f"of {size} bytes at {offset} some are missing")
         return data
 
 

@@ -37,7 +37,7 @@ Progress = Callable[[float], None]
 
 
 class _Piece(NamedTuple):
-    """A rectangle of a strip whose cells are all of one size."""
+    """A rectangle of a strip's queries and of keys, whose cells are all of one size."""
 
     q: range
     k: range
@@ -77,7 +77,8 @@ def build(
     strips = layer.strips(STRIP * cell if cell else _STRIP)
     for number, queries in enumerate(strips):
         progress(number / len(strips))
-        pieces = _pieces(cell, len(queries), keys)
+        near = _reached(layer, queries, cell)
+        pieces = _pieces(cell, len(queries), near)
         asked = [one for piece in pieces for one in piece.maps(cell)]
         first = layer.shift + queries.start
         seen, drawn = layer.see(queries, _passing(first, keys), asked)
@@ -87,14 +88,15 @@ def build(
         for name, hit in kinds.items():
             found = (top.weights[0] * torch.from_numpy(hit)).sum(-1)
             by_row[name][:, queries.start : queries.stop] = found
-        each = len(asked) // len(pieces)
+        each = 3 if cell else 1
         found = [drawn[i : i + each] for i in range(0, len(drawn), each)]
         for piece, maps in zip(pieces, found, strict=True):
             received[:, piece.k.start : piece.k.stop] += maps[0][:, 0]
-        if cell:
-            cells = _cells(pieces, found)
-            for i, top in enumerate(range(0, cells.shape[2], STRIP)):
-                writer.strip(number + i, cells[:, :, top : top + STRIP])
+        if cell and pieces:
+            cells = _cells(cell, queries, near, pieces, found)
+            for i, start in enumerate(range(0, cells.shape[2], STRIP)):
+                part = cells[:, :, start : start + STRIP]
+                writer.strip(number + i, near.start // cell, part)
     visible = torch.from_numpy(evenly.visible)
     chooses = visible > 1
     choice = torch.where(chooses, visible, 2).double().log()
@@ -211,26 +213,38 @@ def _keep(by_row: dict[str, Tensor], queries: range, seen: Sequence[Any]) -> Non
         by_row[name][:, queries.start : queries.stop] = numbers[0]
 
 
-def _pieces(cell: int, queries: int, keys: int) -> list[_Piece]:
+def _reached(layer: Layer, queries: range, cell: int) -> range:
+    """The keys that a strip may see, from an edge of all levels on to whole cells."""
+    near, cell = layer.reach(queries), max(cell, 1)
+    edge = cell * STRIP
+    return range(near.start // edge * edge, min(-(-near.stop // cell) * cell, layer.keys))
+
+
+def _pieces(cell: int, queries: int, keys: range) -> list[_Piece]:
     """A strip in up to four pieces: whole cells, and what is left of queries and keys."""
     if not cell:
-        return [_Piece(range(queries), range(keys), 1, keys)]
-    parts = (_parted(n, cell) for n in (queries, keys))
-    rows, cols = parts
+        return [_Piece(range(queries), keys, 1, len(keys))] if len(keys) else []
+    rows, cols = _parted(range(queries), cell), _parted(keys, cell)
     return [_Piece(q, k, -(-len(q) // cell), -(-len(k) // cell)) for q in rows for k in cols]
 
 
-def _parted(n: int, cell: int) -> list[range]:
-    whole = n // cell * cell
-    return [part for part in (range(whole), range(whole, n)) if len(part)]
+def _parted(side: range, cell: int) -> list[range]:
+    whole = side.start + len(side) // cell * cell
+    return [part for part in (range(side.start, whole), range(whole, side.stop)) if len(part)]
 
 
-def _cells(pieces: Sequence[_Piece], found: Sequence[Sequence[Tensor]]) -> ndarray:
-    """The cells of a strip, maxima and sums, (2, h, rows, cols)."""
-    bands: dict[range, list[Tensor]] = {}
+def _cells(
+    cell: int, queries: range, near: range, pieces: Sequence[_Piece], found: Sequence[list[Tensor]]
+) -> ndarray:
+    """The cells of a strip, maxima and sums, (2, h, rows, cols), to whole cells of the coarsest level."""
+    heads = len(found[0][0])
+    rows, cols = (-(-len(side) // (cell * STRIP)) * STRIP for side in (queries, near))
+    cells = np.zeros((2, heads, rows, cols), np.float32)
     for piece, (_, *both) in zip(pieces, found, strict=True):
-        bands.setdefault(piece.q, []).append(torch.stack(both))
-    return torch.cat([torch.cat(parts, -1) for parts in bands.values()], -2).numpy()
+        top, left = piece.q.start // cell, (piece.k.start - near.start) // cell
+        for part, values in zip(cells, both, strict=True):
+            part[:, top : top + piece.rows, left : left + piece.cols] = values.numpy()
+    return cells
 
 
 def _sampled(queries: int, keys: int, heads: int) -> list[list[int]]:
