@@ -1,0 +1,63 @@
+// How one weight comes about, as regard/explorer/cell.py tells it: in float64, from the numbers that are stored.
+import type { Head } from "./head";
+
+const SHOWN = 64;
+const BESIDE = 8;
+
+/** The weighted values of some keys, added. */
+function mixed(weights: ArrayLike<number>, v: Float32Array, size: number, keys: Iterable<number>): number[] {
+  const out = new Array<number>(size).fill(0);
+  for (const key of keys) {
+    const weight = weights[key]!;
+    if (weight) for (let c = 0; c < size; c++) out[c]! += weight * v[key * size + c]!;
+  }
+  return out;
+}
+
+/** The keys that are told, in order: those beside, and the strongest. */
+function shown(weights: Float64Array, key: number): number[] {
+  const near = [];
+  for (let k = Math.max(key - BESIDE, 0); k < Math.min(key + BESIDE + 1, weights.length); k++) near.push(k);
+  const strongest = Array.from(weights.keys()).sort((a, b) => weights[b]! - weights[a]!);
+  return [...new Set([...near, ...strongest.slice(0, SHOWN)])].slice(0, SHOWN).sort((a, b) => a - b);
+}
+
+export function weightsOf(head: Head, query: number, scores = head.scores(query)): Float64Array {
+  return scores.map((score) => head.weight(score, query));
+}
+
+/** What all keys give to a query. */
+export const outOf = (head: Head, query: number, v: Float32Array): number[] =>
+  mixed(weightsOf(head, query), v, v.length / head.keys, Array(head.keys).keys());
+
+export function cell(head: Head, query: number, key: number, v: Float32Array | null): object {
+  const { size, arrays, facts } = head;
+  const scores = head.scores(query);
+  const weights = weightsOf(head, query, scores);
+  const of = (values: Float32Array, at: number, n: number) => Array.from(values.subarray(at * n, (at + 1) * n));
+  const [q, k] = [of(arrays.q, query, size), of(arrays.k, key, size)];
+  const products = q.map((x, i) => x * k[i]!);
+  const dot = head.dot(query, key);
+  const scaled = dot * facts.scale;
+  const cap = facts.softcap;
+  const sink = arrays.sink ?? -Infinity;
+  const most = Math.max(scores.reduce((a, b) => Math.max(a, b), -Infinity), sink);
+  // A row that may see nothing has no maximum, and no sum.
+  const seen = scores.some((score) => score > -Infinity);
+  const exp = (score: number) => (seen ? Math.exp(score - most) : 0);
+  const keys = shown(weights, key);
+  const n = v ? v.length / head.keys : 0;
+  const out = v && mixed(weights, v, n, weights.keys());
+  const rest = v && mixed(weights, v, n, Array.from(weights.keys()).filter((one) => !keys.includes(one)));
+  return {
+    allowed: head.allowed(query, key), q, k, products, dot, scale: facts.scale, scaled,
+    softcap: cap === null ? null : { cap, score: cap * Math.tanh(scaled / cap) },
+    bias: head.bias(query, key), score: scores[key]!,
+    max: seen ? most : null, exp: exp(scores[key]!), sum: seen ? scores.reduce((sum, score) => sum + exp(score), exp(sink)) : 0,
+    sink: arrays.sink === null ? null : seen ? exp(sink) : sink,
+    weight: weights[key]!, lse: arrays.lse[query]!,
+    row: { keys, scores: keys.map((at) => scores[at]!), weights: keys.map((at) => weights[at]!) },
+    values: v && { v: of(v, key, n), out, keys, vs: keys.map((at) => of(v, at, n)), rest },
+    inputs: null,
+  };
+}

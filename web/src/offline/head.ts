@@ -1,0 +1,171 @@
+// One head of a layer in its normal form: weight = exp(softcap(q·k · scale) + bias − lse) where the mask allows it.
+import type { LayerFacts } from "./about";
+import { type Arrays, type Part, row } from "./arrays";
+
+/** Queries and keys in a tile of the mask, and in a block of work. */
+export const SIDE = 64;
+
+/** The arrays of a head. Those of the mask and the bias are as regard.tiles.Tabled and regard.backends.normal say. */
+export interface HeadArrays {
+  readonly q: Float32Array;
+  readonly k: Float32Array;
+  readonly lse: Float32Array;
+  readonly table: Float32Array | null;
+  readonly pairs: Part<Float32Array> | null;
+  readonly sink: number | null;
+  readonly runs: Int32Array | null;
+  readonly kinds: Int32Array | null;
+  readonly words: Uint32Array | null;
+}
+
+export class Head {
+  readonly queries: number;
+  readonly keys: number;
+  /** Half-open spans of keys of each query. */
+  private readonly spans: number;
+  private readonly tileCols: number;
+  /** Strides of the bias of pairs; 0 where it is shared. */
+  private readonly pairRow: number;
+  private readonly pairCol: number;
+
+  constructor(
+    readonly facts: Pick<LayerFacts, "scale" | "softcap">,
+    readonly size: number,
+    readonly arrays: HeadArrays,
+  ) {
+    const { q, k, pairs, runs } = arrays;
+    this.queries = q.length / size;
+    this.keys = k.length / size;
+    this.spans = runs ? runs.length / this.queries / 2 : 0;
+    this.tileCols = Math.ceil(this.keys / SIDE);
+    const [rows = 1, cols = 1] = pairs?.shape ?? [];
+    this.pairCol = cols > 1 ? 1 : 0;
+    this.pairRow = rows > 1 ? cols : 0;
+  }
+
+  bias(query: number, key: number): number {
+    const { table, pairs } = this.arrays;
+    return (table ? table[query - key + this.keys - 1]! : 0) + (pairs ? pairs.values[query * this.pairRow + key * this.pairCol]! : 0);
+  }
+
+  allowed(query: number, key: number): boolean {
+    const { runs, kinds } = this.arrays;
+    if (runs) {
+      let inside = false;
+      for (let i = 2 * this.spans * query, end = i + 2 * this.spans; i < end; i += 2) inside ||= runs[i]! <= key && key < runs[i + 1]!;
+      if (!inside) return false;
+    }
+    const kind = kinds ? kinds[(query >> 6) * this.tileCols + (key >> 6)]! : 1;
+    return kind > 1 ? this.bit(kind, query, key) : kind === 1;
+  }
+
+  private bit(kind: number, query: number, key: number): boolean {
+    const at = 2 * ((kind - 2) * SIDE + (key & 63)) + ((query >> 5) & 1);
+    return ((this.arrays.words![at]! >>> (query & 31)) & 1) === 1;
+  }
+
+  /** q · k, before all else. */
+  dot(query: number, key: number): number {
+    const { q, k } = this.arrays;
+    let sum = 0;
+    for (let i = 0, a = query * this.size, b = key * this.size; i < this.size; i++) sum += q[a + i]! * k[b + i]!;
+    return sum;
+  }
+
+  private score(dot: number, query: number, key: number): number {
+    const { scale, softcap } = this.facts;
+    const scaled = dot * scale;
+    return (softcap === null ? scaled : softcap * Math.tanh(scaled / softcap)) + this.bias(query, key);
+  }
+
+  /** The score of each key of a query; −∞ where the mask does not allow it. */
+  scores(query: number): Float64Array {
+    return Float64Array.from({ length: this.keys }, (_, key) =>
+      this.allowed(query, key) ? this.score(this.dot(query, key), query, key) : -Infinity,
+    );
+  }
+
+  weight(score: number, query: number): number {
+    return score === -Infinity ? 0 : Math.exp(score - this.arrays.lse[query]!);
+  }
+
+  /** From the first to behind the last key that any of these queries may see by its spans. */
+  reach(q0: number, q1: number): [number, number] {
+    const { runs } = this.arrays;
+    if (!runs) return [0, this.keys];
+    let [first, last] = [this.keys, 0];
+    for (let i = 2 * this.spans * q0; i < 2 * this.spans * q1; i += 2)
+      if (runs[i]! < runs[i + 1]!) {
+        first = Math.min(first, runs[i]!);
+        last = Math.max(last, runs[i + 1]!);
+      }
+    return [first, last];
+  }
+
+  /** Writes the weights of a rectangle within one tile of the mask; false where all are 0, and then nothing is written. */
+  block(q0: number, q1: number, k0: number, k1: number, out: Float64Array): boolean {
+    const { runs, kinds } = this.arrays;
+    const kind = kinds ? kinds[(q0 >> 6) * this.tileCols + (k0 >> 6)]! : 1;
+    if (kind === 0) return false;
+    let any = false;
+    for (let query = q0; query < q1; query++) {
+      const spans = runs ? this.spans : 1;
+      for (let s = 0, i = 2 * this.spans * query; s < spans; s++, i += 2) {
+        const start = runs ? Math.max(runs[i]!, k0) : k0;
+        const stop = runs ? Math.min(runs[i + 1]!, k1) : k1;
+        if (start >= stop) continue;
+        if (!any) {
+          any = true;
+          out.fill(0, 0, (q1 - q0) * (k1 - k0));
+        }
+        const at = (query - q0) * (k1 - k0) - k0;
+        this.dots(query, start, stop, out, at + start);
+        for (let key = start; key < stop; key++)
+          out[at + key] = kind > 1 && !this.bit(kind, query, key) ? 0 : this.weight(this.score(out[at + key]!, query, key), query);
+      }
+    }
+    return any;
+  }
+
+  /** Writes q · k of a run of keys, four at a time: where all the work is. */
+  private dots(query: number, start: number, stop: number, out: Float64Array, at: number): void {
+    const { size } = this;
+    const { q, k } = this.arrays;
+    const a = query * size;
+    let key = start;
+    for (; key + 4 <= stop; key += 4, at += 4) {
+      let [s0, s1, s2, s3] = [0, 0, 0, 0];
+      for (let i = 0, b = key * size; i < size; i++, b++) {
+        const x = q[a + i]!;
+        s0 += x * k[b]!;
+        s1 += x * k[b + size]!;
+        s2 += x * k[b + 2 * size]!;
+        s3 += x * k[b + 3 * size]!;
+      }
+      out[at] = s0;
+      out[at + 1] = s1;
+      out[at + 2] = s2;
+      out[at + 3] = s3;
+    }
+    for (; key < stop; key++, at++) out[at] = this.dot(query, key);
+  }
+}
+
+/** A head of the file: `at` is its place among those that are kept. */
+export async function headOf(arrays: Arrays, prefix: string, facts: LayerFacts, at: number): Promise<Head> {
+  const get = <T extends Float32Array | Int32Array | Uint32Array = Float32Array>(name: string) => arrays.get<T>(`${prefix}/${name}`);
+  const [q, k, lse, table, pairs, sink, runs, kinds, words] = await Promise.all([
+    get("q"), get("k"), get("lse"), get("table"), get("pairs"), get("sink"), get<Int32Array>("runs"), get<Int32Array>("kinds"), get<Uint32Array>("words"),
+  ]);
+  return new Head(facts, q!.shape[2]!, {
+    q: row(q!, at),
+    k: row(k!, facts.group[at]!),
+    lse: row(lse!, at),
+    table: table && row(table, at),
+    pairs: pairs && { values: row(pairs, at), shape: pairs.shape.slice(1) },
+    sink: sink && row(sink, at)[0]!,
+    runs: runs && row(runs, at),
+    kinds: kinds && row(kinds, at),
+    words: words?.values ?? null,
+  });
+}

@@ -1,0 +1,161 @@
+// Maps, rows and the strongest weights of a head: worked out from q and k, or put together from its coarse maps.
+import type { View } from "./asking";
+import { type Head, SIDE } from "./head";
+import type { Turn } from "./turns";
+
+/** Sums of products that are worked out for one map before its coarse map, if there is one, is asked instead. */
+export const DIRECT = 2 ** 30;
+
+/** The coarse maps of a head: maxima and sums of cell × cell weights. */
+export interface Coarse {
+  readonly cell: number;
+  readonly max: Float32Array;
+  readonly sum: Float32Array;
+}
+
+/** Numbers of a view; where edges of pixels were moved to multiples of so many weights, that number, else 0. */
+export interface Tile {
+  readonly values: Float32Array;
+  readonly snapped: number;
+}
+
+/** Where pixels begin, and the last one ends: place i falls into pixel ⌊i · count / span⌋. */
+export const edges = (start: number, stop: number, count: number): number[] =>
+  Array.from({ length: count + 1 }, (_, i) => start + Math.ceil((i * (stop - start)) / count));
+
+/** Calls back with each block of a rectangle, within one tile of the mask, that may hold weights above 0. */
+async function blocks(head: Head, box: Pick<View, "q0" | "q1" | "k0" | "k1">, turn: Turn, each: (q: number, qn: number, k: number, kn: number, weights: Float64Array) => void): Promise<void> {
+  const weights = new Float64Array(SIDE * SIDE);
+  const end = (at: number, stop: number) => Math.min((Math.floor(at / SIDE) + 1) * SIDE, stop);
+  for (let q = box.q0; q < box.q1; q = end(q, box.q1)) {
+    const qn = end(q, box.q1);
+    const [first, last] = head.reach(q, qn);
+    const stop = Math.min(last, box.k1);
+    for (let k = Math.max(first, box.k0); k < stop; k = end(k, stop)) {
+      const kn = end(k, stop);
+      await turn();
+      if (head.block(q, qn, k, kn, weights)) each(q, qn, k, kn, weights);
+    }
+  }
+}
+
+async function direct(head: Head, view: View, turn: Turn): Promise<Float32Array> {
+  const { q0, q1, k0, k1, rows, cols, how } = view;
+  const out = new Float64Array(rows * cols);
+  const place = (span: number, count: number) => Int32Array.from({ length: span }, (_, i) => Math.floor((i * count) / span));
+  const [down, across] = [place(q1 - q0, rows), place(k1 - k0, cols)];
+  await blocks(head, view, turn, (q, qn, k, kn, weights) => {
+    for (let at = 0; q < qn; q++)
+      for (let line = down[q - q0]! * cols, key = k; key < kn; key++, at++) {
+        const weight = weights[at]!;
+        const pixel = line + across[key - k0]!;
+        if (how !== "max") out[pixel]! += weight;
+        else if (weight > out[pixel]!) out[pixel] = weight;
+      }
+  });
+  if (how === "mean") {
+    const [top, left] = [edges(q0, q1, rows), edges(k0, k1, cols)];
+    for (let r = 0, at = 0; r < rows; r++)
+      for (let c = 0; c < cols; c++, at++) out[at]! /= (top[r + 1]! - top[r]!) * (left[c + 1]! - left[c]!);
+  }
+  return Float32Array.from(out);
+}
+
+/** The cells from which each pixel along one side is put together, how many weights they hold, and how many of its own. */
+function sides(whole: number, start: number, stop: number, count: number, cell: number, fine: boolean) {
+  const at = edges(start, stop, count);
+  const last = Math.ceil(whole / cell);
+  const near = (edge: number) => (edge === whole ? last : Math.floor((edge + Math.floor(cell / 2)) / cell));
+  return Array.from({ length: count }, (_, i) => {
+    const [a, b] = [at[i]!, at[i + 1]!];
+    const [from, to] = fine ? [Math.floor(a / cell), Math.ceil(b / cell)] : [near(a), near(b)];
+    const covered = Math.min(to * cell, whole) - from * cell;
+    return { from, to, covered, own: fine ? b - a : covered };
+  });
+}
+
+/** From the cells that a pixel lies in; where pixels are finer than cells, each gets its part of them. */
+export function coarsely(head: Head, view: View, coarse: Coarse, fine: boolean): Float32Array {
+  const { cell, max, sum } = coarse;
+  const cells = view.how === "max" ? max : sum;
+  const wide = Math.ceil(head.keys / cell);
+  const across = sides(head.keys, view.k0, view.k1, view.cols, cell, fine);
+  const out = new Float32Array(view.rows * view.cols);
+  let at = 0;
+  for (const q of sides(head.queries, view.q0, view.q1, view.rows, cell, fine))
+    for (const k of across) {
+      let value = 0;
+      for (let r = q.from; r < q.to; r++)
+        for (let c = k.from; c < k.to; c++) {
+          const one = cells[r * wide + c]!;
+          value = view.how === "max" ? Math.max(value, one) : value + one;
+        }
+      const covered = q.covered * k.covered;
+      if (view.how === "mean") value /= covered;
+      else if (view.how === "sum") value *= (q.own * k.own) / covered;
+      out[at++] = value;
+    }
+  return out;
+}
+
+/** The numbers of a map. */
+export async function tile(head: Head, view: View, coarse: Coarse | null, turn: Turn): Promise<Tile> {
+  if (coarse) {
+    const { cell } = coarse;
+    const [high, wide] = [view.q1 - view.q0, view.k1 - view.k0];
+    const fine = view.rows * cell > high || view.cols * cell > wide;
+    const on = (start: number, stop: number, count: number, whole: number) =>
+      edges(start, stop, count).every((edge) => edge % cell === 0 || edge === whole);
+    const aligned = !fine && on(view.q0, view.q1, view.rows, head.queries) && on(view.k0, view.k1, view.cols, head.keys);
+    if (aligned || high * wide * head.size > DIRECT) return { values: coarsely(head, view, coarse, fine), snapped: aligned ? 0 : cell };
+  }
+  return { values: await direct(head, view, turn), snapped: 0 };
+}
+
+/** All weights of a query. */
+export async function row(head: Head, query: number, turn: Turn): Promise<Float32Array> {
+  return direct(head, { q0: query, q1: query + 1, k0: 0, k1: head.keys, rows: 1, cols: head.keys, how: "sum" }, turn);
+}
+
+export interface Found {
+  query: number;
+  key: number;
+  weight: number;
+}
+
+/** Half of what float16 may have taken from a maximum, relative to it. */
+const ROUNDED = 1 + 2 ** -10;
+
+/** The `count` strongest weights above 0, strongest first; of equal ones the lower query, then key.
+ *  Where there is a coarse map, cells are looked into from the greatest maximum down, and no further than needed. */
+export async function strongest(head: Head, count: number, skip: number | null, coarse: Coarse | null, turn: Turn): Promise<Found[]> {
+  const kept: Found[] = [];
+  const order = (a: Found, b: Found) => b.weight - a.weight || a.query - b.query || a.key - b.key;
+  let least = 0;
+  const prune = () => {
+    kept.sort(order).splice(count);
+    if (kept.length === count) least = kept[count - 1]!.weight;
+  };
+  const look = (box: Pick<View, "q0" | "q1" | "k0" | "k1">) =>
+    blocks(head, box, turn, (q, qn, k, kn, weights) => {
+      for (let at = 0; q < qn; q++)
+        for (let key = k; key < kn; key++, at++) {
+          const weight = Math.fround(weights[at]!);
+          if (weight > 0 && weight >= least && key !== (skip === null ? -1 : q + skip)) kept.push({ query: q, key, weight });
+        }
+      if (kept.length > 4 * count) prune();
+    });
+  if (coarse) {
+    const { cell, max } = coarse;
+    const wide = Math.ceil(head.keys / cell);
+    const order = Uint32Array.from(max.keys()).sort((a, b) => max[b]! - max[a]!);
+    for (const place of order) {
+      if (!max[place] || max[place]! * ROUNDED < least) break;
+      const [q0, k0] = [Math.floor(place / wide) * cell, (place % wide) * cell];
+      await look({ q0, q1: Math.min(q0 + cell, head.queries), k0, k1: Math.min(k0 + cell, head.keys) });
+      prune();
+    }
+  } else await look({ q0: 0, q1: head.queries, k0: 0, k1: head.keys });
+  prune();
+  return kept;
+}

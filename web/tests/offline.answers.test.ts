@@ -1,0 +1,304 @@
+import { describe, expect, it } from "vitest";
+import { Answers } from "../src/offline/answers";
+import { Arrays, decoded } from "../src/offline/arrays";
+import { searched } from "../src/offline/searching";
+import { half } from "../src/pure/half";
+import { cuts, Made, pooled, type Wanted } from "./offline.made";
+
+const WORDS = ["<s>", "the", " river", " bank", " and", " the", " bank"];
+const STARTS = [0, 0, 3, 9, 14, 18, 22];
+const tokens = (n: number) => ({ texts: Array.from({ length: n }, (_, i) => WORDS[i % 7]!), starts: Array.from({ length: n }, () => 0) });
+
+function page(...layers: Wanted[]) {
+  const made = new Made(layers, tokens(layers[0]!.k));
+  const answers = new Answers(made.about, new Arrays(made.about.arrays, made.fetch));
+  const to = (path: string) => answers.to(`/api/recordings/a1/${path}`, "GET", () => undefined);
+  return {
+    made,
+    answers,
+    json: async (path: string) => JSON.parse((await to(path)).body as string),
+    status: async (path: string) => (await to(path)).status,
+    raw: async (path: string) => {
+      const { status, body, headers } = await to(path);
+      expect(status, typeof body === "string" ? body : path).toBe(200);
+      return { values: Array.from(new Float32Array(body as ArrayBuffer)), headers };
+    },
+  };
+}
+
+/** Each number within 1e−6 of what it should be, relatively. */
+function near(found: ArrayLike<number>, wanted: ArrayLike<number>, by = 1e-6) {
+  expect(found.length).toBe(wanted.length);
+  for (let i = 0; i < wanted.length; i++)
+    if (Math.abs(found[i]! - wanted[i]!) > by * Math.max(Math.abs(wanted[i]!), 1e-30)) expect(found[i], `at ${i}`).toBe(wanted[i]);
+}
+
+const window = (query: number, key: number) => key <= query && (query - key < 20 || key < 3);
+const spotted = (query: number, key: number, head: number) => key <= query && (query * 7 + key * 13 + head) % 5 < 2 && query % 50 !== 7;
+const KINDS: Record<string, Wanted> = {
+  causal: { q: 150, k: 150 },
+  "more keys than queries": { q: 70, k: 200, table: true },
+  "no mask": { q: 60, k: 90, mask: "none", pairs: [1, 1, 90] },
+  "two spans, groups, softcap, sink": { q: 150, k: 150, allowed: window, heads: 4, group: [0, 0, 1, 1], softcap: 2, sink: true, table: true },
+  "bits": { q: 150, k: 130, allowed: spotted, mask: "tiles", pairs: [2, 150, 130] },
+  "spans and bits": { q: 200, k: 200, allowed: spotted, mask: "both", pairs: [1, 200, 1] },
+  float16: { q: 90, k: 90, dtype: "float16", gzip: true },
+  bfloat16: { q: 90, k: 90, dtype: "bfloat16", size: 7 },
+};
+
+describe.each(Object.entries(KINDS))("%s", (_, wanted) => {
+  const { made, raw, json } = page({ ...wanted, values: 5 });
+  const { q: n, k: m } = wanted;
+  const plain = made.plain[0]!;
+  const head = (wanted.heads ?? 2) - 1;
+  const weights = plain.weights[head]!;
+
+  it("weights, and maps of uneven pixels, are those of the formula", async () => {
+    const exact = await raw(`map/0/${head}?q=0,${n}&k=0,${m}&rows=${n}&cols=${m}`);
+    near(exact.values, weights.flat());
+    expect(exact.headers["x-regard-exact"]).toBe("1");
+    const [q0, q1, k0, k1, rows, cols] = [3, n - 2, 5, m - 1, 7, 11];
+    const [down, across] = [cuts(q0, q1, rows), cuts(k0, k1, cols)];
+    const { max, sum } = pooled(weights, down, across);
+    const at = `map/0/${head}?q=${q0},${q1}&k=${k0},${k1}&rows=${rows}&cols=${cols}`;
+    const told = await raw(`${at}&how=max`);
+    near(told.values, max);
+    expect([told.headers["x-regard-exact"], told.headers["x-regard-shape"]]).toEqual(["0", "7,11"]);
+    expect(told.headers["x-regard-pixel"]).toBe(`${Math.ceil((q1 - q0) / rows)}x${Math.ceil((k1 - k0) / cols)} max`);
+    near((await raw(`${at}&how=sum`)).values, sum);
+    near((await raw(`${at}&how=mean`)).values, sum.map((s, i) => {
+      const [r, c] = [Math.floor(i / cols), i % cols];
+      return s / ((down[r + 1]! - down[r]!) * (across[c + 1]! - across[c]!));
+    }));
+  });
+
+  it("rows, thumbnails and marginals are those of the formula", async () => {
+    near((await raw(`row/0/${head}/33`)).values, weights[33]!);
+    near((await raw(`thumbnail/0/${head}`)).values, pooled(weights, cuts(0, n, Math.min(n, 128)), cuts(0, m, Math.min(m, 128))).max);
+    const { values, headers } = await raw(`marginals/0/${head}`);
+    const wide = Math.max(n, m);
+    expect(headers["x-regard-shape"]).toBe(`2,${wide}`);
+    near(values.slice(0, m), weights[0]!.map((_, key) => weights.reduce((sum, row) => sum + row[key]!, 0)));
+    near(values.slice(wide, wide + n), weights.map((row) => -row.reduce((sum, w) => sum + (w > 0 ? w * Math.log(w) : 0), 0)), 1e-5);
+  });
+
+  it("the strongest are the strongest", async () => {
+    const all = weights.flatMap((row, query) => row.map((weight, key) => ({ query, key, weight: Math.fround(weight) }))).filter((one) => one.weight > 0);
+    const best = (list: typeof all) => list.sort((a, b) => b.weight - a.weight || a.query - b.query || a.key - b.key).slice(0, 40);
+    expect((await json(`strongest/0/${head}?count=40`)).cells).toEqual(best(all));
+    const off = all.filter((one) => one.key !== one.query + m - n);
+    expect((await json(`strongest/0/${head}?count=40&skip=diagonal`)).cells).toEqual(best(off));
+  });
+
+  it("a cell tells how its weight comes about", async () => {
+    const query = 41;
+    const key = weights[query]!.findIndex((w) => w > 0.001);
+    const told = await json(`cell/0/${head}/${query}/${key}`);
+    const group = (wanted.group ?? [0, 1, 2, 3])[head]!;
+    const [q, k] = [plain.q[head]![query]!, plain.k[group]![key]!];
+    near(told.q, q);
+    near(told.k, k);
+    near(told.products, q.map((x, i) => x * k[i]!), 1e-12);
+    const scores = plain.scores[head]![query]!;
+    near([told.dot, told.scaled, told.score, told.weight, told.lse], [
+      q.reduce((sum, x, i) => sum + x * k[i]!, 0), told.dot * q.length ** -0.5, scores[key]!, weights[query]![key]!, plain.lse[head]![query]!,
+    ], 1e-12);
+    near([told.bias], [scores[key]! - (told.softcap ? told.softcap.score : told.scaled)], 1e-6);
+    const sink = plain.sink[head] ?? -Infinity;
+    near([told.max, told.exp, told.sum], [
+      Math.max(...scores, sink), Math.exp(scores[key]! - told.max), [...scores, sink].reduce((sum, s) => sum + Math.exp(s - told.max), 0),
+    ], 1e-12);
+    expect(told.sink).toBe(plain.sink.length ? Math.exp(sink - told.max) : null);
+    near([told.exp / told.sum], [told.weight], 1e-5);
+    expect([told.allowed, told.query.index, told.key]).toEqual([true, query, { index: key, text: WORDS[key % 7] }]);
+    // Those beside are told, and the strongest, each with its value; the others' part is whole.
+    const keys: number[] = told.row.keys;
+    expect(keys).toEqual([...keys].sort((a, b) => a - b));
+    expect(keys).toContain(Math.max(key - 8, 0));
+    expect(keys).toContain(weights[query]!.indexOf(Math.max(...weights[query]!)));
+    near(told.row.weights, keys.map((at) => weights[query]![at]!), 1e-12);
+    near(told.row.scores.map((s: number | null) => s ?? 1e9), keys.map((at) => (scores[at] === -Infinity ? 1e9 : scores[at]!)), 1e-12);
+    const v = plain.v[group]!;
+    const out = v[0]!.map((_, c) => weights[query]!.reduce((sum, w, at) => sum + w * v[at]![c]!, 0));
+    near(told.values.out, out, 1e-9);
+    near(told.values.v, v[key]!);
+    expect(told.values.keys).toEqual(keys);
+    const parts = out.map((_, c) => keys.reduce((sum, _, i) => sum + told.row.weights[i] * told.values.vs[i][c], told.values.rest[c]));
+    near(parts, out, 1e-9);
+    const { heads, projected } = await json(`heads/0/${query}`);
+    near(heads[head], out, 1e-9);
+    expect([heads.length, projected]).toEqual([plain.q.length, null]);
+  });
+});
+
+describe("a row that may see nothing", () => {
+  it("is 0, and its cell says so", async () => {
+    const { raw, json } = page({ q: 70, k: 70, allowed: (query, key) => query > 3 && key <= query });
+    expect((await raw("row/0/0/2")).values.every((w) => w === 0)).toBe(true);
+    const told = await json("cell/0/0/2/1");
+    expect([told.allowed, told.score, told.max, told.exp, told.sum, told.weight, told.lse]).toEqual([false, null, null, 0, 0, 0, null]);
+  });
+});
+
+describe("coarse maps", () => {
+  // As if the head were so large that it must not be worked out: DIRECT is in sums of products.
+  const wanted: Wanted = { q: 150, k: 130, allowed: window, cell: 16, heads: 1 };
+  const { made, raw, json, answers } = page(wanted);
+  const weights = made.plain[0]!.weights[0]!;
+  const q = new Arrays(made.about.arrays, made.fetch);
+
+  it("serve what lies on their cells, and say nothing of edges", async () => {
+    made.asked = [];
+    const told = await raw("map/0/0?q=0,128&k=0,128&rows=4&cols=2&how=sum");
+    near(told.values, pooled(weights, cuts(0, 128, 4), cuts(0, 128, 2)).sum, 2e-6);
+    expect(told.headers["x-regard-edges"]).toBeUndefined();
+    const max = (await raw("map/0/0?q=0,128&k=64,130&rows=8&cols=1")).values;
+    near(max, pooled(weights, cuts(0, 128, 8), [64, 130]).max, 1e-3);
+  });
+  it("what does not lie on them is worked out", async () => {
+    near((await raw("map/0/0?q=1,129&k=0,128&rows=4&cols=2&how=sum")).values, pooled(weights, cuts(1, 129, 4), cuts(0, 128, 2)).sum);
+    near((await raw("map/0/0?q=0,150&k=0,130&rows=150&cols=130")).values, weights.flat());
+  });
+  it("unless it were too much work: then edges snap, or pixels are parts of cells", async () => {
+    const { coarsely } = await import("../src/offline/maps");
+    const { headOf } = await import("../src/offline/head");
+    const head = await headOf(q, "a1/0", made.about.runs.a1!.layers[0]!, 0);
+    const coarse = (await answers.coarse(answers.head(["", "a1", "", "0", "0"])))!;
+    const view = { q0: 5, q1: 150, k0: 9, k1: 130, rows: 3, cols: 2, how: "max" };
+    const cells = (edges: number[], whole: number) => edges.map((edge) => (edge === whole ? whole : Math.floor((edge + 8) / 16) * 16));
+    const [rows, cols] = [cells(cuts(5, 150, 3), 150), cells(cuts(9, 130, 2), 130)];
+    near(coarsely(head, view, coarse, false), pooled(weights, rows, cols).max, 1e-3);
+    near(coarsely(head, { ...view, how: "mean" }, coarse, false), pooled(weights, rows, cols).sum.map((s, i) => s / ((rows[(i >> 1) + 1]! - rows[i >> 1]!) * (cols[(i & 1) + 1]! - cols[i & 1]!))), 1e-5);
+    // Four pixels within one cell: each has its maximum and its mean, and a quarter of its sum.
+    const inside = { q0: 32, q1: 48, k0: 16, k1: 32, rows: 2, cols: 2, how: "max" };
+    const own = pooled(weights, [32, 48], [16, 32]);
+    near(coarsely(head, inside, coarse, true), [0, 0, 0, 0].map(() => own.max[0]!), 1e-3);
+    near(coarsely(head, { ...inside, how: "sum" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]! / 4), 1e-5);
+    near(coarsely(head, { ...inside, how: "mean" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]! / 256), 1e-5);
+  });
+  it("lead to the strongest, which are exact", async () => {
+    const all = weights.flatMap((row, query) => row.map((weight, key) => ({ query, key, weight: Math.fround(weight) }))).filter((one) => one.weight > 0);
+    all.sort((a, b) => b.weight - a.weight || a.query - b.query || a.key - b.key);
+    expect((await json("strongest/0/0?count=30")).cells).toEqual(all.slice(0, 30));
+  });
+});
+
+describe("comparing", () => {
+  const { made, answers } = page({ q: 80, k: 80 }, { q: 80, k: 80, allowed: window }, { q: 60, k: 60 });
+  const ask = async (query: string) => answers.to(`/api/compare?${query}`, "GET", () => undefined);
+  it("is the difference of two maps", async () => {
+    const told = await ask("a=a1/0/1&b=a1/1/0&rows=80&cols=80");
+    const [a, b] = [made.plain[0]!.weights[1]!.flat(), made.plain[1]!.weights[0]!.flat()];
+    const found = new Float32Array(told.body as ArrayBuffer);
+    a.forEach((w, i) => expect(Math.abs(found[i]! - (w - b[i]!))).toBeLessThan(1e-7));
+    expect(told.headers["x-regard-exact"]).toBe("1");
+  });
+  it("two lengths are refused, unless the spans are given", async () => {
+    expect((await ask("a=a1/0/0&b=a1/2/0&rows=8&cols=8")).status).toBe(400);
+    expect((await ask("a=a1/0/0&b=a1/2/0&rows=8&cols=8&q=0,60&k=0,60")).status).toBe(200);
+    expect(JSON.parse((await ask("a=a1/0&b=a1/2/0")).body as string).error.allowed).toBe("ID/LAYER/HEAD");
+  });
+});
+
+describe("what is told in words", () => {
+  const { made, json, raw, status, answers } = page({ q: 70, k: 70, kept: [2, 5] });
+  const ask = async (path: string, method = "GET") => {
+    const told = await answers.to(path, method, () => undefined);
+    return { status: told.status, value: JSON.parse(told.body as string) };
+  };
+  it("recordings, one of them, its tokens and heads", async () => {
+    expect((await ask("/api/recordings")).value).toEqual(made.about.recordings);
+    expect((await ask("/api/recordings/a1")).value).toEqual(JSON.parse(JSON.stringify(made.about.runs.a1!.recording)));
+    expect(await json("tokens?start=1&stop=4")).toEqual({ start: 1, texts: WORDS.slice(1, 4), starts: [0, 0, 0] });
+    expect(await json("atlas")).toEqual({ heads: made.about.runs.a1!.heads });
+    expect(await json("search?text=river&from=3")).toEqual({ tokens: [9, 16, 23, 30, 37, 44, 51, 58, 65] });
+    expect((await ask("/api/models")).value).toEqual({ models: [], default: "" });
+  });
+  it("lessons that the file holds, and no others", async () => {
+    expect((await ask("/api/lesson/words?text=the%20river%20bank&tied=0&causal=1")).value).toEqual({ words: ["the", "river", "bank"] });
+    const { status, value } = await ask("/api/lesson/words?text=the%20money&causal=1");
+    expect([status, value.error.given, value.error.allowed]).toEqual([404, "'the money'", "what this file works through: 'the river bank'"]);
+    expect(value.error.remedy).toContain("regard explore");
+    expect((await ask("/api/lesson/context")).status).toBe(404);
+  });
+  it("another head of the context that is held", async () => {
+    const held = { a: { text: "A" }, b: { text: "B" }, heads: [{ layer: 1, head: 2 }], chosen: null };
+    const other = new Answers({ ...made.about, context: held }, new Arrays({}, made.fetch));
+    const told = async (query: string) => JSON.parse((await other.to(`/api/lesson/context${query}`, "GET", () => undefined)).body as string);
+    expect(await told("")).toEqual(held);
+    expect(await told("?a=A&b=B&layer=1&head=2")).toEqual({ ...held, chosen: { layer: 1, head: 2 } });
+    expect((await told("?a=A&b=C")).error).toMatchObject({ argument: "a, b", allowed: "'A' and 'B'" });
+    expect((await told("?layer=1&head=3")).error).toBeDefined();
+  });
+  it("heads are those that are kept", async () => {
+    near((await raw("map/0/5?rows=70&cols=70")).values, made.plain[0]!.weights[1]!.flat());
+    expect((await json("map/0/1")).error).toMatchObject({ argument: "head", given: "'1'", allowed: "the heads in this file: 2, 5" });
+  });
+  it.each([
+    ["map/0/6", 404, "head", "the heads in this file: 2, 5"],
+    ["map/1/2", 404, "layer", "the layers in this file: 0"],
+    ["map/0/2?q=5,5", 400, "q", "START,STOP with 0 ≤ START < STOP ≤ 70"],
+    ["map/0/2?k=0,71", 400, "k", "START,STOP with 0 ≤ START < STOP ≤ 70"],
+    ["map/0/2?k=0,9,3", 400, "k", "START,STOP with 0 ≤ START < STOP ≤ 70"],
+    ["map/0/2?q=0,9&rows=10", 400, "rows", "at most the 9 of the span"],
+    ["map/0/2?rows=2000", 413, "rows", "a whole number from 1 to 1024"],
+    ["map/0/2?rows=0", 400, "rows", "a whole number from 1 to 1024"],
+    ["map/0/2?how=median", 400, "how", "max or mean or sum"],
+    ["row/0/2/70", 404, "query", "a whole number from 0 to 69"],
+    ["cell/0/2/1/-1", 404, "key", "a whole number from 0 to 69"],
+    ["strongest/0/2?count=0", 400, "count", "a whole number from 1 to 1000"],
+    ["strongest/0/2?skip=all", 400, "skip", "nothing or diagonal"],
+    ["search", 400, "text", "a text"],
+    ["tokens?start=70", 413, "start", "a whole number from 0 to 69"],
+    ["page?size=1", 404, "path", "what an offline page holds"],
+  ])("%s is refused", async (path, code, argument, allowed) => {
+    expect(await status(path)).toBe(code);
+    const { error } = await json(path);
+    expect([error.argument, error.allowed]).toEqual([argument, allowed]);
+    expect(error.remedy).toMatch(/\.$/);
+  });
+  it("nothing can be opened here", async () => {
+    expect((await ask("/api/open", "POST")).value.error.remedy).toContain("regard explore");
+    expect((await ask("/api/recordings/zz")).value.error).toMatchObject({ argument: "recording", allowed: "a1" });
+  });
+  it("another format is refused by name", async () => {
+    const other = new Answers({ ...made.about, format: 2 }, new Arrays({}, made.fetch));
+    expect(JSON.parse((await other.to("/api/recordings", "GET", () => undefined)).body as string).error.given).toBe("format 2");
+  });
+});
+
+describe("arrays", () => {
+  it("all 65,536 halves and brain floats are decoded exactly", () => {
+    const bits = Uint16Array.from({ length: 65536 }, (_, i) => i);
+    const halves = decoded(new Uint8Array(bits.slice().buffer), "float16");
+    const brains = decoded(new Uint8Array(bits.slice().buffer), "bfloat16");
+    const view = new DataView(new ArrayBuffer(4));
+    for (let i = 0; i < 65536; i++) {
+      view.setUint16(0, i);
+      if (!Object.is(halves[i], Math.fround(half(i))) || !Object.is(brains[i], view.getFloat32(0))) expect([i, halves[i], brains[i]]).toBe(null);
+    }
+  });
+  it("are fetched once, let go when there are too many, and refused when they are not whole", async () => {
+    const made = new Made([{ q: 64, k: 64, gzip: true }], tokens(64));
+    const arrays = new Arrays(made.about.arrays, made.fetch, 2 * 64 * 8 * 4);
+    const [a, b] = await Promise.all([arrays.get("a1/0/q"), arrays.get("a1/0/q")]);
+    expect(a).toBe(b);
+    await arrays.get("a1/0/k");
+    await arrays.get("a1/0/q");
+    expect(made.asked).toEqual(["a1/0/q", "a1/0/k", "a1/0/q"]);
+    expect(await arrays.get("a1/0/none")).toBeNull();
+    made.texts.set("a1/0/lse", made.texts.get("a1/0/q")!);
+    await expect(arrays.get("a1/0/lse")).rejects.toMatchObject({ status: 500, argument: "a1/0/lse" });
+  });
+});
+
+describe("searching", () => {
+  it("finds what spans tokens, as the server does; tokens that are put before stand nowhere", () => {
+    expect(searched(WORDS, STARTS, "river bank", 0)).toEqual([2]);
+    expect(searched(WORDS, STARTS, "bank", 0)).toEqual([3, 6]);
+    expect(searched(WORDS, STARTS, "bank", 4)).toEqual([6]);
+    expect(searched(WORDS, STARTS, "<s>", 0)).toEqual([]);
+    expect(searched(["[CLS]", "the", "bank", "[SEP]"], [0, 0, 4, 0], "the bank", 0)).toEqual([1]);
+    expect(searched(["a", "𝒳𝒴", "b"], [0, 1, 3], "b", 0)).toEqual([2]);
+  });
+});
