@@ -138,7 +138,8 @@ export class Refusal extends Error {
   }
 }
 
-async function answer(path: string, signal?: AbortSignal, init?: Init): Promise<Answer> {
+/** One answer; a refusal is thrown in its own words. */
+export async function answer(path: string, signal?: AbortSignal, init?: Init): Promise<Answer> {
   const told = await ask(path, signal, init);
   if (told.status < 300) return told;
   let message = String(told.status);

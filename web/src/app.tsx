@@ -6,7 +6,7 @@ import { goTo } from "./keys";
 import { SCREENS, type Screen } from "./pure/hash";
 import { count } from "./pure/numbers";
 import {
-  choose, cell, dialog, fail, go, headIndex, layer, live, open, recordingId, recordings, run, screen, shift, speak, table, trouble,
+  choose, cell, dialog, doing, fail, go, headIndex, layer, live, open, recordingId, recordings, run, screen, shift, speak, table, trouble,
 } from "./state";
 import { SAY } from "./strings";
 import { AtlasView } from "./views/atlas";
@@ -39,6 +39,7 @@ export function App() {
         {SAY.skip}
       </a>
       <Top twin={twin} />
+      <Building />
       <main id="view" tabIndex={-1} class={`screen-${screen.value}`}>
         {ready ? <View key={screen.value} /> : <p class="empty">{SAY.loading}</p>}
       </main>
@@ -55,6 +56,20 @@ export function App() {
       {dialog.value === "goto" && <GoTo />}
       {dialog.value === "export" && <ExportDialog />}
     </>
+  );
+}
+
+/** What is being built of the recording that is open, and what works meanwhile. */
+function Building() {
+  const now = doing.value;
+  if (!now) return null;
+  return (
+    <div class="building">
+      <progress max="1" value={now.part} aria-label={SAY.building.title} />
+      <p>
+        <span role="status">{SAY.building.title}</span> <b>{now.what}</b>, {(now.part * 100).toFixed(0)} %. <span class="soft">{SAY.building.meanwhile}</span>
+      </p>
+    </div>
   );
 }
 
@@ -99,7 +114,7 @@ function Top({ twin }: { twin: boolean }) {
           )}
         </nav>
       )}
-      <nav class="tabs" aria-label="Views">
+      <nav class="tabs" aria-label={SAY.views}>
         {SCREENS.filter((one) => one !== "open").map((one) => (
           <button key={one} aria-current={now === one ? "page" : undefined} disabled={!told && one !== "lesson"} onClick={() => go({ screen: one })}>
             {SAY.screens[one]}

@@ -4,7 +4,7 @@ import { difference as compared, json, paths, raw, type Layer, type Recording, t
 import type { CellMore } from "./api.more";
 import { type Place, read, START, written } from "./pure/hash";
 import { SAY } from "./strings";
-import { onPlace, readPlace, writePlace } from "./transport";
+import { onPlace, progress, readPlace, writePlace } from "./transport";
 
 export const place = signal<Place>(START);
 
@@ -82,10 +82,27 @@ export function resource<T>(path: () => string | null, fetcher: (path: string, s
 }
 
 export const recordings = signal<RecordingLine[] | null>(null);
+/** Asks which recordings are open. */
+export const listed = async () => (recordings.value = await json<RecordingLine[]>(paths.recordings));
 
 const asked = resource<Recording>(() => (recordingId.value ? paths.recording(recordingId.value) : null), json);
 /** The recording that is open; null until it is known. */
 export const run = computed(() => (asked.value.value?.id === recordingId.value ? asked.value.value : null));
+// What is being built of it, until all is.
+effect(() => {
+  const id = recordingId.value;
+  const left = new AbortController();
+  if (id)
+    progress(left.signal, (told) => {
+      if (told && told.recording !== id) return;
+      doing.value = told && told.progress < 1 ? { part: told.progress, what: told.doing } : null;
+      if (!told) left.abort();
+    });
+  return () => {
+    left.abort();
+    doing.value = null;
+  };
+});
 export const layer = computed<Layer | null>(() => {
   const layers = run.value?.layers;
   return layers?.find((one) => one.index === layerIndex.value) ?? layers?.[0] ?? null;
@@ -126,7 +143,7 @@ const rowPath = computed(() => {
 /** The row of the held query, or the one before while it is on its way: `rowNow` is never another's. */
 export const rowTold = resource<Values>(() => rowPath.value, raw, 40);
 export const rowNow = computed(() => (rowTold.value.path === rowPath.value ? rowTold.value.value : null));
-const marginalsPath = computed(() => (screen.value === "map" ? ofHead(paths.marginals)() : null));
+const marginalsPath = computed(() => (screen.value === "map" || (screen.value === "row" && !cell.value) ? ofHead(paths.marginals)() : null));
 const marginalsTold = resource<Values>(() => marginalsPath.value, raw, 80);
 export const marginals = computed(() => (marginalsTold.value.path === marginalsPath.value ? marginalsTold.value.value : null));
 export const strongest = resource<Strongest>(() => (screen.value === "map" || screen.value === "row" ? ofHead(paths.strongest)() : null), json, 120);
@@ -136,14 +153,15 @@ const BLOCK = 2000;
 const blocks = new Map<string, string[] | "asked">();
 const arrived = signal(0);
 
-export function token(index: number): string | undefined {
-  const id = recordingId.value;
+/** The text of a token of the recording that is open, or of another; undefined until it has come. */
+export function token(index: number, id = recordingId.value): string | undefined {
   arrived.value;
   const at = Math.floor(index / BLOCK);
   const held = blocks.get(`${id}/${at}`);
-  if (held === undefined && id && run.peek() && index >= 0 && index < run.peek()!.tokens) {
+  const count = (run.peek()?.id === id ? run.peek()! : recordings.peek()?.find((one) => one.id === id))?.tokens ?? 0;
+  if (held === undefined && index >= 0 && index < count) {
     blocks.set(`${id}/${at}`, "asked");
-    const stop = Math.min((at + 1) * BLOCK, run.peek()!.tokens);
+    const stop = Math.min((at + 1) * BLOCK, count);
     json<{ texts: string[] }>(paths.tokens(id, at * BLOCK, stop)).then(
       ({ texts }) => {
         blocks.set(`${id}/${at}`, texts);
@@ -223,8 +241,7 @@ export function start(): void {
       before = now;
     }, 180);
   });
-  json<RecordingLine[]>(paths.recordings).then((list) => {
-    recordings.value = list;
+  listed().then((list) => {
     const now = place.peek();
     if (now.recording && !list.some((one) => one.id === now.recording)) go({ ...START });
     else if (!now.recording && list.length === 1 && now.screen !== "open") go({ recording: list[0]!.id });

@@ -1,6 +1,7 @@
 // Layers × heads, as thumbnails, sorted and filtered by what was measured.
 import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
+import type { Telling } from "../api.more";
 import { type HeadStatistics, json, paths, raw, type Values } from "../api";
 import { coloured } from "../map/plain";
 import { table as tableOf } from "../map/stage";
@@ -14,10 +15,10 @@ import { Bar, Choice } from "./parts";
 const filter = signal<Filter>({ by: "", descending: true, least: "", most: "", layer: "" });
 const change = (part: Partial<Filter>) => (filter.value = { ...filter.value, ...part });
 
-const atlas = resource<{ heads: HeadStatistics[] }>(
+const atlas = resource<{ heads: HeadStatistics[]; telling?: Telling[] }>(
   () => (screen.value === "atlas" && recordingId.value ? paths.atlas(recordingId.value) : null),
   (path, signal) =>
-    json<{ heads: HeadStatistics[] }>(path, signal, (part, what) => (doing.value = { part, what })).finally(() => (doing.value = null)),
+    json<{ heads: HeadStatistics[]; telling?: Telling[] }>(path, signal, (part, what) => (doing.value = { part, what })).finally(() => (doing.value = null)),
 );
 
 const thumbnails = new Lru<Values>(400);
@@ -66,6 +67,7 @@ export function AtlasView() {
   const told = run.value;
   if (!told) return <p class="empty">{SAY.loading}</p>;
   const measured = atlas.value.path === paths.atlas(told.id) ? atlas.value.value?.heads : undefined;
+  const telling = (measured && atlas.value.value?.telling) || [];
   const every: HeadStatistics[] | { layer: number; head: number }[] =
     measured ?? told.layers.flatMap((layer) => Array.from({ length: layer.heads }, (_, head) => ({ layer: layer.index, head })));
   const asked = filter.value;
@@ -100,12 +102,25 @@ export function AtlasView() {
         />
         <span class="soft">{SAY.atlas.shown(heads.length, every.length)}</span>
       </header>
-      {asked.by && <p class="soft">{SAY.statistics[asked.by]![1]}</p>}
-      {!measured && (
-        <p class="progress" role="status">
-          {SAY.atlas.computing} <progress max="1" value={doing.value?.part ?? 0} aria-label={SAY.atlas.computing} /> {doing.value?.what}
-        </p>
+      {grid && !table.value && telling.length > 0 && (
+        <section class="telling">
+          <h2>{SAY.atlas.telling}</h2>
+          <ul>
+            {telling.map((one) => (
+              <li key={`${one.layer}/${one.head}`}>
+                <button data-telling={`${one.layer}/${one.head}`} onClick={() => enter(one.layer, one.head)}>
+                  <Thumbnail layer={one.layer} head={one.head} />
+                  <span>
+                    <b>{one.title}</b> <span class="soft">{SAY.atlas.head(one.layer, one.head)}</span>
+                    <span class="why">{one.why}</span>
+                  </span>
+                </button>
+              </li>
+            ))}
+          </ul>
+        </section>
       )}
+      {asked.by && <p class="soft">{SAY.statistics[asked.by]![1]}</p>}
       {table.value && measured ? (
         <HeadTable heads={heads} />
       ) : (

@@ -1,9 +1,21 @@
-// A − B: two heads of one recording, or of two.
+// A − B: two heads of one recording, or of two. As a map of the difference, or as both rows of one query over their texts.
+import { paths, raw } from "../api";
 import { resourceOf } from "./others";
-import { go, headIndex, layer, minus, place, recordingId, recordings, run } from "../state";
+import { cell, choose, go, headIndex, layer, minus, place, recordingId, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
 import { SAY } from "../strings";
 import { MapView } from "./map";
-import { Choice } from "./parts";
+import { Choice, Section } from "./parts";
+import { Readout, Tops } from "./panel";
+import { Reading } from "./row";
+
+const otherPath = () => {
+  const at = cell.value;
+  if (screen.value !== "compare" || !place.value.beside || !at) return null;
+  const [id = "", l = "", h = ""] = minus.value.split("/");
+  const one = (id === recordingId.value ? run.value : resourceOf(id))?.layers.find(({ index }) => String(index) === l);
+  return one && at.query < one.queries ? paths.row(id, Number(l), Number(h), at.query) : null;
+};
+const otherRow = resource(otherPath, raw, 40);
 
 export function CompareView() {
   const told = run.value;
@@ -37,8 +49,43 @@ export function CompareView() {
         >
           {SAY.compare.swap}
         </button>
+        <span class="gap" />
+        <div class="segmented" role="group" aria-label={SAY.views}>
+          {[false, true].map((beside) => (
+            <button key={String(beside)} aria-pressed={place.value.beside === beside} onClick={() => go({ beside })}>
+              {beside ? SAY.compare.rows : SAY.compare.map}
+            </button>
+          ))}
+        </div>
       </header>
-      <MapView />
+      {place.value.beside ? <BothRows id={otherId} head={SAY.head(Number(otherLayer), Number(otherHead))} queries={other?.layers.find((one) => String(one.index) === otherLayer)?.queries ?? 0} /> : <MapView />}
+    </div>
+  );
+}
+
+/** A's row and B's, each over its own text. */
+function BothRows({ id, head, queries }: { id: string; head: string; queries: number }) {
+  const held = cell.value;
+  if (!held) return <p class="empty">{SAY.compare.rowsHint}</p>;
+  const { query, key } = held;
+  const [a, b] = [rowTold.value.value?.values ?? null, otherRow.value.value?.values ?? null];
+  const pick = (to: number) => choose(query, to);
+  const of = (side: string, head: string, text: string | undefined) => SAY.compare.of(side, query, text ?? "…", head);
+  return (
+    <div class="with-panel">
+      <div class="two-rows">
+        <Reading title={of(SAY.compare.a, SAY.head(layer.value!.index, headIndex.value), token(query))} values={a} stale={!rowNow.value} query={query} chosen={key} what={SAY.row.weight} onPick={pick} />
+        {query < queries ? (
+          <Reading title={of(SAY.compare.b, head, token(query, id))} values={b} stale={otherRow.value.loading} query={query} chosen={key} what={SAY.row.weight} id={id} onPick={pick} />
+        ) : (
+          <p class="empty">{SAY.compare.shorter(queries)}</p>
+        )}
+      </div>
+      <aside class="panel" aria-label={SAY.compare.title}>
+        <Readout />
+        {a && <Section title={`${SAY.compare.a}: ${SAY.row.tops}`}><Tops values={a} held={key} onPick={pick} /></Section>}
+        {b && query < queries && <Section title={`${SAY.compare.b}: ${SAY.row.tops}`}><Tops values={b} held={key} id={id} onPick={pick} /></Section>}
+      </aside>
     </div>
   );
 }

@@ -5,10 +5,13 @@ import { changed } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { entropy } from "../pure/text";
 import { layer, rowNow, step, token } from "../state";
+import { SAY } from "../strings";
+import { DEEP } from "../strings.deep";
 import { LESSON } from "../strings.lesson";
 import { Heads } from "./lesson.heads";
 import { Vectors } from "./lesson.inputs";
 import { Output } from "./lesson.output";
+import { Sums } from "./lesson.sums";
 import { Products } from "./lesson.vectors";
 import { N } from "./number";
 import { Bar, Check, Token } from "./parts";
@@ -41,8 +44,8 @@ function Scale({ now }: { now: CellMore }) {
       <p>{T.scale}</p>
       <Equation>
         <span class="soft">q · k × scale =</span>
-        <N value={now.dot} name="q · k" tell={LESSON.from1.dot(now.q.length)} /> × <N value={now.scale} name="scale" tell={[`1 ÷ √${now.q.length} by default`, "every score of this head"]} /> ={" "}
-        <N value={now.scaled} name="scaled" digits={6} tell={LESSON.from1.scaled(short(now.dot), short(now.scale))} />
+        <N value={now.dot} name="q · k" tell={LESSON.from1.dot(now.q.length)} /> × <N value={now.scale} name={LESSON.scale} tell={LESSON.from1.scale(now.q.length)} /> ={" "}
+        <N value={now.scaled} name={LESSON.scaled} digits={6} tell={LESSON.from1.scaled(short(now.dot), short(now.scale))} />
       </Equation>
       {now.softcap && (
         <Equation>
@@ -51,7 +54,7 @@ function Scale({ now }: { now: CellMore }) {
       )}
       {!!now.bias && (
         <Equation>
-          + {LESSON.bias} <N value={now.bias} name={LESSON.bias} tell={[layer.value?.bias ?? "the layer's bias", "this score"]} /> = <N value={now.score} name="score" tell={LESSON.from1.score("scaled + bias")} />
+          + {LESSON.bias} <N value={now.bias} name={LESSON.bias} tell={LESSON.from1.bias(layer.value?.bias)} /> = <N value={now.score} name={LESSON.score} tell={LESSON.from1.score(LESSON.plusBias)} />
         </Equation>
       )}
       <Check label={T.without} on={unscaled.value} onPick={(on) => (unscaled.value = on)} />
@@ -93,18 +96,8 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
         </span>
         {touched && <button onClick={() => ((temperature.value = 1), (unscaled.value = false), (hidden.value = new Set()))}>{LESSON.recorded}</button>}
       </div>
-      {(touched || !brief) && <table class="sums">
-        <thead>
-          <tr>
-            {hide && <th scope="col">sees</th>}
-            <th scope="col">key</th>
-            <th scope="col" class="left">token</th>
-            <th scope="col">{LESSON.recorded}</th>
-            <th scope="col" aria-hidden="true" />
-            <th scope="col">{touched ? LESSON.changed : ""}</th>
-          </tr>
-        </thead>
-        <tbody>
+      {(touched || !brief) && (
+        <Sums head={[...(hide ? [[LESSON.sees] as const] : []), [LESSON.key], [LESSON.token, "left"], [LESSON.recorded], [""], [touched ? LESSON.changed : ""]]}>
           {keys.map((key) => (
             <tr key={key} class={key === now.key.index ? "this" : ""}>
               {hide && (
@@ -122,8 +115,8 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
               <td class="number">{touched ? short(other[key]!) : ""}</td>
             </tr>
           ))}
-        </tbody>
-      </table>}
+        </Sums>
+      )}
     </>
   );
 }
@@ -142,7 +135,7 @@ function Mask({ now }: { now: CellMore }) {
     <>
       <p>{T.mask}</p>
       <p>
-        <code>{layer.value?.mask ?? "no mask"}</code> {now.allowed ? "lets" : "does not let"} query {now.query.index} see key {now.key.index}.
+        <code>{layer.value?.mask ?? SAY.noMask}</code> {LESSON.lets(now.allowed, now.query.index, now.key.index)}
       </p>
       <WeightsTable now={now} hide />
     </>
@@ -161,17 +154,17 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
       <p>{upTo === 5 ? T.max : upTo === 6 ? T.exp : T.sum}</p>
       {upTo === 5 && (
         <Equation>
-          max = <N value={max} name="largest" tell={["the largest score of the row", "every score of the row, less this"]} />
+          max = <N value={max} name={LESSON.largest} tell={LESSON.from1.max} />
         </Equation>
       )}
       {upTo === 7 && (
         <Equation>
           <span class="soft">exp ÷ sum =</span>
-          <N value={now.exp} name="exp" tell={LESSON.from1.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
-          <N value={now.sum} name="sum" tell={LESSON.from1.sum(String(now.query.index + 1))} /> ={" "}
+          <N value={now.exp} name={LESSON.exp} tell={LESSON.from1.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
+          <N value={now.sum} name={LESSON.sum} tell={LESSON.from1.sum(String(now.query.index + 1))} /> ={" "}
           <Predict value={now.weight} name={LESSON.weight} onSeen={() => (seen.value = true)}>
             <span data-lesson-weight={now.weight}>
-              <N value={now.weight} role="weight" name="weight" digits={6} tell={LESSON.from1.weight(short(now.exp), short(now.sum))} />
+              <N value={now.weight} role="weight" name={LESSON.weight} digits={6} tell={LESSON.from1.weight(short(now.exp), short(now.sum))} />
             </span>
           </Predict>
           <PredictFirst />
@@ -179,19 +172,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
       )}
       {now.sink !== null && <p class="note">{LESSON.sink}: {short(now.sink)}</p>}
       <p class="soft">{LESSON.keysOf(shown.length, layer.value?.keys ?? 0)}</p>
-      <table class="sums">
-        <thead>
-          <tr>
-            <th scope="col">key</th>
-            <th scope="col" class="left">token</th>
-            <th scope="col">score</th>
-            <th scope="col">− max</th>
-            {upTo >= 6 && <th scope="col">exp</th>}
-            {upTo >= 7 && <th scope="col" class="weight">weight</th>}
-            {upTo >= 7 && <th scope="col" aria-hidden="true" />}
-          </tr>
-        </thead>
-        <tbody>
+      <Sums head={[[LESSON.key], [LESSON.token, "left"], [LESSON.score], ["− max"], ...(upTo >= 6 ? [[LESSON.exp] as const] : []), ...(upTo >= 7 ? [[LESSON.weight, "weight"] as const, [""] as const] : [])]}>
           {shown.map((key) => {
             const at = keys.indexOf(key);
             const score = scores[at] ?? null;
@@ -201,7 +182,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
               <tr key={key} class={key === now.key.index ? "this" : ""}>
                 <td>{key}</td>
                 <td class="left"><Token index={key} role={key === now.key.index ? "key" : "plain"} /></td>
-                <td><N value={score} name={`score of ${key}`} tell={LESSON.from1.score(score === null ? "masked" : "(q · k) × scale, soft-cap and bias where there are any")} /></td>
+                <td><N value={score} name={LESSON.scoreOf(key)} tell={LESSON.from1.score(score === null ? LESSON.masked : DEEP.scoreParts)} /></td>
                 <td><N value={shifted} tell={LESSON.from1.shifted(short(score), short(max))} /></td>
                 {upTo >= 6 && <td><N value={exp} tell={LESSON.from1.exp(short(shifted))} /></td>}
                 {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={LESSON.from1.weight(short(exp), short(now.sum))} />}</td>}
@@ -216,8 +197,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
               <td class="twobars"><Bar part={others} /></td>
             </tr>
           )}
-        </tbody>
-      </table>
+      </Sums>
       {upTo >= 7 && !hiding && <WeightsTable now={now} brief />}
     </>
   );

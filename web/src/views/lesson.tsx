@@ -82,7 +82,7 @@ function CellLesson() {
           <span class="key">key {now.key.index}</span> <Token index={now.key.index} role="key" text={now.key.text} />
           <span class="soft">
             {" "}
-            · {SAY.head(layer.value?.index ?? 0, headIndex.value)} · {layer.value?.mask ?? "no mask"} · {layer.value?.score}
+            · {SAY.head(layer.value?.index ?? 0, headIndex.value)} · {layer.value?.mask ?? SAY.noMask} · {layer.value?.score}
           </span>
         </p>
         <h1>

@@ -1,6 +1,10 @@
 import { bytes, count } from "../pure/numbers";
+import { ABOUT } from "../pure/hash";
 import { go, open, recordings } from "../state";
 import { SAY } from "../strings";
+import { ASK } from "../strings.ask";
+import { transport } from "../transport";
+import { FromArrays, FromText } from "./opening";
 
 export function OpenView() {
   const list = recordings.value;
@@ -41,16 +45,22 @@ export function OpenView() {
         <p>{SAY.open.none}</p>
       )}
       <div class="cards">
+        {transport !== "worker" && <FromText />}
+        {transport === "http" && <FromArrays />}
         <section>
           <h2>{SAY.open.lesson}</h2>
           <p>{SAY.open.lessonText}</p>
-          <button onClick={() => go({ screen: "lesson", cell: null, step: 1 })}>{SAY.open.lessonGo}</button>
+          <ul class="asks">
+            {ABOUT.slice(1).map((about) => (
+              <li key={about}>
+                <button onClick={() => go({ screen: "lesson", about, step: 1 })}>{about && ASK.names[about]}</button>
+              </li>
+            ))}
+          </ul>
         </section>
         <section>
           <h2>{SAY.open.more}</h2>
           <pre>{SAY.open.record}</pre>
-          <p class="soft">{SAY.open.fromText}</p>
-          <pre>{SAY.open.text}</pre>
         </section>
       </div>
     </div>

@@ -1,5 +1,4 @@
 // The side: what the cell says, what the colours mean, where one is, and what the query sees.
-import { useComputed } from "@preact/signals";
 import { useMemo } from "preact/hooks";
 import { loader } from "../map/loader";
 import { extent, hover, look, picture, reveal, size, source, table, view } from "../map/stage";
@@ -8,10 +7,10 @@ import { POOLINGS } from "../pure/hash";
 import { short } from "../pure/numbers";
 import { RAMPS } from "../pure/ramps";
 import { top } from "../pure/text";
-import { coarsest, tileAt } from "../pure/tiles";
+import { coarsest, sidesOf, tileAt } from "../pure/tiles";
 import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
-import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rowNow, rows, screen } from "../state";
+import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rowNow, rows, screen, token } from "../state";
 import { POOLED, SAY } from "../strings";
 import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
 
@@ -176,7 +175,8 @@ export function Minimap() {
       draw={(context, width, height) => {
         context.clearRect(0, 0, width, height);
         context.imageSmoothingEnabled = true;
-        context.drawImage(small, 0, 0, width * wide, height);
+        const cut = sidesOf(held!.tile);
+        context.drawImage(small, 0, 0, cut.wide, cut.high, 0, 0, width * wide, height);
         const box = [
           (seen.k0 / whole.keys) * width * wide, (seen.q0 / whole.queries) * height,
           Math.max(((seen.k1 - seen.k0) / whole.keys) * width * wide, 4), Math.max(((seen.q1 - seen.q0) / whole.queries) * height, 4),
@@ -192,28 +192,19 @@ export function Minimap() {
   );
 }
 
-/** The largest weights of the held query, to step to. */
-export function TopKeys({ count = 8 }: { count?: number }) {
-  const held = cell.value;
-  const row = rowNow.value;
-  const best = useComputed(() => (rowNow.value ? top(rowNow.value.values, count) : []));
-  if (!held || !row) return null;
-  const most = row.values[best.value[0] ?? 0] || 1;
+/** The largest of many numbers, each of a token, to step to. */
+export function Tops({ values, count = 8, held, id, onPick }: { values: Float32Array; count?: number; held?: number | undefined; id?: string | undefined; onPick: (index: number) => void }) {
+  const best = useMemo(() => top(values, count), [values, count]);
+  const most = values[best[0] ?? 0] || 1;
   return (
     <ol class="tops">
-      {best.value.map((key) => (
-        <li key={key}>
-          <button
-            aria-current={key === held.key}
-            onClick={() => {
-              choose(held.query, key);
-              reveal(held.query, key);
-            }}
-          >
-            <span class="index">{key}</span>
-            <Token index={key} role="plain" />
-            <Bar part={row.values[key]! / most} />
-            <span class="number">{short(row.values[key]!)}</span>
+      {best.map((index) => (
+        <li key={index}>
+          <button aria-current={index === held} onClick={() => onPick(index)}>
+            <span class="index">{index}</span>
+            <Token index={index} role="plain" text={token(index, id)} />
+            <Bar part={values[index]! / most} />
+            <span class="number">{short(values[index]!)}</span>
           </button>
         </li>
       ))}
@@ -222,10 +213,12 @@ export function TopKeys({ count = 8 }: { count?: number }) {
 }
 
 export function Panel() {
+  const held = cell.value;
+  const row = rowNow.value;
   return (
     <aside class="panel" aria-label={SAY.readout.title}>
       <Readout />
-      {cell.value && (
+      {held && (
         <Section
           title={SAY.row.tops}
           extra={
@@ -234,7 +227,7 @@ export function Panel() {
             </button>
           }
         >
-          <TopKeys />
+          {row && <Tops values={row.values} held={held.key} onPick={(key) => (choose(held.query, key), reveal(held.query, key))} />}
         </Section>
       )}
       <Legend />

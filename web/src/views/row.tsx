@@ -1,53 +1,129 @@
-// One query over the text itself.
-import { useComputed, useSignal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
-import { cell, choose, gamma, go, layer, log, rowNow, rowTold, table, token } from "../state";
+// One query over the text itself; or, where none is held, what each token receives from all.
+import { useSignal } from "@preact/signals";
+import { useEffect, useMemo, useRef } from "preact/hooks";
+import { cell, choose, gamma, go, layer, log, marginals, rowNow, rowTold, table, token } from "../state";
 import { table as tableOf } from "../map/stage";
 import { short, shown } from "../pure/numbers";
 import { css, inkOn } from "../pure/ramps";
 import { cumulative, entropy, runs, SHADES, top } from "../pure/text";
 import { roundUp, toneOf, type Tone } from "../pure/tone";
 import { SAY } from "../strings";
-import { Bar, Check, Drawing, Section, Token } from "./parts";
-import { Readout } from "./panel";
+import { Check, Drawing, Section, Token } from "./parts";
+import { Readout, Tops } from "./panel";
 
 const PAGE = 3000;
 
 export function RowView() {
   const held = cell.value;
-  const row = rowTold.value.value?.values;
-  const from = useSignal<number | null>(null);
-  if (!held || !layer.value) return <p class="empty">{SAY.row.none}</p>;
-  const keys = layer.value.keys;
-  const middle = from.value ?? Math.max(0, Math.min(held.key, keys - 1) - PAGE / 2);
-  const start = Math.max(0, Math.min(middle, Math.max(0, keys - PAGE)));
-  const stop = Math.min(start + PAGE, keys);
+  const at = layer.value;
+  if (!at) return <p class="empty">{SAY.loading}</p>;
+  if (!held) return <Received />;
+  const row = rowTold.value.value?.values ?? null;
   return (
     <div class="with-panel">
-      <div class={rowNow.value ? "reading" : "reading stale"} aria-busy={!rowNow.value} tabIndex={0}>
-        <h1>{SAY.row.of(held.query, token(held.query) ?? "…")}</h1>
-        {row && <RowStrip row={row} onGo={(at) => (from.value = Math.max(0, Math.round(at - PAGE / 2)))} start={start} stop={stop} />}
-        {keys > PAGE && (
-          <nav class="pages">
-            <button disabled={start === 0} onClick={() => (from.value = Math.max(0, start - PAGE))}>
-              ← {SAY.row.earlier}
-            </button>
-            <span>{SAY.row.tokens(start, stop, keys)}</span>
-            <button disabled={stop === keys} onClick={() => (from.value = start + PAGE)}>
-              {SAY.row.later} →
-            </button>
-          </nav>
-        )}
-        {row && (table.value ? <RowTable row={row} query={held.query} /> : <RowText row={row} start={start} stop={stop} query={held.query} chosen={held.key} />)}
-      </div>
-      <RowPanel row={row ?? null} />
+      <Reading
+        title={SAY.row.of(held.query, token(held.query) ?? "…")}
+        values={row}
+        stale={!rowNow.value}
+        query={held.query}
+        chosen={held.key}
+        what={SAY.row.weight}
+        onPick={(key) => choose(held.query, key)}
+      />
+      <RowPanel row={row} />
     </div>
   );
 }
 
-function toneFor(row: Float32Array): Tone {
+/** No query is held: the text by what each of its tokens receives from all queries together. */
+function Received() {
+  const at = layer.value!;
+  const all = marginals.value;
+  const received = useMemo(() => all?.values.slice(0, at.keys) ?? null, [all, at.keys]);
+  // The row of the token that is picked.
+  const pick = (key: number) => choose(key - (at.keys - at.queries), key);
+  return (
+    <div class="with-panel">
+      <Reading title={SAY.row.received} values={received} stale={!received} query={-1} chosen={-1} what={SAY.row.receives} linear onPick={pick} />
+      <aside class="panel" aria-label={SAY.row.received}>
+        <Section title={SAY.row.receives}>
+          <p class="soft">{SAY.row.receivedText}</p>
+        </Section>
+        {received && (
+          <>
+            <Section title={SAY.row.receivers}>
+              <Tops values={received} count={20} onPick={pick} />
+            </Section>
+            <Section title={SAY.row.mass}>
+              <MassCurve row={received} />
+            </Section>
+          </>
+        )}
+      </aside>
+    </div>
+  );
+}
+
+/** A number for each token over the text itself, or as a table. */
+export function Reading({ title, values, stale, query, chosen, what, id, linear, onPick }: {
+  title: string;
+  values: Float32Array | null;
+  stale: boolean;
+  /** The token that looks, and the one that is held; −1: none. */
+  query: number;
+  chosen: number;
+  what: string;
+  /** The recording, where it is not the one that is open. */
+  id?: string;
+  linear?: boolean;
+  onPick: (token: number) => void;
+}) {
+  const tone = values && toneFor(values, linear);
+  const from = useSignal<number | null>(null);
+  const keys = values?.length ?? 0;
+  const middle = from.value ?? Math.max(0, Math.min(chosen, keys - 1) - PAGE / 2);
+  const start = Math.max(0, Math.min(middle, Math.max(0, keys - PAGE)));
+  const stop = Math.min(start + PAGE, keys);
+  const parts = { values: values!, tone: tone!, query, chosen, id, onPick };
+  return (
+    <div class={stale ? "reading stale" : "reading"} aria-busy={stale} tabIndex={0}>
+      <h1>{title}</h1>
+      {values ? (
+        <>
+          <RowStrip row={values} tone={tone!} onGo={(at) => (from.value = Math.max(0, Math.round(at - PAGE / 2)))} start={start} stop={stop} />
+          {keys > PAGE && (
+            <nav class="pages">
+              <button disabled={start === 0} onClick={() => (from.value = Math.max(0, start - PAGE))}>
+                ← {SAY.row.earlier}
+              </button>
+              <span>{SAY.row.tokens(start, stop, keys)}</span>
+              <button disabled={stop === keys} onClick={() => (from.value = start + PAGE)}>
+                {SAY.row.later} →
+              </button>
+            </nav>
+          )}
+          {table.value ? <RowTable {...parts} what={what} /> : <RowText {...parts} start={start} stop={stop} />}
+        </>
+      ) : (
+        <p class="empty">{SAY.loading}</p>
+      )}
+    </div>
+  );
+}
+
+interface Read {
+  values: Float32Array;
+  tone: Tone;
+  query: number;
+  chosen: number;
+  id: string | undefined;
+  onPick: (token: number) => void;
+}
+
+/** What the text is coloured by. What tokens receive lies within one or two decades, and is told linearly. */
+function toneFor(row: Float32Array, linear?: boolean): Tone {
   const most = row.reduce((a, b) => Math.max(a, b), 0);
-  return { log: log.value, gamma: gamma.value, decades: 3, greatest: roundUp(most), signed: false };
+  return { log: log.value && !linear, gamma: linear ? 1 : gamma.value, decades: 3, greatest: linear ? most : roundUp(most), signed: false };
 }
 
 /** Brings the held key into sight when another one is held, or another page is turned to. */
@@ -55,13 +131,12 @@ function useSight(chosen: number, start: number) {
   const ref = useRef<HTMLParagraphElement>(null);
   useEffect(() => {
     const mark = ref.current?.querySelector(".is-key") ?? ref.current?.querySelector(".is-query");
-    mark?.scrollIntoView({ block: "center" });
+    mark?.scrollIntoView({ block: "nearest" });
   }, [chosen, start]);
   return ref;
 }
 
-function RowText({ row, start, stop, query, chosen }: { row: Float32Array; start: number; stop: number; query: number; chosen: number }) {
-  const tone = toneFor(row);
+function RowText({ values: row, tone, start, stop, query, chosen, id, onPick }: Read & { start: number; stop: number }) {
   const colours = tableOf(false);
   const sight = useSight(chosen, start);
   // A shade apart stand the query itself and the held key, so that both can be seen whatever their weight.
@@ -79,12 +154,12 @@ function RowText({ row, start, stop, query, chosen }: { row: Float32Array; start
   });
   const pick = (event: Event) => {
     const key = (event.target as HTMLElement).dataset.key;
-    if (key) choose(query, Number(key));
+    if (key) onPick(Number(key));
   };
   return (
     <p class="text" ref={sight} onClick={pick}>
       {parts.map((run) => {
-        const words = Array.from({ length: run.length }, (_, i) => token(run.start + i) ?? " ").join("");
+        const words = Array.from({ length: run.length }, (_, i) => token(run.start + i, id) ?? " ").join("");
         const marked = run.length === 1 && (run.start === query || run.start === chosen);
         if (!run.shade && !marked) return words;
         const part = run.shade / SHADES;
@@ -105,8 +180,7 @@ function RowText({ row, start, stop, query, chosen }: { row: Float32Array; start
   );
 }
 
-function RowStrip({ row, onGo, start, stop }: { row: Float32Array; onGo: (at: number) => void; start: number; stop: number }) {
-  const tone = toneFor(row);
+function RowStrip({ row, tone, onGo, start, stop }: { row: Float32Array; tone: Tone; onGo: (at: number) => void; start: number; stop: number }) {
   const colours = tableOf(false);
   return (
     <Drawing
@@ -135,7 +209,7 @@ function RowStrip({ row, onGo, start, stop }: { row: Float32Array; onGo: (at: nu
   );
 }
 
-function RowTable({ row, query }: { row: Float32Array; query: number }) {
+function RowTable({ values: row, chosen, id, onPick, what }: Read & { what: string }) {
   let sum = 0;
   return (
     <div class="table-twin" tabIndex={0} role="region" aria-label={SAY.table}>
@@ -144,16 +218,18 @@ function RowTable({ row, query }: { row: Float32Array; query: number }) {
           <tr>
             <th scope="col">{SAY.row.key}</th>
             <th scope="col">{SAY.row.token}</th>
-            <th scope="col">{SAY.row.weight}</th>
+            <th scope="col">{what}</th>
             <th scope="col">{SAY.row.sum}</th>
           </tr>
         </thead>
         <tbody>
           {top(row, 200).map((key) => (
-            <tr key={key} onClick={() => choose(query, key)}>
-              <td>{key}</td>
+            <tr key={key} class={key === chosen ? "held" : ""}>
+              <td>
+                <button class="quiet" onClick={() => onPick(key)}>{key}</button>
+              </td>
               <td class="left">
-                <Token index={key} role="key" />
+                <Token index={key} role="key" text={token(key, id)} />
               </td>
               <td>{short(row[key]!)}</td>
               <td>{short((sum += row[key]!))}</td>
@@ -167,7 +243,6 @@ function RowTable({ row, query }: { row: Float32Array; query: number }) {
 
 function RowPanel({ row }: { row: Float32Array | null }) {
   const h = row ? entropy(row) : 0;
-  const best = useComputed(() => (rowTold.value.value ? top(rowTold.value.value.values, 20) : []));
   const held = cell.value!;
   return (
     <aside class="panel" aria-label={SAY.row.title}>
@@ -185,18 +260,7 @@ function RowPanel({ row }: { row: Float32Array | null }) {
       )}
       {row && (
         <Section title={SAY.row.tops}>
-          <ol class="tops">
-            {best.value.map((key) => (
-              <li key={key}>
-                <button aria-current={key === held.key} onClick={() => choose(held.query, key)}>
-                  <span class="index">{key}</span>
-                  <Token index={key} role="plain" />
-                  <Bar part={row[key]! / (row[best.value[0]!] || 1)} />
-                  <span class="number">{short(row[key]!)}</span>
-                </button>
-              </li>
-            ))}
-          </ol>
+          <Tops values={row} count={20} held={held.key} onPick={(key) => choose(held.query, key)} />
         </Section>
       )}
       <Section title={SAY.legend.title}>
