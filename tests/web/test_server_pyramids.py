@@ -208,14 +208,16 @@ def test_every_map_of_a_pyramid_is_pooled_from_the_weights(
     weights = run.layer(0).weights[0].numpy()
     for head in range(layer.heads):
         for q, k, pixel in [
-            ((0, N), (0, N), 16),
+            ((0, N), (0, N), 16),  # edges are not on cells
             ((0, 256), (128, 384), 64),
+            ((256, 448), (0, 448), 16),
+            ((256, 448), (192, 448), 64),
             ((256, N), (0, N), 128),
+            ((448, N), (256, 448), 64),  # what the end of the text cuts
+            ((448, N), (448, N), 128),
         ]:
             q0, k0 = range(*q), range(*k)
-            rows, cols = len(q0) // pixel, len(k0) // pixel
-            if len(q0) % pixel or len(k0) % pixel:  # so that edges are not on cells
-                rows, cols = -(-len(q0) // pixel), -(-len(k0) // pixel)
+            rows, cols = (-(-len(side) // pixel) for side in (q0, k0))
             for how in ("max", "sum", "mean"):
                 found = tile(layer, View(head, q0, k0, rows, cols, how), made, False, lambda: None)
                 plain = run.layer(0).weights.see(Pooled(rows, cols, how, queries=q, keys=k))[
@@ -224,6 +226,23 @@ def test_every_map_of_a_pyramid_is_pooled_from_the_weights(
                 np.testing.assert_allclose(found.values, plain.numpy(), rtol=1e-5, atol=1e-6)
     whole = tile(layer, View(0, range(N), range(N), 28, 28, "max"), made, False, lambda: None)
     assert whole.values.max() == weights[0].max()
+
+
+def test_a_map_whose_edges_are_on_cells_takes_no_weights(
+    one: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = built(one).layer(0)
+    layer = Layer(one.layer(0))
+    monkeypatch.setattr(Layer, "_head", None)  # who computes weights
+    for q, k, pixel in [
+        ((0, 448), (0, 448), 16),
+        ((448, N), (0, 448), 64),
+        ((448, N),) * 2 + (64,),
+    ]:
+        q, k = range(*q), range(*k)
+        rows, cols = (-(-len(side) // pixel) for side in (q, k))
+        found = tile(layer, View(0, q, k, rows, cols, "max"), made, False, lambda: None)
+        assert (found.snapped, found.values.shape) == (0, (rows, cols))
 
 
 @given(data=st.data())
@@ -257,8 +276,9 @@ def test_blocks_of_a_map_are_joined(run: Recording, monkeypatch: pytest.MonkeyPa
     assert asked > 50
 
 
+@pytest.mark.parametrize(("pixels", "step"), [(30, 16), (4, 64)])
 def test_edges_between_cells_are_moved_where_a_map_is_large(
-    run: Recording, explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+    run: Recording, explorer: Explorer, monkeypatch: pytest.MonkeyPatch, pixels: int, step: int
 ) -> None:
     from regard.explorer import tiles
 
@@ -268,10 +288,10 @@ def test_edges_between_cells_are_moved_where_a_map_is_large(
     assert made is not None
     layer, weights = Layer(run.layer(0)), run.layer(0).weights[0, 0].numpy()
     q = range(100, 2300)
-    found = tile(layer, View(0, q, q, 30, 30, "max"), made, False, lambda: None)
-    assert found.snapped == 16
-    edges = [100 + -(-i * 2200 // 30) for i in range(31)]
-    moved = [(edge + 8) // 16 * 16 for edge in edges]
+    found = tile(layer, View(0, q, q, pixels, pixels, "max"), made, False, lambda: None)
+    assert found.snapped == step
+    edges = [100 + -(-i * 2200 // pixels) for i in range(pixels + 1)]
+    moved = [(edge + step // 2) // step * step for edge in edges]
     tall = np.maximum.reduceat(weights[: moved[-1], : moved[-1]], moved[:-1], 0)
     assert (found.values == np.maximum.reduceat(tall, moved[:-1], 1)).all()
     with pytest.raises(NotBuilt):

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { coarsest, keyOf, levelFor, parent, pixelOf, pooledBy, SIDE, tileAt, tilesIn } from "../src/pure/tiles";
+import { coarsest, keyOf, levelFor, parent, partsOf, pixelOf, pooledBy, SIDE, tileAt, tilesIn } from "../src/pure/tiles";
 import { bounded, boxed, fit, kAt, NEAREST, panned, qAt, showing, stepFor, visible, xOf, yOf, zoomed } from "../src/pure/view";
 
 const size = { width: 800, height: 600 };
@@ -72,13 +72,32 @@ describe("tiles", () => {
     expect(above.q0 <= tile.q0 && tile.q1 <= above.q1 && above.k0 <= tile.k0 && tile.k1 <= above.k1).toBe(true);
     expect(parent(extent, tileAt(extent, 9, 0, 0))).toBeNull();
   });
-  it("know which pixel pools a weight, at uneven edges too", () => {
+  it("know which pixel pools a weight, where the map ends too", () => {
     const edge = tileAt({ queries: 1003, keys: 999 }, 2, 0, 0);
     expect([edge.rows, edge.cols]).toEqual([251, 250]);
     for (const [query, key] of [[0, 0], [1002, 998], [500, 3], [3, 777]] as const) {
       const { row, col } = pixelOf(edge, query, key);
       const pooled = pooledBy(edge, row, col);
       expect(pooled.q0 <= query && query < pooled.q1 && pooled.k0 <= key && key < pooled.k1).toBe(true);
+    }
+    expect(pooledBy(edge, 250, 249)).toEqual({ q0: 1000, q1: 1003, k0: 996, k1: 999 });
+  });
+  it("are asked for in rectangles of even pixels, each once", () => {
+    for (const [queries, keys, count] of [[103, 99, 4], [100, 99, 2], [100, 100, 1], [3, 2, 1]] as const) {
+      const tile = tileAt({ queries, keys }, 2, 0, 0);
+      const parts = partsOf(tile);
+      expect(parts.length).toBe(count);
+      const held = new Set<string>();
+      for (const part of parts)
+        for (let r = 0; r < part.rows; r++)
+          for (let c = 0; c < part.cols; c++) {
+            const own = pooledBy(tile, part.top + r, part.left + c);
+            const even = (start: number, stop: number, n: number, i: number) => start + Math.ceil((i * (stop - start)) / n);
+            expect([own.q0, own.q1]).toEqual([r, r + 1].map((i) => even(part.q0, part.q1, part.rows, i)));
+            expect([own.k0, own.k1]).toEqual([c, c + 1].map((i) => even(part.k0, part.k1, part.cols, i)));
+            held.add(`${part.top + r}/${part.left + c}`);
+          }
+      expect(held.size).toBe(tile.rows * tile.cols);
     }
   });
 });

@@ -16,6 +16,9 @@ from regard.observers import Pooled
 DIRECT = 1 << 28
 """Weights that are computed for one map before a pyramid, if there is one, is asked instead."""
 
+FINE = 8
+"""Steps along a pixel, at least, to which its edges may be moved where cells are as fine as that."""
+
 BLOCK = 1 << 24
 """Weights that are computed before it is asked whether anybody still waits."""
 
@@ -78,14 +81,16 @@ def tile(layer: Layer, view: View, pyramid: Pyramid | None, building: bool, chec
         NotBuilt: it takes the pyramid, which is to come.
     """
     work = len(view.q) * len(view.k)
-    cell = pyramid.cell if pyramid is not None else 0
-    coarse = bool(cell) and view.rows * cell <= len(view.q) and view.cols * cell <= len(view.k)
-    if pyramid is not None and coarse:
+    if pyramid is not None and pyramid.cell:
+        cell = pyramid.cell
         rows, cols = (_edges(side, n) for side, n in ((view.q, view.rows), (view.k, view.cols)))
-        aligned = _on(rows, cell, layer.queries) and _on(cols, cell, layer.keys)
-        if aligned or work > DIRECT:
-            values = _from_pyramid(layer, view, pyramid, rows, cols)
-            return Tile(values, 0 if aligned else cell)
+        if _on(rows, cell, layer.queries) and _on(cols, cell, layer.keys):
+            return Tile(_from_pyramid(layer, view, pyramid, rows, cols, cell))
+        pixel = min(len(view.q) // view.rows, len(view.k) // view.cols)
+        if work > DIRECT and pixel >= cell:
+            while 2 * cell * FINE <= pixel:
+                cell *= 2
+            return Tile(_from_pyramid(layer, view, pyramid, rows, cols, cell), cell)
     if building and work > DIRECT:
         raise NotBuilt
     return Tile(_direct(layer, view, check))
@@ -140,13 +145,14 @@ def _on(edges: ndarray, cell: int, whole: int) -> bool:
 
 
 def _from_pyramid(
-    layer: Layer, view: View, pyramid: Pyramid, rows: ndarray, cols: ndarray
+    layer: Layer, view: View, pyramid: Pyramid, rows: ndarray, cols: ndarray, step: int
 ) -> Float[ndarray, "rows cols"]:
+    """From cells, with edges of pixels moved to the nearest multiples of so many weights."""
     part = 0 if view.how == "max" else 1
     cell = pyramid.cell
     # In cells; a last edge at the end of the text is behind the last cell, however full.
     row_cells, col_cells = (
-        np.where(edges == whole, -(-whole // cell), (edges + cell // 2) // cell)
+        np.where(edges == whole, -(-whole // cell), (edges + step // 2) // step * (step // cell))
         for edges, whole in ((rows, layer.queries), (cols, layer.keys))
     )
     level = 0

@@ -1,5 +1,6 @@
 // The WebGL2 painter: values are float textures, tones and colours are made by the shader (pure/tone.ts says what it does).
 import { Lru } from "../pure/lru";
+import { sidesOf } from "../pure/tiles";
 import { bandOf, bands, boxOf, type Painter, type Scene } from "./painter";
 
 const VERTEX = `#version 300 es
@@ -14,13 +15,13 @@ const FRAGMENT = `#version 300 es
 precision highp float;
 precision highp sampler2D;
 uniform sampler2D values, band, table;
-uniform ivec2 shape;
+uniform vec2 sides;
 uniform float greatest, gamma, decades;
 uniform bool logarithmic, signedValues, rows;
 in vec2 at;
 out vec4 colour;
 void main() {
-  ivec2 place = min(ivec2(at * vec2(shape)), shape - 1);
+  ivec2 place = min(ivec2(at * sides), textureSize(values, 0) - 1);
   float value = texelFetch(values, place, 0).r;
   if (value == 0.0 && !signedValues) discard;
   float most = rows ? max(texelFetch(band, ivec2(0, place.y), 0).r, 1e-38) : greatest;
@@ -63,7 +64,7 @@ export class GlPainter implements Painter {
     gl.linkProgram(program);
     if (!gl.getProgramParameter(program, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(program) ?? "no shader");
     this.program = program;
-    for (const name of ["box", "values", "band", "table", "shape", "greatest", "gamma", "decades", "logarithmic", "signedValues", "rows"])
+    for (const name of ["box", "values", "band", "table", "sides", "greatest", "gamma", "decades", "logarithmic", "signedValues", "rows"])
       this.at.set(name, gl.getUniformLocation(program, name));
     this.textures = new Lru<WebGLTexture>(200, (texture) => gl.deleteTexture(texture));
     this.table = this.texture();
@@ -124,7 +125,8 @@ export class GlPainter implements Painter {
         this.floats(made, cols, rows, held.values);
         this.textures.set(held.key, made);
       }
-      gl.uniform2i(at.get("shape")!, cols, rows);
+      const { high, wide } = sidesOf(held.tile);
+      gl.uniform2f(at.get("sides")!, wide, high);
       const { x0, x1, y0, y1 } = boxOf(scene, held);
       gl.uniform4f(at.get("box")!, (2 * x0) / width - 1, 1 - (2 * y0) / height, (2 * x1) / width - 1, 1 - (2 * y1) / height);
       gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);

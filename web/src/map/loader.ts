@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import { raw, type Source } from "../api";
 import { Lru } from "../pure/lru";
-import { coarsest, keyOf, parent, type Tile, tileAt, tilesIn } from "../pure/tiles";
+import { coarsest, keyOf, parent, partsOf, type Tile, tileAt, tilesIn } from "../pure/tiles";
 import type { Extent, Size, View } from "../pure/view";
 import { fail } from "../state";
 
@@ -77,7 +77,14 @@ class Loader {
   }
 
   private async fetch(source: Source, tile: Tile, key: string, signal?: AbortSignal): Promise<void> {
-    const { values, exact } = await raw(source.path(tile), signal);
+    const parts = partsOf(tile);
+    const told = await Promise.all(parts.map((part) => raw(source.path(part), signal)));
+    const exact = told.every((one) => one.exact);
+    const values = parts.length > 1 ? new Float32Array(tile.rows * tile.cols) : told[0]!.values;
+    if (parts.length > 1)
+      parts.forEach(({ top, left, rows, cols }, i) => {
+        for (let r = 0; r < rows; r++) values.set(told[i]!.values.subarray(r * cols, (r + 1) * cols), (top + r) * tile.cols + left);
+      });
     const rows = new Float32Array(tile.rows);
     let greatest = 0;
     for (let r = 0, i = 0; r < tile.rows; r++) {

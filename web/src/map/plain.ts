@@ -1,4 +1,5 @@
 // The Canvas2D painter: where there is no WebGL2, and for pictures that are exported.
+import { sidesOf } from "../pure/tiles";
 import { toneOf, type Tone } from "../pure/tone";
 import type { Held } from "./loader";
 import { bandOf, bands, boxOf, type Painter, type Scene } from "./painter";
@@ -48,7 +49,8 @@ export class PlainPainter implements Painter {
         this.made.set(held, (ready = { how: all ? "" : how, canvas }));
       }
       const { x0, x1, y0, y1 } = boxOf(scene, held);
-      context.drawImage(ready.canvas, x0, y0, x1 - x0, y1 - y0);
+      const { high, wide } = sidesOf(held.tile);
+      context.drawImage(ready.canvas, 0, 0, wide, high, x0, y0, x1 - x0, y1 - y0);
     }
   }
 

@@ -60,25 +60,36 @@ export function parent(extent: Extent, tile: Tile): Tile | null {
 /** Where a tile stands in a cache. */
 export const keyOf = (source: string, tile: Tile) => `${source}|${tile.level}|${tile.row}|${tile.col}`;
 
-/** The pixel of a tile in which a weight lies. Uneven edges are pooled evenly, as the server does. */
+/** How many pixels a tile is high and wide: its last ones may be cut by the edge of the map. */
+export const sidesOf = ({ level, q0, q1, k0, k1 }: Tile) => ({ high: (q1 - q0) / 2 ** level, wide: (k1 - k0) / 2 ** level });
+
+/** The pixel of a tile in which a weight lies. */
 export function pixelOf(tile: Tile, query: number, key: number): { row: number; col: number } {
-  const at = (x: number, start: number, stop: number, count: number) => {
-    let place = Math.min(Math.floor(((x - start) * count) / (stop - start)), count - 1);
-    // floor((place + 1) · span / count) is where the next one starts; rounding can put x beyond it
-    while (place + 1 < count && start + Math.floor(((place + 1) * (stop - start)) / count) <= x) place++;
-    return place;
-  };
-  return { row: at(query, tile.q0, tile.q1, tile.rows), col: at(key, tile.k0, tile.k1, tile.cols) };
+  const block = 2 ** tile.level;
+  return { row: Math.floor((query - tile.q0) / block), col: Math.floor((key - tile.k0) / block) };
 }
 
 /** The weights that one pixel of a tile pools, stops exclusive. */
-export function pooledBy(tile: Tile, row: number, col: number) {
-  const cut = (place: number, start: number, stop: number, count: number) =>
-    start + Math.floor((place * (stop - start)) / count);
-  return {
-    q0: cut(row, tile.q0, tile.q1, tile.rows),
-    q1: cut(row + 1, tile.q0, tile.q1, tile.rows),
-    k0: cut(col, tile.k0, tile.k1, tile.cols),
-    k1: cut(col + 1, tile.k0, tile.k1, tile.cols),
+export function pooledBy({ level, q0, q1, k0, k1 }: Tile, row: number, col: number) {
+  const block = 2 ** level;
+  const cut = (start: number, place: number, stop: number) => Math.min(start + place * block, stop);
+  return { q0: cut(q0, row, q1), q1: cut(q0, row + 1, q1), k0: cut(k0, col, k1), k1: cut(k0, col + 1, k1) };
+}
+
+/** A rectangle that is parted evenly, and where its pixels stand in a tile. */
+export interface Part extends Omit<Tile, "level" | "row" | "col"> {
+  readonly top: number;
+  readonly left: number;
+}
+
+/** What a tile is asked for in: the whole pixels, and apart from them those that the edge of the map cuts. */
+export function partsOf({ level, q0, q1, k0, k1 }: Tile): Part[] {
+  const parted = (start: number, stop: number) => {
+    const whole = Math.floor((stop - start) / 2 ** level);
+    const end = start + whole * 2 ** level;
+    return [{ start, stop: end, count: whole, at: 0 }, { start: end, stop, count: 1, at: whole }].filter((side) => side.start < side.stop);
   };
+  return parted(q0, q1).flatMap((q) =>
+    parted(k0, k1).map((k) => ({ q0: q.start, q1: q.stop, k0: k.start, k1: k.stop, rows: q.count, cols: k.count, top: q.at, left: k.at })),
+  );
 }
