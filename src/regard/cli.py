@@ -118,14 +118,19 @@ def parser() -> argparse.ArgumentParser:
         "explore",
         help="see a run's attention in the browser, down to one weight",
         description="Serve a map of a run's attention to this machine's browser: a recording that "
-        "`regard record` made (two to compare), or a text, which is recorded first and kept.",
+        "`regard record` made (two to compare), a text, which is recorded first and kept, or arrays q and k. "
+        "Without any the page opens them.",
     )
     explore.add_argument(
         "what",
         metavar="FILE_OR_TEXT",
-        nargs="+",
-        help="a recording, a file, - for standard input, or a text",
+        nargs="*",
+        help="a recording, a file, - for standard input, a text, or q and k in an .npz or .safetensors file",
     )
+    explore.add_argument("--causal", action="store_true",
+                         help="with arrays: queries see no later keys")  # fmt: skip
+    explore.add_argument("--scale", type=float, metavar="X",
+                         help="with arrays: what q·k is multiplied with; 1/√d by default")  # fmt: skip
     explore.add_argument(
         "--model",
         default="python",

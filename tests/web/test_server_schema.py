@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from regard import Recording
 from regard.explorer.openapi import described
-from regard.explorer.server import ROUTES
+from regard.explorer.server import POSTS, ROUTES
 
 TOKEN = "the-token"
 
@@ -20,9 +20,10 @@ TOKEN = "the-token"
 def test_every_route_is_described_with_its_parameters(client: TestClient) -> None:
     found = client.get("/api/openapi.json").json()
     assert found == described()
-    assert list(found["paths"]) == [path for path, _ in ROUTES]
-    for path, name in ROUTES:
-        get = found["paths"][path]["get"]
+    assert list(found["paths"]) == [path for path, _ in (*ROUTES, *POSTS)]
+    for path, name in (*ROUTES, *POSTS):
+        (get,) = found["paths"][path].values()
+        assert list(found["paths"][path]) == ["get" if (path, name) in ROUTES else "post"]
         assert get["operationId"] == name
         assert get["summary"]
         own = {one["name"] for one in get["parameters"] if one["in"] == "path"}

@@ -82,6 +82,16 @@ def chosen(query: Query, name: str, default: str, allowed: Sequence[str]) -> str
     return given
 
 
+def real(query: Query, name: str, default: str) -> float | None:
+    """A parameter that is a number; None where it is not given, which means the `default` in words."""
+    given = query.get(name)
+    try:
+        return None if given is None else float(given)
+    except ValueError:
+        raise Refused(400, name, repr(given)[:40], "a number",
+                      f"Leave it out for {default}.") from None  # fmt: skip
+
+
 def text(query: Query, name: str) -> str:
     """A parameter that is a text of some length."""
     given = query.get(name, "")
@@ -96,7 +106,7 @@ def book(books: Mapping[str, Book], id: str) -> Book:  # noqa: A002  it is what 
     """A recording that is open."""
     found = books.get(id)
     if found is None:
-        raise Refused(404, "recording", repr(id[:40]), ", ".join(books),
+        raise Refused(404, "recording", repr(id[:40]), ", ".join(books) or "none is open yet",
                       "GET /api/recordings lists them.")  # fmt: skip
     return found
 

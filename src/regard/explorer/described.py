@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
+from regard.explorer import asking
 from regard.explorer.building import Book
 from regard.explorer.layers import Layer
 from regard.masks import And, Or
@@ -18,7 +20,7 @@ def line(book: Book) -> dict[str, Any]:
     """A recording in a list."""
     run = book.recording
     return {
-        "id": book.id, "name": run.path.name, "model": run.model, "tokens": length(book),
+        "id": book.id, "name": book.name, "model": run.model, "tokens": length(book),
         "bytes": run.size,
     }  # fmt: skip
 
@@ -28,7 +30,7 @@ def recording(book: Book) -> dict[str, Any]:
     run = book.recording
     told = dict.fromkeys(rounding_in_words(layer.rounding) for layer in run)
     return {
-        "id": book.id, "name": run.path.name, "model": run.model, "versions": run.versions,
+        "id": book.id, "name": book.name, "model": run.model, "versions": run.versions,
         "tokens": length(book), "batch": run.layer(0).q.shape[0], "exact": run.exact,
         "error": "; ".join(told),
         "layers": [_layer(i, layer) for i, layer in enumerate(book.layers)],
@@ -53,6 +55,24 @@ def texts(book: Book) -> tuple[list[str], list[int]]:
     found = [""] * length(book) if run.tokens is None else list(run.tokens)
     spans = run.spans
     return found, [start for start, _ in spans] if spans is not None else [0] * len(found)
+
+
+def search(book: Book, wanted: str, first: int) -> list[int]:
+    """The tokens in which a text begins: in the whole text, or where it is not there in single tokens."""
+    run, found = book.recording, list[int]()
+    if run.text is None or run.spans is None:
+        words, _ = texts(book)
+        found = [i for i in range(first, len(words)) if wanted in words[i]]
+        return found[: asking.MOST_CELLS]
+    starts = np.array([start for start, _ in run.spans])
+    ends = np.array([stop for _, stop in run.spans])
+    at = int(starts[first])
+    while len(found) < asking.MOST_CELLS and (at := run.text.find(wanted, at)) >= 0:
+        token = int(np.searchsorted(ends, at, "right"))
+        if token >= first and token < len(ends) and (not found or found[-1] != token):
+            found.append(token)
+        at += 1
+    return found
 
 
 def _layer(number: int, layer: Layer) -> dict[str, Any]:

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import secrets
 import threading
 import webbrowser
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from regard import models
 from regard.errors import OptionError
-from regard.explorer import page
-from regard.explorer.building import Book, cache_folder
+from regard.explorer import arrays, opening, page
+from regard.explorer.building import Book
 from regard.explorer.carried import Wanted
 from regard.explorer.offline import SMALLER, prepare
 from regard.pages import writable
-from regard.pretrained import open_pretrained
-from regard.recording import Recording, record, size_in_words
-from regard.source import Source, read
+from regard.recording import Progress as Recorded
+from regard.recording import Recording, size_in_words
+from regard.source import read
 
-EMBEDDED = "python"
 _SUFFIX = ".safetensors"
 
 LARGE = 32 << 20
@@ -34,14 +29,21 @@ LARGE = 32 << 20
 
 
 def main(options: Namespace, console: Console) -> None:
-    """Serve one recording, or two to compare, and say where; or write them as one page."""
+    """Serve recordings, or none yet, and say where; or write them as one page."""
+    for name in ("causal", "scale"):
+        if getattr(options, name) and not any(arrays.holds(Path(what)) for what in options.what):
+            raise OptionError(f"--{name}", "no arrays", f"--{name} with a file of arrays, q and k",
+                              "Leave it out: a recording knows its own.")  # fmt: skip
     if options.out is not None:
+        if not options.what:
+            raise OptionError("--out", "nothing to write", "a recording, a file, arrays or a text",
+                              "Name it: regard explore WHAT --out page.html.")  # fmt: skip
         place = writable(Path(options.out))
         wanted = Wanted(
             _several(options.layer), _several(options.head), options.dtype, options.values
         )
-        runs = [_recording(what, options.model, console) for what in options.what]
-        write(runs, place, wanted, console)
+        books = [Book.of(_recording(what, options, console)) for what in options.what]
+        write(books, place, wanted, console)
         return
     for name in ("layer", "head", "dtype", "values"):
         if getattr(options, name):
@@ -60,10 +62,10 @@ def main(options: Namespace, console: Console) -> None:
         )
     _page(console)
     with listening(port) as ear:
-        books = [Book.of(_recording(what, options.model, console)) for what in options.what]
+        books = [Book.of(_recording(what, options, console)) for what in options.what]
         port = ear.getsockname()[1]
         token = secrets.token_urlsafe(24)
-        explorer = Explorer({book.id: book for book in books})
+        explorer = Explorer({book.id: book for book in books}, models=(options.model,))
         server = Server(application(explorer, port, token), explorer)
         url = f"http://{HOST}:{port}/#token={token}"
         console.print("open", end=" ")
@@ -81,16 +83,16 @@ def main(options: Namespace, console: Console) -> None:
     console.print("ended")
 
 
-def write(runs: Sequence[Recording], place: Path, wanted: Wanted, console: Console) -> None:
+def write(books: Sequence[Book], place: Path, wanted: Wanted, console: Console) -> None:
     """Write recordings as one page; say before how large it will be, and what its numbers are."""
-    page.ensure_built(lambda line: console.print(line, markup=False, style="dim"))
+    page.ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     errors = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
         made = prepare(
-            *runs, wanted=wanted,
-            progress=lambda told: bar.update(task, completed=told.progress, description=told.doing),
+            books, wanted,
+            lambda told: bar.update(task, completed=told.progress, description=told.doing),
         )  # fmt: skip
     with made:
         told = made.told
@@ -116,51 +118,19 @@ def _page(console: Console) -> None:
         console.print(str(error), markup=False, soft_wrap=True)
 
 
-def _recording(what: str, model: str, console: Console) -> Recording:
-    """A recording by its path, or one that is made of a text and kept for the next time."""
+def _recording(what: str, options: Namespace, console: Console) -> Recording:
+    """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
     path = Path(what)
+    if arrays.holds(path):
+        return opening.of_arrays(path, path.name, options.causal, options.scale)
     if what.endswith(_SUFFIX):
         return Recording.open(path)
     source = read(what)
-    place = _place(source, model)
-    if place.is_file():
-        try:
-            return Recording.open(place)
-        except OptionError:
-            place.unlink()
-    console.print(f"recording {source.name} with {model} …", markup=False, style="dim")
-    console.file.flush()
-    opened, how = _opened(model)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return record(opened, source.text, to=place, name=model, values=True, **how)
 
+    def told(now: Recorded) -> None:
+        if not now.done:
+            console.print(f"recording {source.name} with {options.model}, about {size_in_words(now.whole)} …",
+                          markup=False, style="dim", soft_wrap=True)  # fmt: skip
+            console.file.flush()
 
-def _place(source: Source, model: str) -> Path:
-    """Where the recording of a text is kept: under its name, and what it depends on."""
-    from importlib.metadata import version
-
-    folder = Path(model)
-    when = (
-        max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0)
-        if folder.is_dir()
-        else 0
-    )
-    on = json.dumps([source.text, model, when, version("regard")])
-    digest = hashlib.sha256(on.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return cache_folder() / "recordings" / f"{file_name(source.name)}-{digest}{_SUFFIX}"
-
-
-def file_name(of: str) -> str:
-    """The name of a source, as a file may be called."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in of)[:60]
-
-
-def _opened(model: str) -> tuple[Any, dict[str, Any]]:
-    """A model, and its tokenizer where it does not bring one."""
-    folder = Path(model)
-    if model == EMBEDDED:
-        return models.load(), {}
-    if (folder / models.TOKENIZER).is_file() and not (folder / "config.json").is_file():
-        return models.load(folder), {}
-    found = open_pretrained(model)
-    return found.model, {"tokenizer": found.tokenizer}
+    return opening.of_text(source, options.model, told)

@@ -14,6 +14,7 @@ from regard.explorer.asking import (
     MOST_TEXT,
     MOST_TOKENS,
 )
+from regard.explorer.posted import MOST_CHARACTERS
 from regard.explorer.work import MOST
 from regard.recording import DTYPES
 
@@ -86,6 +87,9 @@ _WORDS = _object(
     numbers=_list(_object(value=_NUMBER, name=_TEXT, role=_TEXT, how=_TEXT, of=_INTEGERS)),
     **dict.fromkeys(("x", "w_o", "concat", "out"), _list(_INTEGERS)), heads=_list({"type": "object"}),
 )  # fmt: skip
+_MODELS = _object(models=_list(_object(name=_TEXT, told=_TEXT)), default=_TEXT)
+_OPENED = _object(job=_TEXT, id=_TEXT)
+_WORKING = _object(job=_TEXT, progress={"type": "number"}, doing=_TEXT)
 _PROGRESS = _object(progress={"type": "number"}, doing=_TEXT)
 _REFUSAL = _object(error=_object(argument=_TEXT, given=_TEXT, allowed=_TEXT, remedy=_TEXT))
 
@@ -105,6 +109,16 @@ def _query(name: str, told: str, schema: Schema, required: bool = False) -> Sche
 
 
 _ID = _path("id", "of a recording, as /api/recordings lists it", _TEXT)
+_JOB = _path("job", "as POST /api/open tells it", _TEXT)
+_TO_READ: Schema = {
+    "type": "object",
+    "required": ["text"],
+    "properties": {
+        "text": {"type": "string", "minLength": 1, "maxLength": MOST_CHARACTERS},
+        "model": {"type": "string", "description": "one that /api/models lists"},
+    },
+    "additionalProperties": False,
+}
 _OF_HEAD = [_ID, _path("layer", "from 0"), _path("head", "from 0")]
 _SPAN: Schema = {
     "type": "string",
@@ -152,19 +166,38 @@ _LATER = _as_json(_PROGRESS, "it is being built: ask again")
 
 
 def _get(
-    name: str, told: str, parameters: list[Schema], answer: Schema, later: bool = False
+    name: str, told: str, parameters: list[Schema], answer: Schema, later: bool | Schema = False
 ) -> Schema:
+    return {"get": _operation(name, told, parameters, answer, later, _STATUSES)}
+
+
+def _post(
+    name: str, told: str, parameters: list[Schema], kind: str | None, sent: Schema, answer: Schema,
+    later: bool | Schema = False,
+) -> Schema:  # fmt: skip
+    """What opens something; `kind` is what is sent, as `sent` describes."""
+    made = _operation(name, told, parameters, answer, later, (*_STATUSES, 415))
+    if kind is not None:
+        made["requestBody"] = {"required": True, "content": {kind: {"schema": sent}}}
+    return {"post": made}
+
+
+_STATUSES = 400, 401, 403, 404, 405, 409, 413, 429
+
+
+def _operation(
+    name: str, told: str, parameters: list[Schema], answer: Schema, later: bool | Schema,
+    statuses: tuple[int, ...],
+) -> Schema:  # fmt: skip
     responses: Schema = {"200": answer}
     if later:
-        responses["202"] = _LATER
-    responses |= {str(status): _REFUSED for status in (400, 401, 403, 404, 405, 413, 429)}
+        responses["202"] = _LATER if later is True else later
+    responses |= {str(status): _REFUSED for status in statuses}
     return {
-        "get": {
-            "operationId": name,
-            "summary": told,
-            "parameters": parameters,
-            "responses": responses,
-        }
+        "operationId": name,
+        "summary": told,
+        "parameters": parameters,
+        "responses": responses,
     }
 
 
@@ -247,7 +280,29 @@ _PATHS: dict[str, Schema] = {
                 {"type": "number", "exclusiveMinimum": 0})],
         _as_json(_WORDS),
     ),
+    "/api/models": _get("models", "the models that may record a text", [], _as_json(_MODELS)),
+    "/api/open/{job}": _get(
+        "opened", "what became of a text that was sent", [_JOB], _as_json(_OPENED),
+        _as_json(_WORKING, "it is being recorded: ask again"),
+    ),
     "/api/openapi.json": _get("described", "this description", [], _as_json({"type": "object"})),
+    "/api/open": _post(
+        "open", "record a text, one at a time, and open it", [], "application/json", _TO_READ,
+        _as_json(_OPENED), _as_json(_WORKING, "it has begun: ask for the job"),
+    ),
+    "/api/open/{job}/cancel": _post(
+        "cancel", "have it end before its next layer", [_JOB], None, {},
+        _as_json(_object(job=_TEXT, cancelled=_BOOLEAN)),
+    ),
+    "/api/arrays": _post(
+        "arrays", "open queries and keys: an .npz or .safetensors file with q and k, and v, mask, bias and "
+        "tokens if there are some",
+        [_query("causal", "whether queries see no later keys", _FLAG),
+         _query("scale", "what q·k is multiplied with; 1/√d by default", {"type": "number"}),
+         _query("name", "what they are called", _SEARCHED)],
+        "application/octet-stream", {"type": "string", "contentEncoding": "binary"},
+        _as_json(_object(id=_TEXT)),
+    ),
 }  # fmt: skip
 
 

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
-from regard.explorer import asking, described, openapi
+from regard.explorer import asking, described, openapi, posted
+from regard.explorer.answers import as_json, raw
 from regard.explorer.building import Book, Building
 from regard.explorer.carried import Wanted
 from regard.explorer.cell import cell, heads, words
 from regard.explorer.layers import Layer
 from regard.explorer.offline import Page
+from regard.explorer.opening import Job, Opening, of_arrays, outcome
+from regard.explorer.opening import described as described_model
 from regard.explorer.pyramid import Damaged
 from regard.explorer.refusals import Refused
 from regard.explorer.strongest import strongest
 from regard.explorer.tiles import DIRECT, NotBuilt, Tile, View, tile
 from regard.explorer.work import Work
+from regard.recording import Recording
 
 Made = TypeVar("Made")
 Check = Callable[[], None]
@@ -36,29 +41,47 @@ _EVERY = 0.1  # seconds between looks at what is being built
 class Explorer:
     """The recordings that are open, and what is asked about them."""
 
-    def __init__(self, books: Mapping[str, Book], threads: int = 2) -> None:
+    def __init__(
+        self, books: Mapping[str, Book], threads: int = 2, models: Sequence[str] = ()
+    ) -> None:
         self.books = dict(books)
         self.work = Work(threads)
-        self.building = {
-            name: Building(book, lambda: self.work.waiting > 0) for name, book in self.books.items()
-        }
+        self.building = {name: self._builds(book) for name, book in self.books.items()}
         self.ended = threading.Event()
+        self.opening = Opening(models, self.add)
+        self._lock = threading.Lock()
         self._page: tuple[tuple[str, Wanted], Page] | None = None
+
+    def add(self, recording: Recording) -> str:
+        """Open a recording too, and build what it lacks; its ID."""
+        book = Book.of(recording)
+        with self._lock:
+            if book.id not in self.books:
+                building = self._builds(book)
+                # Others may be going through them: new ones take their place.
+                self.building = {**self.building, book.id: building}
+                self.books = {**self.books, book.id: book}
+                building.start()
+        return book.id
+
+    def _builds(self, book: Book) -> Building:
+        return Building(book, lambda: self.work.waiting > 0)
 
     def close(self) -> None:
         """End all that is under way."""
         self.ended.set()
+        self.opening.close()
         for one in self.building.values():
             one.stop()
         self.work.close()
 
     async def recordings(self, request: Request) -> Response:
         _parameters(request)
-        return _json([described.line(book) for book in self.books.values()])
+        return as_json([described.line(book) for book in self.books.values()])
 
     async def recording(self, request: Request) -> Response:
         _parameters(request)
-        return _json(described.recording(self._book(request)))
+        return as_json(described.recording(self._book(request)))
 
     async def tokens(self, request: Request) -> Response:
         _parameters(request, "start", "stop")
@@ -70,7 +93,7 @@ class Explorer:
             raise Refused(413, "stop", f"{stop - start} tokens", f"at most {asking.MOST_TOKENS} at once",
                           "Ask for some of them.")  # fmt: skip
         texts, starts = described.texts(book)
-        return _json({"start": start, "texts": texts[start:stop], "starts": starts[start:stop]})
+        return as_json({"start": start, "texts": texts[start:stop], "starts": starts[start:stop]})
 
     async def search(self, request: Request) -> Response:
         _parameters(request, "text", "from")
@@ -78,8 +101,10 @@ class Explorer:
         first = asking.number(
             request.query_params, "from", 0, 0, max(described.length(book) - 1, 0)
         )
-        return _json(
-            await self._work(request, lambda check: {"tokens": _found(book, wanted, first)})
+        return as_json(
+            await self._work(
+                request, lambda check: {"tokens": described.search(book, wanted, first)}
+            )
         )
 
     async def atlas(self, request: Request) -> Response:
@@ -89,7 +114,7 @@ class Explorer:
         return (
             self._later(building)
             if heads is None
-            else _json({"heads": heads, "telling": building.telling()})
+            else as_json({"heads": heads, "telling": building.telling()})
         )
 
     async def thumbnail(self, request: Request) -> Response:
@@ -129,7 +154,7 @@ class Explorer:
         def job(check: Check) -> np.ndarray:
             return layer.box(head, range(query, query + 1), range(layer.keys)).numpy()
 
-        return _raw(await self._work(request, job), exact=True, pixel="1x1 exact")
+        return raw(await self._work(request, job), exact=True, pixel="1x1 exact")
 
     async def marginals(self, request: Request) -> Response:
         _parameters(request)
@@ -145,9 +170,7 @@ class Explorer:
             return np.stack([np.pad(one, (0, wide - len(one))) for one in parts])
 
         values = await self._checked(request, book, number, job)
-        return (
-            self._later(building) if values is None else _raw(values, exact=True, pixel="1 token")
-        )
+        return self._later(building) if values is None else raw(values, exact=True, pixel="1 token")
 
     async def strongest(self, request: Request) -> Response:
         _parameters(request, "count", "skip")
@@ -164,7 +187,7 @@ class Explorer:
             return strongest(layer, head, count, diagonal, found, check)
 
         cells = await self._checked(request, book, number, job)
-        return self._later(building) if cells is None else _json({"cells": cells})
+        return self._later(building) if cells is None else as_json({"cells": cells})
 
     async def cell(self, request: Request) -> Response:
         _parameters(request, "component")
@@ -179,7 +202,7 @@ class Explorer:
             "query": described.token(book, query, max(layer.shift, 0)),
             "key": described.token(book, key),
         }
-        return _json(
+        return as_json(
             told | await self._work(request, lambda check: cell(layer, head, query, key, component))
         )
 
@@ -190,7 +213,9 @@ class Explorer:
         query = asking.whole("query", path["query"], 0, layer.queries - 1, 404)
         component = asking.optional(request.query_params, "component", 0, 10**asking.MOST_DIGITS)
         told = {"query": described.token(book, query, max(layer.shift, 0))}
-        return _json(told | await self._work(request, lambda check: heads(layer, query, component)))
+        return as_json(
+            told | await self._work(request, lambda check: heads(layer, query, component))
+        )
 
     async def page(self, request: Request) -> Response:
         _parameters(request, "size", "dtype", "layer", "head", "values")
@@ -209,8 +234,8 @@ class Explorer:
 
         made = await self._work(request, job)
         if told_only:
-            return _json(made.told)
-        name = quote(f"{Path(book.recording.path.name).stem}.html")
+            return as_json(made.told)
+        name = quote(f"{Path(book.name).stem}.html")
         headers = {
             "Content-Length": str(made.size),
             "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
@@ -228,17 +253,49 @@ class Explorer:
             asking.chosen(query, name, default, ("0", "1")) == "1"
             for name, default in (("tied", "0"), ("causal", "1"))
         )
-        divisor = query.get("divisor")
-        try:
-            by = None if divisor is None else float(divisor)
-        except ValueError:
-            raise Refused(400, "divisor", repr(divisor[:40] if divisor else ""), "a number above 0",
-                          "Leave it out for √d.") from None  # fmt: skip
-        return _json(words(asking.text(query, "text"), tied, causal, by))
+        by = asking.real(query, "divisor", "√d")
+        return as_json(words(asking.text(query, "text"), tied, causal, by))
+
+    async def models(self, request: Request) -> Response:
+        _parameters(request)
+        opening = self.opening
+        told = [{"name": name, "told": described_model(name)} for name in opening.models]
+        return as_json({"models": told, "default": opening.default})
+
+    async def open(self, request: Request) -> Response:
+        _parameters(request)
+        text, model = posted.text(await posted.body(request, "application/json", posted.MOST_JSON))
+        return self._opening(self.opening.begin(text, model or self.opening.default))
+
+    async def opened(self, request: Request) -> Response:
+        _parameters(request)
+        return self._opening(self.opening.job(request.path_params["job"]))
+
+    async def cancel(self, request: Request) -> Response:
+        _parameters(request)
+        job = self.opening.job(request.path_params["job"])
+        return as_json({"job": job.id, "cancelled": job.cancel()})
+
+    def _opening(self, job: Job) -> Response:
+        if (opened := outcome(job)) is not None:
+            return as_json({"job": job.id, "id": opened})
+        return as_json({"job": job.id, "progress": job.told.progress, "doing": job.told.doing}, 202)
+
+    async def arrays(self, request: Request) -> Response:
+        _parameters(request, "causal", "scale", "name")
+        query = request.query_params
+        causal = asking.chosen(query, "causal", "0", ("0", "1")) == "1"
+        scale = asking.real(query, "scale", "1/√d")
+        name = asking.text(query, "name") if "name" in query else "arrays"
+        with tempfile.TemporaryDirectory(dir=posted.folder()) as folder:
+            path = Path(folder) / "arrays"
+            await posted.file(request, path)
+            found = await self._work(request, lambda check: of_arrays(path, name, causal, scale))
+        return as_json({"id": self.add(found)})
 
     async def described(self, request: Request) -> Response:
         _parameters(request)
-        return _json(openapi.described())
+        return as_json(openapi.described())
 
     def _book(self, request: Request) -> Book:
         return asking.book(self.books, request.path_params["id"])
@@ -273,7 +330,7 @@ class Explorer:
         values = first.values - second[0].values if second else first.values
         view = views[0][2]
         snapped = max(one.snapped for one in (first, *second))
-        return _raw(values.astype(dtype), view.exact, view.pixel, snapped)
+        return raw(values.astype(dtype), view.exact, view.pixel, snapped)
 
     def _tile(self, book: Book, number: int, layer: Layer, view: View, check: Check) -> Tile:
         building = self.building[book.id]
@@ -307,7 +364,7 @@ class Explorer:
             raise Refused(404, "atlas", f"not built: {building.failed}", "what could be built",
                           "Mend that, and start again.")  # fmt: skip
         told = building.told
-        return _json({"progress": min(told.progress, 0.999), "doing": told.doing}, 202)
+        return as_json({"progress": min(told.progress, 0.999), "doing": told.doing}, 202)
 
     async def _events(self) -> AsyncIterator[str]:
         """What is being built, as often as it changes, until nothing is."""
@@ -319,43 +376,15 @@ class Explorer:
                     said[name] = told
                     event = {"recording": name, "doing": told.doing, "progress": told.progress}
                     yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
-            if all(one.ended for one in self.building.values()):
+            job = self.opening.running
+            if job is not None and said.get(job.id) != job.told:
+                said[job.id] = told = job.told
+                event = {"job": job.id, "doing": told.doing, "progress": told.progress}
+                yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+            if job is None and all(one.ended for one in self.building.values()):
                 return
             await asyncio.sleep(_EVERY)
 
 
 def _parameters(request: Request, *names: str) -> None:
     asking.known(request.query_params, names)
-
-
-def _json(value: Any, status: int = 200) -> Response:
-    return JSONResponse(asking.cleaned(value), status)
-
-
-def _raw(values: np.ndarray, exact: bool, pixel: str, snapped: int = 0) -> Response:
-    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
-    headers = {
-        "X-Regard-Shape": ",".join(map(str, values.shape)), "X-Regard-Dtype": values.dtype.name,
-        "X-Regard-Exact": "1" if exact else "0", "X-Regard-Pixel": pixel,
-    }  # fmt: skip
-    if snapped:
-        headers["X-Regard-Edges"] = str(snapped)
-    return Response(little.tobytes(), 200, headers, "application/octet-stream")
-
-
-def _found(book: Book, wanted: str, first: int) -> list[int]:
-    """The tokens in which a text begins: in the whole text, or where it is not there in single tokens."""
-    run, found = book.recording, list[int]()
-    if run.text is None or run.spans is None:
-        texts = described.texts(book)[0]
-        found = [i for i in range(first, len(texts)) if wanted in texts[i]]
-        return found[: asking.MOST_CELLS]
-    starts = np.array([start for start, _ in run.spans])
-    ends = np.array([stop for _, stop in run.spans])
-    at = int(starts[first])
-    while len(found) < asking.MOST_CELLS and (at := run.text.find(wanted, at)) >= 0:
-        token = int(np.searchsorted(ends, at, "right"))
-        if token >= first and token < len(ends) and (not found or found[-1] != token):
-            found.append(token)
-        at += 1
-    return found

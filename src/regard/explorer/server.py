@@ -62,9 +62,18 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/api/compare", "compare"),
     ("/api/progress", "progress"),
     ("/api/lesson/words", "words"),
+    ("/api/models", "models"),
+    ("/api/open/{job}", "opened"),
     ("/api/openapi.json", "described"),
 )
-"""Each path, and the method of `Explorer` that answers it."""
+"""Each path that is asked, and the method of `Explorer` that answers it."""
+
+POSTS: tuple[tuple[str, str], ...] = (
+    ("/api/open", "open"),
+    ("/api/open/{job}/cancel", "cancel"),
+    ("/api/arrays", "arrays"),
+)
+"""Each path that opens something."""
 
 
 def application(explorer: Explorer, port: int, token: str, static: Path = STATIC) -> ASGIApp:
@@ -98,6 +107,7 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
         explorer.close()
 
     routes = [Route(path, getattr(explorer, name), methods=["GET"]) for path, name in ROUTES]
+    routes += [Route(path, getattr(explorer, name), methods=["POST"]) for path, name in POSTS]
     routes += [Route("/", index, methods=["GET"]), Route("/assets/{name}", asset, methods=["GET"])]
     routes += [Route(f"/{name}", _fixed(found), methods=["GET"])
                for name, found in page.items() if name != "index.html"]  # fmt: skip
@@ -213,9 +223,12 @@ async def _missing(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = repr(request.url.path[:80])
     if error.status_code == 405:
-        refused = Refused(405, "method", request.method[:20], "GET", "Nothing here can be changed.")
+        methods = {one.strip() for one in (error.headers or {}).get("Allow", "").split(",")}
+        allowed = ", ".join(sorted(methods - {"HEAD"}))
+        refused = Refused(405, "method", request.method[:20], allowed,
+                          "GET asks and POST opens; nothing can be changed or removed.")  # fmt: skip
         answer = _answer(refused)
-        answer.headers["Allow"] = "GET"
+        answer.headers["Allow"] = allowed
         return answer
     return _answer(Refused(error.status_code, "path", path, "what /api/openapi.json describes",
                            "Check its spelling."))  # fmt: skip
