@@ -31,10 +31,12 @@ help: ## list the targets
 
 setup: $(READY) ## install regard and its tools into .venv
 
+# Without node the page cannot be built: then that is said, and what the terminal shows is the demo.
 demo: $(READY) ## see the attention of the embedded model on a long Python file
 	@file=$$($(BIN)/python -c 'import sys, importlib.util as u; \
 	  print(next(s.origin for s in map(u.find_spec, sys.argv[1:]) if s))' $(DEMO)) && \
-	  $(BIN)/regard look "$$file" --out report.html $(ARGS)
+	  { $(BIN)/regard look "$$file" --out page.html $(ARGS) || \
+	  { [ $$? -eq 2 ] && [ ! -e src/regard/explorer/static/index.html ]; }; }
 
 test: $(READY) ## style, types, the direction of imports, and the tests
 	$(BIN)/ruff check
@@ -65,7 +67,7 @@ web: ## build the explorer's page (needs node 20.19 or newer)
 	@cd web && npm ci --no-audit --no-fund --loglevel=error && npm test --silent && npm run --silent build
 
 clean: ## remove what the others made
-	rm -rf $(VENV) build web/node_modules src/regard/explorer/static report.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build web/node_modules src/regard/explorer/static page.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The build tools go into .venv too and the build runs there (no isolation): one set of versions,
 # and a change in native/ recompiles only what it touches.

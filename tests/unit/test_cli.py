@@ -42,7 +42,7 @@ def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None
         (["x y", "--model", "gpt2"], "--model: got gpt2, which is not on this machine"),
         (["x y", "--layer", "99"], "--layer: got 99; allowed: 0 to"),
         (["x y", "--head", "-1"], "--head: got -1; allowed: 0 to"),
-        (["x y", "--out", "none/report.html"], "in a folder that is not there"),
+        (["x y", "--out", "none/page.html"], "in a folder that is not there"),
     ],
 )
 def test_faults_are_one_line_and_2(
@@ -72,7 +72,7 @@ def test_how_it_ends(monkeypatch: pytest.MonkeyPatch, raised: BaseException, cod
 
 
 def test_look_writes_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "a [b] report.html"
+    out = tmp_path / "a [b] page.html"
     assert cli.main(["look", "def f(x):\n    return f(x)\n", "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert str(out) in said

@@ -27,7 +27,11 @@ type Ask = (path: string, signal?: AbortSignal, init?: Init) => Promise<Answer>;
 
 const said = (id: string) => globalThis.document?.getElementById(id)?.textContent ?? "";
 const about = said("regard-about");
-export const transport = about ? (JSON.parse(about) as { transport: "worker" | "parent" }).transport : "http";
+/** Where the page begins, `start`, is the document's to say. */
+export const { transport, start = "" } = (about ? JSON.parse(about) : { transport: "http" }) as {
+  transport: "worker" | "parent" | "http";
+  start?: string;
+};
 
 const KEPT = "regard-token";
 let token = "";
@@ -134,7 +138,7 @@ function byParent(): Ask {
 export const ask: Ask = { http: () => byHttp, worker: byWorker, parent: byParent }[transport]();
 
 /** The hash that names the place, without its #. */
-export const readPlace = () => (transport === "parent" ? kept : location.hash.slice(1));
+export const readPlace = () => (transport === "parent" ? kept : location.hash.slice(1)) || start;
 
 /** Keeps the place; `far` makes it one to which Back goes back. */
 export function writePlace(hash: string, far: boolean): void {

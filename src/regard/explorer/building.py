@@ -38,13 +38,15 @@ class Book:
     """A recording that is open in the server."""
 
     id: str
+    name: str
     recording: Recording
     layers: tuple[Layer, ...]
 
     @classmethod
-    def of(cls, recording: Recording) -> Book:
-        """A recording, known by the beginning of its key."""
-        return cls(recording.key[:16], recording, tuple(Layer(one) for one in recording))
+    def of(cls, recording: Recording, name: str | None = None) -> Book:
+        """A recording, known by the beginning of its key, and called as its file where no name is given."""
+        layers = tuple(Layer(one) for one in recording)
+        return cls(recording.key[:16], name or recording.path.name, recording, layers)
 
 
 def cache_folder() -> Path:

@@ -11,6 +11,7 @@ import base64
 import os
 import shutil
 import tempfile
+import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +56,6 @@ SAVES = 0.95
 """An array is compressed where that leaves less of it than so much."""
 
 _PIECE = 3 << 18  # bytes that are worked on at a time; base64 takes three together
-ALL = Wanted()
 _LESSONS = TEXT, "the money bank"
 
 Progress = Callable[[Told], None]
@@ -93,15 +93,16 @@ class Page:
         self._arrays: dict[str, Stored] = {}
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="regard-page-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
-        self._check = check
+        self._lock, self._check = threading.Lock(), check
         try:
-            self._title = " and ".join(one.book.recording.path.name for one in buildings)
+            self._title = " and ".join(one.book.name for one in buildings)
             layers = [one.book.layers[i] for one in buildings for i in wanted.layers_of(one.book)]
             small = sum(estimated(layer, wanted) for layer in layers) <= SMALL
             runs = {one.book.id: self._run(one, wanted, small) for one in buildings}
             self._errors = dict.fromkeys(one["recording"]["error"] for one in runs.values())
             self._about = cleaned({
                 "transport": "worker", "format": FORMAT, "version": version("regard"),
+                "start": f"atlas?r={buildings[0].book.id}",
                 "recordings": [described.line(one.book) for one in buildings],
                 "runs": runs, "lesson": _lessons(),
                 "arrays": {name: {"dtype": one.dtype, "shape": one.shape, "gzip": one.gzip}
@@ -163,8 +164,9 @@ class Page:
     def _encoded(self, one: Stored) -> Iterator[str]:
         for at in range(one.offset, one.offset + one.size, _PIECE):
             size = min(_PIECE, one.offset + one.size - at)
-            # Of two readers at once neither moves the other's place.
-            data = os.pread(self._file.fileno(), size, at)
+            with self._lock:  # of two readers at once neither moves the other's place
+                self._file.seek(at)
+                data = self._file.read(size)
             yield base64.b64encode(data).decode("ascii")
 
     def _run(self, building: Building, wanted: Wanted, small: bool) -> dict[str, Any]:
@@ -268,25 +270,22 @@ class Page:
         self._arrays[name] = Stored(start, size, dtype, tuple(plain.shape), packer is not None)
 
 
-SMALLER = "For a smaller page: --layer and --head for some of it, --dtype float16."
+SMALLER = "For a smaller page: some layers (--layer), or some heads of each (--head)."
 """What to do about a page that is too large."""
 
 
-def prepare(
-    *recordings: Recording, wanted: Wanted = ALL, progress: Progress = lambda told: None
-) -> Page:
+def prepare(books: Sequence[Book], wanted: Wanted, progress: Progress = lambda told: None) -> Page:
     """A page of recordings, once their statistics are built; those that are kept on disk are not built anew.
 
     Raises:
         OptionError: as `Page` does; what is needed cannot be built.
     """
     page.ensure_built()
-    buildings = [Building(Book.of(one)) for one in recordings]
-    for one in buildings:  # before anything that takes long
-        for number in wanted.layers_of(one.book):
-            layer = one.book.layers[number]
-            wanted.of(layer)
-            normal_of(layer, number)
+    for book in books:  # before anything that takes long
+        for number in wanted.layers_of(book):
+            wanted.of(book.layers[number])
+            normal_of(book.layers[number], number)
+    buildings = [Building(book) for book in books]
     try:
         for one in buildings:
             one.start()
@@ -336,7 +335,7 @@ def write_page(
     """
     place = writable(Path(path))
     wanted = Wanted(_several(layers), _several(heads), dtype, values)
-    with prepare(recording, wanted=wanted) as made:
+    with prepare([Book.of(recording)], wanted) as made:
         made.write(place)
         return made.told
 

@@ -49,7 +49,7 @@ def html(
     data: Iterable[tuple[str, Iterable[str]]] = (),
     *,
     title: str = "regard",
-    folder: Path = STATIC,
+    folder: Path | None = None,
 ) -> Iterator[str]:
     """The page as one HTML file that fetches nothing, a piece at a time.
 
@@ -58,11 +58,12 @@ def html(
             asks the window around it; ``{"transport": "worker", …}`` the worker, which comes along then.
         data: Arrays by their names, each as pieces of its base64.
         title: Of the document.
-        folder: Where the built page is.
+        folder: Where the built page is; by default `STATIC`.
 
     Raises:
         OptionError: the page is not built.
     """
+    folder = STATIC if folder is None else folder
     page = files(folder)
     missing = [name for name in ("index.html", *_workers(about)) if name not in page]
     if missing:
@@ -148,26 +149,39 @@ def ensure_built(say: Callable[[str], None] = lambda line: None) -> None:
     Raises:
         OptionError: there is no page and none can be built.
     """
-    index = STATIC / "index.html"
-    made = index.stat().st_mtime if index.is_file() else None
     if not _in_checkout():
-        if made is None:
+        if _made() is None:
             raise OptionError("page", f"no page in {STATIC}", "the page that comes with regard",
                               _INCOMPLETE)  # fmt: skip
         return
-    if made is not None and made >= _changed():
+    if _fresh():
         return
     node, npm = _node(), shutil.which("npm")
     if node is not None and node >= NODE and npm is not None:
-        why = _built(npm, say)
+        import fcntl  # a checkout is of a system that has it
+
+        with (_WEB / "package.json").open() as file:  # one at a time
+            fcntl.flock(file, fcntl.LOCK_EX)
+            why = None if _fresh() else _built(npm, say)
     else:
         there = "no node" if node is None else f"node {'.'.join(map(str, node))}"
         why = f"{there}{'' if npm else ' and no npm'} here"
     if why is None:
         return
-    if made is None:
+    if _made() is None:
         raise OptionError("page", f"none that is built, and {why}", "a page that is built", _HOW)
     say(f"the page is older than web/, and was not built anew: {why}")
+
+
+def _made() -> float | None:
+    """When the page was built."""
+    index = STATIC / "index.html"
+    return index.stat().st_mtime if index.is_file() else None
+
+
+def _fresh() -> bool:
+    made = _made()
+    return made is not None and made >= _changed()
 
 
 def _in_checkout() -> bool:

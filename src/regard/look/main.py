@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from regard.explorer.building import Book
 from regard.explorer.carried import Wanted
-from regard.explorer.main import file_name, write
+from regard.explorer.main import write
 from regard.explorer.page import ensure_built
 from regard.look import terminal
 from regard.look.opening import Openable, open_model
@@ -26,8 +27,6 @@ LONG = 2000
 def main(options: Namespace, console: Console) -> None:
     """Look at what the options name, and write the page of it where that is asked for."""
     out = None if options.out is None else writable(Path(options.out))
-    if out is not None:
-        ensure_built(lambda line: console.print(line, markup=False, style="dim"))
     source = read(options.what)
     opened = open_model(options.model)
     found = _watched(opened, source, options)
@@ -38,10 +37,11 @@ def main(options: Namespace, console: Console) -> None:
             "[dim]all of it as a map, down to one weight, in one file: add[/] --out page.html"
         )
         return
+    ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     with tempfile.TemporaryDirectory(prefix="regard-look-") as folder:
-        place = Path(folder) / file_name(source.name)
-        run = recorded(opened, source, found.words, place)
-        write([run], out, Wanted(_one(options.layer), _one(options.head)), console)
+        run = recorded(opened, source, found.words, Path(folder) / "run.safetensors")
+        wanted = Wanted(_one(options.layer), _one(options.head))
+        write([Book.of(run, source.name)], out, wanted, console)
 
 
 def _one(given: int | None) -> tuple[int, ...] | None:
