@@ -4,118 +4,13 @@ import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { extname, join, normalize } from "node:path";
 import { fileURLToPath } from "node:url";
+import { cell, context, heads, HEADS, LAYERS, Recording, Refused, SIZE } from "./mock.recording.mjs";
 
-const SIZE = 16;
-const LAYERS = 4;
-const HEADS = 6;
+export { Recording };
+
 const TOKEN = "mock";
-const WORDS = "the river bank was quiet , and the money in the bank by the river was safe . she sat on the bank and counted".split(" ");
-
-/** Numbers that look random and never change: mulberry32. */
-function random(seed) {
-  return () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let t = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    t = (t + Math.imul(t ^ (t >>> 7), 61 | t)) ^ t;
-    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
-  };
-}
-
-export class Recording {
-  constructor(id, name, tokens, window) {
-    Object.assign(this, { id, name, n: tokens, window });
-    const next = random(7);
-    this.kinds = Array.from({ length: tokens }, (_, i) => (i < WORDS.length ? i : Math.floor(next() * WORDS.length)));
-    this.texts = this.kinds.map((kind, i) => (i % 23 === 22 ? "\n" : (i % 23 ? " " : "") + WORDS[kind]));
-    this.heads = new Map();
-  }
-
-  /** q, k and v of a head: some heads look at like words, some one back, some everywhere, some at the first. */
-  head(layer, head) {
-    const name = `${layer}/${head}`;
-    if (!this.heads.has(name)) {
-      const next = random(1000 * layer + 10 * head + 3);
-      const style = (layer * 7 + head) % 5;
-      const table = WORDS.map(() => Array.from({ length: SIZE }, () => 2 * next() - 1));
-      const make = (shift) =>
-        Array.from({ length: this.n }, (_, i) => {
-          const word = table[this.kinds[Math.min(Math.max(i + shift, 0), this.n - 1)]];
-          return word.map((x) => Math.fround(x * [2.6, 2.2, 0.6, 1.4, 3.4][style] + (next() - 0.5) * 0.4));
-        });
-      const q = make(style === 1 ? -1 : 0);
-      const k = make(0);
-      if (style === 3) k[0] = k[0].map(() => 1.5);
-      if (style === 3) for (const row of q) for (let c = 0; c < SIZE; c++) row[c] = Math.fround(Math.abs(row[c]));
-      this.heads.set(name, { q, k, v: make(0) });
-    }
-    return this.heads.get(name);
-  }
-
-  first(query) {
-    return this.window ? Math.max(0, query - this.window) : 0;
-  }
-
-  /** Scores and weights of a query over the keys that it may see: first(query) … query. */
-  row(layer, head, query) {
-    const { q, k } = this.head(layer, head);
-    const scores = [];
-    let most = -Infinity;
-    for (let key = this.first(query); key <= query; key++) {
-      let dot = 0;
-      for (let c = 0; c < SIZE; c++) dot += q[query][c] * k[key][c];
-      scores.push(dot / Math.sqrt(SIZE));
-      most = Math.max(most, scores[scores.length - 1]);
-    }
-    const exps = scores.map((s) => Math.exp(s - most));
-    const sum = exps.reduce((a, b) => a + b, 0);
-    return { first: this.first(query), scores, most, sum, weights: exps.map((e) => e / sum) };
-  }
-
-  /** Every row, kept: the mock is for small recordings and narrow windows. */
-  all(layer, head) {
-    const made = this.head(layer, head);
-    made.rows ??= Array.from({ length: this.n }, (_, query) => this.row(layer, head, query));
-    return made.rows;
-  }
-
-  weight(layer, head, query, key) {
-    const { first, weights } = this.all(layer, head)[query];
-    return weights[key - first] ?? 0;
-  }
-
-  map(layer, head, q0, q1, k0, k1, rows, cols, how) {
-    const out = new Float32Array(rows * cols);
-    const all = this.all(layer, head);
-    const cuts = (start, stop, count) => Array.from({ length: count + 1 }, (_, i) => Math.floor((i * (stop - start)) / count));
-    const down = cuts(q0, q1, rows);
-    const across = cuts(k0, k1, cols);
-    const place = new Int32Array(k1 - k0);
-    for (let c = 0; c < cols; c++) place.fill(c, across[c], across[c + 1]);
-    for (let r = 0; r < rows; r++) {
-      for (let query = q0 + down[r]; query < q0 + down[r + 1]; query++) {
-        const { first, weights } = all[query];
-        for (let key = Math.max(first, k0); key < Math.min(first + weights.length, k1); key++) {
-          const at = r * cols + place[key - k0];
-          const weight = weights[key - first];
-          out[at] = how === "max" ? Math.max(out[at], weight) : out[at] + weight;
-        }
-      }
-      if (how === "mean")
-        for (let c = 0; c < cols; c++) out[r * cols + c] /= (down[r + 1] - down[r]) * (across[c + 1] - across[c]);
-    }
-    return out;
-  }
-}
 
 const RECORDINGS = [new Recording("a1b2", "river.safetensors", 1500, 0), new Recording("c3d4", "long.safetensors", 20000, 96)];
-
-class Refused extends Error {
-  constructor(status, argument, given, allowed) {
-    super(argument);
-    this.status = status;
-    this.told = { error: { argument, given, allowed, remedy: "Ask for something that is there." } };
-  }
-}
 
 const toHalf = (value) => {
   if (value < 2 ** -24) return 0;
@@ -124,13 +19,18 @@ const toHalf = (value) => {
   return exponent === -14 && steps < 1024 ? steps : ((exponent + 15) << 10) + (steps - 1024);
 };
 
+const TELLING = [
+  { layer: 0, head: 1, title: "previous token", why: "gives most of its weight to the token just before" },
+  { layer: 1, head: 2, title: "like words", why: "looks at earlier copies of its own word" },
+];
+
 function described(recording) {
   const { id, name, n, window } = recording;
   return {
     id, name, model: "mock", versions: { regard: "0", torch: "0" }, tokens: n, exact: true, error: "float32: nothing was lost",
     layers: Array.from({ length: LAYERS }, (_, index) => ({
       index, name: `blocks.${index}.attention`, heads: HEADS, groups: HEADS, queries: n, keys: n, size: SIZE,
-      mask: window ? `Causal() & Window(${window})` : "Causal()", bias: null, score: "Dot()", values: index > 0,
+      mask: window ? `Causal() & Window(${window})` : "Causal()", bias: null, score: "Dot()", values: index > 0, inputs: index > 1,
     })),
   };
 }
@@ -157,28 +57,6 @@ function statistics(recording) {
       heads.push({ ...told, redundancy: { layer, head: (head + 1) % HEADS, similarity: 0.9 - 0.05 * head } });
     }
   return heads;
-}
-
-function cell(recording, layer, head, query, key) {
-  const { q, k, v } = recording.head(layer, head);
-  const { first, scores, most, sum, weights } = recording.row(layer, head, query);
-  const products = q[query].map((x, c) => x * k[key][c]);
-  const dot = products.reduce((a, b) => a + b, 0);
-  const allowed = key >= first && key <= query;
-  const strongest = weights.map((w, i) => [w, first + i]).sort((a, b) => b[0] - a[0]).slice(0, 24).map(([, i]) => i);
-  const keys = [...new Set([key, ...strongest, key - 2, key - 1, key + 1, key + 2])]
-    .filter((i) => i >= 0 && i < recording.n).sort((a, b) => a - b);
-  const scaled = dot / Math.sqrt(SIZE);
-  const out = Array.from({ length: SIZE }, (_, c) => weights.reduce((total, w, i) => total + w * v[first + i][c], 0));
-  const seen = (i) => i >= first && i <= query;
-  return {
-    query: { index: query, text: recording.texts[query] }, key: { index: key, text: recording.texts[key] }, allowed,
-    q: q[query], k: k[key], products, dot, scale: 1 / Math.sqrt(SIZE), scaled, softcap: null, bias: 0, score: allowed ? scaled : null,
-    max: most, exp: allowed ? Math.exp(scaled - most) : 0, sum, sink: null, weight: allowed ? Math.exp(scaled - most) / sum : 0,
-    lse: most + Math.log(sum),
-    row: { keys, scores: keys.map((i) => (seen(i) ? scores[i - first] : null)), weights: keys.map((i) => (seen(i) ? weights[i - first] : 0)) },
-    values: layer > 0 ? { v: v[key], out } : null,
-  };
 }
 
 /** The three words of `regard learn`, one head, as the flat table of numbers. */
@@ -216,12 +94,51 @@ function words(text, tied, causal, divisor) {
   return { words: list, labels: list, chosen: list.every((w) => w in chosen), numbers, x, heads, w_o, concat, out: times("out", concat, w_o, "output") };
 }
 
+/** What POST asks for: a text is read in a few steps, arrays at once; both become a small recording. */
+const jobs = new Map();
+let posts = 0;
+function posted(path, said, body) {
+  const [, , kind, job, act] = path.split("/");
+  if (kind === "arrays") {
+    if (!body.length) throw new Refused(400, "body", "nothing", "an .npz or .safetensors file");
+    return { id: opened(said.get("name") || "arrays") };
+  }
+  if (act === "cancel") {
+    const found = jobs.get(job);
+    if (!found) throw new Refused(404, "job", job, "one that was started");
+    return { job, cancelled: (found.cancelled = true) };
+  }
+  const { text } = JSON.parse(body);
+  if (!text.trim()) throw new Refused(400, "text", "nothing", "some words");
+  const id = `job${++posts}`;
+  jobs.set(id, { steps: 0, text });
+  return { status: 202, json: { job: id, progress: 0, doing: "layer 1 of 4" } };
+}
+
+function opened(name) {
+  const id = `new${RECORDINGS.length}`;
+  RECORDINGS.push(new Recording(id, name, 120, 0));
+  return id;
+}
+
+function told(job) {
+  const found = jobs.get(job);
+  if (!found) throw new Refused(404, "job", job, "one that was started");
+  if (found.cancelled) throw new Refused(409, "job", "cancelled", "one that goes on");
+  const progress = Math.min(++found.steps / 6, 1);
+  if (progress < 1) return { status: 202, json: { job, progress, doing: `layer ${1 + Math.floor(progress * 4)} of 4` } };
+  return { job, id: (found.id ??= opened(`${found.text.slice(0, 12)}.safetensors`)) };
+}
+
 let asked = 0;
 
 /** What /api/… answers: a value for JSON, or an array with its shape. */
 function answer(url) {
   const parts = url.pathname.split("/").slice(2).map(decodeURIComponent);
   const said = url.searchParams;
+  if (parts[0] === "open") return told(parts[1]);
+  if (parts[0] === "models") return { models: [{ name: "mock", told: "made-up numbers" }], default: "mock" };
+  if (parts[0] === "lesson" && parts[1] === "context") return context(said.get("a"), said.get("b"));
   if (parts[0] === "lesson")
     return words(said.get("text"), said.get("tied") === "1", said.get("causal") !== "0", Number(said.get("divisor")) || 0);
   const number = (text, most) => {
@@ -276,8 +193,10 @@ function answer(url) {
   }
   if (parts[2] === "atlas") {
     if (asked++ < 1) return { status: 202, json: { progress: 0.4, doing: "layer 2 of 4" } };
-    return { heads: (recording.atlas ??= statistics(recording)) };
+    return { heads: (recording.atlas ??= statistics(recording)), telling: TELLING };
   }
+  const component = said.has("component") ? Number(said.get("component")) : undefined;
+  if (parts[2] === "heads") return heads(recording, number(parts[3], LAYERS), number(parts[4], n), component);
   const [layer, head] = [number(parts[3], LAYERS), number(parts[4], HEADS)];
   if (parts[2] === "thumbnail") {
     const side = Math.min(128, n);
@@ -310,12 +229,18 @@ function answer(url) {
     );
     return { cells: cells.sort((a, b) => b.weight - a.weight).slice(0, Number(said.get("count") ?? 100)) };
   }
-  if (parts[2] === "cell") return cell(recording, layer, head, number(parts[5], n), number(parts[6], n));
+  if (parts[2] === "cell") return cell(recording, layer, head, number(parts[5], n), number(parts[6], n), component);
   throw new Refused(404, "path", url.pathname, "the paths of /api/openapi.json");
 }
 
 const STATIC = fileURLToPath(new URL("../src/regard/explorer/static/", import.meta.url));
 const KINDS = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
+
+async function bodyOf(request) {
+  const parts = [];
+  for await (const part of request) parts.push(part);
+  return Buffer.concat(parts).toString();
+}
 
 export function serve(port) {
   const server = createServer(async (request, response) => {
@@ -347,7 +272,7 @@ export function serve(port) {
       return;
     }
     try {
-      const told = answer(url);
+      const told = request.method === "POST" ? posted(url.pathname, url.searchParams, await bodyOf(request)) : answer(url);
       if (told.raw)
         send(200, Buffer.from(told.raw.buffer), {
           "Content-Type": "application/octet-stream",

@@ -64,7 +64,7 @@ export const SAY = {
     of: (query: number, text: string) => `The text as query ${query} “${shown(text)}” sees it`,
     received: "The text by what each token receives",
     receives: "received",
-    receivedText: "The weights of all queries on a token, added up. Click a token to see what it sees itself.",
+    receivedText: "The weights of all queries on a token, added up; coloured above an even share. Click a token to see what it sees itself.",
     receivers: "Largest receivers",
     tops: "Largest weights",
     mass: "Cumulative mass",

@@ -78,19 +78,19 @@ export function Reading({ title, values, stale, query, chosen, what, id, linear,
   linear?: boolean;
   onPick: (token: number) => void;
 }) {
-  const tone = values && toneFor(values, linear);
+  const shade = useMemo(() => (values ? shadeFor(values, linear) : () => 0), [values, linear, log.value, gamma.value]);
   const from = useSignal<number | null>(null);
   const keys = values?.length ?? 0;
   const middle = from.value ?? Math.max(0, Math.min(chosen, keys - 1) - PAGE / 2);
   const start = Math.max(0, Math.min(middle, Math.max(0, keys - PAGE)));
   const stop = Math.min(start + PAGE, keys);
-  const parts = { values: values!, tone: tone!, query, chosen, id, onPick };
+  const parts = { values: values!, shade, query, chosen, id, onPick };
   return (
     <div class={stale ? "reading stale" : "reading"} aria-busy={stale} tabIndex={0}>
       <h1>{title}</h1>
       {values ? (
         <>
-          <RowStrip row={values} tone={tone!} onGo={(at) => (from.value = Math.max(0, Math.round(at - PAGE / 2)))} start={start} stop={stop} />
+          <RowStrip row={values} shade={shade} onGo={(at) => (from.value = Math.max(0, Math.round(at - PAGE / 2)))} start={start} stop={stop} />
           {keys > PAGE && (
             <nav class="pages">
               <button disabled={start === 0} onClick={() => (from.value = Math.max(0, start - PAGE))}>
@@ -113,17 +113,20 @@ export function Reading({ title, values, stale, query, chosen, what, id, linear,
 
 interface Read {
   values: Float32Array;
-  tone: Tone;
+  shade: (value: number) => number;
   query: number;
   chosen: number;
   id: string | undefined;
   onPick: (token: number) => void;
 }
 
-/** What the text is coloured by. What tokens receive lies within one or two decades, and is told linearly. */
-function toneFor(row: Float32Array, linear?: boolean): Tone {
+/** How far along the ramp a number is. What tokens receive is told linearly, from an even share up. */
+function shadeFor(row: Float32Array, linear?: boolean): (value: number) => number {
   const most = row.reduce((a, b) => Math.max(a, b), 0);
-  return { log: log.value && !linear, gamma: linear ? 1 : gamma.value, decades: 3, greatest: linear ? most : roundUp(most), signed: false };
+  const even = row.reduce((a, b) => a + b, 0) / row.length;
+  if (linear) return (value) => (value - even) / (most - even || 1);
+  const tone: Tone = { log: log.value, gamma: gamma.value, decades: 3, greatest: roundUp(most), signed: false };
+  return (value) => toneOf(value, tone);
 }
 
 /** Brings the held key into sight when another one is held, or another page is turned to. */
@@ -136,11 +139,11 @@ function useSight(chosen: number, start: number) {
   return ref;
 }
 
-function RowText({ values: row, tone, start, stop, query, chosen, id, onPick }: Read & { start: number; stop: number }) {
+function RowText({ values: row, shade, start, stop, query, chosen, id, onPick }: Read & { start: number; stop: number }) {
   const colours = tableOf(false);
   const sight = useSight(chosen, start);
   // A shade apart stand the query itself and the held key, so that both can be seen whatever their weight.
-  const parts = runs(row, start, stop, (w) => toneOf(w, tone)).flatMap((run) => {
+  const parts = runs(row, start, stop, shade).flatMap((run) => {
     const cuts = [query, chosen].filter((i) => run.length > 1 && i >= run.start && i < run.start + run.length).sort((a, b) => a - b);
     const out = [];
     let at = run.start;
@@ -180,14 +183,14 @@ function RowText({ values: row, tone, start, stop, query, chosen, id, onPick }: 
   );
 }
 
-function RowStrip({ row, tone, onGo, start, stop }: { row: Float32Array; tone: Tone; onGo: (at: number) => void; start: number; stop: number }) {
+function RowStrip({ row, shade, onGo, start, stop }: { row: Float32Array; shade: (value: number) => number; onGo: (at: number) => void; start: number; stop: number }) {
   const colours = tableOf(false);
   return (
     <Drawing
       class="row-strip"
       label={SAY.row.strip}
       height={34}
-      deps={[row, colours, tone.log, tone.gamma, start, stop]}
+      deps={[row, colours, shade, start, stop]}
       onPoint={(x, _y, width) => onGo((x / width) * row.length)}
       draw={(context, width, height) => {
         context.clearRect(0, 0, width, height);
@@ -196,7 +199,7 @@ function RowStrip({ row, tone, onGo, start, stop }: { row: Float32Array; tone: T
           const to = Math.max(((x + 1) / width) * row.length, (x / width) * row.length + 1);
           for (let i = Math.floor((x / width) * row.length); i < to && i < row.length; i++) most = Math.max(most, row[i]!);
           if (!most) continue;
-          const part = toneOf(most, tone);
+          const part = Math.max(shade(most), 0);
           context.fillStyle = css(colours, part);
           context.fillRect(x, (height - 6) * (1 - part), 1, (height - 6) * part + 2);
         }
@@ -274,8 +277,9 @@ function RowPanel({ row }: { row: Float32Array | null }) {
 
 function MassCurve({ row }: { row: Float32Array }) {
   const mass = cumulative(row);
+  const total = mass[mass.length - 1] || 1;
   const needed = (part: number) => {
-    const at = mass.findIndex((m) => m >= part * (mass[mass.length - 1] ?? 1));
+    const at = mass.findIndex((m) => m >= part * total);
     return at < 0 ? mass.length : at + 1;
   };
   const last = Math.max(needed(0.999), 4);
@@ -295,7 +299,7 @@ function MassCurve({ row }: { row: Float32Array }) {
           context.lineWidth = 2;
           context.beginPath();
           context.moveTo(0, height);
-          for (let i = 0; i < last; i++) context.lineTo(((i + 1) / last) * width, height * (1 - mass[i]!) + 1);
+          for (let i = 0; i < last; i++) context.lineTo(((i + 1) / last) * width, height * (1 - mass[i]! / total) + 1);
           context.stroke();
         }}
       />
