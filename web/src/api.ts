@@ -120,6 +120,14 @@ export interface Words {
   out: Grid;
 }
 
+/** What an offline page would be. */
+export interface PageTold {
+  bytes: number;
+  dtype: string;
+  error: string;
+  layers: number[];
+}
+
 /** A rectangle of numbers, as it came. */
 export interface Values {
   values: Float32Array;
@@ -185,6 +193,11 @@ export async function json<T>(path: string, signal?: AbortSignal, progress?: Tol
   }
 }
 
+/** An answer to keep as a file. */
+export async function file(path: string): Promise<Blob> {
+  return new Blob([(await answer(path)).body]);
+}
+
 /** An answer in raw numbers. */
 export async function raw(path: string, signal?: AbortSignal): Promise<Values> {
   for (let tries = 0; ; tries++) {
@@ -221,6 +234,7 @@ export const paths = {
   marginals: (id: string, layer: number, head: number) => `${of(id)}/marginals/${layer}/${head}`,
   strongest: (id: string, layer: number, head: number) => `${of(id)}/strongest/${layer}/${head}?count=100&skip=diagonal`,
   cell: (id: string, layer: number, head: number, query: number, key: number) => `${of(id)}/cell/${layer}/${head}/${query}/${key}`,
+  page: (id: string, asked: URLSearchParams) => `${of(id)}/page?${asked}`,
   words: (text: string, tied: boolean, causal: boolean, divisor: number | null) =>
     `/api/lesson/words?text=${encodeURIComponent(text)}&tied=${tied ? 1 : 0}&causal=${causal ? 1 : 0}${divisor ? `&divisor=${divisor}` : ""}`,
 };

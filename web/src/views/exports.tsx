@@ -1,6 +1,7 @@
 // What is on screen, to take away: pictures, numbers, a few lines of Python.
 import { useSignal } from "@preact/signals";
-import { raw } from "../api";
+import { useEffect } from "preact/hooks";
+import { file, json, type PageTold, paths, raw } from "../api";
 import { Dialog } from "../app";
 import { loader } from "../map/loader";
 import { coloursOf, extent, names, overFor, sceneNow, size, source, table, view } from "../map/stage";
@@ -14,6 +15,8 @@ import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
 import { cell, fail, headIndex, layer, pooling, rowNow, run, screen, speak, token } from "../state";
 import { SAY } from "../strings";
+import { OFFLINE } from "../strings.offline";
+import { transport } from "../transport";
 
 const onMap = () => screen.value === "map" || screen.value === "compare";
 const name = (end: string) => `${run.value?.name.replace(/\.[^.]*$/, "") ?? "regard"}-L${layer.value?.index ?? 0}H${headIndex.value}${end}`;
@@ -173,12 +176,64 @@ export function ExportDialog() {
           <button onClick={() => void copy(python)}>{SAY.exports.python}</button>
         </div>
         <pre>{python}</pre>
-        <div>
-          <span>{SAY.exports.link}</span>
-          <button onClick={() => void copy(location.href)}>{SAY.exports.link}</button>
-        </div>
+        {transport !== "parent" && (
+          <div>
+            <span>{SAY.exports.link}</span>
+            <button onClick={() => void copy(location.href)}>{SAY.exports.link}</button>
+          </div>
+        )}
+        {transport === "http" && <OfflinePage />}
+        {transport === "worker" && <p class="soft" data-offline>{OFFLINE.already}</p>}
         <p role="status">{done.value}</p>
       </div>
     </Dialog>
+  );
+}
+
+/** One file that needs no server: what is in it is chosen, and its size said, before it is made. */
+function OfflinePage() {
+  const open = useSignal(false);
+  const [one, values, dtype] = [useSignal(false), useSignal(false), useSignal<keyof typeof OFFLINE.dtypes>("")];
+  const told = useSignal<PageTold | null>(null);
+  const saving = useSignal(false);
+  const at = layer.value!;
+  const asked = new URLSearchParams({
+    ...(dtype.value && { dtype: dtype.value }), ...(values.value && { values: "1" }),
+    ...(one.value && { layer: String(at.index), head: String(headIndex.value) }),
+  });
+  const path = paths.page(run.value!.id, asked);
+  useEffect(() => {
+    told.value = null;
+    if (!open.value) return;
+    const abort = new AbortController();
+    json<PageTold>(`${path}&size=1`, abort.signal).then((size) => (told.value = size), fail);
+    return () => abort.abort();
+  }, [path, open.value]);
+  const write = async () => {
+    saving.value = true;
+    await file(path).then((blob) => save(blob, name(".html")), fail);
+    saving.value = false;
+  };
+  return (
+    <details data-page open={open.value} onToggle={(event) => (open.value = event.currentTarget.open)}>
+      <summary>{OFFLINE.title}</summary>
+      <div>
+        <select aria-label={OFFLINE.heads} value={one.value ? "1" : ""} onChange={(event) => (one.value = event.currentTarget.value !== "")}>
+          <option value="">{OFFLINE.whole}</option>
+          <option value="1">{SAY.head(at.index, headIndex.value)}</option>
+        </select>
+        <select aria-label={OFFLINE.numbers} value={dtype.value} onChange={(event) => (dtype.value = event.currentTarget.value as "")}>
+          {Object.entries(OFFLINE.dtypes).map(([value, text]) => <option key={value} value={value}>{text}</option>)}
+        </select>
+        {at.values && (
+          <label class="check">
+            <input type="checkbox" checked={values.value} onChange={() => (values.value = !values.value)} />
+            <span>{OFFLINE.values}</span>
+          </label>
+        )}
+        <button data-save disabled={!told.value || saving.value} onClick={() => void write()}>{OFFLINE.save}</button>
+      </div>
+      <p class="soft" role="status">{told.value ? OFFLINE.size(told.value.bytes, told.value.dtype, told.value.error, told.value.layers) : OFFLINE.asking}</p>
+    </details>
   );
 }
