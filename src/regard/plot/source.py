@@ -1,0 +1,147 @@
+"""What is drawn: one head's weights wherever they come from, parts of them, and what a pixel is in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor
+
+from regard.errors import DtypeError, OptionError, ShapeError
+from regard.observers import Block, Pooled, Rows
+from regard.recording import RecordedHead
+from regard.shapes import Sizes
+from regard.weights import HeadWeights, Weights
+
+_HOW = {"max": "maximum", "mean": "mean", "sum": "sum"}
+
+HOW = {"max": "maximum", "mean": "mean", "sum": "sum"}
+"""Poolings in words."""
+
+Drawable = RecordedHead | HeadWeights | Weights | Tensor | ndarray
+"""What has a map: a head of a recording, weights, or numbers of one's own, (queries, keys)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One head's weights, and the texts of its tokens."""
+
+    weights: HeadWeights | RecordedHead | Tensor
+    shape: tuple[int, int]
+    query_texts: Sequence[str] | None
+    key_texts: Sequence[str] | None
+
+    def pooled(self, asked: Pooled) -> ndarray:
+        """A map of it."""
+        if isinstance(self.weights, RecordedHead):
+            return self.weights.see(asked)[asked].float().numpy()
+        if isinstance(self.weights, HeadWeights):
+            return self.weights.see(asked).float().numpy()
+        most = _pooled(self.weights, asked)
+        if asked.how == "max" and bool((self.weights < 0).any()):
+            least = -_pooled(-self.weights, asked)
+            most = np.where(most >= -least, most, least)
+        return most
+
+    def row(self, query: int) -> ndarray:
+        """What a query gives to each key."""
+        if isinstance(self.weights, RecordedHead):
+            one = Rows(query)
+            return self.weights.see(one)[one][0].float().numpy()
+        return self.weights[query].float().numpy()
+
+
+def source_of(
+    weights: Any, head: int | None, batch: int, tokens: Sequence[str] | None
+) -> Source:  # fmt: skip
+    """One head's weights as what is drawn of them; `tokens` are those of the whole text."""
+    shift, named = 0, tokens
+    if isinstance(weights, Weights):
+        if head is None:
+            raise OptionError("head", "none", f"0 to {weights.shape[1] - 1}, for Weights of several heads",
+                              "Say which: head=0.")  # fmt: skip
+        weights = weights.head(head, batch)
+    elif head is not None or batch:
+        raise OptionError("head, batch", f"given with a {type(weights).__name__}", "both with Weights alone",
+                          "It is of one head already: leave them out.")  # fmt: skip
+    if isinstance(weights, RecordedHead):
+        layer = weights.layer
+        shape = layer.queries, layer.keys
+        shift = layer.place.query - layer.place.key
+        if named is None and weights.tokens is not None:
+            named = weights.tokens[layer.place.key :]
+            named = named if len(named) >= max(shape[1], shift + shape[0]) else None
+    elif isinstance(weights, HeadWeights):
+        shape = weights.shape[0], weights.shape[1]
+        shift = shape[1] - shape[0]
+    else:
+        if not isinstance(weights, Tensor | ndarray):
+            raise DtypeError("weights", f"a {type(weights).__name__}",
+                             "a head of a recording, Weights, or a tensor (queries, keys)",
+                             "For a whole recording there is regard.plot.heads.")  # fmt: skip
+        weights = torch.as_tensor(weights).detach().to("cpu", torch.float32)
+        if weights.ndim != 2 or 0 in weights.shape:
+            raise ShapeError("weights", f"shape {tuple(weights.shape)}", "(queries, keys), neither 0",
+                             "Take one batch row and head: weights[0, 3].")  # fmt: skip
+        shape = weights.shape[0], weights.shape[1]
+        shift = shape[1] - shape[0]
+    most = max(shape[1], shape[0] + shift)
+    if named is not None and len(named) < most:
+        raise ShapeError("tokens", f"{len(named)} texts", f"one for each of {most} tokens",
+                         "Give those of the whole text.")  # fmt: skip
+    queries = None if named is None else named[max(shift, 0) :]
+    return Source(weights, shape, queries, named)
+
+
+def bound(
+    source: Source, size: int, how: str, queries: tuple[int, int] | None, keys: tuple[int, int] | None
+) -> Pooled:  # fmt: skip
+    """The map that is asked for, none of whose sides is empty."""
+    asked = Pooled(size, size, how, queries, keys).bind(sizes(*source.shape))
+    for name, side in zip(("queries", "keys"), asked.rectangle, strict=True):
+        if not side:
+            raise OptionError(name, f"({side.start}, {side.stop}), which is empty", "start < stop",
+                              "Ask for one at least.")  # fmt: skip
+    return asked
+
+
+def sizes(queries: int, keys: int) -> Sizes:
+    """The sizes of a call of one head."""
+    return Sizes(1, 1, 1, queries, keys, 1, 1, torch.device("cpu"))
+
+
+def _pooled(numbers: Tensor, asked: Pooled) -> ndarray:
+    """What the library itself makes of a map of these weights."""
+    whole = numbers[None, None]
+    queries, keys = range(len(numbers)), torch.arange(numbers.shape[1])
+    block = Block(whole, whole, lambda: whole.logsumexp(-1), queries, keys, sizes(*numbers.shape))
+    return asked.of(block)[0][0, 0].numpy()
+
+
+def maps_of(maps: Any, name: str, batch: int) -> ndarray:
+    """The maps of a layer's heads, in one batch row."""
+    given = torch.as_tensor(maps).detach().to("cpu", torch.float32)
+    if given.ndim == 4 and 0 <= batch < given.shape[0]:
+        given = given[batch]
+    if given.ndim != 3 or 0 in given.shape:
+        raise ShapeError(f"heads(…): layer {name}", f"shape {tuple(given.shape)}, batch row {batch}",
+                         "(batch, heads, rows, cols), or (heads, rows, cols)",
+                         "Give what seen[Pooled(64, 64, 'max')] is.")  # fmt: skip
+    return given.numpy()
+
+
+def pixel(asked: Pooled, values: ndarray | None = None) -> str:
+    """What a pixel is, in words."""
+    what = "difference" if values is not None and (values < 0).any() else "attention weight"
+    down, right = (
+        -(-len(side) // n)
+        for side, n in zip(asked.rectangle, (asked.rows, asked.cols), strict=True)
+    )
+    if down == right == 1:
+        return f"{what}\n1 px = 1 weight"
+    how = "farthest from 0" if what == "difference" and asked.how == "max" else HOW[asked.how]
+    return f"{what}\n1 px = {down}×{right} weights, {how}"
