@@ -1,7 +1,6 @@
 // The sentences of the lesson's questions, and of what it asks.
 
 export const ASK = {
-  title: "Three questions",
   names: {
     words: "Can I see a simple example?",
     why: "Why separate query, key and value vectors?",
@@ -49,8 +48,6 @@ export const ASK = {
     headsText: "How far apart a head's two rows lie: the share of weight that is on other words. Click one.",
     head: (layer: number, head: number) => `layer ${layer}, head ${head}`,
     sees: (which: string, head: string) => `${which}: what the word sees, ${head}`,
-    apart: "apart",
     weight: (text: string) => [`this head's weight on “${text}”, exp ÷ sum as in step 7`, "weight × value, in the word's output"],
   },
-  more: "or ask:",
 };

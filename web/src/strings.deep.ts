@@ -23,7 +23,7 @@ export const DEEP = {
   noX: "This recording does not hold what the layer read (x) or its matrices. regard record --inputs keeps them, and this step then shows every product.",
   noXOf: "The matrices of this layer's module are not known by name, so that step 1 has q, k and v as they were recorded.",
   parts: "Each segment is one key's weight × value; the tick is their sum, the output. Click a bar to see its component key by key.",
-  row: (i: number, out: string) => `component ${i}: output ${out}`,
+  row: "component ",
   segment: (i: number, key: string, part: string) => `component ${i}: ${key} gives ${part}`,
   otherKeys: "all other keys",
   part: "part",

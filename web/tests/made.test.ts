@@ -59,6 +59,8 @@ describe("the lesson's sums", () => {
     const two = terms([1, 2, 3], [1, -1, 2], [1, -2, 6], 2);
     expect(two.shown.map((t) => t.index)).toEqual([2, 1]);
     expect([two.rest, two.subtotal]).toEqual([1, 4]);
+    const held = terms([1, 2, 3], [1, -1, 2], [1, -2, 6], 2, 0);
+    expect(held.shown.map((t) => [t.index, t.sum])).toEqual([[2, 6], [0, 7]]);
   });
   it("change a row by temperature, scale and hidden keys as the softmax would", () => {
     const scores = [1, 2.5, -0.5, 0];

@@ -9,11 +9,13 @@ export interface Term {
   readonly sum: number;
 }
 
-/** A dot product, term by term: all of them in order, or the largest and the exact remainder. */
-export function terms(q: readonly number[], k: readonly number[], products: readonly number[], most: number) {
+/** A dot product, term by term: all of them in order, or the largest and the exact remainder. `always` is among those that are shown. */
+export function terms(q: readonly number[], k: readonly number[], products: readonly number[], most: number, always = -1) {
   const order = products.map((_, i) => i);
   const cut = order.length > most;
   if (cut) order.sort((a, b) => Math.abs(products[b]!) - Math.abs(products[a]!) || a - b);
+  const place = order.indexOf(always);
+  if (place >= most) order.splice(most - 1, 0, ...order.splice(place, 1));
   let sum = 0;
   const shown = order.slice(0, most).map<Term>((index) => ({
     index, q: q[index]!, k: k[index]!, product: products[index]!, sum: (sum += products[index]!),

@@ -91,7 +91,8 @@ function Lines({ told }: { told: Context }) {
                   <th scope="row">{SAY.layer} {l}</th>
                   {told.heads.filter((one) => one.layer === l).map((one) => (
                     <td key={one.head} class="shaded" style={{ "--part": `${Math.round(one.apart * 70)}%` }}>
-                      <button class="n" aria-pressed={one === now} aria-label={`${T.head(l, one.head)}, ${short(one.apart, 2)} ${T.apart}`} onClick={() => (picked.value = one)}>
+                      <button class="n" aria-pressed={one === now} onClick={() => (picked.value = one)}>
+                        <span class="unseen">{T.head(l, one.head)}: </span>
                         {one.apart.toFixed(2)}
                       </button>
                     </td>

@@ -76,7 +76,6 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
           <li key={i}>
             <button
               aria-pressed={i === component}
-              aria-label={DEEP.row(i, short(out[i]!))}
               onClick={() => go({ component: i })}
               onPointerMove={(event) => {
                 const at = (event.target as HTMLElement).dataset.at;
@@ -91,7 +90,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
                 point(i, ((pointed.value ?? (by > 0 ? -1 : 0)) + by + slices.length) % slices.length);
               }}
             >
-              <span class="index">{i}</span>
+              <span class="index"><span class="unseen">{DEEP.row}</span>{i}</span>
               <span class="stacked-bar" aria-hidden="true">
                 <Segments slices={slices} i={i} most={most} held={now.key.index} pointed={pointed.value} name={name} />
                 <i class="tick" style={{ left: `${50 + (out[i]! / most) * 50}%` }} />

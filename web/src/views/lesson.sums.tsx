@@ -62,7 +62,7 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
 }) {
   const all = useSignal(false);
   const products = a.values.map((x, i) => x * b.values[i]!);
-  const { shown, rest: left, subtotal } = terms(a.values, b.values, products, all.value ? Infinity : most);
+  const { shown, rest: left, subtotal } = terms(a.values, b.values, products, all.value ? Infinity : most, held);
   const other = sum - subtotal;
   const largest = Math.max(...shown.map((term) => Math.abs(term.product)), 1e-12);
   const number = (side: Side, i: number, value: number) => (

@@ -60,7 +60,7 @@ export function OpenView() {
         </section>
         <section>
           <h2>{SAY.open.more}</h2>
-          <pre>{SAY.open.record}</pre>
+          <pre tabIndex={0}>{SAY.open.record}</pre>
         </section>
       </div>
     </div>
