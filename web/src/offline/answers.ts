@@ -42,6 +42,8 @@ interface Found {
   readonly heads: number;
   readonly queries: number;
   readonly keys: number;
+  /** Numbers in a query. */
+  readonly size: number;
 }
 
 /** A request whose path and parameters are known. */
@@ -96,7 +98,9 @@ export class Answers {
     const place = among("layer", layer!, layers.map((one) => one.index));
     const { index, heads, queries, keys } = layers[place]!;
     const facts = run.layers[place]!;
-    return { run, prefix: `${id}/${index}`, facts, at: head === undefined ? 0 : among("head", head, facts.kept), heads, queries, keys };
+    const prefix = `${id}/${index}`;
+    const size = this.about.arrays[`${prefix}/q`]!.shape[2]!;
+    return { run, prefix, facts, size, at: head === undefined ? 0 : among("head", head, facts.kept), heads, queries, keys };
   }
 
   async open({ prefix, facts, at }: Found) {
@@ -114,7 +118,7 @@ export class Answers {
   }
 
   async map(found: Found, view: View, turn: Turn): Promise<Tile> {
-    return tile(await this.open(found), view, await this.coarse(found), turn);
+    return tile(found, () => this.open(found), view, await this.coarse(found), turn);
   }
 }
 

@@ -16,7 +16,7 @@ export class Refused extends Error {
 
   get told() {
     const { argument, given, allowed, remedy } = this;
-    return { error: { argument, given: given.length <= 200 ? given : given.slice(0, 199) + "…", allowed, remedy } };
+    return { error: { argument, given, allowed, remedy } };
   }
 }
 

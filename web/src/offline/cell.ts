@@ -50,7 +50,7 @@ export function cell(head: Head, query: number, key: number, v: Float32Array | n
   const out = v && mixed(weights, v, n, weights.keys());
   const rest = v && mixed(weights, v, n, Array.from(weights.keys()).filter((one) => !keys.includes(one)));
   return {
-    allowed: head.allowed(query, key), q, k, products, dot, scale: facts.scale, scaled,
+    allowed: scores[key]! > -Infinity, q, k, products, dot, scale: facts.scale, scaled,
     softcap: cap === null ? null : { cap, score: cap * Math.tanh(scaled / cap) },
     bias: head.bias(query, key), score: scores[key]!,
     max: seen ? most : null, exp: exp(scores[key]!), sum: seen ? scores.reduce((sum, score) => sum + exp(score), exp(sink)) : 0,

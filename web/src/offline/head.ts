@@ -48,17 +48,6 @@ export class Head {
     return (table ? table[query - key + this.keys - 1]! : 0) + (pairs ? pairs.values[query * this.pairRow + key * this.pairCol]! : 0);
   }
 
-  allowed(query: number, key: number): boolean {
-    const { runs, kinds } = this.arrays;
-    if (runs) {
-      let inside = false;
-      for (let i = 2 * this.spans * query, end = i + 2 * this.spans; i < end; i += 2) inside ||= runs[i]! <= key && key < runs[i + 1]!;
-      if (!inside) return false;
-    }
-    const kind = kinds ? kinds[(query >> 6) * this.tileCols + (key >> 6)]! : 1;
-    return kind > 1 ? this.bit(kind, query, key) : kind === 1;
-  }
-
   private bit(kind: number, query: number, key: number): boolean {
     const at = 2 * ((kind - 2) * SIDE + (key & 63)) + ((query >> 5) & 1);
     return ((this.arrays.words![at]! >>> (query & 31)) & 1) === 1;
@@ -80,11 +69,12 @@ export class Head {
 
   /** The score of each key of a query; −∞ where the mask does not allow it. */
   scores(query: number): Float64Array {
-    return Float64Array.from({ length: this.keys }, (_, key) =>
-      this.allowed(query, key) ? this.score(this.dot(query, key), query, key) : -Infinity,
-    );
+    const out = new Float64Array(this.keys).fill(-Infinity);
+    for (let k = 0; k < this.keys; k += SIDE) this.block(query, query + 1, k, Math.min(k + SIDE, this.keys), out.subarray(k));
+    return out;
   }
 
+  /** A score as a weight. A row that may see nothing has no lse. */
   weight(score: number, query: number): number {
     return score === -Infinity ? 0 : Math.exp(score - this.arrays.lse[query]!);
   }
@@ -102,7 +92,7 @@ export class Head {
     return [first, last];
   }
 
-  /** Writes the weights of a rectangle within one tile of the mask; false where all are 0, and then nothing is written. */
+  /** Writes the scores of a rectangle within one tile of the mask; false where there are none, and then nothing is written. */
   block(q0: number, q1: number, k0: number, k1: number, out: Float64Array): boolean {
     const { runs, kinds } = this.arrays;
     const kind = kinds ? kinds[(q0 >> 6) * this.tileCols + (k0 >> 6)]! : 1;
@@ -116,12 +106,12 @@ export class Head {
         if (start >= stop) continue;
         if (!any) {
           any = true;
-          out.fill(0, 0, (q1 - q0) * (k1 - k0));
+          out.fill(-Infinity, 0, (q1 - q0) * (k1 - k0));
         }
         const at = (query - q0) * (k1 - k0) - k0;
         this.dots(query, start, stop, out, at + start);
         for (let key = start; key < stop; key++)
-          out[at + key] = kind > 1 && !this.bit(kind, query, key) ? 0 : this.weight(this.score(out[at + key]!, query, key), query);
+          out[at + key] = kind > 1 && !this.bit(kind, query, key) ? -Infinity : this.score(out[at + key]!, query, key);
       }
     }
     return any;

@@ -4,7 +4,7 @@ import { type Head, SIDE } from "./head";
 import type { Turn } from "./turns";
 
 /** Sums of products that are worked out for one map before its coarse map, if there is one, is asked instead. */
-export const DIRECT = 2 ** 30;
+export const DIRECT = 2 ** 31;
 
 /** The coarse maps of a head: maxima and sums of cell × cell weights. */
 export interface Coarse {
@@ -23,9 +23,9 @@ export interface Tile {
 export const edges = (start: number, stop: number, count: number): number[] =>
   Array.from({ length: count + 1 }, (_, i) => start + Math.ceil((i * (stop - start)) / count));
 
-/** Calls back with each block of a rectangle, within one tile of the mask, that may hold weights above 0. */
-async function blocks(head: Head, box: Pick<View, "q0" | "q1" | "k0" | "k1">, turn: Turn, each: (q: number, qn: number, k: number, kn: number, weights: Float64Array) => void): Promise<void> {
-  const weights = new Float64Array(SIDE * SIDE);
+/** Calls back with the weights of a rectangle, all but those that are 0 together. */
+async function blocks(head: Head, box: Pick<View, "q0" | "q1" | "k0" | "k1">, turn: Turn, each: (query: number, key: number, weight: number) => void): Promise<void> {
+  const scores = new Float64Array(SIDE * SIDE);
   const end = (at: number, stop: number) => Math.min((Math.floor(at / SIDE) + 1) * SIDE, stop);
   for (let q = box.q0; q < box.q1; q = end(q, box.q1)) {
     const qn = end(q, box.q1);
@@ -34,7 +34,9 @@ async function blocks(head: Head, box: Pick<View, "q0" | "q1" | "k0" | "k1">, tu
     for (let k = Math.max(first, box.k0); k < stop; k = end(k, stop)) {
       const kn = end(k, stop);
       await turn();
-      if (head.block(q, qn, k, kn, weights)) each(q, qn, k, kn, weights);
+      if (!head.block(q, qn, k, kn, scores)) continue;
+      for (let query = q, at = 0; query < qn; query++)
+        for (let key = k; key < kn; key++, at++) each(query, key, head.weight(scores[at]!, query));
     }
   }
 }
@@ -44,14 +46,10 @@ async function direct(head: Head, view: View, turn: Turn): Promise<Float32Array>
   const out = new Float64Array(rows * cols);
   const place = (span: number, count: number) => Int32Array.from({ length: span }, (_, i) => Math.floor((i * count) / span));
   const [down, across] = [place(q1 - q0, rows), place(k1 - k0, cols)];
-  await blocks(head, view, turn, (q, qn, k, kn, weights) => {
-    for (let at = 0; q < qn; q++)
-      for (let line = down[q - q0]! * cols, key = k; key < kn; key++, at++) {
-        const weight = weights[at]!;
-        const pixel = line + across[key - k0]!;
-        if (how !== "max") out[pixel]! += weight;
-        else if (weight > out[pixel]!) out[pixel] = weight;
-      }
+  await blocks(head, view, turn, (query, key, weight) => {
+    const pixel = down[query - q0]! * cols + across[key - k0]!;
+    if (how !== "max") out[pixel]! += weight;
+    else if (weight > out[pixel]!) out[pixel] = weight;
   });
   if (how === "mean") {
     const [top, left] = [edges(q0, q1, rows), edges(k0, k1, cols)];
@@ -74,8 +72,15 @@ function sides(whole: number, start: number, stop: number, count: number, cell: 
   });
 }
 
+/** What is known of a head before its arrays are. */
+export interface Extent {
+  readonly queries: number;
+  readonly keys: number;
+  readonly size: number;
+}
+
 /** From the cells that a pixel lies in; where pixels are finer than cells, each gets its part of them. */
-export function coarsely(head: Head, view: View, coarse: Coarse, fine: boolean): Float32Array {
+export function coarsely(head: Extent, view: View, coarse: Coarse, fine: boolean): Float32Array {
   const { cell, max, sum } = coarse;
   const cells = view.how === "max" ? max : sum;
   const wide = Math.ceil(head.keys / cell);
@@ -98,8 +103,8 @@ export function coarsely(head: Head, view: View, coarse: Coarse, fine: boolean):
   return out;
 }
 
-/** The numbers of a map. */
-export async function tile(head: Head, view: View, coarse: Coarse | null, turn: Turn): Promise<Tile> {
+/** The numbers of a map; the head is opened where its weights are worked out. */
+export async function tile(head: Extent, open: () => Promise<Head>, view: View, coarse: Coarse | null, turn: Turn): Promise<Tile> {
   if (coarse) {
     const { cell } = coarse;
     const [high, wide] = [view.q1 - view.q0, view.k1 - view.k0];
@@ -109,7 +114,7 @@ export async function tile(head: Head, view: View, coarse: Coarse | null, turn: 
     const aligned = !fine && on(view.q0, view.q1, view.rows, head.queries) && on(view.k0, view.k1, view.cols, head.keys);
     if (aligned || high * wide * head.size > DIRECT) return { values: coarsely(head, view, coarse, fine), snapped: aligned ? 0 : cell };
   }
-  return { values: await direct(head, view, turn), snapped: 0 };
+  return { values: await direct(await open(), view, turn), snapped: 0 };
 }
 
 /** All weights of a query. */
@@ -137,13 +142,11 @@ export async function strongest(head: Head, count: number, skip: number | null, 
     if (kept.length === count) least = kept[count - 1]!.weight;
   };
   const look = (box: Pick<View, "q0" | "q1" | "k0" | "k1">) =>
-    blocks(head, box, turn, (q, qn, k, kn, weights) => {
-      for (let at = 0; q < qn; q++)
-        for (let key = k; key < kn; key++, at++) {
-          const weight = Math.fround(weights[at]!);
-          if (weight > 0 && weight >= least && key !== (skip === null ? -1 : q + skip)) kept.push({ query: q, key, weight });
-        }
-      if (kept.length > 4 * count) prune();
+    blocks(head, box, turn, (query, key, exact) => {
+      const weight = Math.fround(exact);
+      if (weight <= 0 || weight < least || (skip !== null && key === query + skip)) return;
+      kept.push({ query, key, weight });
+      if (kept.length > 4 * count + SIDE * SIDE) prune();
     });
   if (coarse) {
     const { cell, max } = coarse;

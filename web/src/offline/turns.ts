@@ -10,7 +10,6 @@ export type Turn = () => Promise<void> | undefined;
 
 export class Turns {
   private readonly gone = new Set<number>();
-  private readonly known = new Set<number>();
   private waiting: { id: number; go: () => void }[] = [];
   private due = 0;
 
@@ -19,7 +18,6 @@ export class Turns {
 
   /** Runs a job when it is its turn. */
   async run<T>(id: number, job: (turn: Turn) => Promise<T>): Promise<T> {
-    this.known.add(id);
     const turn: Turn = () => {
       if (this.gone.has(id)) throw new Gone();
       return performance.now() < this.due ? undefined : this.queued(id).then(turn);
@@ -29,13 +27,12 @@ export class Turns {
       await turn();
       return await job(turn);
     } finally {
-      this.known.delete(id);
       this.gone.delete(id);
     }
   }
 
   cancel(id: number): void {
-    if (this.known.has(id)) this.gone.add(id);
+    this.gone.add(id);
   }
 
   private queued(id: number): Promise<void> {
