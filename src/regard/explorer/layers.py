@@ -73,10 +73,7 @@ class Layer:
 
     def row(self, query: int) -> Float[Tensor, "h k"]:
         """What a query of every head gives to all keys."""
-        if self._form is None:
-            return self.weights[0, :, query]
-        near = range(query // SIDE * SIDE, query + 1)  # strips begin where tiles do
-        return self._cut(range(self.heads), near)[0, :, -1]
+        return self.weights[0, :, query]
 
     def pooled(self, head: int, observer: Pooled) -> Float[Tensor, "rows cols"]:
         """A map of a rectangle of one head."""

@@ -29,7 +29,6 @@ MEANS = ("entropy", "support", "first", "previous", "distance", "top")
 _TOLD = "next", "last", *LINKED
 """What else is kept of each query, to say which heads tell most."""
 
-_TOGETHER = 1 << 22  # weights of sampled queries that are held at a time, of all heads together
 _STRIP = 2048  # queries in a strip where there is no pyramid
 
 Progress = Callable[[float], None]
@@ -156,7 +155,6 @@ def similar(layers: Sequence[Layer], progress: Progress) -> Float[ndarray, "head
     """
     total = sum(layer.heads for layer in layers)
     products = np.zeros((total, total))
-    at = 0
     for shape in dict.fromkeys((layer.queries, layer.keys) for layer in layers):
         places, alike = list[int](), list[Layer]()
         at = 0
@@ -165,12 +163,10 @@ def similar(layers: Sequence[Layer], progress: Progress) -> Float[ndarray, "head
                 alike.append(layer)
                 places += range(at, at + layer.heads)
             at += layer.heads
-        where = np.ix_(places, places)
-        for queries in _sampled(*shape, len(places)):
-            progress(queries[0] / shape[0])
-            rows = [_rows(layer, query) for query in queries for layer in alike]
-            wide = [torch.cat(rows[i : i + len(alike)]) for i in range(0, len(rows), len(alike))]
-            held = torch.cat(wide, 1).double()
+        where, held = np.ix_(places, places), torch.empty(len(places), shape[1])
+        for query in _sampled(shape[0]):
+            progress(query / shape[0])
+            torch.cat([layer.row(query) for layer in alike], out=held)
             products[where] += (held @ held.T).numpy()
     lengths = np.sqrt(np.diagonal(products)).clip(1e-300)
     return products / lengths / lengths[:, None]
@@ -247,12 +243,6 @@ def _cells(
     return cells
 
 
-def _sampled(queries: int, keys: int, heads: int) -> list[list[int]]:
+def _sampled(queries: int) -> list[int]:
     count = min(SAMPLED, queries)
-    chosen = [i * queries // count + queries // count // 2 for i in range(count)]
-    together = max(_TOGETHER // max(heads * keys, 1), 1)
-    return [chosen[i : i + together] for i in range(0, count, together)]
-
-
-def _rows(layer: Layer, query: int) -> Float[Tensor, "h k"]:
-    return layer.row(query)
+    return [i * queries // count + queries // count // 2 for i in range(count)]
