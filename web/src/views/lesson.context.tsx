@@ -56,7 +56,7 @@ function Lines({ told }: { told: Context }) {
         ))}
         <button>{T.go}</button>
       </form>
-      <h2>{T.token(shown(told.token), told.model)} · {T.head(now.layer, now.head)}</h2>
+      <p><b>{T.token(shown(told.token), told.model)}</b> · {T.head(now.layer, now.head)}</p>
       <div class="sides">
         {(["a", "b"] as const).map((side) => (
           <section key={side} class="side-by" aria-label={T.sees(T[side], T.head(now.layer, now.head))}>
