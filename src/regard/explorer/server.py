@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -12,17 +11,16 @@ from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from regard.errors import OptionError, RegardError
+from regard.errors import OptionError
+from regard.explorer.interface import interface, refusal
 from regard.explorer.page import STATIC, files
-from regard.explorer.refusals import Refused, parts
+from regard.explorer.refusals import Refused
 from regard.explorer.routes import Explorer
-from regard.explorer.work import Gone
 
 HOST = "127.0.0.1"
 
@@ -44,36 +42,6 @@ needs Node.js, and start <code>regard explore</code> again. An installed <code>r
 with it.</p>
 <p>What the server answers is described at <code>/api/openapi.json</code>.</p>
 """
-
-ROUTES: tuple[tuple[str, str], ...] = (
-    ("/api/recordings", "recordings"),
-    ("/api/recordings/{id}", "recording"),
-    ("/api/recordings/{id}/tokens", "tokens"),
-    ("/api/recordings/{id}/search", "search"),
-    ("/api/recordings/{id}/atlas", "atlas"),
-    ("/api/recordings/{id}/thumbnail/{layer}/{head}", "thumbnail"),
-    ("/api/recordings/{id}/map/{layer}/{head}", "map"),
-    ("/api/recordings/{id}/row/{layer}/{head}/{query}", "row"),
-    ("/api/recordings/{id}/marginals/{layer}/{head}", "marginals"),
-    ("/api/recordings/{id}/strongest/{layer}/{head}", "strongest"),
-    ("/api/recordings/{id}/cell/{layer}/{head}/{query}/{key}", "cell"),
-    ("/api/recordings/{id}/heads/{layer}/{query}", "heads"),
-    ("/api/recordings/{id}/page", "page"),
-    ("/api/compare", "compare"),
-    ("/api/progress", "progress"),
-    ("/api/lesson/words", "words"),
-    ("/api/models", "models"),
-    ("/api/open/{job}", "opened"),
-    ("/api/openapi.json", "described"),
-)
-"""Each path that is asked, and the method of `Explorer` that answers it."""
-
-POSTS: tuple[tuple[str, str], ...] = (
-    ("/api/open", "open"),
-    ("/api/open/{job}/cancel", "cancel"),
-    ("/api/arrays", "arrays"),
-)
-"""Each path that opens something."""
 
 
 def application(explorer: Explorer, port: int, token: str, static: Path = STATIC) -> ASGIApp:
@@ -106,17 +74,10 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
         yield
         explorer.close()
 
-    routes = [Route(path, getattr(explorer, name), methods=["GET"]) for path, name in ROUTES]
-    routes += [Route(path, getattr(explorer, name), methods=["POST"]) for path, name in POSTS]
-    routes += [Route("/", index, methods=["GET"]), Route("/assets/{name}", asset, methods=["GET"])]
+    routes = [Route("/", index, methods=["GET"]), Route("/assets/{name}", asset, methods=["GET"])]
     routes += [Route(f"/{name}", _fixed(found), methods=["GET"])
                for name, found in page.items() if name != "index.html"]  # fmt: skip
-    handlers: dict[Any, Any] = {
-        RegardError: _refusal, HTTPException: _missing, Gone: _gone, Exception: _failure,
-    }  # fmt: skip
-    app = Starlette(routes=routes, exception_handlers=handlers, lifespan=living)
-    app.router.redirect_slashes = False
-    return _Guard(app, port, token)
+    return _Guard(interface(explorer, routes, living), port, token)
 
 
 class _Guard:
@@ -145,7 +106,7 @@ class _Guard:
         if refused is None:
             await self.app(scope, receive, sending)
         else:
-            await _answer(refused)(scope, receive, sending)
+            await refusal(refused)(scope, receive, sending)
 
     def _refused(self, scope: Scope) -> Refused | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -206,39 +167,3 @@ def _fixed(found: tuple[bytes, str]) -> Callable[[Request], Any]:
         return Response(found[0], 200, media_type=found[1])
 
     return answer
-
-
-def _answer(error: RegardError) -> Response:
-    # Proxies and browsers keep nothing of it; what the library itself refuses is a request's fault.
-    status = error.status if isinstance(error, Refused) else 400
-    return JSONResponse(json.loads(json.dumps(parts(error))), status)
-
-
-async def _refusal(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RegardError)
-    return _answer(error)
-
-
-async def _missing(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    path = repr(request.url.path[:80])
-    if error.status_code == 405:
-        methods = {one.strip() for one in (error.headers or {}).get("Allow", "").split(",")}
-        allowed = ", ".join(sorted(methods - {"HEAD"}))
-        refused = Refused(405, "method", request.method[:20], allowed,
-                          "GET asks and POST opens; nothing can be changed or removed.")  # fmt: skip
-        answer = _answer(refused)
-        answer.headers["Allow"] = allowed
-        return answer
-    return _answer(Refused(error.status_code, "path", path, "what /api/openapi.json describes",
-                           "Check its spelling."))  # fmt: skip
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # to nobody
-
-
-async def _failure(request: Request, error: Exception) -> Response:
-    refused = Refused(500, "server", type(error).__name__, "no failures",
-                      "This is a defect of regard: please report it.")  # fmt: skip
-    return _answer(refused)
