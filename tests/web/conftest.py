@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,6 +28,11 @@ WORDS = "the river bank was quiet and the money in the bank was safe 🙂".split
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """A run of so many tokens that its layers have pyramids."""
+    return recorded(tmp_path_factory.mktemp("run") / "run.safetensors", N)
+
+
+def recorded(path: Path, n: int) -> Recording:
     """Three layers: linear biases over all; a window, grouped heads, a soft-cap and a sink; both ways.
 
     The first turns by position, the second has biases in its projections.
@@ -46,15 +53,20 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recording:
         for bias in (part.bias for part in (layer.query, layer.value, layer.output)):
             if bias is not None:
                 torch.nn.init.normal_(bias)
-    texts = [WORDS[i % len(WORDS)] + " " for i in range(N)]
+    texts = [WORDS[i % len(WORDS)] + " " for i in range(n)]
     ends = [0]
     for text in texts:
         ends.append(ends[-1] + len(text))
-    path = tmp_path_factory.mktemp("run") / "run.safetensors"
     return record(
-        model, torch.randint(50, (1, N)), to=path, values=True, layer_inputs=True, name="tiny",
+        model, torch.randint(50, (1, n)), to=path, values=True, layer_inputs=True, name="tiny",
         tokens=texts, text="".join(texts), spans=[*itertools.pairwise(ends)],
     )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def short_run(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """The same layers over few tokens."""
+    return recorded(tmp_path_factory.mktemp("short") / "run.safetensors", 300)
 
 
 @pytest.fixture(scope="session")
@@ -86,9 +98,9 @@ def client(explorer: Explorer) -> Iterator[TestClient]:
     client.close()
 
 
-@pytest.fixture(scope="session")
-def port(explorer: Explorer) -> Iterator[int]:
-    """Where a real server answers, in a thread."""
+@contextmanager
+def serving(explorer: Explorer) -> Iterator[int]:
+    """A real server, in a thread; its port."""
     ear = listening(0)
     port: int = ear.getsockname()[1]
     server = Server(application(explorer, port, TOKEN), explorer)
@@ -101,8 +113,37 @@ def port(explorer: Explorer) -> Iterator[int]:
     assert explorer.work.waiting == 0
 
 
+@pytest.fixture(scope="session")
+def port(explorer: Explorer) -> Iterator[int]:
+    """Where a real server answers."""
+    with serving(explorer) as port:
+        yield port
+
+
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache folder of this test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "regard"
+
+
+@pytest.fixture
+def empty(home: Path) -> Iterator[Explorer]:
+    """With nothing open, and a cache folder of its own."""
+    made = Explorer({}, models=("python",))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bare(empty: Explorer) -> TestClient:
+    app = application(empty, PORT, TOKEN)
+    return TestClient(app, f"http://127.0.0.1:{PORT}", headers={"X-Regard-Token": TOKEN})
+
+
+def refused(response: Any, status: int) -> dict[str, str]:
+    assert response.status_code == status, response.text
+    error = response.json()["error"]
+    assert set(error) == {"argument", "given", "allowed", "remedy"}
+    assert all(isinstance(part, str) and part for part in error.values())
+    return error

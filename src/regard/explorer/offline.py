@@ -8,6 +8,7 @@ weights comes along, and of large heads a coarse map, which a browser would take
 from __future__ import annotations
 
 import base64
+import gzip
 import os
 import shutil
 import tempfile
@@ -255,8 +256,8 @@ class Page:
         plain = tensor.detach().cpu().contiguous()
         data = plain.reshape(-1).view(torch.uint8).numpy().data
         start = self._file.seek(0, os.SEEK_END)
-        few = data[: min(len(data), 1 << 18)]
-        smaller = len(data) > 0 and len(zlib.compress(few, 1)) < SAVES * len(few)
+        few = data[: 1 << 18]
+        smaller = len(gzip.compress(few, 1)) < SAVES * len(few)
         packer = zlib.compressobj(6, wbits=31) if smaller else None
         for at in range(0, len(data), _PIECE):
             self._check()

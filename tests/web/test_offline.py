@@ -1,0 +1,513 @@
+"""A recording as one file: its size is known before, and every weight follows from its arrays.
+
+`tests/offline_page.py` works weights out of a page by the formula; the worker in it is asked under node, and
+in Chromium by `web/e2e/offline.mjs`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from starlette.testclient import TestClient
+
+from offline_page import Parsed
+from regard import Additive, Recording, Sigmoid, cli, record
+from regard.errors import OptionError
+from regard.explorer import carried, offline, page, write_page
+from regard.explorer.routes import Explorer
+from regard.models import load
+
+ROOT = Path(__file__).parents[2]
+NODE = shutil.which("node")
+CHROMIUM = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
+
+pytestmark = pytest.mark.skipif(
+    not (page.STATIC / "assets" / page.WORKER).is_file(), reason="the page is not built: make web"
+)
+in_node = pytest.mark.skipif(NODE is None, reason="the worker is asked by node, which is not here")
+
+
+@pytest.fixture(autouse=True)
+def as_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page as it is built: no test builds it."""
+    monkeypatch.setattr(page, "_fresh", lambda: True)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a page of a recording."""
+    folder = tmp_path_factory.mktemp("pages")
+
+    def write(run: Recording, **how: Any) -> Path:
+        path = folder / f"{len([*folder.iterdir()])}.html"
+        told = write_page(run, path, **how)
+        assert told["bytes"] == path.stat().st_size, "what was said before"
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def same(run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """The server's own in another place: what is built beside it is not the server's."""
+    path = tmp_path_factory.mktemp("same") / run.path.name
+    shutil.copy(run.path, path)
+    return Recording.open(path)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """A mask of single bits for each head, and a bias for each pair."""
+    torch.manual_seed(1)
+    q, k = torch.randn(1, 3, 150, 8), torch.randn(1, 3, 200, 8)
+    mask = torch.rand(1, 3, 150, 200) < 0.4
+    mask[..., 64:128, :64] = True
+    mask[..., 64:128, 64:128] = False
+    mask[..., 7, :] = False
+    path = tmp_path_factory.mktemp("masked") / "run.safetensors"
+    return Recording.of(q, k, mask=mask, bias=torch.randn(1, 1, 150, 200), to=path)
+
+
+@pytest.mark.parametrize(("layer", "heads"), [(0, [0, 1]), (1, [0, 1, 2, 3]), (2, [1])])
+def test_weights_follow_from_what_a_page_holds(
+    short_run: Recording, made: Callable[..., Path], layer: int, heads: list[int]
+) -> None:
+    """Linear biases; a window, grouped heads, a soft-cap and a sink; both ways: each exactly as recorded."""
+    parsed = Parsed.of(made(short_run, layers=layer, heads=heads, dtype="float32"))
+    assert parsed.run["recording"]["error"] == "exact"
+    assert [one["index"] for one in parsed.run["recording"]["layers"]] == [layer]
+    (facts,) = parsed.run["layers"]
+    assert facts["kept"] == heads
+    for head in heads:
+        found = parsed.weights(layer, head)
+        np.testing.assert_allclose(
+            found, short_run.layer(layer).weights[0, head].double(), atol=3e-6
+        )
+
+
+def test_masks_of_bits_and_biases_for_each_pair(
+    masked: Recording, made: Callable[..., Path]
+) -> None:
+    parsed = Parsed.of(made(masked))
+    assert {0, 1} < set(np.unique(parsed.array(0, "kinds"))), "empty, full and mixed tiles"  # type: ignore[arg-type]
+    for head in range(3):
+        found = parsed.weights(0, head)
+        np.testing.assert_allclose(found, masked.layer(0).weights[0, head].double(), atol=2e-6)
+        assert (found[7] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_rounded_numbers_have_their_own_sums_and_a_stated_error(
+    short_run: Recording, made: Callable[..., Path], dtype: str
+) -> None:
+    parsed = Parsed.of(made(short_run, dtype=dtype))
+    said = parsed.run["recording"]
+    assert not said["exact"]
+    stated = float(said["error"].split("within ")[1].split(" ")[0])
+    apart = 0.0
+    rows = [(i + 1) * short_run.layer(0).queries // 16 - 1 for i in range(16)]
+    for layer in short_run:
+        for head in range(layer.heads):
+            found = parsed.weights(layer.number, head)
+            if layer.number != 1:  # whose sink takes a part
+                np.testing.assert_allclose(found.sum(-1), 1, atol=2e-5)
+            live = layer.weights[0, head].double().numpy()
+            apart = max(apart, float(np.abs(found[rows] - live[rows]).max()))
+    assert apart == pytest.approx(stated, rel=0.06), "of as many rows as it says"
+
+
+def test_statistics_and_coarse_maps_come_along(
+    short_run: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(carried, "ALONE", 200 * 200)
+    parsed = Parsed.of(made(short_run, layers=[0]))
+    (facts,) = parsed.run["layers"]
+    weights = short_run.layer(0).weights[0, 1].double().numpy()
+    received, entropy = parsed.array(0, "received"), parsed.array(0, "entropy")
+    assert received is not None
+    assert entropy is not None
+    np.testing.assert_allclose(received[1], weights.sum(0), rtol=1e-4)
+    plain = -(weights * np.log(np.where(weights > 0, weights, 1))).sum(-1)
+    np.testing.assert_allclose(entropy[1], plain, atol=1e-4)
+    edges = np.arange(0, len(weights), facts["cell"])
+    assert (facts["rows"], facts["cols"]) == (len(edges), len(edges))
+    for how, fold in (("max", np.maximum), ("sum", np.add)):
+        coarse = parsed.array(0, f"coarse_{how}")
+        assert coarse is not None
+        cells = fold.reduceat(fold.reduceat(weights, edges, 0), edges, 1)
+        np.testing.assert_allclose(coarse[1], cells, rtol=2e-3, atol=1e-6)
+    assert {(one["layer"], one["head"]) for one in parsed.run["telling"]} <= {(0, 0), (0, 1)}
+    assert all(one["layer"] == 0 for one in parsed.run["heads"])
+
+
+def test_only_what_saves_is_compressed(short_run: Recording, made: Callable[..., Path]) -> None:
+    parsed = Parsed.of(made(short_run))
+    for name, told in parsed.about["arrays"].items():
+        size = len(base64.b64decode(parsed.data[name]))
+        raw = np.prod(told["shape"]) * (
+            2 if "16" in told["dtype"] else 8 if "64" in told["dtype"] else 4
+        )
+        assert size <= raw
+        assert told["gzip"] == (size < raw), name
+    assert any(told["gzip"] for told in parsed.about["arrays"].values())
+
+
+def test_nothing_in_a_recording_ends_its_element(tmp_path: Path, made: Callable[..., Path]) -> None:
+    q, k = torch.randn(2, 1, 1, 3, 4)
+    evil = ["</script><script>alert(1)</script>", "<!--<script>", "𝄞\u2028\x00"]
+    run = Recording.of(q, k, tokens=evil, name="<b>&amp;", to=tmp_path / "<i>.safetensors")
+    path = made(run)
+    text = path.read_text("utf-8")
+    assert "alert(1)</script>" not in text
+    assert "<i>" not in text.split("</head>")[0]
+    parsed = Parsed.of(path)
+    assert parsed.run["tokens"]["texts"] == evil
+    assert text.count("<script ") == text.count("</script>")
+    assert "http://" not in text.replace("http://www.w3.org/", "")
+    assert "default-src 'none'" in text
+    assert "connect-src" not in text
+
+
+# ---------------------------------------------------------------- what is chosen, and refused
+
+
+def test_numbers_are_kept_while_the_page_is_small(
+    masked: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dtype() -> str:
+        return Parsed.of(made(masked)).about["arrays"][f"{masked.key[:16]}/0/q"]["dtype"]
+
+    assert dtype() == "float32"
+    monkeypatch.setattr(offline, "SMALL", 1000)
+    assert dtype() == "float16"
+
+
+def test_values_come_along_where_they_are_asked_for(
+    short_run: Recording, made: Callable[..., Path]
+) -> None:
+    parsed = Parsed.of(made(short_run, layers=1, values=True))
+    v = parsed.array(1, "v")
+    assert v is not None
+    np.testing.assert_array_equal(v, short_run.layer(1).v[0].numpy())  # type: ignore[index]
+    assert parsed.run["recording"]["layers"][0]["values"]
+    parsed = Parsed.of(made(short_run, layers=1))
+    assert parsed.array(1, "v") is None
+    assert not parsed.run["recording"]["layers"][0]["values"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"layers": 3}, r"layer: got 3; allowed: 0 to 2\. Layers are counted from 0"),
+        (
+            {"heads": [0, 2], "layers": 0},
+            r"head: got 2; allowed: 0 to 1\. Heads are counted from 0",
+        ),
+        ({"heads": []}, "head: got none"),
+        ({"dtype": "int8"}, "dtype: got 'int8'; allowed: float32, bfloat16, float16"),
+    ],
+)
+def test_what_is_not_there_is_refused(
+    run: Recording, tmp_path: Path, how: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(OptionError, match=said):
+        write_page(run, tmp_path / "page.html", **how)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_weights_that_are_no_softmax_of_products_are_refused(tmp_path: Path) -> None:
+    q, k = torch.randn(2, 1, 1, 5, 4)
+    for call, named in (
+        ({"normalizer": Sigmoid()}, "Sigmoid"),
+        ({"score": Additive(torch.randn(1, 4))}, "Additive"),
+    ):
+        run = Recording.of(q, k, to=tmp_path / "run.safetensors", **call)  # type: ignore[arg-type]
+        said = rf"page: got layer 0, .*, of {named} weights; .*Name the others \(--layer\)"
+        with pytest.raises(OptionError, match=said):
+            write_page(run, tmp_path / "page.html")
+
+
+def test_numbers_that_float16_does_not_hold(
+    tmp_path: Path, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k = torch.randn(2, 1, 1, 5, 4)
+    run = Recording.of(q * 1e6, k * 1e-6, to=tmp_path / "run.safetensors")
+    with pytest.raises(OptionError, match=r"dtype: got float16, for numbers up to .*Take bfloat16"):
+        write_page(run, tmp_path / "page.html", dtype="float16")
+    monkeypatch.setattr(offline, "SMALL", 0)
+    assert Parsed.of(made(run)).about["arrays"][f"{run.key[:16]}/0/q"]["dtype"] == "bfloat16"
+
+
+def test_a_page_that_fails_leaves_the_old_one(
+    masked: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text("old")
+
+    def full(self: offline.Page, stored: offline.Stored) -> Any:
+        yield "some"
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(offline.Page, "_encoded", full)
+    with pytest.raises(OSError, match="No space"):
+        write_page(masked, path)
+    assert path.read_text() == "old"
+    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+    monkeypatch.undo()
+    free = shutil.disk_usage(tmp_path)._replace(free=10)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(OptionError, match=r"where 10 B are free; .*For a smaller page"):
+        write_page(masked, path)
+    assert path.read_text() == "old"
+
+
+# ---------------------------------------------------------------- by the server, and on the command line
+
+
+def test_the_server_gives_the_page_and_says_its_size(
+    client: TestClient, explorer: Explorer, run: Recording, tmp_path: Path
+) -> None:
+    of = f"/api/recordings/{run.key[:16]}/page"
+    told = client.get(of, params={"size": "1", "layer": "1", "dtype": "float16"}).json()
+    assert (told["dtype"], told["layers"]) == ("float16", [1])
+    answer = client.get(of, params={"layer": "1", "dtype": "float16"})
+    assert int(answer.headers["content-length"]) == len(answer.content) == told["bytes"]
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''run.html"
+    path = tmp_path / "page.html"
+    path.write_bytes(answer.content)
+    assert Parsed.of(path).run["recording"]["error"] == told["error"]
+    for wrong, said in (
+        ({"dtype": "int8"}, "dtype"), ({"layer": "9"}, "layer"), ({"head": "-1"}, "head"),
+        ({"size": "2"}, "size"), ({"heads": "1"}, "'heads'"),
+    ):  # fmt: skip
+        refused = client.get(of, params=wrong)
+        assert refused.status_code == 400, wrong
+        assert refused.json()["error"]["argument"] == said
+
+
+def test_explore_writes_it_and_says_how_large_it_will_be(
+    short_run: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "page.html"
+    asked = ["explore", str(short_run.path), "--out", str(path), "--layer", "0", "2", "--head", "1"]
+    assert cli.main([*asked, "--dtype", "bfloat16"]) == 0
+    said = capsys.readouterr().out
+    assert f"will write {path.stat().st_size / 2**10:.1f} KiB: queries and keys in bfloat16" in said
+    assert said.index("will write") < said.index(str(path))
+    parsed = Parsed.of(path)
+    assert [(one["index"], one["kept"]) for one in parsed.run["layers"]] == [(0, [1]), (2, [1])]
+    assert cli.main(["explore", str(short_run.path), "--layer", "0"]) == 2
+    assert "Add --out page.html" in capsys.readouterr().err
+
+
+def test_look_writes_it_of_what_it_shows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "page.html"
+    text = tmp_path / "some.py"
+    text.write_text("def f(x):\n    return f(x)\n")
+    assert cli.main(["look", str(text), "--out", str(path), "--layer", "2", "--head", "3"]) == 0
+    assert "head 2.3" in capsys.readouterr().out
+    parsed = Parsed.of(path)
+    assert parsed.about["recordings"][0]["name"] == "some.py"
+    assert [(one["index"], one["kept"]) for one in parsed.run["layers"]] == [(2, [3])]
+    run = record(load(), text.read_text(), to=tmp_path / "run.safetensors")
+    np.testing.assert_allclose(parsed.weights(2, 3), run.layer(2).weights[0, 3].double(), atol=2e-6)
+
+
+def test_a_page_without_node_is_asked_for_in_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The terminal shows what it always does; then it is said what the page needs."""
+    monkeypatch.setattr(page, "STATIC", tmp_path / "src" / "static")
+    monkeypatch.setattr(page, "_in_checkout", lambda: True)
+    monkeypatch.setattr(page, "_fresh", lambda: False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "page.html")]) == 2
+    said = capsys.readouterr()
+    assert "exact statistics" in said.out
+    assert "no node and no npm here; allowed: a page that is built." in said.err
+    assert "install nodejs and npm, then make web" in said.err
+    monkeypatch.setattr(page, "_in_checkout", lambda: False)
+    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "page.html")]) == 2
+    assert "This installation of regard is incomplete" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the worker, as the server
+
+
+def asked(path: Path, paths: Sequence[str]) -> list[dict[str, Any]]:
+    """What the worker in a page answers, run by node."""
+    assert NODE is not None
+    done = subprocess.run(
+        [NODE, str(Path(__file__).with_name("offline_worker.mjs")), str(path)],
+        input=json.dumps(paths), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-500:]
+    return json.loads(done.stdout)
+
+
+def alike(ours: Any, theirs: Any, at: str) -> None:
+    """The same but for the last digits of numbers."""
+    if isinstance(ours, dict):
+        assert isinstance(theirs, dict), at
+        assert ours.keys() == theirs.keys(), at
+        for name in ours:
+            alike(ours[name], theirs[name], f"{at}.{name}")
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs), at
+        for i, pair in enumerate(zip(ours, theirs, strict=True)):
+            alike(*pair, f"{at}[{i}]")
+    elif isinstance(ours, float):
+        assert ours == pytest.approx(theirs, rel=2e-5, abs=2e-6), at
+    else:
+        assert ours == theirs, at
+
+
+def known(answer: Any) -> Any:
+    """An answer without what layers read, which no page holds, and without keys of weight 0: any may be told."""
+    if not isinstance(answer, dict):
+        return answer
+    if "layers" in answer:
+        return {**answer, "layers": [{**one, "inputs": False} for one in answer["layers"]]}
+    if "row" not in answer:
+        return answer
+    row, values = answer["row"], answer["values"]
+    some = [i for i, weight in enumerate(row["weights"]) if weight > 0]
+    values = {**values, **{name: [values[name][i] for i in some] for name in ("keys", "vs")}}
+    row = {name: [each[i] for i in some] for name, each in row.items()}
+    return {**answer, "inputs": None, "row": row, "values": values}
+
+
+WHOLE = [
+    "", "/tokens?start=10&stop=300", "/search?text=bank&from=3", "/atlas", "/marginals/0/1",
+    "/marginals/1/3", "/row/0/1/1700", "/row/1/2/37", "/row/2/0/2499",
+    "/cell/0/1/1700/1650", "/cell/1/2/1700/1680", "/cell/1/2/1700/3", "/cell/2/0/0/2499",
+    "/strongest/0/1?count=20&skip=diagonal", "/strongest/1/3?count=7", "/strongest/2/0?count=3",
+    *(f"/map/{head}?{view}" for head in ("0/1", "1/2", "2/0") for view in (
+        "q=1600,1664&k=1580,1700&rows=64&cols=120", "q=100,2113&k=7,1900&rows=11&cols=13&how=mean",
+        "q=0,2500&k=0,2500&rows=19&cols=256&how=sum", "q=2048,2500&k=2048,2500&rows=113&cols=113&how=max",
+    )),
+]  # fmt: skip
+"""What is asked of both; map and cell of every kind of layer."""
+
+REFUSED = [
+    "/map/9/0", "/map/0/2", "/row/0/0/2500", "/cell/0/0/0/2500", "/map/0/0?q=5,2", "/map/0/0?rows=0",
+    "/map/0/0?how=median", "/strongest/0/0?count=0", "/nothing",
+]  # fmt: skip
+
+
+@in_node
+def test_the_worker_answers_as_the_server_does(
+    client: TestClient, same: Recording, made: Callable[..., Path]
+) -> None:
+    of = f"/api/recordings/{same.key[:16]}"
+    compared = (
+        f"/api/compare?a={same.key[:16]}/0/0&b={same.key[:16]}/0/1&q=50,90&k=0,90&rows=40&cols=45"
+    )
+    lessons = [
+        "/api/lesson/words?text=the%20river%20bank&tied=0&causal=1",
+        "/api/lesson/words?text=the%20money%20bank&tied=1&causal=0&divisor=1",
+    ]
+    paths = ["/api/recordings", *(of + path for path in WHOLE), compared, *lessons]
+    found = asked(made(same, dtype="float32", values=True), paths)
+    for path, told in zip(paths, found, strict=True):
+        answer = client.get(path)
+        assert answer.status_code == told["status"] == 200, (path, told, answer.text[:300])
+        if "numbers" in told:
+            for name in ("shape", "dtype", "exact", "pixel"):
+                assert told["headers"][f"x-regard-{name}"] == answer.headers[f"x-regard-{name}"], (
+                    path
+                )
+            ours = np.frombuffer(base64.b64decode(told["numbers"]), "<f4")
+            theirs = np.frombuffer(answer.content, "<f4")
+            np.testing.assert_allclose(ours, theirs, rtol=2e-3 if "sum" in path else 2e-5, atol=3e-6,
+                                       err_msg=path)  # fmt: skip
+        else:
+            alike(known(answer.json()), known(json.loads(told["body"])), path)
+
+
+@in_node
+def test_the_worker_refuses_as_the_server_does(
+    client: TestClient, same: Recording, made: Callable[..., Path]
+) -> None:
+    of = f"/api/recordings/{same.key[:16]}"
+    paths = [*(of + path for path in REFUSED), "/api/recordings/nothing"]
+    page_of_one = made(same, heads=[0], layers=[0])
+    for path, told in zip(paths, asked(page_of_one, paths), strict=True):
+        answer = client.get(path)
+        error = json.loads(told["body"])["error"]
+        assert told["status"] == answer.status_code, path
+        assert error.keys() == answer.json()["error"].keys()
+    (told,) = asked(page_of_one, [f"{of}/row/0/1/5"])
+    assert told["status"] == 404
+    assert json.loads(told["body"])["error"]["argument"] == "head"
+
+
+# ---------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def six_layers(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """As large as MiniLM's run over 512 tokens: six layers of twelve heads of 64."""
+    torch.manual_seed(0)
+    q, k = (torch.randn(6, 1, 12, 512, 64) for _ in range(2))
+    path = tmp_path_factory.mktemp("six") / "run.safetensors"
+    return Recording.of([*q], [*k], tokens=[f"token{i} " for i in range(512)], to=path)
+
+
+def test_all_heads_of_a_run_as_large_as_minilm_fit_in_15_megabytes(
+    six_layers: Recording, made: Callable[..., Path]
+) -> None:
+    path = made(six_layers)
+    assert path.stat().st_size <= 15e6
+    assert sum(len(one["kept"]) for one in Parsed.of(path).run["layers"]) == 72
+
+
+@pytest.mark.slow
+@in_node
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
+@pytest.mark.skipif(
+    not (ROOT / "web/node_modules/playwright-core").exists(), reason="needs node_modules: make web"
+)
+@pytest.mark.parametrize("which", ["embedded", "six layers"])
+def test_the_file_opens_alone(
+    which: str, tmp_path: Path, made: Callable[..., Path], request: pytest.FixtureRequest
+) -> None:
+    """From the disk, with no network, down to one weight, which is the library's."""
+    assert NODE is not None
+    assert CHROMIUM is not None
+    if which == "embedded":
+        text = Path(__file__).read_text()[:6000]
+        run, layer, head, query = (
+            record(load(), text, to=tmp_path / "run.safetensors", values=True), 2, 5, 412,
+        )  # fmt: skip
+        path, by = made(run, values=True, dtype="float32"), 2e-5
+    else:
+        run, layer, head, query = request.getfixturevalue("six_layers"), 4, 7, 300
+        path, by = made(run), 0.02  # of rounded numbers
+    row = run.layer(layer).weights[0, head, query].double()
+    key = int(row[: query - 5].argmax())
+    asked = {
+        "recording": run.key[:16], "layer": layer, "head": head, "query": query, "key": key,
+        "weight": float(row[key]), "by": by,
+    }  # fmt: skip
+    shots = os.environ.get("REGARD_SCREENSHOTS", str(tmp_path / "shots"))
+    walked = subprocess.run(
+        [NODE, "e2e/offline.mjs", str(path), json.dumps(asked)], cwd=ROOT / "web",
+        env={**os.environ, "CHROMIUM": CHROMIUM, "SHOTS": shots},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert walked.returncode == 0, walked.stderr + walked.stdout
