@@ -2,9 +2,10 @@
 //
 //   node e2e/offline.mjs PAGE.html '{"recording": id, "layer": …, "head": …, "query": …, "key": …, "weight": …}'
 //
+// With "url" in the argument, that of `regard explore` with its token, PAGE.html is first made: by the page's own Export.
 // "by" in the argument says how far, relatively, the weight may be from the one that is given: 2e-6 by default.
 // CHROMIUM names the browser, SHOTS a folder for screenshots. Every failed check is printed; then the exit status is 1.
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -25,13 +26,37 @@ const near = (a, b, by = given.by) => Math.abs(a - b) <= by * Math.max(Math.abs(
 
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--host-resolver-rules=MAP * ~NOTFOUND"],
+  args: ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
 });
-const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", acceptDownloads: true, offline: true });
-const page = await context.newPage();
+async function tab(offline) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", acceptDownloads: true, offline });
+  const made = await context.newPage();
+  made.on("pageerror", (error) => check("no error in the page", false, error.message));
+  made.on("console", (message) => check("nothing to complain of", message.type() !== "error", message.text()));
+  return made;
+}
+
+/** Saves the file from the page that the server sends: its size is said first. */
+async function save() {
+  const served = await tab(false);
+  const [base, hash] = [given.url.split("#")[0].split("?")[0], `map?r=${given.recording}&layer=${given.layer}&head=${given.head}`];
+  await served.goto(`${base}?token=${/token=([^&#]+)/.exec(given.url)[1]}#${hash}`);
+  await served.click("text=Export");
+  await served.click("[data-page] summary");
+  await served.waitForSelector("[data-save]:not([disabled])");
+  const said = await served.textContent("[data-page] [role=status]");
+  if (shots) await served.screenshot({ path: `${shots}/offline-save.png` });
+  const [saved] = await Promise.all([served.waitForEvent("download"), served.click("[data-save]")]);
+  await saved.saveAs(process.argv[2]);
+  const [, size, unit] = /^([\d.]+) (kB|MB)/.exec(said) ?? [];
+  const told = Number(size) * { kB: 1e3, MB: 1e6 }[unit];
+  check("it is as large as was said", Math.abs(statSync(process.argv[2]).size / told - 1) < 0.05, `${said} for ${statSync(process.argv[2]).size}`);
+  await served.context().close();
+}
+
+if (given.url) await save().catch((error) => check("the page is saved", false, error.stack ?? error.message));
+const page = await tab(true);
 page.on("request", (request) => check("nothing is asked of anybody", request.url() === file || /^(file:.*#|blob:|data:)/.test(request.url()), request.url()));
-page.on("pageerror", (error) => check("no error in the page", false, error.message));
-page.on("console", (message) => check("nothing to complain of", message.type() !== "error", message.text()));
 
 const hash = () => page.evaluate(() => location.hash);
 async function until(what, holds) {

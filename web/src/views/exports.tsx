@@ -14,9 +14,10 @@ import { levelFor, tilesIn } from "../pure/tiles";
 import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
 import { cell, fail, headIndex, layer, pooling, rowNow, run, screen, speak, token } from "../state";
-import { SAY } from "../strings";
+import * as SAY from "../strings";
 import { OFFLINE } from "../strings.offline";
 import { transport } from "../transport";
+import { Check } from "./parts";
 
 const onMap = () => screen.value === "map" || screen.value === "compare";
 const name = (end: string) => `${run.value?.name.replace(/\.[^.]*$/, "") ?? "regard"}-L${layer.value?.index ?? 0}H${headIndex.value}${end}`;
@@ -28,7 +29,7 @@ function save(blob: Blob, as: string): void {
   link.download = as;
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
-  speak(SAY.exports.saved(as));
+  speak(SAY.exportsSaved(as));
 }
 
 const canvas = (w: number, h: number, times: number) =>
@@ -142,13 +143,13 @@ export function ExportDialog() {
     name: run.value?.name ?? "run.safetensors", layer: layer.value?.index ?? 0, head: headIndex.value, cell: cell.value,
     ...at,
   });
-  const copy = (text: string) => navigator.clipboard.writeText(text).then(() => tell(SAY.exports.copied), fail);
+  const copy = (text: string) => navigator.clipboard.writeText(text).then(() => tell(SAY.exportsCopied), fail);
   return (
-    <Dialog title={SAY.exports.title}>
+    <Dialog title={SAY.exportsTitle}>
       <div class="exports">
         {map && (
           <div>
-            <span>{SAY.exports.png}</span>
+            <span>{SAY.exportsPng}</span>
             {[1, 2, 4].map((times) => (
               <button key={times} data-png={times} onClick={() => void png(times).catch(fail)}>
                 {times}×
@@ -158,32 +159,32 @@ export function ExportDialog() {
         )}
         {(map || rowNow.value) && (
           <div>
-            <span>{SAY.exports.csv}</span>
+            <span>{SAY.exportsCsv}</span>
             <button data-csv onClick={() => void csv().catch(fail)}>CSV</button>
             {map && <button data-npz onClick={() => void npz().catch(fail)}>NPZ</button>}
-            {map && <span class="soft">{SAY.exports.csvNote(at.rows, at.cols, at.exact)}</span>}
+            {map && <span class="soft">{SAY.exportsCsvNote(at.rows, at.cols, at.exact)}</span>}
           </div>
         )}
         {map && (
           <div>
-            <span>{SAY.exports.svg}</span>
+            <span>{SAY.exportsSvg}</span>
             <button data-svg onClick={() => void svg().catch(fail)}>SVG</button>
-            <span class="soft">{small ? SAY.exports.svgVectors : SAY.exports.svgRaster}</span>
+            <span class="soft">{small ? SAY.exportsSvgVectors : SAY.exportsSvgRaster}</span>
           </div>
         )}
         <div>
-          <span>{SAY.exports.python}</span>
-          <button onClick={() => void copy(python)}>{SAY.exports.python}</button>
+          <span>{SAY.exportsPython}</span>
+          <button onClick={() => void copy(python)}>{SAY.exportsPython}</button>
         </div>
         <pre>{python}</pre>
         {transport !== "parent" && (
           <div>
-            <span>{SAY.exports.link}</span>
-            <button onClick={() => void copy(location.href)}>{SAY.exports.link}</button>
+            <span>{SAY.exportsLink}</span>
+            <button onClick={() => void copy(location.href)}>{SAY.exportsLink}</button>
           </div>
         )}
         {transport === "http" && <OfflinePage />}
-        {transport === "worker" && <p class="soft" data-offline>{OFFLINE.already}</p>}
+        {transport === "worker" && <p class="soft" data-offline>{OFFLINE.already(run.value?.error ?? "")}</p>}
         <p role="status">{done.value}</p>
       </div>
     </Dialog>
@@ -193,13 +194,12 @@ export function ExportDialog() {
 /** One file that needs no server: what is in it is chosen, and its size said, before it is made. */
 function OfflinePage() {
   const open = useSignal(false);
-  const [one, values, dtype] = [useSignal(false), useSignal(false), useSignal<keyof typeof OFFLINE.dtypes>("")];
+  const [one, values] = [useSignal(false), useSignal(false)];
   const told = useSignal<PageTold | null>(null);
   const saving = useSignal(false);
   const at = layer.value!;
   const asked = new URLSearchParams({
-    ...(dtype.value && { dtype: dtype.value }), ...(values.value && { values: "1" }),
-    ...(one.value && { layer: String(at.index), head: String(headIndex.value) }),
+    ...(values.value && { values: "1" }), ...(one.value && { layer: String(at.index), head: String(headIndex.value) }),
   });
   const path = paths.page(run.value!.id, asked);
   useEffect(() => {
@@ -218,22 +218,11 @@ function OfflinePage() {
     <details data-page open={open.value} onToggle={(event) => (open.value = event.currentTarget.open)}>
       <summary>{OFFLINE.title}</summary>
       <div>
-        <select aria-label={OFFLINE.heads} value={one.value ? "1" : ""} onChange={(event) => (one.value = event.currentTarget.value !== "")}>
-          <option value="">{OFFLINE.whole}</option>
-          <option value="1">{SAY.head(at.index, headIndex.value)}</option>
-        </select>
-        <select aria-label={OFFLINE.numbers} value={dtype.value} onChange={(event) => (dtype.value = event.currentTarget.value as "")}>
-          {Object.entries(OFFLINE.dtypes).map(([value, text]) => <option key={value} value={value}>{text}</option>)}
-        </select>
-        {at.values && (
-          <label class="check">
-            <input type="checkbox" checked={values.value} onChange={() => (values.value = !values.value)} />
-            <span>{OFFLINE.values}</span>
-          </label>
-        )}
+        <Check label={OFFLINE.one(at.index, headIndex.value)} on={one.value} onPick={(on) => (one.value = on)} />
+        {at.values && <Check label={OFFLINE.values} on={values.value} onPick={(on) => (values.value = on)} />}
         <button data-save disabled={!told.value || saving.value} onClick={() => void write()}>{OFFLINE.save}</button>
       </div>
-      <p class="soft" role="status">{told.value ? OFFLINE.size(told.value.bytes, told.value.dtype, told.value.error, told.value.layers) : OFFLINE.asking}</p>
+      <p class="soft" role="status">{told.value ? OFFLINE.size(told.value.bytes, told.value.dtype, told.value.error) : OFFLINE.asking}</p>
     </details>
   );
 }
