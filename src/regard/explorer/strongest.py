@@ -11,6 +11,7 @@ from regard.explorer.pyramid import Pyramid
 from regard.explorer.tiles import Check, View, tile
 
 _CELL = 64  # weights along the side of a cell where there is no pyramid
+_COARSE = 3  # the level of a pyramid whose few cells tell what the strongest weights reach at least
 _AT_ONCE = 32  # cells of a row of cells whose weights are looked at before the next question
 
 
@@ -25,13 +26,19 @@ def strongest(
     rows, cols = (-(-n // cell) for n in (layer.queries, layer.keys))
     if pyramid is not None and pyramid.cell:
         maxima = pyramid.level(head, 0, 0, range(rows), range(cols))
+        tops = pyramid.level(head, _COARSE, 0, *(range(-(-n >> _COARSE)) for n in (rows, cols)))
     else:
-        maxima = _maxima(layer, head, cell, check)
-    order = np.argsort(-maxima, axis=None, kind="stable")
+        maxima = tops = _maxima(layer, head, cell, check)
+    # The greatest of as many different cells are reached by as many weights; the diagonal, which may not
+    # count, meets two in each row of cells at most.
+    most = count + (0 if diagonal else 2 * len(tops))
+    enough = np.partition(tops, -most, None)[-most] if most < tops.size else 0
+    some = np.flatnonzero((maxima > 0) & (maxima >= enough))
+    order = some[np.argsort(-maxima.ravel()[some], kind="stable")]
     bounds = maxima.ravel()[order]
     kept = np.zeros((0, 3))
     for at, place in enumerate(order):
-        if bounds[at] <= 0 or (len(kept) >= count and bounds[at] < kept[count - 1, 0]):
+        if len(kept) >= count and bounds[at] < kept[count - 1, 0]:
             break
         if at % _AT_ONCE == 0:
             check()
