@@ -377,7 +377,7 @@ def alike(ours: Any, theirs: Any, at: str) -> None:
 
 
 def known(answer: Any) -> Any:
-    """An answer without what layers read, which no page holds, and without keys of weight 0: any may be told."""
+    """An answer without what layers read, which no page holds, and without keys of weight 0: any are told."""
     if not isinstance(answer, dict):
         return answer
     if "layers" in answer:
