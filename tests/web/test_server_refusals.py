@@ -8,16 +8,9 @@ from starlette.testclient import TestClient
 from regard import Recording
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
+from web.conftest import refused
 
 PORT, TOKEN = 1234, "the-token"
-
-
-def refused(response: object, status: int) -> dict[str, str]:
-    assert getattr(response, "status_code") == status, getattr(response, "text")  # noqa: B009
-    error = getattr(response, "json")()["error"]  # noqa: B009
-    assert set(error) == {"argument", "given", "allowed", "remedy"}
-    assert all(isinstance(part, str) and part for part in error.values())
-    return error
 
 
 @pytest.mark.parametrize("token", [None, "", "another", TOKEN + "x", TOKEN[:-1], "é"])

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +156,7 @@ def _npz(path: Path, name: str) -> tuple[dict[str, Tensor], list[str] | None]:
     return made, tokens
 
 
-def _check(name: str, part: str, file: IO[bytes], size: int) -> None:
+def _check(name: str, part: str, file: Any, size: int) -> None:
     """That an array is as large as it says, before room is made for it, and holds no objects."""
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):

@@ -172,8 +172,8 @@ def _get(
 
 
 def _post(
-    name: str, told: str, parameters: list[Schema], kind: str | None, sent: Schema, answer: Schema,
-    later: bool | Schema = False,
+    name: str, told: str, parameters: list[Schema], kind: str | None, sent: Schema,
+    answer: Schema | None, later: bool | Schema = False,
 ) -> Schema:  # fmt: skip
     """What opens something; `kind` is what is sent, as `sent` describes."""
     made = _operation(name, told, parameters, answer, later, (*_STATUSES, 415))
@@ -186,10 +186,10 @@ _STATUSES = 400, 401, 403, 404, 405, 409, 413, 429
 
 
 def _operation(
-    name: str, told: str, parameters: list[Schema], answer: Schema, later: bool | Schema,
+    name: str, told: str, parameters: list[Schema], answer: Schema | None, later: bool | Schema,
     statuses: tuple[int, ...],
 ) -> Schema:  # fmt: skip
-    responses: Schema = {"200": answer}
+    responses: Schema = {} if answer is None else {"200": answer}
     if later:
         responses["202"] = _LATER if later is True else later
     responses |= {str(status): _REFUSED for status in statuses}
@@ -288,7 +288,7 @@ _PATHS: dict[str, Schema] = {
     "/api/openapi.json": _get("described", "this description", [], _as_json({"type": "object"})),
     "/api/open": _post(
         "open", "record a text, one at a time, and open it", [], "application/json", _TO_READ,
-        _as_json(_OPENED), _as_json(_WORKING, "it has begun: ask for the job"),
+        None, _as_json(_WORKING, "it has begun: ask for the job"),
     ),
     "/api/open/{job}/cancel": _post(
         "cancel", "have it end before its next layer", [_JOB], None, {},

@@ -72,10 +72,10 @@ def text(sent: bytes) -> tuple[str, str | None]:
         raise _malformed("no object")
     if other := sorted(set(found) - {"text", "model"}):
         raise _malformed(f"a field {other[0][:40]!r}")
-    given, model = found.get("text"), found.get("model")
+    given, model = found.get("text"), found.get("model", "")
     if not isinstance(given, str) or not given:
         raise _malformed("no text")
-    if model is not None and not isinstance(model, str):
+    if not isinstance(model, str):
         raise _malformed("a model that is no name")
     if len(given) > MOST_CHARACTERS:
         raise Refused(413, "text", f"{len(given):,} characters", f"at most {MOST_CHARACTERS:,}",
@@ -84,7 +84,7 @@ def text(sent: bytes) -> tuple[str, str | None]:
         given.encode()
     except UnicodeEncodeError:
         raise _malformed("half of a pair of surrogates") from None
-    return given, model
+    return given, found.get("model")
 
 
 def _malformed(what: str) -> Refused:

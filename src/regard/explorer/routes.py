@@ -265,21 +265,19 @@ class Explorer:
     async def open(self, request: Request) -> Response:
         _parameters(request)
         text, model = posted.text(await posted.body(request, "application/json", posted.MOST_JSON))
-        return self._opening(self.opening.begin(text, model or self.opening.default))
+        used = self.opening.default if model is None else model
+        return _working(self.opening.begin(text, used))
 
     async def opened(self, request: Request) -> Response:
         _parameters(request)
-        return self._opening(self.opening.job(request.path_params["job"]))
+        job = self.opening.job(request.path_params["job"])
+        opened = outcome(job)
+        return _working(job) if opened is None else as_json({"job": job.id, "id": opened})
 
     async def cancel(self, request: Request) -> Response:
         _parameters(request)
         job = self.opening.job(request.path_params["job"])
         return as_json({"job": job.id, "cancelled": job.cancel()})
-
-    def _opening(self, job: Job) -> Response:
-        if (opened := outcome(job)) is not None:
-            return as_json({"job": job.id, "id": opened})
-        return as_json({"job": job.id, "progress": job.told.progress, "doing": job.told.doing}, 202)
 
     async def arrays(self, request: Request) -> Response:
         _parameters(request, "causal", "scale", "name")
@@ -388,3 +386,7 @@ class Explorer:
 
 def _parameters(request: Request, *names: str) -> None:
     asking.known(request.query_params, names)
+
+
+def _working(job: Job) -> Response:
+    return as_json({"job": job.id, "progress": job.told.progress, "doing": job.told.doing}, 202)
