@@ -8,7 +8,7 @@ import { count } from "./pure/numbers";
 import {
   choose, cell, dialog, doing, fail, go, headIndex, layer, live, open, recordingId, recordings, run, screen, shift, speak, table, trouble,
 } from "./state";
-import { SAY } from "./strings";
+import * as SAY from "./strings";
 import { AtlasView } from "./views/atlas";
 import { CompareView } from "./views/compare";
 import { ExportDialog } from "./views/exports";
@@ -65,9 +65,9 @@ function Building() {
   if (!now) return null;
   return (
     <div class="building">
-      <progress max="1" value={now.part} aria-label={SAY.building.title} />
+      <progress max="1" value={now.part} aria-label={SAY.buildingTitle} />
       <p>
-        <span role="status">{SAY.building.title}</span> <b>{now.what}</b>, {(now.part * 100).toFixed(0)} %. <span class="soft">{SAY.building.meanwhile}</span>
+        <span role="status">{SAY.buildingTitle}</span> <b>{now.what}</b>, {(now.part * 100).toFixed(0)} %. <span class="soft">{SAY.buildingMeanwhile}</span>
       </p>
     </div>
   );

@@ -3,7 +3,7 @@ import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/si
 import { difference as compared, json, paths, raw, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
 import type { CellMore } from "./api.more";
 import { type Place, read, START, written } from "./pure/hash";
-import { SAY } from "./strings";
+import * as SAY from "./strings";
 import { onPlace, progress, readPlace, writePlace } from "./transport";
 
 export const place = signal<Place>(START);

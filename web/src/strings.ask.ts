@@ -1,53 +1,11 @@
 // The sentences of the lesson's questions, and of what it asks.
 
-export const ASK = {
-  names: {
-    words: "Can I see a simple example?",
-    why: "Why separate query, key and value vectors?",
-    context: "How does attention help a model understand context?",
-  },
-  first: "Predict first",
-  reveal: "Reveal",
-  guess: (name: string) => `Your guess of ${name}`,
-  off: (guess: string, by: string) => `you said ${guess}, off by ${by}`,
-  why: {
-    lead: "A query says what a word looks for, a key what it can be found by, a value what it passes on. Tied together, one vector has two jobs. Try it on both sides: type other numbers into the vectors.",
-    task: (a: string, b: string) => `Make “${a}” find “${b}”, a score above 2, while “${b}” does not find “${a}”, a score of 0 or less.`,
-    pair: "Two words",
-    separate: "Separate: a query and a key for each word",
-    tied: "Tied: one vector for both",
-    q: (word: string) => `q of ${word}`,
-    k: (word: string) => `k of ${word}`,
-    both: (word: string) => `q = k of ${word}`,
-    score: (a: string, b: string) => `${a} → ${b}`,
-    done: "Done. The relation has a direction.",
-    open: "Not yet: change the vectors.",
-    never: "It cannot be done: both scores are the same products in another order, so they are equal whatever you type.",
-    all: "Every pair",
-    allText: "Row: the word that looks. Column: the word that is found. Tied, the table is its own mirror image across the diagonal.",
-    value: "And why a value of its own?",
-    valueText: (word: string) => `A key is an address; a value is the letter. With k for v, “${word}” would receive the addresses of the words that it found, not what they say.`,
-    withV: (word: string) => `${word} receives Σ weight × v`,
-    withK: "Σ weight × k instead",
-    again: "As at first",
-    goes: "compared with the score the other way round; then scaled, masked and made a weight",
-    mixedGoes: "the word's output in this head",
-  },
-  context: {
-    lead: "The same word in two lines. Going in, its vector is the same in both: the model knows only which word it is. In each layer it attends to what stands before it, and the two vectors part: each now carries its line with it.",
-    a: "First line",
-    b: "Second line",
-    go: "Compare",
-    token: (text: string, model: string) => `“${text}” in both lines, as the model “${model}” reads them`,
-    cosine: "How alike its two vectors are",
-    cosineText: "The cosine of the word's vector in one line with its vector in the other: 1 is the same direction.",
-    before: "before the first layer",
-    after: (layer: number) => `after layer ${layer}`,
-    from: (layer: number) => [layer ? `the hidden state of the token after layer ${layer - 1}, in both lines: their dot product ÷ the product of their lengths` : "the token's embedding, in both lines", layer ? "the next layer" : "layer 0"],
-    heads: "Where the heads look from it",
-    headsText: "How far apart a head's two rows lie: the share of weight that is on other words. Click one.",
-    head: (layer: number, head: number) => `layer ${layer}, head ${head}`,
-    sees: (which: string, head: string) => `${which}: what the word sees, ${head}`,
-    weight: (text: string) => [`this head's weight on “${text}”, exp ÷ sum as in step 7`, "weight × value, in the word's output"],
-  },
+export const names = {
+  words: "Can I see a simple example?",
+  why: "Why separate query, key and value vectors?",
+  context: "How does attention help a model understand context?",
 };
+export const first = "Predict first";
+export const reveal = "Reveal";
+export const guess = (name: string) => `Your guess of ${name}`;
+export const off = (guess: string, by: string) => `you said ${guess}, off by ${by}`;

@@ -1,61 +1,55 @@
 // The sentences of the lesson's first and last steps on a recording: inputs, outputs, heads.
-export const DEEP = {
-  product: "product",
-  soFar: "sum so far",
-  component: (of: string) => `Component of ${of}`,
-  range: (most: number) => `0 to ${most - 1}`,
-  bars: "; or click a bar",
-  largest: "The largest",
-  remainder: (sum: string, shown: string, n: number) => `the whole − the ${n} shown = ${sum} − ${shown}`,
-  sumOf: "all the products, added",
-  whose: "Worked out below",
-  x: (i: number, at: number) => [`component ${i} of x, what the layer read at token ${at}`, "every component of this token's q, k and v"],
-  w: (name: string, i: number, j: number) => [`W_${name}: what x${j} counts for in component ${i}; learned`, `this product, for every token`],
-  projected: (name: string, i: number) => `(x · W_${name}), component ${i}`,
-  bias: (name: string, i: number) => [`learned: added to component ${i} of every token's ${name}`, "projected"],
-  plusBias: "+ bias",
-  isProjected: "projected",
-  projectedFrom: (sum: string, bias: string) => `the sum + the bias = ${sum} + ${bias}`,
-  recorded: (name: string, i: number, at: number) => [`component ${i} of ${name} of token ${at}, as attention got it`, name === "v" ? "weight × value, step 8" : "q · k, step 2"],
-  asRecorded: "as attention got it",
-  then: { norm: "normalised", position: "turned by its position" } as Record<string, string>,
-  same: "nothing lies between: the two agree to rounding",
-  noX: "This recording does not hold what the layer read (x) or its matrices. regard record --inputs keeps them, and this step then shows every product.",
-  noXOf: "The matrices of this layer's module are not known by name, so that step 1 has q, k and v as they were recorded.",
-  parts: "Each segment is one key's weight × value; the tick is their sum, the output. Click a bar to see its component key by key.",
-  row: "component ",
-  segment: (i: number, key: string, part: string) => `component ${i}: ${key} gives ${part}`,
-  otherKeys: "all other keys",
-  part: "part",
-  edited: "Edited: the output is the page's, with your values.",
-  outWas: (was: string, by: string) => `as recorded ${was}; changed by ${by}`,
-  outGoes: "its place among the heads, put end to end, in step 9",
-  outputOf: (i: number) => `output, component ${i}`,
-  headsText: "Every head of a layer does all this with its own matrices. Their outputs are put end to end, and multiplied by W_O: one component of the layer's output is a sum over heads.",
-  headOutputs: "Outputs of the heads at this query, put end to end",
-  headOut: (head: number, i: number) => [`Σ weight × value of head ${head}, component ${i}`, "this product"],
-  wo: (head: number, i: number, c: number) => [`W_O: what component ${c} of head ${head} counts for in component ${i} of the output; learned`, "this product, for every query"],
-  layerOut: "the layer's output",
-  headPart: (head: number) => `Σ output × W_O of head ${head}`,
-  intoLayer: "the layer's output",
-  nextLayer: "what the layer adds to x, and so the next layer",
-  noWo: "W_O of this layer is not in the recording; regard record --inputs keeps it where the module's parts are known.",
-  headPartGoes: (i: number) => `component ${i} of the layer's output`,
-  inHead: (head: number) => `Head ${head}, product by product`,
-  perHead: "This pair in every head",
-  every: (n: number) => `All ${n} components`,
-  point: "Point at a segment, or use ← → on a focused bar, to name its key.",
-  gives: (key: string, weight: string) => `${key}, weight ${weight}`,
-  outputName: "the output",
-  weightOf: (key: number) => [`the weight of key ${key}, steps 1 to 7`, "this product, in every component"],
-  vOf: (i: number, key: number) => `v${i} of ${key}`,
-  restFrom: (n: number) => `the output − the ${n} parts above`,
-  strongest: "strongest key",
-  goHead: (head: number) => `Go to head ${head}`,
-  scoreParts: "(q · k) × scale, soft-cap and bias where there are any",
-  ofHeads: "Σ output × W_O",
-  headPartFrom: (head: number, n: number) => `${n} products of head ${head}, added: click the head's number to see them`,
-  outBias: (i: number) => [`learned: added to component ${i} of every output`, "the layer's output"],
-  allHeads: (n: number) => `the parts of all ${n} heads, added, with the bias where there is one`,
-  out: (at: number) => `output of ${at}`,
-};
+export const product = "product";
+export const soFar = "sum so far";
+export const component = (of: string) => `Component of ${of}`;
+export const range = (most: number) => `0 to ${most - 1}`;
+export const bars = "; or click a bar";
+export const largest = "The largest";
+export const remainder = (sum: string, shown: string, n: number) => `the whole − the ${n} shown = ${sum} − ${shown}`;
+export const sumOf = "all the products, added";
+export const whose = "Worked out below";
+export const x = (i: number, at: number) => [`component ${i} of x, what the layer read at token ${at}`, "every component of this token's q, k and v"];
+export const w = (name: string, i: number, j: number) => [`W_${name}: what x${j} counts for in component ${i}; learned`, `this product, for every token`];
+export const projected = (name: string, i: number) => `(x · W_${name}), component ${i}`;
+export const bias = (name: string, i: number) => [`learned: added to component ${i} of every token's ${name}`, "projected"];
+export const plusBias = "+ bias";
+export const isProjected = "projected";
+export const projectedFrom = (sum: string, bias: string) => `the sum + the bias = ${sum} + ${bias}`;
+export const recorded = (name: string, i: number, at: number) => [`component ${i} of ${name} of token ${at}, as attention got it`, name === "v" ? "weight × value, step 8" : "q · k, step 2"];
+export const asRecorded = "as attention got it";
+export const between = { norm: "normalised", position: "turned by its position" } as Record<string, string>;
+export const same = "nothing lies between: the two agree to rounding";
+export const noX = "This recording does not hold what the layer read (x) or its matrices. regard record --inputs keeps them, and this step then shows every product.";
+export const noXOf = "The matrices of this layer's module are not known by name, so that step 1 has q, k and v as they were recorded.";
+export const parts = "Each segment is one key's weight × value; the tick is their sum, the output. Click a bar to see its component key by key.";
+export const row = "component ";
+export const segment = (i: number, key: string, part: string) => `component ${i}: ${key} gives ${part}`;
+export const otherKeys = "all other keys";
+export const edited = "Edited: the output is the page's, with your values.";
+export const outWas = (was: string, by: string) => `as recorded ${was}; changed by ${by}`;
+export const outGoes = "its place among the heads, put end to end, in step 9";
+export const outputOf = (i: number) => `output, component ${i}`;
+export const headsText = "Every head of a layer does all this with its own matrices. Their outputs are put end to end, and multiplied by W_O: one component of the layer's output is a sum over heads.";
+export const headOutputs = "Outputs of the heads at this query, put end to end";
+export const headOut = (head: number, i: number) => [`Σ weight × value of head ${head}, component ${i}`, "this product"];
+export const wo = (head: number, i: number, c: number) => [`W_O: what component ${c} of head ${head} counts for in component ${i} of the output; learned`, "this product, for every query"];
+export const layerOut = "the layer's output";
+export const headPart = (head: number) => `Σ output × W_O of head ${head}`;
+export const nextLayer = "what the layer adds to x, and so the next layer";
+export const noWo = "W_O of this layer is not in the recording; regard record --inputs keeps it where the module's parts are known.";
+export const headPartGoes = (i: number) => `component ${i} of the layer's output`;
+export const inHead = (head: number) => `Head ${head}, product by product`;
+export const perHead = "This pair in every head";
+export const every = (n: number) => `All ${n} components`;
+export const point = "Point at a segment, or use ← → on a focused bar, to name its key.";
+export const gives = (key: string, weight: string) => `${key}, weight ${weight}`;
+export const outputName = "the output";
+export const weightOf = (key: number) => [`the weight of key ${key}, steps 1 to 7`, "this product, in every component"];
+export const strongest = "strongest key";
+export const goHead = (head: number) => `Go to head ${head}`;
+export const scoreParts = "(q · k) × scale, soft-cap and bias where there are any";
+export const ofHeads = "Σ output × W_O";
+export const headPartFrom = (head: number, n: number) => `${n} products of head ${head}, added: click the head's number to see them`;
+export const outBias = (i: number) => [`learned: added to component ${i} of every output`, "the layer's output"];
+export const allHeads = (n: number) => `the parts of all ${n} heads, added, with the bias where there is one`;
+export const out = (at: number) => `output of ${at}`;

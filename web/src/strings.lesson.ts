@@ -1,89 +1,55 @@
 // The sentences of the lesson.
 
-export const LESSON = {
-  steps: [
-    ["q, k, v", "Three vectors for each token"],
-    ["q · k", "How well a query and a key agree"],
-    ["÷ √d", "Scores that do not grow with size"],
-    ["mask", "What the query may see"],
-    ["− max", "The largest score becomes 0"],
-    ["exp", "Scores become positive"],
-    ["÷ sum", "Weights that sum to 1"],
-    ["Σ w × v", "The output: values, mixed"],
-    ["heads", "Several at once"],
-  ] as [string, string][],
-  this: "This weight",
-  noCell: "hold one on the map",
-  subject: "Lesson",
-  key: "key",
-  token: "token",
-  weight: "weight",
-  score: "score",
-  headName: "head",
-  scale: "scale",
-  scaled: "scaled",
-  plusBias: "scaled + bias",
-  largest: "largest",
-  exp: "exp",
-  sum: "sum",
-  sees: "sees",
-  masked: "masked",
-  scoreOf: (key: number) => `score of ${key}`,
-  lets: (allowed: boolean, query: number, key: number) => `${allowed ? "lets" : "does not let"} query ${query} see key ${key}.`,
-  back: "Back",
-  next: "Next",
-  where: "Click a number to see where it came from and where it goes.",
-  from: "came from",
-  to: "goes into",
-  given: "given",
-  text: {
-    vectors: "Each token's vector x is multiplied by three learned matrices. The query asks, the key answers to questions, the value is what gets passed on. The recording holds q and k of every token, as the model computed them.",
-    dot: "Each component of the query is multiplied by the same component of the key; the sum of the products is the score. Large: they point the same way.",
-    largest: (n: number, rest: number) => `The ${n} largest of ${n + rest} products; the other ${rest} are summed exactly.`,
-    rest: (n: number) => `the other ${n}`,
-    all: "All products",
-    edited: "Edited: this sum is the page's, on your numbers.",
-    scale: "A sum of d products grows like √d. Divided by √d, scores keep the same spread for any size, so that the softmax does not harden.",
-    without: "Leave out ÷ √d",
-    mask: "Hide a key, and its weight is shared among the others. Keys that the model's own mask hides cannot be given back: a recording never computed them.",
-    max: "exp of a large number overflows. Less the row's largest score, every score is 0 or below; the weights do not change.",
-    exp: "exp makes every score positive: 0 becomes 1, each step of −0.69 halves it.",
-    sum: "Each divided by the sum of all: weights between 0 and 1, and the row sums to 1.",
-    out: "Each value vector is multiplied by its weight, and all are added. The output is between the values that the query looked at.",
-    noValues: "This recording holds no values for this layer. regard record --values keeps them.",
-    heads: "Every head of a layer does all this with its own matrices, side by side. Their outputs are put end to end and multiplied by one more matrix.",
-  },
-  temperature: "Temperature",
-  entropy: "entropy",
-  recorded: "as recorded",
-  changed: "changed",
-  keysOf: (shown: number, all: number) => `${shown} of ${all} keys: this one, the strongest, its neighbours`,
-  others: "all others",
-  soft: "soft-cap",
-  bias: "bias",
-  sink: "sink",
-  from1: {
-    q: (i: number, at: number) => [`component ${i} of the query of token ${at}, from the recording`, "one product of step 2"],
-    k: (i: number, at: number) => [`component ${i} of the key of token ${at}, from the recording`, "one product of step 2"],
-    product: (q: string, k: string, i: number) => [`q${i} × k${i} = ${q} × ${k}`, "the dot product"],
-    running: (n: number) => [`the first ${n} products of this table, added`, "the next line's sum"],
-    dot: (n: number) => [`the sum of all ${n} products`, "the scaled score: × scale"],
-    scale: (d: number) => [`1 ÷ √${d} by default`, "every score of this head"],
-    bias: (bias: string | null | undefined) => [bias ?? "the layer's bias", "this score"],
-    max: ["the largest score of the row", "every score of the row, less this"],
-    scaled: (dot: string, scale: string) => [`dot × scale = ${dot} × ${scale}`, "soft-cap and bias where there are any, then the mask"],
-    score: (parts: string) => [parts, "the softmax of its row"],
-    shifted: (score: string, max: string) => [`score − largest = ${score} − ${max}`, "exp"],
-    exp: (shifted: string) => [`exp(${shifted})`, "the row's sum, and this weight"],
-    sum: (n: string) => [`exp of all ${n} keys of the row, added`, "every weight of the row is divided by it"],
-    weight: (exp: string, sum: string) => [`exp ÷ sum = ${exp} ÷ ${sum}`, "weight × value, in the output of this query"],
-    value: (i: number, at: number) => [`component ${i} of the value of token ${at}, from the recording`, "weight × value"],
-    out: (i: number) => [`Σ weight × value, component ${i}, over every key`, "the concatenated heads"],
-  },
-  causal: "Causal mask: no word sees later ones",
-  wordsLabel: "Two to six words",
-  head: "Head",
-  features: "Embeddings chosen by hand: the first number stands for water, the second for money.",
-  unseen: "hidden: work it out, then click",
-  madeUp: "Words outside the example get made-up embeddings: always the same, but they mean nothing.",
-};
+export const steps = [
+  ["q, k, v", "Three vectors for each token"],
+  ["q · k", "How well a query and a key agree"],
+  ["÷ √d", "Scores that do not grow with size"],
+  ["mask", "What the query may see"],
+  ["− max", "The largest score becomes 0"],
+  ["exp", "Scores become positive"],
+  ["÷ sum", "Weights that sum to 1"],
+  ["Σ w × v", "The output: values, mixed"],
+  ["heads", "Several at once"],
+] as [string, string][];
+export const thisWeight = "This weight";
+export const noCell = "hold one on the map";
+export const key = "key";
+export const token = "token";
+export const weight = "weight";
+export const weights = "weights";
+export const shifted = "− largest";
+export const concat = "heads, side by side";
+export const out = "out";
+export const score = "score";
+export const headName = "head";
+export const scale = "scale";
+export const scaled = "scaled";
+export const plusBias = "scaled + bias";
+export const largest = "largest";
+export const exp = "exp";
+export const sum = "sum";
+export const sees = "sees";
+export const masked = "masked";
+export const scoreOf = (key: number) => `score of ${key}`;
+export const lets = (allowed: boolean, query: number, key: number) => `${allowed ? "lets" : "does not let"} query ${query} see key ${key}.`;
+export const back = "Back";
+export const next = "Next";
+export const where = "Click a number to see where it came from and where it goes.";
+export const from = "came from";
+export const to = "goes into";
+export const given = "given";
+export const temperature = "Temperature";
+export const entropy = "entropy";
+export const recorded = "as recorded";
+export const changed = "changed";
+export const keysOf = (shown: number, all: number) => `${shown} of ${all} keys: this one, the strongest, its neighbours`;
+export const others = "all others";
+export const soft = "soft-cap";
+export const bias = "bias";
+export const sink = "sink";
+export const causal = "Causal mask: no word sees later ones";
+export const wordsLabel = "Two to six words";
+export const head = "Head";
+export const features = "Embeddings chosen by hand: the first number stands for water, the second for money.";
+export const unseen = "hidden: work it out, then click";
+export const madeUp = "Words outside the example get made-up embeddings: always the same, but they mean nothing.";

@@ -57,7 +57,7 @@ describe("the hash", () => {
   });
   it("takes nonsense for the start", () => {
     expect(read("#nowhere?layer=-1&head=x&at=1,2&cell=1.5,2&pool=min&ramp=jet&gamma=99&step=0")).toEqual(START);
-    expect(read("map?at=1,2,0&step=99")).toEqual({ ...START, screen: "map", step: 9 });
+    expect(read("map?at=1,2,0&step=99&i=-1&about=all&beside=2")).toEqual({ ...START, screen: "map" });
     expect(read("map?cell=,3").cell).toBeNull();
   });
 });

@@ -6,7 +6,7 @@ import { levelFor, pooledBy } from "../pure/tiles";
 import { roundUp, type Tone } from "../pure/tone";
 import { bounded, boxed, type Extent, fit, kAt, panned, qAt, showing, type Size, type View, zoomed } from "../pure/view";
 import { cell, choose, fail, go, marginals, place, ramp, token } from "../state";
-import { SAY } from "../strings";
+import * as SAY from "../strings";
 import { GlPainter } from "./gl";
 import { type Drawn, loader } from "./loader";
 import { type Colours, drawOver, EDGE, type Over, under } from "./overlay";

@@ -56,27 +56,57 @@ export const START: Place = {
 };
 
 const plain = (value: number) => String(Number(value.toPrecision(9)));
+const whole = (text: string) => (/^\d{1,9}$/.test(text) ? Number(text) : null);
+
+/** How a part is written, and read: what is named wrongly is null. */
+type Way<T> = readonly [(value: T) => string, (text: string) => T | null];
+const WHOLE: Way<number> = [String, whole];
+const YES: Way<boolean> = [(on) => (on ? "1" : "0"), (text) => (text === "1" || text === "0" ? text === "1" : null)];
+const text = (most: number): Way<string> => [(value) => value, (said) => said.slice(0, most)];
+const among = <T extends string>(all: readonly T[]): Way<T> => [(value) => value, (said) => all.find((one) => one === said) ?? null];
+const within = (least: number, most: number, way: (text: string) => number | null): Way<number> => [
+  plain,
+  (text) => {
+    const value = way(text);
+    return value !== null && value >= least && value <= most ? value : null;
+  },
+];
+/** Several numbers, none below zero; the way there and back may be null. */
+function several<T>(count: number, split: (value: T) => number[], join: (numbers: number[]) => T | null): Way<T | null> {
+  return [
+    (value) => split(value!).map(plain).join(","),
+    (text) => {
+      const numbers = text.split(",").map((one) => (one.trim() ? Number(one) : NaN));
+      return numbers.length === count && numbers.every((x) => Number.isFinite(x) && x >= 0) ? join(numbers) : null;
+    },
+  ];
+}
+
+/** Every part but the screen: its name in the hash, and its way. */
+const WAYS: { [K in Exclude<keyof Place, "screen">]: readonly [string, Way<Place[K]>] } = {
+  recording: ["r", text(100)],
+  layer: ["layer", WHOLE],
+  head: ["head", WHOLE],
+  view: ["at", several<NonNullable<Place["view"]>>(3, ({ q, k, scale }) => [q, k, scale], ([q, k, scale]) => (scale ? { q: q!, k: k!, scale } : null))],
+  cell: ["cell", several<NonNullable<Place["cell"]>>(2, ({ query, key }) => [query, key], (both) => (both.every(Number.isInteger) ? { query: both[0]!, key: both[1]! } : null))],
+  pooling: ["pool", among(POOLINGS)],
+  ramp: ["ramp", among(RAMPS)],
+  log: ["log", YES],
+  gamma: ["gamma", within(0.1, 4, Number)],
+  rows: ["rows", YES],
+  step: ["step", within(1, 9, whole)],
+  about: ["about", among(ABOUT)],
+  component: ["i", [String, whole]],
+  other: ["minus", text(120)],
+  beside: ["beside", YES],
+  table: ["table", YES],
+};
+const EACH = Object.entries(WAYS) as [keyof Place, readonly [string, Way<unknown>]][];
 
 /** The hash without its #; what is as at the start is left out. */
 export function written(place: Place): string {
   const said = new URLSearchParams();
-  const put = (name: string, value: string, usual: string) => value !== usual && said.set(name, value);
-  put("r", place.recording, "");
-  put("layer", String(place.layer), "0");
-  put("head", String(place.head), "0");
-  if (place.view) said.set("at", [place.view.q, place.view.k, place.view.scale].map(plain).join(","));
-  if (place.cell) said.set("cell", `${place.cell.query},${place.cell.key}`);
-  put("pool", place.pooling, START.pooling);
-  put("ramp", place.ramp, START.ramp);
-  put("log", place.log ? "1" : "0", "1");
-  put("gamma", plain(place.gamma), plain(START.gamma));
-  put("rows", place.rows ? "1" : "0", "0");
-  put("step", String(place.step), "1");
-  put("about", place.about, "");
-  if (place.component !== null) said.set("i", String(place.component));
-  put("minus", place.other, "");
-  put("beside", place.beside ? "1" : "0", "0");
-  put("table", place.table ? "1" : "0", "0");
+  for (const [part, [name, [write]]] of EACH) if (place[part] !== START[part]) said.set(name, write(place[part]));
   const rest = said.toString().replaceAll("%2C", ",").replaceAll("%2F", "/");
   return rest ? `${place.screen}?${rest}` : place.screen;
 }
@@ -85,33 +115,6 @@ export function written(place: Place): string {
 export function read(hash: string): Place {
   const [head = "", rest = ""] = hash.replace(/^#/, "").split("?", 2);
   const said = new URLSearchParams(rest);
-  const among = <T extends string>(all: readonly T[], given: string | null, usual: T): T =>
-    all.find((one) => one === given) ?? usual;
-  const whole = (text: string | null, usual: number): number => (text && /^\d{1,9}$/.test(text) ? Number(text) : usual);
-  const list = (name: string, count: number): number[] | null => {
-    const numbers = (said.get(name) ?? "").split(",").map((text) => (text.trim() ? Number(text) : NaN));
-    return numbers.length === count && numbers.every((x) => Number.isFinite(x) && x >= 0) ? numbers : null;
-  };
-  const view = list("at", 3);
-  const cell = list("cell", 2);
-  const gamma = Number(said.get("gamma") ?? START.gamma);
-  return {
-    screen: among(SCREENS, head, START.screen),
-    recording: (said.get("r") ?? "").slice(0, 100),
-    layer: whole(said.get("layer"), 0),
-    head: whole(said.get("head"), 0),
-    view: view && view[2]! > 0 ? { q: view[0]!, k: view[1]!, scale: view[2]! } : null,
-    cell: cell?.every(Number.isInteger) ? { query: cell[0]!, key: cell[1]! } : null,
-    pooling: among(POOLINGS, said.get("pool"), START.pooling),
-    ramp: among(RAMPS, said.get("ramp"), START.ramp),
-    log: said.get("log") !== "0",
-    gamma: gamma >= 0.1 && gamma <= 4 ? gamma : START.gamma,
-    rows: said.get("rows") === "1",
-    step: Math.min(Math.max(whole(said.get("step"), 1), 1), 9),
-    about: among(ABOUT, said.get("about"), ""),
-    component: /^\d{1,9}$/.test(said.get("i") ?? "") ? Number(said.get("i")) : null,
-    beside: said.get("beside") === "1",
-    other: (said.get("minus") ?? "").slice(0, 120),
-    table: said.get("table") === "1",
-  };
+  const parts = EACH.map(([part, [name, [, way]]]) => [part, said.has(name) ? (way(said.get(name)!) ?? START[part]) : START[part]]);
+  return { ...Object.fromEntries(parts), screen: SCREENS.find((one) => one === head) ?? START.screen };
 }

@@ -9,7 +9,7 @@ import { Lru } from "../pure/lru";
 import { short } from "../pure/numbers";
 import { chosen, type Filter, NAMES, statistic } from "../pure/sorting";
 import { doing, fail, go, recordingId, resource, run, screen, table } from "../state";
-import { SAY } from "../strings";
+import * as SAY from "../strings";
 import { Bar, Choice } from "./parts";
 
 const filter = signal<Filter>({ by: "", descending: true, least: "", most: "", layer: "" });
@@ -75,43 +75,43 @@ export function AtlasView() {
   const grid = asked.by === "" && heads.length === every.length;
   const most = asked.by && measured ? Math.max(...measured.map((one) => statistic(one, asked.by)), 1e-12) : 1;
   const columns = grid ? Math.max(...told.layers.map((layer) => layer.heads)) : 0;
-  const names = [["", SAY.atlas.place] as const, ...NAMES.map((name) => [name, SAY.statistics[name]![0]] as const)];
+  const names = [["", SAY.atlasPlace] as const, ...NAMES.map((name) => [name, SAY.statistics[name]![0]] as const)];
   return (
     <div class="atlas">
       <header class="tools">
         <h1>{told.name}</h1>
-        <span class="soft">{SAY.atlas.intro}</span>
+        <span class="soft">{SAY.atlasIntro}</span>
         <span class="gap" />
-        <Choice label={SAY.atlas.sort} value={asked.by} among={names} onPick={(by) => change({ by, descending: true, least: "", most: "" })} />
+        <Choice label={SAY.atlasSort} value={asked.by} among={names} onPick={(by) => change({ by, descending: true, least: "", most: "" })} />
         {asked.by && (
           <>
-            <button onClick={() => change({ descending: !asked.descending })}>{asked.descending ? SAY.atlas.descending : SAY.atlas.ascending}</button>
+            <button onClick={() => change({ descending: !asked.descending })}>{asked.descending ? SAY.atlasDescending : SAY.atlasAscending}</button>
             {(["least", "most"] as const).map((end) => (
               <label class="choice" key={end}>
-                <span>{end === "least" ? SAY.atlas.atLeast : SAY.atlas.atMost}</span>
+                <span>{end === "least" ? SAY.atlasAtLeast : SAY.atlasAtMost}</span>
                 <input type="number" step="any" value={asked[end]} onInput={(event) => change({ [end]: event.currentTarget.value })} />
               </label>
             ))}
           </>
         )}
         <Choice
-          label={SAY.atlas.layer}
+          label={SAY.atlasLayer}
           value={asked.layer}
-          among={[["", SAY.atlas.every] as const, ...told.layers.map((layer) => [String(layer.index), String(layer.index)] as const)]}
+          among={[["", SAY.atlasEvery] as const, ...told.layers.map((layer) => [String(layer.index), String(layer.index)] as const)]}
           onPick={(layer) => change({ layer })}
         />
-        <span class="soft">{SAY.atlas.shown(heads.length, every.length)}</span>
+        <span class="soft">{SAY.atlasShown(heads.length, every.length)}</span>
       </header>
       {grid && !table.value && telling.length > 0 && (
         <section class="telling">
-          <h2>{SAY.atlas.telling}</h2>
+          <h2>{SAY.atlasTelling}</h2>
           <ul>
             {telling.map((one) => (
               <li key={`${one.layer}/${one.head}`}>
                 <button data-telling={`${one.layer}/${one.head}`} onClick={() => enter(one.layer, one.head)}>
                   <Thumbnail layer={one.layer} head={one.head} />
                   <span>
-                    <b>{one.title}</b> <span class="soft">{SAY.atlas.head(one.layer, one.head)}</span>
+                    <b>{one.title}</b> <span class="soft">{SAY.atlasHead(one.layer, one.head)}</span>
                     <span class="why">{one.why}</span>
                   </span>
                 </button>
@@ -131,7 +131,7 @@ export function AtlasView() {
                 <Thumbnail layer={one.layer} head={one.head} />
                 <span class="unseen">{SAY.head(one.layer, one.head)}</span>
                 <span class="caption">
-                  <b aria-hidden="true">{SAY.atlas.head(one.layer, one.head)}</b>
+                  <b aria-hidden="true">{SAY.atlasHead(one.layer, one.head)}</b>
                   {measured && <span class="number">{asked.by ? short(statistic(one, asked.by), 3) : `${(one.entropy * 100).toFixed(0)} %`}</span>}
                 </span>
                 {measured && <Bar part={asked.by ? statistic(one, asked.by) / most : one.entropy} />}
@@ -160,7 +160,7 @@ function HeadTable({ heads }: { heads: HeadStatistics[] }) {
                 </button>
               </th>
             ))}
-            <th scope="col">{SAY.atlas.nearest}</th>
+            <th scope="col">{SAY.atlasNearest}</th>
           </tr>
         </thead>
         <tbody>
@@ -171,7 +171,7 @@ function HeadTable({ heads }: { heads: HeadStatistics[] }) {
               {NAMES.map((name) => (
                 <td key={name}>{short(statistic(one, name))}</td>
               ))}
-              <td>{one.redundancy ? SAY.atlas.head(one.redundancy.layer, one.redundancy.head) : "–"}</td>
+              <td>{one.redundancy ? SAY.atlasHead(one.redundancy.layer, one.redundancy.head) : "–"}</td>
             </tr>
           ))}
         </tbody>

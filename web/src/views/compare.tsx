@@ -2,7 +2,7 @@
 import { paths, raw } from "../api";
 import { resourceOf } from "./others";
 import { cell, choose, go, headIndex, layer, minus, place, recordingId, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
-import { SAY } from "../strings";
+import * as SAY from "../strings";
 import { MapView } from "./map";
 import { Choice, Section } from "./parts";
 import { Readout, Tops } from "./panel";
@@ -31,11 +31,11 @@ export function CompareView() {
   return (
     <div class="comparing">
       <header class="tools">
-        <b class="side">{SAY.compare.a}</b>
+        <b class="side">{SAY.compareA}</b>
         <span>
           {told.name} · {SAY.head(at.index, headIndex.value)}
         </span>
-        <b class="side">− {SAY.compare.b}</b>
+        <b class="side">− {SAY.compareB}</b>
         {names.length > 1 && <Choice label={SAY.recording} value={otherId} among={names} onPick={(id) => subtract(id, "0", "0")} />}
         <Choice label={SAY.layer} value={otherLayer} among={layers} onPick={(l) => subtract(otherId, l, otherHead)} />
         <Choice label={SAY.headName} value={otherHead} among={count(heads)} onPick={(h) => subtract(otherId, otherLayer, h)} />
@@ -47,13 +47,13 @@ export function CompareView() {
             })
           }
         >
-          {SAY.compare.swap}
+          {SAY.compareSwap}
         </button>
         <span class="gap" />
         <div class="segmented" role="group" aria-label={SAY.views}>
           {[false, true].map((beside) => (
             <button key={String(beside)} aria-pressed={place.value.beside === beside} onClick={() => go({ beside })}>
-              {beside ? SAY.compare.rows : SAY.compare.map}
+              {beside ? SAY.compareRows : SAY.compareMap}
             </button>
           ))}
         </div>
@@ -66,25 +66,25 @@ export function CompareView() {
 /** A's row and B's, each over its own text. */
 function BothRows({ id, head, queries }: { id: string; head: string; queries: number }) {
   const held = cell.value;
-  if (!held) return <p class="empty">{SAY.compare.rowsHint}</p>;
+  if (!held) return <p class="empty">{SAY.compareRowsHint}</p>;
   const { query, key } = held;
   const [a, b] = [rowTold.value.value?.values ?? null, otherRow.value.value?.values ?? null];
   const pick = (to: number) => choose(query, to);
-  const of = (side: string, head: string, text: string | undefined) => SAY.compare.of(side, query, text ?? "…", head);
+  const of = (side: string, head: string, text: string | undefined) => SAY.compareOf(side, query, text ?? "…", head);
   return (
     <div class="with-panel">
       <div class="two-rows">
-        <Reading title={of(SAY.compare.a, SAY.head(layer.value!.index, headIndex.value), token(query))} values={a} stale={!rowNow.value} query={query} chosen={key} what={SAY.row.weight} onPick={pick} />
+        <Reading title={of(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), token(query))} values={a} stale={!rowNow.value} query={query} chosen={key} what={SAY.rowWeight} onPick={pick} />
         {query < queries ? (
-          <Reading title={of(SAY.compare.b, head, token(query, id))} values={b} stale={otherRow.value.loading} query={query} chosen={key} what={SAY.row.weight} id={id} onPick={pick} />
+          <Reading title={of(SAY.compareB, head, token(query, id))} values={b} stale={otherRow.value.loading} query={query} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />
         ) : (
-          <p class="empty">{SAY.compare.shorter(queries)}</p>
+          <p class="empty">{SAY.compareShorter(queries)}</p>
         )}
       </div>
-      <aside class="panel" aria-label={SAY.compare.title}>
+      <aside class="panel" aria-label={SAY.compareTitle}>
         <Readout />
-        {a && <Section title={`${SAY.compare.a}: ${SAY.row.tops}`}><Tops values={a} held={key} onPick={pick} /></Section>}
-        {b && query < queries && <Section title={`${SAY.compare.b}: ${SAY.row.tops}`}><Tops values={b} held={key} id={id} onPick={pick} /></Section>}
+        {a && <Section title={`${SAY.compareA}: ${SAY.rowTops}`}><Tops values={a} held={key} onPick={pick} /></Section>}
+        {b && query < queries && <Section title={`${SAY.compareB}: ${SAY.rowTops}`}><Tops values={b} held={key} id={id} onPick={pick} /></Section>}
       </aside>
     </div>
   );

@@ -5,9 +5,11 @@ import { changed } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { entropy } from "../pure/text";
 import { layer, rowNow, step, token } from "../state";
-import { SAY } from "../strings";
-import { DEEP } from "../strings.deep";
-import { LESSON } from "../strings.lesson";
+import * as SAY from "../strings";
+import * as DEEP from "../strings.deep";
+import * as FROM from "../strings.from";
+import * as LESSON from "../strings.lesson";
+import * as T from "../strings.steps";
 import { Heads } from "./lesson.heads";
 import { Vectors } from "./lesson.inputs";
 import { Output } from "./lesson.output";
@@ -17,7 +19,6 @@ import { N } from "./number";
 import { Bar, Check, Token } from "./parts";
 import { Predict, PredictFirst, predicting } from "./predict";
 
-const T = LESSON.text;
 const temperature = signal(1);
 const unscaled = signal(false);
 const hidden = signal<ReadonlySet<number>>(new Set());
@@ -44,8 +45,8 @@ function Scale({ now }: { now: CellMore }) {
       <p>{T.scale}</p>
       <Equation>
         <span class="soft">q · k × scale =</span>
-        <N value={now.dot} name="q · k" tell={LESSON.from1.dot(now.q.length)} /> × <N value={now.scale} name={LESSON.scale} tell={LESSON.from1.scale(now.q.length)} /> ={" "}
-        <N value={now.scaled} name={LESSON.scaled} digits={6} tell={LESSON.from1.scaled(short(now.dot), short(now.scale))} />
+        <N value={now.dot} name="q · k" tell={FROM.dot(now.q.length)} /> × <N value={now.scale} name={LESSON.scale} tell={FROM.scale(now.q.length)} /> ={" "}
+        <N value={now.scaled} name={LESSON.scaled} digits={6} tell={FROM.scaled(short(now.dot), short(now.scale))} />
       </Equation>
       {now.softcap && (
         <Equation>
@@ -54,7 +55,7 @@ function Scale({ now }: { now: CellMore }) {
       )}
       {!!now.bias && (
         <Equation>
-          + {LESSON.bias} <N value={now.bias} name={LESSON.bias} tell={LESSON.from1.bias(layer.value?.bias)} /> = <N value={now.score} name={LESSON.score} tell={LESSON.from1.score(LESSON.plusBias)} />
+          + {LESSON.bias} <N value={now.bias} name={LESSON.bias} tell={FROM.bias(layer.value?.bias)} /> = <N value={now.score} name={LESSON.score} tell={FROM.score(LESSON.plusBias)} />
         </Equation>
       )}
       <Check label={T.without} on={unscaled.value} onPick={(on) => (unscaled.value = on)} />
@@ -154,17 +155,17 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
       <p>{upTo === 5 ? T.max : upTo === 6 ? T.exp : T.sum}</p>
       {upTo === 5 && (
         <Equation>
-          max = <N value={max} name={LESSON.largest} tell={LESSON.from1.max} />
+          max = <N value={max} name={LESSON.largest} tell={FROM.max} />
         </Equation>
       )}
       {upTo === 7 && (
         <Equation>
           <span class="soft">exp ÷ sum =</span>
-          <N value={now.exp} name={LESSON.exp} tell={LESSON.from1.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
-          <N value={now.sum} name={LESSON.sum} tell={LESSON.from1.sum(String(now.query.index + 1))} /> ={" "}
+          <N value={now.exp} name={LESSON.exp} tell={FROM.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
+          <N value={now.sum} name={LESSON.sum} tell={FROM.sum(String(now.query.index + 1))} /> ={" "}
           <Predict value={now.weight} name={LESSON.weight} onSeen={() => (seen.value = true)}>
             <span data-lesson-weight={now.weight}>
-              <N value={now.weight} role="weight" name={LESSON.weight} digits={6} tell={LESSON.from1.weight(short(now.exp), short(now.sum))} />
+              <N value={now.weight} role="weight" name={LESSON.weight} digits={6} tell={FROM.weight(short(now.exp), short(now.sum))} />
             </span>
           </Predict>
           <PredictFirst />
@@ -182,10 +183,10 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
               <tr key={key} class={key === now.key.index ? "this" : ""}>
                 <td>{key}</td>
                 <td class="left"><Token index={key} role={key === now.key.index ? "key" : "plain"} /></td>
-                <td><N value={score} name={LESSON.scoreOf(key)} tell={LESSON.from1.score(score === null ? LESSON.masked : DEEP.scoreParts)} /></td>
-                <td><N value={shifted} tell={LESSON.from1.shifted(short(score), short(max))} /></td>
-                {upTo >= 6 && <td><N value={exp} tell={LESSON.from1.exp(short(shifted))} /></td>}
-                {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={LESSON.from1.weight(short(exp), short(now.sum))} />}</td>}
+                <td><N value={score} name={LESSON.scoreOf(key)} tell={FROM.score(score === null ? LESSON.masked : DEEP.scoreParts)} /></td>
+                <td><N value={shifted} tell={FROM.shifted(short(score), short(max))} /></td>
+                {upTo >= 6 && <td><N value={exp} tell={FROM.exp(short(shifted))} /></td>}
+                {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={FROM.weight(short(exp), short(now.sum))} />}</td>}
                 {upTo >= 7 && <td class="twobars">{!(hiding && key === now.key.index) && <Bar part={weights[at] ?? 0} />}</td>}
               </tr>
             );

@@ -7,13 +7,14 @@ import { css, inkOn } from "../pure/ramps";
 import { top } from "../pure/text";
 import { table as tableOf } from "../map/stage";
 import { place, resource, screen } from "../state";
-import { ASK } from "../strings.ask";
-import { LESSON } from "../strings.lesson";
-import { SAY } from "../strings";
+import * as ASK from "../strings.ask";
+import * as LESSON from "../strings.lesson";
+import * as SAY from "../strings";
+import * as T from "../strings.context";
 import { N } from "./number";
 import { Bar } from "./parts";
 
-const T = ASK.context;
+const SIDES = [["a", T.a], ["b", T.b]] as const;
 /** The two lines as they were typed; empty: those that the server has chosen. */
 const lines = signal<readonly [string, string]>(["", ""]);
 const picked = signal<{ layer: number; head: number } | null>(null);
@@ -48,9 +49,9 @@ function Lines({ told }: { told: Context }) {
           lines.value = [said.get("a") as string, said.get("b") as string];
         }}
       >
-        {(["a", "b"] as const).map((side) => (
+        {SIDES.map(([side, name]) => (
           <label class="choice grow" key={side}>
-            <span>{T[side]}</span>
+            <span>{name}</span>
             <textarea name={side} rows={2} maxLength={1000} spellcheck={false} required>{told[side].text}</textarea>
           </label>
         ))}
@@ -58,8 +59,8 @@ function Lines({ told }: { told: Context }) {
       </form>
       <p><b>{T.token(shown(told.token), told.model)}</b> · {T.head(now.layer, now.head)}</p>
       <div class="sides">
-        {(["a", "b"] as const).map((side) => (
-          <section key={side} class="side-by" aria-label={T.sees(T[side], T.head(now.layer, now.head))}>
+        {SIDES.map(([side, name]) => (
+          <section key={side} class="side-by" aria-label={T.sees(name, T.head(now.layer, now.head))}>
             <Line tokens={told[side].tokens} at={told[side].at} row={now[side]} most={most} />
             <ol class="tops">
               {top(now[side], 5).map((key) => (

@@ -4,8 +4,10 @@ import { type Cell, json, paths } from "../api";
 import { type CellMore, type HeadsTold, more } from "../api.more";
 import { short } from "../pure/numbers";
 import { cell, go, headIndex, layer, place, resource, run, screen, step } from "../state";
-import { DEEP } from "../strings.deep";
-import { LESSON } from "../strings.lesson";
+import * as DEEP from "../strings.deep";
+import * as FROM from "../strings.from";
+import * as LESSON from "../strings.lesson";
+import * as STEP from "../strings.steps";
 import { Component, Signed, SumOfProducts, Sums } from "./lesson.sums";
 import { Vector } from "./lesson.vectors";
 import { N } from "./number";
@@ -32,7 +34,7 @@ export function Heads({ now }: { now: CellMore }) {
   return (
     <>
       <p>{DEEP.headsText}</p>
-      {!layer.value?.values && <p class="note">{LESSON.text.noValues}</p>}
+      {!layer.value?.values && <p class="note">{STEP.noValues}</p>}
       {told?.heads && <SideBySide told={told} query={now.query.index} />}
       <h2>{DEEP.perHead}</h2>
       <Sums head={[[LESSON.headName], ["q · k"], [LESSON.score], [LESSON.weight, "weight"], [""], [DEEP.strongest, "left"]]}>
@@ -43,9 +45,9 @@ export function Heads({ now }: { now: CellMore }) {
                   <td>
                     <button class="quiet" aria-label={DEEP.goHead(head)} onClick={() => go({ head })}>{head}</button>
                   </td>
-                  <td><N value={one.dot} tell={LESSON.from1.dot(one.q.length)} /></td>
-                  <td><N value={one.score} tell={LESSON.from1.score(DEEP.scoreParts)} /></td>
-                  <td><N value={one.weight} role="weight" tell={LESSON.from1.weight(short(one.exp), short(one.sum))} /></td>
+                  <td><N value={one.dot} tell={FROM.dot(one.q.length)} /></td>
+                  <td><N value={one.score} tell={FROM.score(DEEP.scoreParts)} /></td>
+                  <td><N value={one.weight} role="weight" tell={FROM.weight(short(one.exp), short(one.sum))} /></td>
                   <td class="twobars"><Bar part={one.weight} /></td>
                   <td class="left">
                     {one.row.keys[best]} <Token index={one.row.keys[best] ?? 0} role="plain" />
@@ -85,7 +87,7 @@ function SideBySide({ told, query }: { told: HeadsTold; query: number }) {
                       </td>
                       <td><N value={part} name={DEEP.headPart(h)} tell={[DEEP.headPartFrom(h, outs[h]!.length), DEEP.headPartGoes(into.component)]} /></td>
                       <td class="signed-bar"><Signed part={part / most} /></td>
-                      <td><N value={so} tell={LESSON.from1.running(h + 1)} /></td>
+                      <td><N value={so} tell={FROM.running(h + 1)} /></td>
                     </tr>
                   );
                 })}

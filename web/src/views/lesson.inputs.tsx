@@ -4,8 +4,9 @@ import { type CellMore, more, type Part } from "../api.more";
 import { json } from "../api";
 import { short } from "../pure/numbers";
 import { cellPath, go, place, resource, run, screen, step } from "../state";
-import { DEEP } from "../strings.deep";
-import { LESSON } from "../strings.lesson";
+import * as DEEP from "../strings.deep";
+import * as FROM from "../strings.from";
+import * as STEP from "../strings.steps";
 import { Component, SumOfProducts } from "./lesson.sums";
 import { Vector } from "./lesson.vectors";
 import { N } from "./number";
@@ -29,7 +30,7 @@ export function Vectors({ now }: { now: CellMore }) {
   const part = inputs?.[name];
   return (
     <>
-      <p>{LESSON.text.vectors}</p>
+      <p>{STEP.vectors}</p>
       {vectors.map(([one, role, at, values]) => (
         <Vector
           key={one}
@@ -59,7 +60,7 @@ export function Vectors({ now }: { now: CellMore }) {
         <>
           {vectors.slice(0, 2).map(([one, role, at, values]) => (
             <div class="numbers" key={one}>
-              {values.slice(0, 8).map((x, i) => <N key={i} value={x} role={role} name={`${one}${i}`} tell={LESSON.from1[one as "q"](i, at)} />)}
+              {values.slice(0, 8).map((x, i) => <N key={i} value={x} role={role} name={`${one}${i}`} tell={(one === "k" ? FROM.k : FROM.q)(i, at)} />)}
               {values.length > 8 && <span class="soft">…</span>}
             </div>
           ))}
@@ -95,7 +96,7 @@ function Projection({ part, name, role, at }: { part: Part; name: string; role: 
       {part.recorded !== null && (
         <tr class="total">
           <td colSpan={7}>
-            {part.between.length > 0 && <span class="soft">{part.between.map((one) => DEEP.then[one] ?? one).join(", ")} → </span>}
+            {part.between.length > 0 && <span class="soft">{part.between.map((one) => DEEP.between[one] ?? one).join(", ")} → </span>}
             {name}
             {i} {DEEP.asRecorded}
             {part.between.length === 0 && <span class="soft"> · {DEEP.same}</span>}

@@ -3,13 +3,14 @@ import { useSignal } from "@preact/signals";
 import type { CellMore } from "../api.more";
 import { short, shown } from "../pure/numbers";
 import { go, place, speak, token } from "../state";
-import { DEEP } from "../strings.deep";
-import { LESSON } from "../strings.lesson";
+import * as DEEP from "../strings.deep";
+import * as FROM from "../strings.from";
+import * as LESSON from "../strings.lesson";
+import * as T from "../strings.steps";
 import { Component, SumOfProducts } from "./lesson.sums";
 import { N } from "./number";
 import { Check, Token } from "./parts";
 
-const T = LESSON.text;
 const ROWS = 16;
 const KEYS = 12;
 
@@ -114,7 +115,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
         held={given.findIndex((one) => one.key === now.key.index)}
         label={(n) => <>{given[n]!.key} <Token index={given[n]!.key} role="plain" /></>}
         rest={DEEP.otherKeys}
-        total={<N value={out[component]!} role="output" name={DEEP.outputOf(component)} digits={6} tell={[LESSON.from1.out(component)[0], DEEP.outGoes]} />}
+        total={<N value={out[component]!} role="output" name={DEEP.outputOf(component)} digits={6} tell={[FROM.out(component)[0], DEEP.outGoes]} />}
       />
       {edited && (
         <p class="note">

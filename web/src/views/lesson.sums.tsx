@@ -4,8 +4,9 @@ import type { ComponentChildren } from "preact";
 import { terms } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { place, go } from "../state";
-import { LESSON } from "../strings.lesson";
-import { DEEP } from "../strings.deep";
+import * as FROM from "../strings.from";
+import * as STEP from "../strings.steps";
+import * as DEEP from "../strings.deep";
 import { N } from "./number";
 import { Check } from "./parts";
 
@@ -85,8 +86,8 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
     <>
       {products.length > most && (
         <div class="tools">
-          <Check label={LESSON.text.all} on={all.value} onPick={(on) => (all.value = on)} />
-          {left > 0 && <span class="soft">{LESSON.text.largest(shown.length, left)}</span>}
+          <Check label={STEP.all} on={all.value} onPick={(on) => (all.value = on)} />
+          {left > 0 && <span class="soft">{STEP.largest(shown.length, left)}</span>}
         </div>
       )}
       <Sums head={[["i"], [a.name, a.role], [""], [b.name, b.role], [""], [DEEP.product], [""], [DEEP.soFar]]}>
@@ -99,12 +100,12 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
             <td class="soft">=</td>
             <td><N value={term.product} tell={[`${short(term.q)} × ${short(term.k)}`, name]} /></td>
             <td class="signed-bar"><Signed part={term.product / largest} /></td>
-            <td>{hiding ? "?" : <N value={term.sum} tell={LESSON.from1.running(n + 1)} />}</td>
+            <td>{hiding ? "?" : <N value={term.sum} tell={FROM.running(n + 1)} />}</td>
           </tr>
         ))}
         {(left > 0 || rest) && (
           <tr>
-            <td class="soft left" colSpan={5}>{rest ?? LESSON.text.rest(left)}</td>
+            <td class="soft left" colSpan={5}>{rest ?? STEP.rest(left)}</td>
             <td><N value={other} tell={[DEEP.remainder(short(sum), short(subtotal), shown.length), name]} /></td>
             <td class="signed-bar"><Signed part={other / largest} /></td>
             <td />

@@ -2,9 +2,9 @@
 import { useEffect } from "preact/hooks";
 import { type About, ABOUT } from "../pure/hash";
 import { cell, cellNow, go, headIndex, layer, place, run, step } from "../state";
-import { ASK } from "../strings.ask";
-import { LESSON } from "../strings.lesson";
-import { SAY } from "../strings";
+import * as ASK from "../strings.ask";
+import * as LESSON from "../strings.lesson";
+import * as SAY from "../strings";
 import { CellSteps } from "./lesson.cell";
 import { ContextLesson } from "./lesson.context";
 import { WhyLesson } from "./lesson.why";
@@ -30,7 +30,7 @@ export function LessonView() {
           {ABOUT.map((one) => (
             <li key={one}>
               <button data-about={one} aria-current={about === one ? "page" : undefined} disabled={!one && !real} onClick={() => to(one)}>
-                {one ? ASK.names[one] : LESSON.this}
+                {one ? ASK.names[one] : LESSON.thisWeight}
                 {!one && !real && <span class="soft"> · {LESSON.noCell}</span>}
               </button>
             </li>

@@ -2,8 +2,10 @@
 import { useSignal } from "@preact/signals";
 import type { Cell } from "../api";
 import { short } from "../pure/numbers";
-import { DEEP } from "../strings.deep";
-import { LESSON } from "../strings.lesson";
+import * as DEEP from "../strings.deep";
+import * as FROM from "../strings.from";
+import * as LESSON from "../strings.lesson";
+import * as STEP from "../strings.steps";
 import { SumOfProducts } from "./lesson.sums";
 import { N } from "./number";
 import { Drawing } from "./parts";
@@ -63,7 +65,7 @@ export function Products({ now }: { now: Cell }) {
   const dot = edited ? q.values.reduce((sum, x, i) => sum + x * k.values[i]!, 0) : now.dot;
   return (
     <>
-      <p>{LESSON.text.dot}</p>
+      <p>{STEP.dot}</p>
       <div class="tools">
         <PredictFirst />
         {edited && <button onClick={() => (edits.value = {})}>{LESSON.recorded}</button>}
@@ -73,18 +75,18 @@ export function Products({ now }: { now: Cell }) {
         b={k}
         sum={dot}
         name="q · k"
-        goes={LESSON.from1.dot(now.q.length)[1]!}
+        goes={FROM.dot(now.q.length)[1]!}
         most={12}
         hiding={hiding}
         total={
           <Predict value={dot} name="q · k" onSeen={() => (seen.value = true)}>
-            <N value={dot} name="q · k" digits={6} tell={LESSON.from1.dot(now.q.length)} />
+            <N value={dot} name="q · k" digits={6} tell={FROM.dot(now.q.length)} />
           </Predict>
         }
       />
       {edited && (
         <p class="note">
-          {LESSON.text.edited} {DEEP.outWas(short(now.dot), short(dot - now.dot))}
+          {STEP.edited} {DEEP.outWas(short(now.dot), short(dot - now.dot))}
         </p>
       )}
     </>

@@ -4,13 +4,13 @@ import { signal } from "@preact/signals";
 import { json, paths, type Words } from "../api";
 import { tidy } from "../pure/numbers";
 import { place, resource, screen } from "../state";
-import { ASK } from "../strings.ask";
-import { SAY } from "../strings";
+import * as ASK from "../strings.ask";
+import * as SAY from "../strings";
+import * as T from "../strings.why";
 import { WordsField, words } from "./lesson.words";
 import { N } from "./number";
 import { Choice } from "./parts";
 
-const T = ASK.why;
 const asked = resource<Words>(() => (screen.value === "lesson" && place.value.about === "why" ? paths.words(words.value, false, true, null) : null), json, 80);
 const pair = signal<readonly [number, number]>([2, 1]);
 /** Typed numbers, by side, vector, word and component. */
@@ -66,16 +66,18 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
   const [there, back] = [dot(of("q", a), of("k", b)), dot(of("q", b), of("k", a))];
   const done = there > 2 && back <= 0;
   const tried = Object.keys(typed.value).some((name) => name.startsWith(side));
+  const title = tied ? T.tied : T.separate;
+  const called = (kind: "q" | "k", word: number) => (tied ? T.both : kind === "q" ? T.q : T.k)(names[word]!);
   const field = (kind: "q" | "k", word: number) => (
     <tr key={kind + word}>
-      <th scope="row" class={tied ? "" : kind === "q" ? "query" : "key"}>{(tied ? T.both : T[kind])(names[word]!)}</th>
+      <th scope="row" class={tied ? "" : kind === "q" ? "query" : "key"}>{called(kind, word)}</th>
       {of(kind, word).map((x, i) => (
         <td key={i}>
           <input
             class={`edit ${kind === "q" ? "query" : "key"}`}
             type="number"
             step="0.5"
-            aria-label={`${(tied ? T.both : T[kind])(names[word]!)}, ${i + 1}, ${T[side]}`}
+            aria-label={`${called(kind, word)}, ${i + 1}, ${title}`}
             value={Number(x.toPrecision(5))}
             onInput={(event) => event.currentTarget.value !== "" && (typed.value = { ...typed.value, [`${side}/${kind}/${word}/${i}`]: Number(event.currentTarget.value) })}
           />
@@ -92,7 +94,7 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
   );
   return (
     <section class="side-by" data-side={side}>
-      <h2>{T[side]}</h2>
+      <h2>{title}</h2>
       <table class="sums">
         <tbody>{tied ? [a, b].map((word) => field("k", word)) : [a, b].flatMap((word) => [field("q", word), field("k", word)])}</tbody>
       </table>
@@ -143,8 +145,8 @@ function Mixed({ made, word }: { made: Words; word: number }) {
     <table class="sums">
       <thead>
         <tr>
-          <th scope="col" class="left">{SAY.row.token}</th>
-          <th scope="col" class="weight">{SAY.row.weight}</th>
+          <th scope="col" class="left">{SAY.rowToken}</th>
+          <th scope="col" class="weight">{SAY.rowWeight}</th>
           <th scope="col" class="value" colSpan={2}>v</th>
           <th scope="col" class="key" colSpan={2}>k</th>
         </tr>

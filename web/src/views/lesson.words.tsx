@@ -5,13 +5,13 @@ import { useEffect } from "preact/hooks";
 import { json, paths, type Words } from "../api";
 import { tidy } from "../pure/numbers";
 import { resource, screen, step } from "../state";
-import { LESSON } from "../strings.lesson";
-import { SAY } from "../strings";
+import * as LESSON from "../strings.lesson";
+import * as T from "../strings.steps";
+import * as SAY from "../strings";
 import { told } from "./number";
 import { Check } from "./parts";
 import { predicting, PredictFirst } from "./predict";
 
-const T = LESSON.text;
 export const words = signal("the river bank");
 const causal = signal(true);
 const scaled = signal(true);
@@ -129,70 +129,65 @@ export function WordsLesson() {
   );
 }
 
+/** A grid of a step: what it is called, whether its rows and columns are words, and whether its numbers may be hidden at first. */
+type Shown = readonly [name: string, of: number[][], named: "" | "rows" | "both", hides?: boolean];
+const column = (of: number[]) => of.map((one) => [one]);
+
+/** What each step shows of a head. */
+function shownOf(head: Words["heads"][number], at: number): Shown[] {
+  const scores: Shown = ["q · k", head.scores, "both", at === 2];
+  const scaled: Shown = ["÷ √d", head.scaled, "both"];
+  const masked: Shown = [LESSON.masked, head.masked, "both"];
+  const shifted: Shown = [LESSON.shifted, head.shifted, "both"];
+  const exps: Shown = ["exp", head.exps, "both"];
+  const weights: Shown = [LESSON.weights, head.weights, "both", at === 7];
+  const [q, k, v] = (["q", "k", "v"] as const).map((one): Shown => [one, head[one], "rows"]) as [Shown, Shown, Shown];
+  const map = (one: "q" | "k" | "v"): Shown[] => [[`W_${one}`, head[`w_${one}`], ""], [`${one} = x · W_${one}`, head[one], "rows"]];
+  return {
+    1: [...map("q"), ...map("k"), ...map("v")],
+    2: [q, k, scores],
+    3: [scores, ["√d", [[head.divisor]], ""] as Shown, scaled, weights],
+    4: [scaled, masked],
+    5: [masked, [LESSON.largest, column(head.maxima), "rows"] as Shown, shifted],
+    6: [shifted, exps],
+    7: [exps, [LESSON.sum, column(head.sums), "rows"] as Shown, weights],
+    8: [weights, v, [`${LESSON.weights} · v`, head.out, "rows"] as Shown],
+  }[at]!;
+}
+
 function Step({ made }: { made: Words }) {
-  const names = made.labels;
   const now = step.value;
-  const each = (draw: (head: Words["heads"][number], title: string) => ComponentChildren) =>
-    made.heads.map((head, i) => (
-      <section class="head" key={i}>
-        <h2>
-          {LESSON.head} {i + 1}
-        </h2>
-        <div class="matrices">{draw(head, ` (${i + 1})`)}</div>
-      </section>
-    ));
-  const heat = (
-    <div class="tools">
-      <Check label={T.without} on={!scaled.value} onPick={(on) => (scaled.value = !on)} />
-      <label class="choice wide">
-        <span>{LESSON.temperature}</span>
-        <input type="range" min="-2" max="2" step="0.25" value={Math.log2(temperature.value)} onInput={(event) => (temperature.value = 2 ** Number(event.currentTarget.value))} />
-        <output>{temperature.value.toFixed(2)}</output>
-      </label>
+  const grids = (all: Shown[]) => (
+    <div class="matrices">
+      {all.map(([name, of, named, hides]) => (
+        <Grid key={name} made={made} of={of} name={name} rows={named ? made.labels : undefined} cols={named === "both" ? made.labels : undefined} hide={hides} />
+      ))}
     </div>
   );
-  const grid = (of: number[][], name: string, cols: readonly string[] | null = names, rows: readonly string[] | null = names, hide = false) => (
-    <Grid made={made} of={of} name={name} rows={rows ?? undefined} cols={cols ?? undefined} hide={hide} />
-  );
-  switch (now) {
-    case 1:
-      return (
-        <>
-          <p>{T.vectors.split(". ").slice(0, 2).join(". ")}. {made.chosen ? LESSON.features : LESSON.madeUp}</p>
-          <div class="matrices">{grid(made.x, "x", null)}</div>
-          {each((head) => (
-            <>
-              {grid(head.w_q, "W_q", null, null)} {grid(head.q, "q = x · W_q", null)}
-              {grid(head.w_k, "W_k", null, null)} {grid(head.k, "k = x · W_k", null)}
-              {grid(head.w_v, "W_v", null, null)} {grid(head.v, "v = x · W_v", null)}
-            </>
+  return (
+    <>
+      <p>{now === 1 ? `${T.projected} ${made.chosen ? LESSON.features : LESSON.madeUp}` : now === 4 ? `${LESSON.causal}.` : [T.dot, T.scale, "", T.max, T.exp, T.sum, T.out, T.heads][now - 2]}</p>
+      {(now === 3 || now === 7) && (
+        <div class="tools">
+          <Check label={T.without} on={!scaled.value} onPick={(on) => (scaled.value = !on)} />
+          <label class="choice wide">
+            <span>{LESSON.temperature}</span>
+            <input type="range" min="-2" max="2" step="0.25" value={Math.log2(temperature.value)} onInput={(event) => (temperature.value = 2 ** Number(event.currentTarget.value))} />
+            <output>{temperature.value.toFixed(2)}</output>
+          </label>
+        </div>
+      )}
+      {now === 1 && grids([["x", made.x, "rows"]])}
+      {now === 9
+        ? grids([[LESSON.concat, made.concat, "rows"], ["W_o", made.w_o, ""], [LESSON.out, made.out, "rows"]])
+        : made.heads.map((head, i) => (
+            <section class="head" key={i}>
+              <h2>
+                {LESSON.head} {i + 1}
+              </h2>
+              {grids(shownOf(head, now))}
+            </section>
           ))}
-        </>
-      );
-    case 2:
-      return <><p>{T.dot}</p>{each((head) => <>{grid(head.q, "q", null)}{grid(head.k, "k", null)}{grid(head.scores, "q · k", names, names, true)}</>)}</>;
-    case 3:
-      return <><p>{T.scale}</p>{heat}{each((head) => <>{grid(head.scores, "q · k")}{grid([[head.divisor]], "√d", null, null)}{grid(head.scaled, "÷ √d")}{grid(head.weights, "weights")}</>)}</>;
-    case 4:
-      return <><p>{LESSON.causal}.</p>{each((head) => <>{grid(head.scaled, "scaled")}{grid(head.masked, "masked")}</>)}</>;
-    case 5:
-      return <><p>{T.max}</p>{each((head) => <>{grid(head.masked, "masked")}{grid(head.maxima.map((m) => [m]), "largest", null)}{grid(head.shifted, "− largest")}</>)}</>;
-    case 6:
-      return <><p>{T.exp}</p>{each((head) => <>{grid(head.shifted, "− largest")}{grid(head.exps, "exp")}</>)}</>;
-    case 7:
-      return <><p>{T.sum}</p>{heat}{each((head) => <>{grid(head.exps, "exp")}{grid(head.sums.map((m) => [m]), "sum", null)}{grid(head.weights, "weights", names, names, true)}</>)}</>;
-    case 8:
-      return <><p>{T.out}</p>{each((head) => <>{grid(head.weights, "weights")}{grid(head.v, "v", null)}{grid(head.out, "weights · v", null)}</>)}</>;
-    default:
-      return (
-        <>
-          <p>{T.heads}</p>
-          <div class="matrices">
-            {grid(made.concat, "heads, side by side", null)}
-            {grid(made.w_o, "W_o", null, null)}
-            {grid(made.out, "out", null)}
-          </div>
-        </>
-      );
-  }
+    </>
+  );
 }

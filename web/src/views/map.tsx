@@ -5,7 +5,7 @@ import { extent, mount, names, size, source, view } from "../map/stage";
 import { short } from "../pure/numbers";
 import { visible } from "../pure/view";
 import { cell, choose, headIndex, layer, minus, pooling, recordingId, resource, run, screen, table, token } from "../state";
-import { SAY } from "../strings";
+import * as SAY from "../strings";
 import { Token } from "./parts";
 import { resourceOf } from "./others";
 import { Panel } from "./panel";

@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { short } from "../pure/numbers";
-import { LESSON } from "../strings.lesson";
+import * as LESSON from "../strings.lesson";
 
 export interface Told {
   readonly name: string;

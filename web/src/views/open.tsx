@@ -1,8 +1,8 @@
 import { bytes, count } from "../pure/numbers";
 import { ABOUT } from "../pure/hash";
 import { go, open, recordings } from "../state";
-import { SAY } from "../strings";
-import { ASK } from "../strings.ask";
+import * as SAY from "../strings";
+import * as ASK from "../strings.ask";
 import { transport } from "../transport";
 import { FromArrays, FromText } from "./opening";
 
@@ -10,8 +10,8 @@ export function OpenView() {
   const list = recordings.value;
   return (
     <div class="opening">
-      <h1>{SAY.open.title}</h1>
-      <p class="lead">{SAY.open.intro}</p>
+      <h1>{SAY.openTitle}</h1>
+      <p class="lead">{SAY.openIntro}</p>
       {list === null ? (
         <p class="soft">{SAY.loading}</p>
       ) : list.length ? (
@@ -19,9 +19,9 @@ export function OpenView() {
           <thead>
             <tr>
               <th scope="col">{SAY.recording}</th>
-              <th scope="col">{SAY.open.model}</th>
-              <th scope="col" class="right">{SAY.open.tokens}</th>
-              <th scope="col" class="right">{SAY.open.size}</th>
+              <th scope="col">{SAY.openModel}</th>
+              <th scope="col" class="right">{SAY.openTokens}</th>
+              <th scope="col" class="right">{SAY.openSize}</th>
               <td />
             </tr>
           </thead>
@@ -33,8 +33,8 @@ export function OpenView() {
                 <td class="right">{count(one.tokens)}</td>
                 <td class="right">{bytes(one.bytes)}</td>
                 <td class="right">
-                  <button class="primary" data-open={one.id} aria-label={`${SAY.open.see} ${one.name}`} onClick={() => open(one.id)}>
-                    {SAY.open.see}
+                  <button class="primary" data-open={one.id} aria-label={`${SAY.openSee} ${one.name}`} onClick={() => open(one.id)}>
+                    {SAY.openSee}
                   </button>
                 </td>
               </tr>
@@ -42,14 +42,14 @@ export function OpenView() {
           </tbody>
         </table>
       ) : (
-        <p>{SAY.open.none}</p>
+        <p>{SAY.openNone}</p>
       )}
       <div class="cards">
         {transport !== "worker" && <FromText />}
         {transport === "http" && <FromArrays />}
         <section>
-          <h2>{SAY.open.lesson}</h2>
-          <p>{SAY.open.lessonText}</p>
+          <h2>{SAY.openLesson}</h2>
+          <p>{SAY.openLessonText}</p>
           <ul class="asks">
             {ABOUT.slice(1).map((about) => (
               <li key={about}>
@@ -59,8 +59,8 @@ export function OpenView() {
           </ul>
         </section>
         <section>
-          <h2>{SAY.open.more}</h2>
-          <pre tabIndex={0}>{SAY.open.record}</pre>
+          <h2>{SAY.openMore}</h2>
+          <pre tabIndex={0}>{SAY.openRecord}</pre>
         </section>
       </div>
     </div>

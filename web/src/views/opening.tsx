@@ -3,11 +3,10 @@ import { signal, useSignal } from "@preact/signals";
 import { answer, json } from "../api";
 import { more, type Models } from "../api.more";
 import { fail, listed, open, resource, screen, speak } from "../state";
-import { SAY } from "../strings";
+import * as SAY from "../strings";
 import { transport } from "../transport";
 import { Check } from "./parts";
 
-const T = SAY.open;
 const models = resource<Models>(() => (screen.value === "open" && transport !== "worker" ? more.models : null), json);
 
 /** What is being recorded: how far it is, and what ends it. */
@@ -15,7 +14,7 @@ const job = signal<{ id: string; part: number; doing: string; ended: AbortContro
 
 async function show(id: string): Promise<void> {
   const name = (await listed()).find((one) => one.id === id)?.name ?? id;
-  speak(T.opened(name));
+  speak(SAY.openOpened(name));
   open(id);
 }
 
@@ -44,7 +43,7 @@ async function cancel(): Promise<void> {
   const now = job.peek();
   if (!now) return;
   now.ended.abort();
-  speak(T.cancelled);
+  speak(SAY.openCancelled);
   await answer(`${more.job(now.id)}/cancel`, undefined, { method: "POST", body: "" }).catch(fail);
 }
 
@@ -53,7 +52,7 @@ export function FromText() {
   const known = models.value.value;
   return (
     <section>
-      <h2>{T.text}</h2>
+      <h2>{SAY.openText}</h2>
       <form
         class="opens"
         onSubmit={(event) => {
@@ -62,24 +61,24 @@ export function FromText() {
           void record(said.get("text") as string, said.get("model") as string);
         }}
       >
-        <textarea name="text" rows={5} required spellcheck={false} aria-label={T.textHint} placeholder={T.textHint} />
+        <textarea name="text" rows={5} required spellcheck={false} aria-label={SAY.openTextHint} placeholder={SAY.openTextHint} />
         <label class="choice">
-          <span>{T.textModel}</span>
+          <span>{SAY.openTextModel}</span>
           <select name="model" aria-describedby="model-told">
             {known?.models.map(({ name, told }) => (
               <option value={name} key={name} selected={name === known.default} title={told}>{name}</option>
             ))}
           </select>
-          <button class="primary" disabled={!known || now !== null}>{T.read}</button>
+          <button class="primary" disabled={!known || now !== null}>{SAY.openRead}</button>
         </label>
         {known && <p class="soft" id="model-told">{known.models.map(({ name, told }) => `${name}: ${told}`).join(" ")}</p>}
       </form>
       {now && (
         <div class="tools">
-          <progress max="1" value={now.part} aria-label={T.reading} />
-          <span role="status">{T.reading}</span>
+          <progress max="1" value={now.part} aria-label={SAY.openReading} />
+          <span role="status">{SAY.openReading}</span>
           <span class="soft">{now.doing}</span>
-          <button onClick={() => void cancel()}>{T.cancel}</button>
+          <button onClick={() => void cancel()}>{SAY.openCancel}</button>
         </div>
       )}
     </section>
@@ -91,8 +90,8 @@ export function FromArrays() {
   const busy = useSignal(false);
   return (
     <section>
-      <h2>{T.arrays}</h2>
-      <p class="soft">{T.arraysText}</p>
+      <h2>{SAY.openArrays}</h2>
+      <p class="soft">{SAY.openArraysText}</p>
       <form
         class="opens"
         onSubmit={(event) => {
@@ -106,12 +105,12 @@ export function FromArrays() {
             .finally(() => (busy.value = false));
         }}
       >
-        <input type="file" name="file" accept=".npz,.safetensors" required aria-label={T.file} />
-        <Check label={T.causal} on={causal.value} onPick={(on) => (causal.value = on)} />
+        <input type="file" name="file" accept=".npz,.safetensors" required aria-label={SAY.openFile} />
+        <Check label={SAY.openCausal} on={causal.value} onPick={(on) => (causal.value = on)} />
         <label class="choice">
-          <span>{T.scale}</span>
-          <input name="scale" type="number" step="any" placeholder={T.scaleHint} />
-          <button disabled={busy.value}>{busy.value ? SAY.loading : T.openFile}</button>
+          <span>{SAY.openScale}</span>
+          <input name="scale" type="number" step="any" placeholder={SAY.openScaleHint} />
+          <button disabled={busy.value}>{busy.value ? SAY.loading : SAY.openOpenFile}</button>
         </label>
       </form>
     </section>

@@ -11,7 +11,7 @@ import { coarsest, sidesOf, tileAt } from "../pure/tiles";
 import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
 import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rowNow, rows, screen, token } from "../state";
-import { POOLED, SAY } from "../strings";
+import * as SAY from "../strings";
 import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
 
 /** The cell that is held, or what is under the cursor. */
@@ -21,25 +21,25 @@ export function Readout() {
   const over = hover.value;
   if (!held) {
     return (
-      <Section title={SAY.readout.title}>
+      <Section title={SAY.readoutTitle}>
         {over ? (
           <div class="readout">
             <Pair query={over.query} k={over.key} />
             <p class="big">{Number.isNaN(over.value) ? "…" : short(over.value)}</p>
-            <p class="soft">{over.exact ? SAY.exactShort : SAY.readout.pooled(over.rows, over.cols)}</p>
+            <p class="soft">{over.exact ? SAY.exactShort : SAY.readoutPooled(over.rows, over.cols)}</p>
           </div>
         ) : (
-          <p class="soft">{SAY.readout.hint}</p>
+          <p class="soft">{SAY.readoutHint}</p>
         )}
       </Section>
     );
   }
   return (
     <Section
-      title={SAY.readout.title}
+      title={SAY.readoutTitle}
       extra={
         <button class="quiet" onClick={() => go({ cell: null })}>
-          {SAY.readout.release} <kbd>Esc</kbd>
+          {SAY.readoutRelease} <kbd>Esc</kbd>
         </button>
       }
     >
@@ -50,13 +50,13 @@ export function Readout() {
         </p>
         {screen.value === "compare" && told && (
           <p class="facts">
-            <span class="soft">{SAY.compare.a}</span> <span>{SAY.compare.minus} = <b>{difference.value === null ? "…" : short(difference.value, 5)}</b></span>
+            <span class="soft">{SAY.compareA}</span> <span>{SAY.compareMinus} = <b>{difference.value === null ? "…" : short(difference.value, 5)}</b></span>
           </p>
         )}
-        {told && !told.allowed && <p class="soft">{SAY.readout.masked}</p>}
+        {told && !told.allowed && <p class="soft">{SAY.readoutMasked}</p>}
         {told?.allowed && <Facts />}
         <button class="primary" onClick={() => go({ screen: "lesson" })}>
-          {SAY.readout.explain} <kbd>E</kbd>
+          {SAY.readoutExplain} <kbd>E</kbd>
         </button>
       </div>
     </Section>
@@ -85,15 +85,15 @@ function Facts() {
   const rank = row && 1 + row.reduce((n, w) => n + (w > row[told.key.index]! ? 1 : 0), 0);
   return (
     <dl class="facts">
-      <dt>{SAY.readout.score}</dt>
+      <dt>{SAY.readoutScore}</dt>
       <dd>{short(told.score)}</dd>
-      <dt>{SAY.readout.lse}</dt>
+      <dt>{SAY.readoutLse}</dt>
       <dd>{short(told.lse)}</dd>
-      <dt>{SAY.readout.ofMax}</dt>
+      <dt>{SAY.readoutOfMax}</dt>
       <dd>{((told.weight / most) * 100).toFixed(1)} %</dd>
-      <dt>{SAY.readout.rank}</dt>
+      <dt>{SAY.readoutRank}</dt>
       <dd>{rank ?? "…"}</dd>
-      <dt>{SAY.readout.distance}</dt>
+      <dt>{SAY.readoutDistance}</dt>
       <dd>{told.query.index - told.key.index}</dd>
     </dl>
   );
@@ -107,12 +107,12 @@ export function Legend() {
   const told = now && (now.exact ? SAY.exact : SAY.pixel(now.rows, now.cols, from.pooling));
   const marks = now ? (signed ? [0, 0.5, 1] : [0, 0.5, 1]).map((part) => valueAt(part, now.tone)) : [];
   return (
-    <Section title={SAY.legend.title}>
+    <Section title={SAY.legendTitle}>
       <p class={`pixel ${now?.exact ? "exact" : ""}`}>{told ?? SAY.loading}</p>
       <p class="soft" role="status">
         {loader.pending.value > 0 ? SAY.refining(loader.pending.value) : "\u00a0"}
       </p>
-      <Strip table={table(signed)} label={SAY.legend.colours} />
+      <Strip table={table(signed)} label={SAY.legendColours} />
       <div class="marks">
         {marks.map((value, i) => (
           <span key={i}>{i === 0 && !signed && log.value ? `≤ ${short(value, 2)}` : i === 1 && signed ? "0" : short(value, 2)}</span>
@@ -120,8 +120,8 @@ export function Legend() {
       </div>
       {signed ? (
         <div class="marks soft">
-          <span>{SAY.legend.less}</span>
-          <span>{SAY.legend.more}</span>
+          <span>{SAY.legendLess}</span>
+          <span>{SAY.legendMore}</span>
         </div>
       ) : (
         <p class="swatch soft">
@@ -129,16 +129,16 @@ export function Legend() {
         </p>
       )}
       <div class="controls">
-        <Choice label={SAY.legend.pooling} value={pooling.value} among={POOLINGS.map((p) => [p, POOLED[p]] as const)} onPick={(p) => go({ pooling: p })} />
-        {!signed && <Choice label={SAY.legend.colours} value={ramp.value} among={RAMPS.map((r) => [r, r] as const)} onPick={(r) => go({ ramp: r })} />}
-        <Check label={SAY.legend.log} on={log.value} onPick={(on) => go({ log: on })} />
+        <Choice label={SAY.legendPooling} value={pooling.value} among={POOLINGS.map((p) => [p, SAY.POOLED[p]] as const)} onPick={(p) => go({ pooling: p })} />
+        {!signed && <Choice label={SAY.legendColours} value={ramp.value} among={RAMPS.map((r) => [r, r] as const)} onPick={(r) => go({ ramp: r })} />}
+        <Check label={SAY.legendLog} on={log.value} onPick={(on) => go({ log: on })} />
         {!log.value && (
           <label class="choice">
-            <span>{SAY.legend.gamma}</span>
+            <span>{SAY.legendGamma}</span>
             <input type="range" min="0.2" max="2" step="0.1" value={gamma.value} onInput={(event) => go({ gamma: Number(event.currentTarget.value) })} />
           </label>
         )}
-        {!signed && <Check label={SAY.legend.rows} on={rows.value} onPick={(on) => go({ rows: on })} />}
+        {!signed && <Check label={SAY.legendRows} on={rows.value} onPick={(on) => go({ rows: on })} />}
       </div>
     </Section>
   );
@@ -216,11 +216,11 @@ export function Panel() {
   const held = cell.value;
   const row = rowNow.value;
   return (
-    <aside class="panel" aria-label={SAY.readout.title}>
+    <aside class="panel" aria-label={SAY.readoutTitle}>
       <Readout />
       {held && (
         <Section
-          title={SAY.row.tops}
+          title={SAY.rowTops}
           extra={
             <button class="quiet" onClick={() => go({ screen: "row" })}>
               {SAY.screens.row}

@@ -3,7 +3,7 @@ import { signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { short } from "../pure/numbers";
 import { speak } from "../state";
-import { ASK } from "../strings.ask";
+import * as ASK from "../strings.ask";
 import { Check } from "./parts";
 
 /** Whether the lesson asks before it tells. */

@@ -7,7 +7,7 @@ import { short, shown } from "../pure/numbers";
 import { css, inkOn } from "../pure/ramps";
 import { cumulative, entropy, runs, SHADES, top } from "../pure/text";
 import { roundUp, toneOf, type Tone } from "../pure/tone";
-import { SAY } from "../strings";
+import * as SAY from "../strings";
 import { Check, Drawing, Section, Token } from "./parts";
 import { Readout, Tops } from "./panel";
 
@@ -22,12 +22,12 @@ export function RowView() {
   return (
     <div class="with-panel">
       <Reading
-        title={SAY.row.of(held.query, token(held.query) ?? "…")}
+        title={SAY.rowOf(held.query, token(held.query) ?? "…")}
         values={row}
         stale={!rowNow.value}
         query={held.query}
         chosen={held.key}
-        what={SAY.row.weight}
+        what={SAY.rowWeight}
         onPick={(key) => choose(held.query, key)}
       />
       <RowPanel row={row} />
@@ -44,17 +44,17 @@ function Received() {
   const pick = (key: number) => choose(key - (at.keys - at.queries), key);
   return (
     <div class="with-panel">
-      <Reading title={SAY.row.received} values={received} stale={!received} query={-1} chosen={-1} what={SAY.row.receives} linear onPick={pick} />
-      <aside class="panel" aria-label={SAY.row.received}>
-        <Section title={SAY.row.receives}>
-          <p class="soft">{SAY.row.receivedText}</p>
+      <Reading title={SAY.rowReceived} values={received} stale={!received} query={-1} chosen={-1} what={SAY.rowReceives} linear onPick={pick} />
+      <aside class="panel" aria-label={SAY.rowReceived}>
+        <Section title={SAY.rowReceives}>
+          <p class="soft">{SAY.rowReceivedText}</p>
         </Section>
         {received && (
           <>
-            <Section title={SAY.row.receivers}>
+            <Section title={SAY.rowReceivers}>
               <Tops values={received} count={20} onPick={pick} />
             </Section>
-            <Section title={SAY.row.mass}>
+            <Section title={SAY.rowMass}>
               <MassCurve row={received} />
             </Section>
           </>
@@ -94,11 +94,11 @@ export function Reading({ title, values, stale, query, chosen, what, id, linear,
           {keys > PAGE && (
             <nav class="pages">
               <button disabled={start === 0} onClick={() => (from.value = Math.max(0, start - PAGE))}>
-                ← {SAY.row.earlier}
+                ← {SAY.rowEarlier}
               </button>
-              <span>{SAY.row.tokens(start, stop, keys)}</span>
+              <span>{SAY.rowTokens(start, stop, keys)}</span>
               <button disabled={stop === keys} onClick={() => (from.value = start + PAGE)}>
-                {SAY.row.later} →
+                {SAY.rowLater} →
               </button>
             </nav>
           )}
@@ -188,7 +188,7 @@ function RowStrip({ row, shade, onGo, start, stop }: { row: Float32Array; shade:
   return (
     <Drawing
       class="row-strip"
-      label={SAY.row.strip}
+      label={SAY.rowStrip}
       height={34}
       deps={[row, colours, shade, start, stop]}
       onPoint={(x, _y, width) => onGo((x / width) * row.length)}
@@ -219,10 +219,10 @@ function RowTable({ values: row, chosen, id, onPick, what }: Read & { what: stri
       <table>
         <thead>
           <tr>
-            <th scope="col">{SAY.row.key}</th>
-            <th scope="col">{SAY.row.token}</th>
+            <th scope="col">{SAY.rowKey}</th>
+            <th scope="col">{SAY.rowToken}</th>
             <th scope="col">{what}</th>
-            <th scope="col">{SAY.row.sum}</th>
+            <th scope="col">{SAY.rowSum}</th>
           </tr>
         </thead>
         <tbody>
@@ -248,27 +248,27 @@ function RowPanel({ row }: { row: Float32Array | null }) {
   const h = row ? entropy(row) : 0;
   const held = cell.value!;
   return (
-    <aside class="panel" aria-label={SAY.row.title}>
+    <aside class="panel" aria-label={SAY.rowTitle}>
       <Readout />
       {row && (
-        <Section title={SAY.row.mass}>
+        <Section title={SAY.rowMass}>
           <MassCurve row={row} />
           <dl class="facts">
-            <dt>{SAY.row.entropy}</dt>
+            <dt>{SAY.rowEntropy}</dt>
             <dd>{short(h)} nats</dd>
-            <dt>{SAY.row.support}</dt>
+            <dt>{SAY.rowSupport}</dt>
             <dd>{short(Math.exp(h))}</dd>
           </dl>
         </Section>
       )}
       {row && (
-        <Section title={SAY.row.tops}>
+        <Section title={SAY.rowTops}>
           <Tops values={row} count={20} held={held.key} onPick={(key) => choose(held.query, key)} />
         </Section>
       )}
-      <Section title={SAY.legend.title}>
+      <Section title={SAY.legendTitle}>
         <div class="controls">
-          <Check label={SAY.legend.log} on={log.value} onPick={(on) => go({ log: on })} />
+          <Check label={SAY.legendLog} on={log.value} onPick={(on) => go({ log: on })} />
         </div>
       </Section>
     </aside>
@@ -287,7 +287,7 @@ function MassCurve({ row }: { row: Float32Array }) {
     <>
       <Drawing
         class="curve"
-        label={[0.5, 0.9, 0.99].map((p) => SAY.row.massOf(needed(p), p)).join(", ")}
+        label={[0.5, 0.9, 0.99].map((p) => SAY.rowMassOf(needed(p), p)).join(", ")}
         height={72}
         deps={[row]}
         draw={(context, width, height) => {
@@ -305,7 +305,7 @@ function MassCurve({ row }: { row: Float32Array }) {
       />
       <ul class="plain">
         {[0.5, 0.9, 0.99].map((part) => (
-          <li key={part}>{SAY.row.massOf(needed(part), part)}</li>
+          <li key={part}>{SAY.rowMassOf(needed(part), part)}</li>
         ))}
       </ul>
     </>
