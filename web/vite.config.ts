@@ -1,32 +1,33 @@
-import { defineConfig } from "vite";
+import { build, defineConfig, type Plugin } from "vite";
 
 const server = process.env.REGARD_SERVER ?? "http://127.0.0.1:8765";
-const outDir = "../src/regard/explorer/static";
 
-// Two builds: the page, and with `--mode worker` the offline page's worker, one script that imports nothing.
-export default defineConfig(({ mode }) => {
-  if (mode === "worker")
-    return {
-      define: { "process.env.NODE_ENV": '"production"' },
-      build: {
-        outDir,
-        emptyOutDir: false,
-        target: "es2022",
-        lib: { entry: "src/offline/worker.ts", formats: ["iife"], name: "regard", fileName: () => "assets/worker.js" },
-      },
-    };
+/** Builds the offline page's worker beside the page: one script that imports nothing, under a name that does not change. */
+function worker(): Plugin {
+  let outDir = "";
   return {
-    build: {
-      outDir,
-      emptyOutDir: true,
-      target: "es2022",
-      // One script and one style sheet, no inline code: a strict Content-Security-Policy holds.
-      modulePreload: { polyfill: false },
-      assetsInlineLimit: 0,
+    name: "worker",
+    apply: "build",
+    configResolved: (config) => void (outDir = config.build.outDir),
+    async closeBundle() {
+      const lib = { entry: "src/offline/worker.ts", formats: ["iife" as const], name: "regard", fileName: () => "assets/worker.js" };
+      await build({ configFile: false, build: { outDir, emptyOutDir: false, target: "es2022", lib } });
     },
-    // Classic: element(…) compresses better than the automatic jsx(…), by half a kilobyte.
-    oxc: { jsx: { runtime: "classic", pragma: "element", pragmaFrag: "Fragment" }, jsxInject: 'import { h as element, Fragment } from "preact"' },
-    // `npm run mock` (or a real `regard explore`, named by REGARD_SERVER) answers while one works on the page.
-    server: { proxy: { "/api": { target: server, changeOrigin: true } } },
   };
+}
+
+export default defineConfig({
+  build: {
+    outDir: "../src/regard/explorer/static",
+    emptyOutDir: true,
+    target: "es2022",
+    // One script and one style sheet, no inline code: a strict Content-Security-Policy holds.
+    modulePreload: { polyfill: false },
+    assetsInlineLimit: 0,
+  },
+  plugins: [worker()],
+  // Classic: element(…) compresses better than the automatic jsx(…), by more than half a kilobyte.
+  oxc: { jsx: { runtime: "classic", pragma: "element", pragmaFrag: "Fragment" }, jsxInject: 'import { h as element, Fragment } from "preact"' },
+  // `npm run mock` (or a real `regard explore`, named by REGARD_SERVER) answers while one works on the page.
+  server: { proxy: { "/api": { target: server, changeOrigin: true } } },
 });
