@@ -23,7 +23,7 @@ from starlette.testclient import TestClient
 from offline_page import Parsed
 from regard import Additive, Recording, Sigmoid, cli, record
 from regard.errors import OptionError
-from regard.explorer import carried, offline, page, write_page
+from regard.explorer import carried, offline, page, pyramid, write_page
 from regard.explorer.routes import Explorer
 from regard.models import load
 
@@ -128,10 +128,13 @@ def test_rounded_numbers_have_their_own_sums_and_a_stated_error(
     assert apart == pytest.approx(stated, rel=0.06), "of as many rows as it says"
 
 
+@pytest.mark.parametrize("least", [pyramid.LEAST, 100])
 def test_statistics_and_coarse_maps_come_along(
-    short_run: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    short_run: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, least: int
 ) -> None:
+    """Coarse maps by the kernels, and from a pyramid where there is one."""
     monkeypatch.setattr(carried, "ALONE", 200 * 200)
+    monkeypatch.setattr(pyramid, "LEAST", least)
     parsed = Parsed.of(made(short_run, layers=[0]))
     (facts,) = parsed.run["layers"]
     weights = short_run.layer(0).weights[0, 1].double().numpy()
