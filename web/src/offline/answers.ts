@@ -5,7 +5,7 @@ import { type Arrays, row as rowOf } from "./arrays";
 import { isExact, MOST_CELLS, pixelOf, Query, quoted, Refused, type View, whole } from "./asking";
 import { cell, outOf } from "./cell";
 import { headOf } from "./head";
-import { type Coarse, row, strongest, type Tile, tile } from "./maps";
+import { type Coarse, strongest, type Tile, tile } from "./maps";
 import { searched } from "./searching";
 import type { Turn } from "./turns";
 
@@ -125,6 +125,8 @@ export class Answers {
 const queryOf = (given: string, { queries }: Found) => whole("query", given, 0, queries - 1);
 const named = ({ run, facts }: Found, query: number) => ({ index: query, text: run.tokens.texts[query + Math.max(facts.shift, 0)] ?? "" });
 
+const drawn = async (page: Answers, { turn }: Request, found: Found, view: View) => mapped(await page.map(found, view, turn), view);
+
 type Route = (page: Answers, request: Request) => unknown;
 
 /** By what is asked for: how many parts its path has, and what answers it. */
@@ -146,16 +148,19 @@ const ROUTES: Record<string, [number, Route]> = {
     const { heads, telling } = page.run(parts[1]!);
     return { heads, telling };
   }],
-  thumbnail: [5, async (page, { parts, turn }) => {
-    const found = page.head(parts);
+  thumbnail: [5, (page, request) => {
+    const found = page.head(request.parts);
     const { queries, keys } = found;
-    const view = { q0: 0, q1: queries, k0: 0, k1: keys, rows: Math.min(queries, 128), cols: Math.min(keys, 128), how: "max" };
-    return mapped(await page.map(found, view, turn), view);
+    return drawn(page, request, found, { q0: 0, q1: queries, k0: 0, k1: keys, rows: Math.min(queries, 128), cols: Math.min(keys, 128), how: "max" });
   }],
-  map: [5, async (page, { parts, query, turn }) => {
-    const found = page.head(parts);
-    const view = query.view(found);
-    return mapped(await page.map(found, view, turn), view);
+  map: [5, (page, request) => {
+    const found = page.head(request.parts);
+    return drawn(page, request, found, request.query.view(found));
+  }],
+  row: [6, (page, request) => {
+    const found = page.head(request.parts);
+    const query = queryOf(request.parts[5]!, found);
+    return drawn(page, request, found, { q0: query, q1: query + 1, k0: 0, k1: found.keys, rows: 1, cols: found.keys, how: "max" });
   }],
   compare: [1, async (page, { query, turn }) => {
     const [a, b] = ["a", "b"].map((name) => {
@@ -170,11 +175,6 @@ const ROUTES: Record<string, [number, Route]> = {
       throw new Refused(400, "q, k", "two recordings of other lengths", "spans that both have", "Give q and k.");
     const [first, second] = [await page.map(a, view, turn), await page.map(b, view, turn)];
     return mapped({ values: first.values.map((value, i) => value - second.values[i]!), snapped: Math.max(first.snapped, second.snapped) }, view);
-  }],
-  row: [6, async (page, { parts, turn }) => {
-    const found = page.head(parts);
-    const query = queryOf(parts[5]!, found);
-    return raw({ values: await row(await page.open(found), query, turn) }, 1, true, "1x1 exact");
   }],
   marginals: [5, async (page, { parts }) => {
     const found = page.head(parts);

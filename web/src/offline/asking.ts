@@ -4,19 +4,11 @@ export const MOST_CELLS = 1000;
 
 /** A request that is not answered, in the four parts of every message of regard. */
 export class Refused extends Error {
-  constructor(
-    readonly status: number,
-    readonly argument: string,
-    readonly given: string,
-    readonly allowed: string,
-    readonly remedy: string,
-  ) {
-    super(argument);
-  }
+  readonly told: object;
 
-  get told() {
-    const { argument, given, allowed, remedy } = this;
-    return { error: { argument, given, allowed, remedy } };
+  constructor(readonly status: number, argument: string, given: string, allowed: string, remedy: string) {
+    super(argument);
+    this.told = { error: { argument, given, allowed, remedy } };
   }
 }
 
@@ -25,7 +17,7 @@ export const quoted = (text: string | null) => `'${text ?? ""}'`;
 /** A whole number in decimal digits from `least` to `most`. */
 export function whole(name: string, given: string, least: number, most: number, status = 404): number {
   if (/^\d{1,15}$/.test(given) && +given >= least && +given <= most) return +given;
-  throw new Refused(status, name, quoted(given), `a whole number from ${least} to ${most}`, least ? "Ask for less." : "Count from 0.");
+  throw new Refused(status, name, quoted(given), `a whole number from ${least} to ${most}`, "Stay within these.");
 }
 
 /** The parameters of a request. */

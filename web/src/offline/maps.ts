@@ -117,11 +117,6 @@ export async function tile(head: Extent, open: () => Promise<Head>, view: View, 
   return { values: await direct(await open(), view, turn), snapped: 0 };
 }
 
-/** All weights of a query. */
-export async function row(head: Head, query: number, turn: Turn): Promise<Float32Array> {
-  return direct(head, { q0: query, q1: query + 1, k0: 0, k1: head.keys, rows: 1, cols: head.keys, how: "sum" }, turn);
-}
-
 export interface Found {
   query: number;
   key: number;
@@ -141,24 +136,20 @@ export async function strongest(head: Head, count: number, skip: number | null, 
     kept.sort(order).splice(count);
     if (kept.length === count) least = kept[count - 1]!.weight;
   };
-  const look = (box: Pick<View, "q0" | "q1" | "k0" | "k1">) =>
-    blocks(head, box, turn, (query, key, exact) => {
+  // Without a coarse map the head is one cell, of which nothing is known.
+  const { cell, max } = coarse ?? { cell: Math.max(head.queries, head.keys), max: [Infinity] };
+  const wide = Math.ceil(head.keys / cell);
+  for (const place of Uint32Array.from(max.keys()).sort((a, b) => max[b]! - max[a]!)) {
+    if (!max[place] || max[place]! * ROUNDED < least) break;
+    const [q0, k0] = [Math.floor(place / wide) * cell, (place % wide) * cell];
+    const box = { q0, q1: Math.min(q0 + cell, head.queries), k0, k1: Math.min(k0 + cell, head.keys) };
+    await blocks(head, box, turn, (query, key, exact) => {
       const weight = Math.fround(exact);
       if (weight <= 0 || weight < least || (skip !== null && key === query + skip)) return;
       kept.push({ query, key, weight });
       if (kept.length > 4 * count + SIDE * SIDE) prune();
     });
-  if (coarse) {
-    const { cell, max } = coarse;
-    const wide = Math.ceil(head.keys / cell);
-    const order = Uint32Array.from(max.keys()).sort((a, b) => max[b]! - max[a]!);
-    for (const place of order) {
-      if (!max[place] || max[place]! * ROUNDED < least) break;
-      const [q0, k0] = [Math.floor(place / wide) * cell, (place % wide) * cell];
-      await look({ q0, q1: Math.min(q0 + cell, head.queries), k0, k1: Math.min(k0 + cell, head.keys) });
-      prune();
-    }
-  } else await look({ q0: 0, q1: head.queries, k0: 0, k1: head.keys });
-  prune();
+    prune();
+  }
   return kept;
 }
