@@ -103,33 +103,6 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
       <p class={done ? "verdict value" : "verdict"} role="status">
         {done ? `✓ ${T.done}` : tied && tried ? T.never : T.open}
       </p>
-      <details>
-        <summary>{T.all}</summary>
-        <p class="soft">{T.allText}</p>
-        <table class="sums">
-          <thead>
-            <tr>
-              <td />
-              {names.map((name, i) => <th scope="col" key={i}>{name}</th>)}
-            </tr>
-          </thead>
-          <tbody>
-            {names.map((name, i) => (
-              <tr key={i}>
-                <th scope="row">{name}</th>
-                {names.map((other, j) => {
-                  const held = (i === a && j === b) || (i === b && j === a);
-                  return (
-                    <td key={j} class={held ? "held" : ""}>
-                      <N value={dot(of("q", i), of("k", j))} name={T.score(name, other)} tell={[written(of("q", i), of("k", j)), T.goes]} />
-                    </td>
-                  );
-                })}
-              </tr>
-            ))}
-          </tbody>
-        </table>
-      </details>
     </section>
   );
 }
@@ -138,34 +111,18 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
 function Mixed({ made, word }: { made: Words; word: number }) {
   const head = made.heads[0]!;
   const of = (at: number) => made.numbers[at]!.value ?? 0;
-  const weights = head.weights[word]!.map(of);
-  const mixed = (rows: number[][]) => rows[0]!.map((_, i) => weights.reduce((sum, w, key) => sum + w * of(rows[key]![i]!), 0));
-  const from = (name: string, i: number) => [`Σ weight × ${name}, component ${i + 1}: ${weights.map((w, key) => `${tidy(w)} × ${tidy(of(head[name === "v" ? "v" : "k"][key]![i]!))}`).join(" + ")}`, T.mixedGoes] as const;
   return (
-    <table class="sums">
-      <thead>
-        <tr>
-          <th scope="col" class="left">{SAY.rowToken}</th>
-          <th scope="col" class="weight">{SAY.rowWeight}</th>
-          <th scope="col" class="value" colSpan={2}>v</th>
-          <th scope="col" class="key" colSpan={2}>k</th>
-        </tr>
-      </thead>
-      <tbody>
-        {made.labels.map((name, key) => (
-          <tr key={key}>
-            <td class="left">{name}</td>
-            <td class="number weight">{tidy(weights[key]!)}</td>
-            {head.v[key]!.map((at) => <td class="number value" key={at}>{tidy(of(at))}</td>)}
-            {head.k[key]!.map((at) => <td class="number key" key={at}>{tidy(of(at))}</td>)}
-          </tr>
-        ))}
-        <tr class="total">
-          <td class="left" colSpan={2}>{T.withV(made.labels[word]!)}</td>
-          {mixed(head.v).map((x, i) => <td key={i}><N value={x} role="output" name="Σ weight × v" tell={from("v", i)} /></td>)}
-          {mixed(head.k).map((x, i) => <td key={i}><N value={x} role="key" name={T.withK} tell={from("k", i)} /></td>)}
-        </tr>
-      </tbody>
-    </table>
+    <>
+      {([["v", T.withV, "output"], ["k", T.withK, "key"]] as const).map(([name, title, role]) => (
+        <p class="equation small" key={name}>
+          <span class="soft">{title} =</span>
+          {head[name][0]!.map((_, i) => {
+            const terms = head.weights[word]!.map((weight, key) => [of(weight), of(head[name][key]![i]!)] as const);
+            const from = terms.map(([weight, x]) => `${tidy(weight)} × ${tidy(x)}`).join(" + ");
+            return <N key={i} value={terms.reduce((sum, [weight, x]) => sum + weight * x, 0)} role={role} name={`${title}, ${i + 1}`} tell={[from, T.mixedGoes(made.labels[word]!)]} />;
+          })}
+        </p>
+      ))}
+    </>
   );
 }
