@@ -134,6 +134,8 @@ export interface Values {
   rows: number;
   cols: number;
   exact: boolean;
+  /** Where pixels were moved to cells of so many weights, or are such cells; else 0. */
+  cell: number;
 }
 
 /** What the server would not do, in its words. */
@@ -211,7 +213,7 @@ export async function raw(path: string, signal?: AbortSignal): Promise<Values> {
       const values = headers["x-regard-dtype"] === "float16" ? halves(buffer) : floats(buffer);
       const [rows = 0, cols = 0] = (headers["x-regard-shape"] ?? "").split(",").map(Number);
       if (rows * cols !== values.length) throw new Refusal(0, `${values.length} numbers came where ${rows} × ${cols} were said`);
-      return { values, rows, cols, exact: headers["x-regard-exact"] === "1" };
+      return { values, rows, cols, exact: headers["x-regard-exact"] === "1", cell: Number(headers["x-regard-edges"] ?? 0) };
     } catch (error) {
       // The server has too much to do: a little later, a few times.
       if (!(error instanceof Refusal) || error.status !== 429 || tries >= 5) throw error;

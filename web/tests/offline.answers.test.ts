@@ -159,7 +159,7 @@ describe("coarse maps", () => {
     near((await raw("map/0/0?q=1,129&k=0,128&rows=4&cols=2&how=sum")).values, pooled(weights, cuts(1, 129, 4), cuts(0, 128, 2)).sum);
     near((await raw("map/0/0?q=0,150&k=0,130&rows=150&cols=130")).values, weights.flat());
   });
-  it("unless it were too much work: then edges snap, or pixels are parts of cells", async () => {
+  it("unless it were too much work: then edges snap, or a pixel is its cell", async () => {
     const { coarsely } = await import("../src/offline/maps");
     const { headOf } = await import("../src/offline/head");
     const head = await headOf(q, "a1/0", made.about.runs.a1!.layers[0]!, 0);
@@ -169,11 +169,11 @@ describe("coarse maps", () => {
     const [rows, cols] = [cells(cuts(5, 150, 3), 150), cells(cuts(9, 130, 2), 130)];
     near(coarsely(head, view, coarse, false), pooled(weights, rows, cols).max, 1e-3);
     near(coarsely(head, { ...view, how: "mean" }, coarse, false), pooled(weights, rows, cols).sum.map((s, i) => s / ((rows[(i >> 1) + 1]! - rows[i >> 1]!) * (cols[(i & 1) + 1]! - cols[i & 1]!))), 1e-5);
-    // Four pixels within one cell: each has its maximum and its mean, and a quarter of its sum.
+    // Four pixels within one cell: each is that cell.
     const inside = { q0: 32, q1: 48, k0: 16, k1: 32, rows: 2, cols: 2, how: "max" };
     const own = pooled(weights, [32, 48], [16, 32]);
     near(coarsely(head, inside, coarse, true), [0, 0, 0, 0].map(() => own.max[0]!), 1e-3);
-    near(coarsely(head, { ...inside, how: "sum" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]! / 4), 1e-5);
+    near(coarsely(head, { ...inside, how: "sum" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]!), 1e-5);
     near(coarsely(head, { ...inside, how: "mean" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]! / 256), 1e-5);
   });
   it("lead to the strongest, which are exact", async () => {

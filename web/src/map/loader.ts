@@ -11,6 +11,8 @@ export interface Held {
   readonly key: string;
   readonly values: Float32Array;
   readonly exact: boolean;
+  /** A pixel is no finer than so many weights along a side. */
+  readonly cell: number;
   /** The greatest size of a value. */
   readonly greatest: number;
   /** The greatest of each row. */
@@ -93,7 +95,7 @@ class Loader {
       rows[r] = most;
       greatest = Math.max(greatest, most);
     }
-    this.cache.set(key, { tile, key, values, exact, greatest, rows });
+    this.cache.set(key, { tile, key, values, exact, cell: Math.max(...told.map((one) => one.cell)), greatest, rows });
   }
 
   /** Waits until tiles are here, whatever the screen wants meanwhile: for pictures that are finer than it. */

@@ -192,7 +192,7 @@ export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanv
 function tell(scene: Scene, level: number, kind: string): void {
   const coarse = scene.drawn.find((one) => !one.fine) ?? scene.drawn[0];
   const before = picture.peek();
-  const block = coarse ? 2 ** coarse.held.tile.level : 2 ** level;
+  const block = coarse ? Math.max(2 ** coarse.held.tile.level, coarse.held.cell) : 2 ** level;
   const { queries, keys } = extent.peek();
   const fine = scene.drawn.length > 0 && scene.drawn.every((one) => one.fine) && loader.pending.peek() === 0;
   const now = {

@@ -59,16 +59,17 @@ async function direct(head: Head, view: View, turn: Turn): Promise<Float32Array>
   return Float32Array.from(out);
 }
 
-/** The cells from which each pixel along one side is put together, how many weights they hold, and how many of its own. */
+/** The cells from which each pixel along one side is put together, and how many weights they hold.
+ *  A pixel that is finer than cells is the one in which its middle lies. */
 function sides(whole: number, start: number, stop: number, count: number, cell: number, fine: boolean) {
   const at = edges(start, stop, count);
   const last = Math.ceil(whole / cell);
-  const near = (edge: number) => (edge === whole ? last : Math.floor((edge + Math.floor(cell / 2)) / cell));
+  const near = (edge: number) => (edge === whole ? last : Math.floor((edge + cell / 2) / cell));
   return Array.from({ length: count }, (_, i) => {
     const [a, b] = [at[i]!, at[i + 1]!];
-    const [from, to] = fine ? [Math.floor(a / cell), Math.ceil(b / cell)] : [near(a), near(b)];
-    const covered = Math.min(to * cell, whole) - from * cell;
-    return { from, to, covered, own: fine ? b - a : covered };
+    const from = fine ? Math.floor((a + b) / 2 / cell) : near(a);
+    const to = fine ? from + 1 : near(b);
+    return { from, to, covered: Math.min(to * cell, whole) - from * cell };
   });
 }
 
@@ -79,7 +80,7 @@ export interface Extent {
   readonly size: number;
 }
 
-/** From the cells that a pixel lies in; where pixels are finer than cells, each gets its part of them. */
+/** A map put together from cells. */
 export function coarsely(head: Extent, view: View, coarse: Coarse, fine: boolean): Float32Array {
   const { cell, max, sum } = coarse;
   const cells = view.how === "max" ? max : sum;
@@ -95,10 +96,7 @@ export function coarsely(head: Extent, view: View, coarse: Coarse, fine: boolean
           const one = cells[r * wide + c]!;
           value = view.how === "max" ? Math.max(value, one) : value + one;
         }
-      const covered = q.covered * k.covered;
-      if (view.how === "mean") value /= covered;
-      else if (view.how === "sum") value *= (q.own * k.own) / covered;
-      out[at++] = value;
+      out[at++] = view.how === "mean" ? value / (q.covered * k.covered) : value;
     }
   return out;
 }

@@ -3,7 +3,7 @@ import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { file, json, type PageTold, paths, raw } from "../api";
 import { Dialog } from "../app";
-import { loader } from "../map/loader";
+import { type Drawn, loader } from "../map/loader";
 import { coloursOf, extent, names, overFor, sceneNow, size, source, table, view } from "../map/stage";
 import { drawOver, EDGE } from "../map/overlay";
 import { PlainPainter } from "../map/plain";
@@ -45,8 +45,8 @@ async function fine(times: number) {
   return { scene, level, base };
 }
 
-const pixels = (level: number) => {
-  const block = 2 ** level;
+const pixels = (level: number, drawn: readonly Drawn[]) => {
+  const block = Math.max(2 ** level, ...drawn.map((one) => one.held.cell));
   return block === 1 ? SAY.exact : SAY.pixel(Math.min(block, extent.value.queries), Math.min(block, extent.value.keys), pooling.value);
 };
 const subject = () => `${run.value?.name} · ${run.value?.model} · ${SAY.head(layer.value?.index ?? 0, headIndex.value)}`;
@@ -71,7 +71,7 @@ async function png(times: number): Promise<void> {
   context.fillStyle = colours.ink;
   context.fillText(subject(), EDGE.left, 12);
   context.fillStyle = colours.soft;
-  context.fillText(pixels(level), EDGE.left, 32);
+  context.fillText(pixels(level, scene.drawn), EDGE.left, 32);
   for (let x = 0; x < 200; x++) {
     context.fillStyle = css(scene.table, x / 199);
     context.fillRect(width - EDGE.right - 200 + x, 4, 1, 10);
