@@ -34,6 +34,7 @@ ROUTES: tuple[tuple[str, str], ...] = (
     ("/api/compare", "compare"),
     ("/api/progress", "progress"),
     ("/api/lesson/words", "words"),
+    ("/api/lesson/context", "context"),
     ("/api/models", "models"),
     ("/api/open/{job}", "opened"),
     ("/api/openapi.json", "described"),

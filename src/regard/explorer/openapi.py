@@ -87,6 +87,12 @@ _WORDS = _object(
     numbers=_list(_object(value=_NUMBER, name=_TEXT, role=_TEXT, how=_TEXT, of=_INTEGERS)),
     **dict.fromkeys(("x", "w_o", "concat", "out"), _list(_INTEGERS)), heads=_list({"type": "object"}),
 )  # fmt: skip
+_SIDE = _object(text=_TEXT, tokens=_list(_TEXT), at=_INTEGER)
+_CONTEXT = _object(
+    model=_TEXT, token=_TEXT, a=_SIDE, b=_SIDE, cosine=_NUMBERS,
+    heads=_list(_object(layer=_INTEGER, head=_INTEGER, a=_NUMBERS, b=_NUMBERS, apart=_NUMBER)),
+    chosen=_object(layer=_INTEGER, head=_INTEGER),
+)  # fmt: skip
 _MODELS = _object(models=_list(_object(name=_TEXT, told=_TEXT)), default=_TEXT)
 _OPENED = _object(job=_TEXT, id=_TEXT)
 _WORKING = _object(job=_TEXT, progress={"type": "number"}, doing=_TEXT)
@@ -279,6 +285,14 @@ _PATHS: dict[str, Schema] = {
          _query("divisor", "what scores are divided by; √d by default",
                 {"type": "number", "exclusiveMinimum": 0})],
         _as_json(_WORDS),
+    ),
+    "/api/lesson/context": _get(
+        "context", "a token that two texts share, in the embedded model: its weights in each, head by head, "
+        "and how alike it is in both, layer by layer",
+        [_query("a", "a text", _SEARCHED), _query("b", "another", _SEARCHED),
+         _query("layer", "of the head to begin with; the one most apart by default", _INTEGER),
+         _query("head", "with layer", _INTEGER)],
+        _as_json(_CONTEXT),
     ),
     "/api/models": _get("models", "the models that may record a text", [], _as_json(_MODELS)),
     "/api/open/{job}": _get(

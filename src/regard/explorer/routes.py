@@ -20,6 +20,7 @@ from regard.explorer.answers import as_json, raw
 from regard.explorer.building import Book, Building
 from regard.explorer.carried import Wanted
 from regard.explorer.cell import cell, heads, words
+from regard.explorer.context import A, B, context
 from regard.explorer.layers import Layer
 from regard.explorer.offline import Page
 from regard.explorer.opening import Job, Opening, of_arrays, outcome
@@ -255,6 +256,13 @@ class Explorer:
         )
         by = asking.real(query, "divisor", "√d")
         return as_json(words(asking.text(query, "text"), tied, causal, by))
+
+    async def context(self, request: Request) -> Response:
+        _parameters(request, "a", "b", "layer", "head")
+        query = request.query_params
+        a, b = (query.get(name, text) for name, text in (("a", A), ("b", B)))
+        at = [asking.optional(query, name, 0, 10**asking.MOST_DIGITS) for name in ("layer", "head")]
+        return as_json(await self._work(request, lambda check: context(a, b, *at)))
 
     async def models(self, request: Request) -> Response:
         _parameters(request)
