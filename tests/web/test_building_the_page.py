@@ -107,6 +107,16 @@ def test_a_build_that_fails_says_why(checkout: Path) -> None:
         page.ensure_built()
 
 
+def test_a_page_that_is_too_large_is_built_all_the_same(checkout: Path) -> None:
+    npm = checkout / "tools/npm"
+    npm.write_text(
+        npm.read_text() + 'if [ "$1" = run ]; then echo "the page is too large"; exit 1; fi\n'
+    )
+    said: list[str] = []
+    page.ensure_built(said.append)
+    assert said[-1] == "the page is built, but npm run failed (the page is too large)"
+
+
 def test_an_installed_package_without_its_page_is_incomplete(
     checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,7 +170,8 @@ def ensure_built(say: Callable[[str], None] = lambda line: None) -> None:
         return
     if _made() is None:
         raise OptionError("page", f"none that is built, and {why}", "a page that is built", _HOW)
-    say(f"the page is older than web/, and was not built anew: {why}")
+    state = "is built, but" if _fresh() else "is older than web/, and was not built anew:"
+    say(f"the page {state} {why}")
 
 
 def _made() -> float | None:
