@@ -14,7 +14,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 import regard
 from regard.models import load
@@ -48,7 +50,7 @@ RUN = "import sys; from regard.cli import main; sys.exit(main(sys.argv[1:]))"
 def recorded(tmp_path: Path) -> Path:
     """This file itself, as the embedded model reads it."""
     path = tmp_path / "run.safetensors"
-    regard.record(load(), Path(__file__).read_text(), to=path, values=True)
+    regard.record(load(), Path(__file__).read_text(), to=path, values=True, layer_inputs=True)
     return path
 
 
@@ -56,7 +58,8 @@ def recorded(tmp_path: Path) -> Path:
 def url(recorded: Path) -> Iterator[str]:
     """The address of `regard explore`, which runs while the test does."""
     command = [sys.executable, "-c", RUN, "explore", str(recorded), "--no-browser"]
-    home = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    cache = str(recorded.parent / "cache")
+    home = {**os.environ, "PYTHONUNBUFFERED": "1", "XDG_CACHE_HOME": cache}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=home) as server:
         assert server.stdout is not None
         said = ""
@@ -71,7 +74,11 @@ def url(recorded: Path) -> Iterator[str]:
 
 
 def test_from_the_whole_map_down_to_one_weight(recorded: Path, url: str, tmp_path: Path) -> None:
-    """Zoom, click, table, files, lesson, row, link, every key, both painters, and axe on each screen."""
+    """Zoom, click, table, files, lesson, row, link, every key, both painters, and axe on each screen.
+
+    And each number of the lesson, its questions, a text and arrays that are opened from the page, what is
+    received, both rows of a comparison, what a screen reader hears, and all of it narrow and dark.
+    """
     assert NODE is not None and CHROMIUM is not None
     run = regard.Recording.open(recorded)
     row = run.layer(LAYER).weights[0, HEAD, QUERY, :].double()
@@ -80,7 +87,7 @@ def test_from_the_whole_map_down_to_one_weight(recorded: Path, url: str, tmp_pat
     assert weight > 1e-4, "a weight that is seen"
     asked = {
         "url": url, "recording": _id(url), "layer": LAYER, "head": HEAD, "query": QUERY, "key": key,
-        "weight": weight,
+        "weight": weight, "arrays": str(_arrays(tmp_path)),
     }  # fmt: skip
     # CI keeps the pictures of each screen, where it says where.
     shots = os.environ.get("REGARD_SCREENSHOTS", str(tmp_path / "shots"))
@@ -92,6 +99,14 @@ def test_from_the_whole_map_down_to_one_weight(recorded: Path, url: str, tmp_pat
     assert walked.returncode == 0, walked.stderr + walked.stdout
     assert "every check holds" in walked.stdout
     assert (Path(shots) / "near.png").stat().st_size > 10_000
+
+
+def _arrays(folder: Path) -> Path:
+    """Arrays that a person might have: two heads, forty tokens."""
+    made = torch.Generator().manual_seed(5)
+    q, k = (torch.randn(2, 40, 8, generator=made).numpy() for _ in range(2))
+    np.savez(folder / "arrays.npz", q=q, k=k)
+    return folder / "arrays.npz"
 
 
 def _id(url: str) -> str:

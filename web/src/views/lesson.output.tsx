@@ -48,7 +48,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
     return to === undefined ? sum : sum + (to - vs[n]![i]!) * (now.row.weights[now.row.keys.indexOf(key)] ?? 0);
   }, x));
   // The component with the largest part of this key, unless one was chosen.
-  const own = slices.find((one) => one.key === now.key.index)!.parts;
+  const own = values.v;
   const largest = own.reduce((best, x, i) => (Math.abs(x) > Math.abs(own[best]!) ? i : best), 0);
   const component = Math.min(place.value.component ?? largest, size - 1);
   const rows = Array.from({ length: all.value ? size : Math.min(size, ROWS) }, (_, i) => i);
