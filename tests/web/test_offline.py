@@ -423,6 +423,8 @@ def test_the_worker_answers_as_the_server_does(
     lessons = [
         "/api/lesson/words?text=the%20river%20bank&tied=0&causal=1",
         "/api/lesson/words?text=the%20money%20bank&tied=1&causal=0&divisor=1",
+        "/api/lesson/context",
+        "/api/lesson/context?layer=3&head=1",
     ]
     paths = ["/api/recordings", *(of + path for path in WHOLE), compared, *lessons]
     found = asked(made(same, dtype="float32", values=True), paths)

@@ -41,6 +41,7 @@ from regard.explorer.carried import (
     rounded,
 )
 from regard.explorer.cell import words
+from regard.explorer.context import context
 from regard.explorer.pyramid import Pyramid
 from regard.explorer.tiles import Check
 from regard.lesson import TEXT
@@ -105,7 +106,7 @@ class Page:
                 "transport": "worker", "format": FORMAT, "version": version("regard"),
                 "start": f"atlas?r={buildings[0].book.id}",
                 "recordings": [described.line(one.book) for one in buildings],
-                "runs": runs, "lesson": _lessons(),
+                "runs": runs, "lesson": _lessons(), "context": context(),
                 "arrays": {name: {"dtype": one.dtype, "shape": one.shape, "gzip": one.gzip}
                            for name, one in self._arrays.items()},
             })  # fmt: skip
