@@ -208,14 +208,17 @@ async function everyKey() {
 async function withoutWebGl() {
   const hash = `#map?r=${given.recording}&layer=${given.layer}&head=${given.head}&at=200,150,4`;
   const pictures = [];
-  for (const before of [null, () => {
-    const get = HTMLCanvasElement.prototype.getContext;
-    HTMLCanvasElement.prototype.getContext = function (kind, ...rest) {
-      return kind === "webgl2" ? null : get.call(this, kind, ...rest);
+  // Where no graphics processor runs WebGL2, the page does without: here it is told of one.
+  for (const before of [() => {
+    const get = WebGL2RenderingContext.prototype.getParameter;
+    WebGL2RenderingContext.prototype.getParameter = function (name) {
+      return name === 0x9246 ? "a graphics processor" : get.call(this, name);
     };
-  }]) {
+  }, null]) {
     const page = await tab(hash, before);
     await until(page, "the map is drawn", settled);
+    const kind = await page.evaluate(() => (document.querySelector(".base").getContext("webgl2") ? "WebGL2" : "Canvas2D"));
+    check("each painter has its turn", kind === (before ? "WebGL2" : "Canvas2D"), kind);
     await page.waitForTimeout(300);
     const box = await page.locator(".base").boundingBox();
     pictures.push((await page.screenshot({ clip: { x: box.x + 20, y: box.y + 20, width: 400, height: 300 } })).toString("base64"));

@@ -1,5 +1,7 @@
 import { describe, expect, it } from "vitest";
+import { fill } from "../src/map/plain";
 import { coarsest, keyOf, levelFor, parent, partsOf, pixelOf, pooledBy, SIDE, tileAt, tilesIn } from "../src/pure/tiles";
+import { toneOf } from "../src/pure/tone";
 import { bounded, boxed, fit, kAt, NEAREST, panned, qAt, showing, stepFor, visible, xOf, yOf, zoomed } from "../src/pure/view";
 
 const size = { width: 800, height: 600 };
@@ -98,6 +100,25 @@ describe("tiles", () => {
             held.add(`${part.top + r}/${part.left + c}`);
           }
       expect(held.size).toBe(tile.rows * tile.cols);
+    }
+  });
+});
+
+describe("colours", () => {
+  it("are those of the tones", () => {
+    const table = new Uint8Array(1024).map((_, i) => (i % 4 === 3 ? 255 : i >> 2));
+    const values = Float32Array.from({ length: 4000 }, (_, i) => (i % 3 ? 1 : -1) * 0.7 * Math.exp(-i / 260)).fill(0, 0, 5);
+    for (const tone of [
+      { log: true, gamma: 1, decades: 5, greatest: 0.5, signed: false },
+      { log: false, gamma: 0.5, decades: 5, greatest: 1, signed: false },
+      { log: true, gamma: 1, decades: 4, greatest: 1, signed: true },
+    ]) {
+      const out = new Uint32Array(values.length);
+      fill(out, values, tone, table);
+      values.forEach((value, i) => {
+        if (value === 0 && !tone.signed) expect(out[i]).toBe(0);
+        else expect(Math.abs((out[i]! & 255) - Math.round(toneOf(value, tone) * 255))).toBeLessThanOrEqual(1);
+      });
     }
   });
 });

@@ -34,6 +34,16 @@ void main() {
   colour = texelFetch(table, ivec2(int(part * 255.0 + 0.5), 0), 0);
 }`;
 
+let quick: boolean | undefined;
+/** Whether a graphics processor runs WebGL2. Where the processor has to do its work, Canvas2D takes a third of the time (e2e/pace.mjs). */
+function isQuick(): boolean {
+  const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
+  const told = gl?.getExtension("WEBGL_debug_renderer_info");
+  const name = String(gl?.getParameter(told ? told.UNMASKED_RENDERER_WEBGL : gl.RENDERER) ?? "none: software");
+  gl?.getExtension("WEBGL_lose_context")?.loseContext();
+  return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
+}
+
 export class GlPainter implements Painter {
   readonly kind = "webgl2";
   private readonly textures: Lru<WebGLTexture>;
@@ -43,8 +53,9 @@ export class GlPainter implements Painter {
   private readonly band: WebGLTexture;
   private tableHeld: Uint8Array | null = null;
 
-  /** A painter on a canvas, or null where there is no WebGL2. */
+  /** A painter on a canvas, or null where no graphics processor runs WebGL2. */
   static on(canvas: HTMLCanvasElement): GlPainter | null {
+    if (!(quick ??= isQuick())) return null;
     const gl = canvas.getContext("webgl2", { alpha: true, antialias: false, depth: false, premultipliedAlpha: true });
     try {
       return gl && new GlPainter(gl);

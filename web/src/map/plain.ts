@@ -1,4 +1,4 @@
-// The Canvas2D painter: where there is no WebGL2, and for pictures that are exported.
+// The Canvas2D painter: where no graphics processor runs WebGL2, and for pictures that are exported.
 import { sidesOf } from "../pure/tiles";
 import { toneOf, type Tone } from "../pure/tone";
 import type { Held } from "./loader";
@@ -6,24 +6,48 @@ import { bandOf, bands, boxOf, type Painter, type Scene } from "./painter";
 
 type Context = CanvasRenderingContext2D;
 
+// The leading bits of a number, its sign, exponent and ten bits of its fraction, tell more tones apart than there are colours.
+const LOST = 13;
+const known = { how: "", table: null as Uint8Array | null, colours: new Uint32Array(2 ** (32 - LOST)) };
+const middle = new Uint32Array(1);
+const asNumber = new Float32Array(middle.buffer);
+
+/** Colours of values, each worked out once; none where nothing is. */
+export function fill(out: Uint32Array, values: Float32Array, tone: Tone, table: Uint8Array): void {
+  const how = JSON.stringify(tone);
+  const { colours } = known;
+  if (known.how !== how || known.table !== table) {
+    colours.fill(0);
+    Object.assign(known, { how, table });
+  }
+  const palette = new Uint32Array(table.buffer, table.byteOffset, 256);
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) {
+    const word = bits[i]!;
+    if (word << 1 === 0 && !tone.signed) continue;
+    const at = word >>> LOST;
+    let colour = colours[at]!;
+    if (!colour) {
+      middle[0] = word << 1 === 0 ? 0 : (at << LOST) | (1 << (LOST - 1));
+      colours[at] = colour = palette[Math.round(toneOf(asNumber[0]!, tone) * 255)]!;
+    }
+    out[i] = colour;
+  }
+}
+
 /** The pixels of a tile in colour. */
 export function coloured(values: Float32Array, rows: number, cols: number, tone: Tone, table: Uint8Array, band: Float32Array | null): ImageData {
   const image = new ImageData(cols, rows);
-  const out = new Uint32Array(image.data.buffer);
-  const colours = new Uint32Array(table.buffer, table.byteOffset, 256);
-  for (let r = 0, i = 0; r < rows; r++) {
-    const own = band ? { ...tone, greatest: Math.max(band[r]!, 1e-38) } : tone;
-    for (let c = 0; c < cols; c++, i++) {
-      const value = values[i]!;
-      if (value !== 0 || tone.signed) out[i] = colours[Math.round(toneOf(value, own) * 255)]!;
-    }
-  }
+  const own = band ? values.map((value, i) => value / Math.max(band[Math.floor(i / cols)]!, 1e-38)) : values;
+  fill(new Uint32Array(image.data.buffer), own, band ? { ...tone, greatest: 1 } : tone, table);
   return image;
 }
 
+const same = (a: Float32Array | null, b: Float32Array | null) => a === b || (a !== null && b !== null && a.every((value, i) => value === b[i]));
+
 export class PlainPainter implements Painter {
   readonly kind = "canvas2d";
-  private readonly made = new WeakMap<Held, { how: string; canvas: HTMLCanvasElement }>();
+  private readonly made = new WeakMap<Held, { how: string; band: Float32Array | null; canvas: HTMLCanvasElement }>();
   private readonly names = new WeakMap<Uint8Array, number>();
   private named = 0;
 
@@ -39,14 +63,12 @@ export class PlainPainter implements Painter {
     const how = JSON.stringify([scene.tone, this.names.get(scene.table)]);
     for (const { held } of scene.drawn) {
       let ready = this.made.get(held);
-      if (!ready || ready.how !== how || all) {
+      const band = all && bandOf(all, held);
+      if (ready?.how !== how || !same(ready.band, band)) {
         const { rows, cols } = held.tile;
-        const canvas = ready?.canvas ?? document.createElement("canvas");
-        canvas.width = cols;
-        canvas.height = rows;
-        const image = coloured(held.values, rows, cols, scene.tone, scene.table, all && bandOf(all, held));
-        canvas.getContext("2d")!.putImageData(image, 0, 0);
-        this.made.set(held, (ready = { how: all ? "" : how, canvas }));
+        const canvas = ready?.canvas ?? Object.assign(document.createElement("canvas"), { width: cols, height: rows });
+        canvas.getContext("2d")!.putImageData(coloured(held.values, rows, cols, scene.tone, scene.table, band), 0, 0);
+        this.made.set(held, (ready = { how, band, canvas }));
       }
       const { x0, x1, y0, y1 } = boxOf(scene, held);
       const { high, wide } = sidesOf(held.tile);
