@@ -1,6 +1,8 @@
 import { describe, expect, it } from "vitest";
 import { Answers } from "../src/offline/answers";
 import { Arrays, decoded } from "../src/offline/arrays";
+import { headOf } from "../src/offline/head";
+import { coarsely, tile } from "../src/offline/maps";
 import { searched } from "../src/offline/searching";
 import { half } from "../src/pure/half";
 import { cuts, Made, pooled, type Wanted } from "./offline.made";
@@ -160,11 +162,14 @@ describe("coarse maps", () => {
     near((await raw("map/0/0?q=0,150&k=0,130&rows=150&cols=130")).values, weights.flat());
   });
   it("unless it were too much work: then edges snap, or a pixel is its cell", async () => {
-    const { coarsely } = await import("../src/offline/maps");
-    const { headOf } = await import("../src/offline/head");
     const head = await headOf(q, "a1/0", made.about.runs.a1!.layers[0]!, 0);
     const coarse = (await answers.coarse(answers.head(["", "a1", "", "0", "0"])))!;
     const view = { q0: 5, q1: 150, k0: 9, k1: 130, rows: 3, cols: 2, how: "max" };
+    const drawn = async (of: object, most: number) => tile(head, async () => head, { ...view, ...of }, coarse, () => undefined, most);
+    const products = 145 * 121 * head.size;
+    expect([(await drawn({}, products)).snapped, (await drawn({}, products - 1)).snapped]).toEqual([0, 16]);
+    expect((await drawn({ q0: 0, q1: 128, k0: 0, k1: 128, rows: 8, cols: 8 }, 0)).snapped).toBe(0);
+    near((await drawn({}, products - 1)).values, coarsely(head, view, coarse, false));
     const cells = (edges: number[], whole: number) => edges.map((edge) => (edge === whole ? whole : Math.floor((edge + 8) / 16) * 16));
     const [rows, cols] = [cells(cuts(5, 150, 3), 150), cells(cuts(9, 130, 2), 130)];
     near(coarsely(head, view, coarse, false), pooled(weights, rows, cols).max, 1e-3);
@@ -280,15 +285,20 @@ describe("arrays", () => {
   });
   it("are fetched once, let go when there are too many, and refused when they are not whole", async () => {
     const made = new Made([{ q: 64, k: 64, gzip: true }], tokens(64));
-    const arrays = new Arrays(made.about.arrays, made.fetch, 2 * 64 * 8 * 4);
+    const arrays = new Arrays(made.about.arrays, made.fetch, 2 * (2 * 64 * 8 * 4));
     const [a, b] = await Promise.all([arrays.get("a1/0/q"), arrays.get("a1/0/q")]);
     expect(a).toBe(b);
     await arrays.get("a1/0/k");
     await arrays.get("a1/0/q");
-    expect(made.asked).toEqual(["a1/0/q", "a1/0/k", "a1/0/q"]);
+    expect(made.asked).toEqual(["a1/0/q", "a1/0/k"]);
+    // What was used last stays.
+    await arrays.get("a1/0/lse");
+    await arrays.get("a1/0/q");
+    await arrays.get("a1/0/k");
+    expect(made.asked).toEqual(["a1/0/q", "a1/0/k", "a1/0/lse", "a1/0/k"]);
     expect(await arrays.get("a1/0/none")).toBeNull();
     made.texts.set("a1/0/lse", made.texts.get("a1/0/q")!);
-    await expect(arrays.get("a1/0/lse")).rejects.toMatchObject({ status: 500, told: { error: { argument: "a1/0/lse" } } });
+    await expect(new Arrays(made.about.arrays, made.fetch).get("a1/0/lse")).rejects.toMatchObject({ status: 500, told: { error: { argument: "a1/0/lse" } } });
   });
 });
 

@@ -102,7 +102,7 @@ export function coarsely(head: Extent, view: View, coarse: Coarse, fine: boolean
 }
 
 /** The numbers of a map; the head is opened where its weights are worked out. */
-export async function tile(head: Extent, open: () => Promise<Head>, view: View, coarse: Coarse | null, turn: Turn): Promise<Tile> {
+export async function tile(head: Extent, open: () => Promise<Head>, view: View, coarse: Coarse | null, turn: Turn, most = DIRECT): Promise<Tile> {
   if (coarse) {
     const { cell } = coarse;
     const [high, wide] = [view.q1 - view.q0, view.k1 - view.k0];
@@ -110,7 +110,7 @@ export async function tile(head: Extent, open: () => Promise<Head>, view: View, 
     const on = (start: number, stop: number, count: number, whole: number) =>
       edges(start, stop, count).every((edge) => edge % cell === 0 || edge === whole);
     const aligned = !fine && on(view.q0, view.q1, view.rows, head.queries) && on(view.k0, view.k1, view.cols, head.keys);
-    if (aligned || high * wide * head.size > DIRECT) return { values: coarsely(head, view, coarse, fine), snapped: aligned ? 0 : cell };
+    if (aligned || high * wide * head.size > most) return { values: coarsely(head, view, coarse, fine), snapped: aligned ? 0 : cell };
   }
   return { values: await direct(await open(), view, turn), snapped: 0 };
 }
