@@ -49,7 +49,7 @@ function act(key: string, shifted: boolean): (() => void) | null {
     p: strong && (() => (stronger(-1), follow())),
     l: () => go({ log: !place.peek().log }),
     m: map && nextPooling,
-    e: open && (() => go({ screen: "lesson" })),
+    e: open && (() => go({ screen: "lesson", about: "" })),
     t: () => go({ table: !place.peek().table }),
     "?": () => (dialog.value = "help"),
   };

@@ -57,7 +57,7 @@ export const hands = [
   ["M", "pooling: maximum, mean, sum"],
   ["E", "explain this weight"],
   ["T", "table, picture"],
-  ["1 … 5", "Recordings, Atlas, Map, Row, Lesson"],
+  ["1 … 6", "Recordings, Atlas, Map, Row, Lesson, Compare"],
   ["Esc", "release the cell, close"],
   ["?", "this help"],
 ] as [string, string][];

@@ -3,7 +3,7 @@ import { computed, useSignal } from "@preact/signals";
 import { type CellMore, more, type Part } from "../api.more";
 import { json } from "../api";
 import { short } from "../pure/numbers";
-import { cellPath, go, place, resource, run, screen, step } from "../state";
+import { cellNow, cellPath, go, place, resource, run, screen, step } from "../state";
 import * as DEEP from "../strings.deep";
 import * as FROM from "../strings.from";
 import * as STEP from "../strings.steps";
@@ -13,13 +13,13 @@ import { N } from "./number";
 
 const path = computed(() => {
   const { component } = place.value;
-  return screen.value === "lesson" && step.value === 1 && component !== null && cellPath.value ? more.component(cellPath.value, component) : null;
+  return screen.value === "lesson" && step.value === 1 && component !== null && component < (cellNow.value?.q.length ?? 0) && cellPath.value ? more.component(cellPath.value, component) : null;
 });
 const chosen = resource<CellMore>(() => path.value, json, 40);
 
 export function Vectors({ now }: { now: CellMore }) {
   const which = useSignal<"q" | "k" | "v">("q");
-  const inputs = (place.value.component !== null ? chosen.value.value?.inputs : now.inputs) ?? now.inputs;
+  const inputs = (path.value ? chosen.value.value?.inputs : null) ?? now.inputs;
   const { query, key } = now;
   const vectors = [
     ["q", "query", query.index, now.q],

@@ -90,7 +90,7 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
           {left > 0 && <span class="soft">{STEP.largest(shown.length, left)}</span>}
         </div>
       )}
-      <Sums head={[["i"], [a.name, a.role], [""], [b.name, b.role], [""], [DEEP.product], [""], [DEEP.soFar]]}>
+      <Sums head={[["i", "left soft"], [a.name, a.role], [""], [b.name, b.role], [""], [DEEP.product], [""], [DEEP.soFar]]}>
         {shown.map((term, n) => (
           <tr key={term.index} class={term.index === held ? "this" : ""}>
             <td class="soft left">{label ? label(term.index) : term.index}</td>

@@ -46,7 +46,6 @@ export function OpenView() {
       )}
       <div class="cards">
         {transport !== "worker" && <FromText />}
-        {transport === "http" && <FromArrays />}
         <section>
           <h2>{SAY.openLesson}</h2>
           <p>{SAY.openLessonText}</p>
@@ -58,6 +57,7 @@ export function OpenView() {
             ))}
           </ul>
         </section>
+        {transport === "http" && <FromArrays />}
         <section>
           <h2>{SAY.openMore}</h2>
           <pre tabIndex={0}>{SAY.openRecord}</pre>

@@ -55,7 +55,7 @@ export function Readout() {
         )}
         {told && !told.allowed && <p class="soft">{SAY.readoutMasked}</p>}
         {told?.allowed && <Facts />}
-        <button class="primary" onClick={() => go({ screen: "lesson" })}>
+        <button class="primary" onClick={() => go({ screen: "lesson", about: "" })}>
           {SAY.readoutExplain} <kbd>E</kbd>
         </button>
       </div>
@@ -105,10 +105,10 @@ export function Legend() {
   if (!from) return null;
   const signed = from.signed;
   const told = now && (now.exact ? SAY.exact : SAY.pixel(now.rows, now.cols, from.pooling));
-  const marks = now ? (signed ? [0, 0.5, 1] : [0, 0.5, 1]).map((part) => valueAt(part, now.tone)) : [];
+  const marks = now ? [0, 0.5, 1].map((part) => valueAt(part, now.tone)) : [];
   return (
     <Section title={SAY.legendTitle}>
-      <p class={`pixel ${now?.exact ? "exact" : ""}`}>{told ?? SAY.loading}</p>
+      <p class={`pixel ${now?.exact ? "exact" : ""}`}>{signed && `${SAY.compareMinus}: `}{told ?? SAY.loading}</p>
       <p class="soft" role="status">
         {loader.pending.value > 0 ? SAY.refining(loader.pending.value) : "\u00a0"}
       </p>

@@ -84,7 +84,7 @@ export function Reading({ title, values, stale, query, chosen, what, id, linear,
   const middle = from.value ?? Math.max(0, Math.min(chosen, keys - 1) - PAGE / 2);
   const start = Math.max(0, Math.min(middle, Math.max(0, keys - PAGE)));
   const stop = Math.min(start + PAGE, keys);
-  const parts = { values: values!, shade, query, chosen, id, onPick };
+  const parts = { values: values!, shade, tinted: linear, query, chosen, id, onPick };
   return (
     <div class={stale ? "reading stale" : "reading"} aria-busy={stale} tabIndex={0}>
       <h1>{title}</h1>
@@ -114,6 +114,8 @@ export function Reading({ title, values, stale, query, chosen, what, id, linear,
 interface Read {
   values: Float32Array;
   shade: (value: number) => number;
+  /** In the colour of weights, which leaves most of a text readable, instead of on the map's ramp. */
+  tinted: boolean | undefined;
   query: number;
   chosen: number;
   id: string | undefined;
@@ -139,7 +141,7 @@ function useSight(chosen: number, start: number) {
   return ref;
 }
 
-function RowText({ values: row, shade, start, stop, query, chosen, id, onPick }: Read & { start: number; stop: number }) {
+function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, onPick }: Read & { start: number; stop: number }) {
   const colours = tableOf(false);
   const sight = useSight(chosen, start);
   // A shade apart stand the query itself and the held key, so that both can be seen whatever their weight.
@@ -166,12 +168,12 @@ function RowText({ values: row, shade, start, stop, query, chosen, id, onPick }:
         const marked = run.length === 1 && (run.start === query || run.start === chosen);
         if (!run.shade && !marked) return words;
         const part = run.shade / SHADES;
-        const style = run.shade ? { backgroundColor: css(colours, part), color: inkOn(colours, part) } : {};
+        const style = !run.shade ? {} : tinted ? { "--part": `${Math.round(part * 55)}%` } : { backgroundColor: css(colours, part), color: inkOn(colours, part) };
         return (
           <mark
             key={run.start}
             data-key={run.start}
-            class={run.start === query ? "is-query" : run.start === chosen ? "is-key" : ""}
+            class={run.start === query ? "is-query" : run.start === chosen ? "is-key" : tinted && run.shade ? "shaded" : ""}
             style={style}
             title={`${run.start} ${shown(words)} ${short(row[run.start]!)}`}
           >
