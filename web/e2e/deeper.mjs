@@ -222,8 +222,21 @@ export function scenes(kit, given) {
     await until(page, "and the next layer, with its cell", () => /layer 2|query 60/.test(document.querySelector("#live").textContent));
     await page.keyboard.press("e");
     await loaded(page, "the lesson", ".lesson .subject");
+    await page.getByRole("button", { name: "Why separate query" }).click();
+    await until(page, "another subject", () => /about=why/.test(location.hash));
+    await page.keyboard.press("e");
+    await until(page, "E explains the held weight again", () => !/about=/.test(location.hash) && document.querySelector(".lesson .subject .token"));
     const lesson = await page.locator("main").ariaSnapshot();
     for (const part of [/navigation "Lesson"/, /heading "1\. /, /button "Next →"/, /status/]) check(`the lesson is heard with ${part}`, part.test(lesson), lesson.slice(0, 300));
+    await page.close();
+  }
+
+  /** What is being built is told on every screen until all is: here by the stand-in, which takes its time. */
+  async function whatIsBuilt() {
+    if (given.arrays) return;
+    const page = await tab(`#map?r=${given.recording}`);
+    await until(page, "what is being built is said", () => /layer 2 of 4, 40 %/.test(document.querySelector(".building")?.textContent ?? ""));
+    await until(page, "until all is", () => !document.querySelector(".building"));
     await page.close();
   }
 
@@ -248,5 +261,5 @@ export function scenes(kit, given) {
     await small.close();
   }
 
-  return [inputsToHeads, threeQuestions, receivedAndCompared, tellingHeads, openedFromThePage, heard, narrowAndDark];
+  return [inputsToHeads, threeQuestions, receivedAndCompared, tellingHeads, openedFromThePage, whatIsBuilt, heard, narrowAndDark];
 }
