@@ -87,3 +87,13 @@ def isa(request: pytest.FixtureRequest, any_isa: None) -> str:
     """Each instruction set that is here, in use."""
     core.use(request.param)
     return request.param
+
+
+@pytest.fixture
+def built_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The explorer's page as it is built: no test builds it."""
+    from regard.explorer import page
+
+    if not (page.STATIC / "assets" / page.WORKER).is_file():
+        pytest.skip("the explorer's page is not built: make web")
+    monkeypatch.setattr(page, "_fresh", lambda: True)

@@ -71,6 +71,7 @@ def test_how_it_ends(monkeypatch: pytest.MonkeyPatch, raised: BaseException, cod
     assert cli.main(["look", "x"]) == code
 
 
+@pytest.mark.usefixtures("built_page")
 def test_look_writes_and_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "a [b] page.html"
     assert cli.main(["look", "def f(x):\n    return f(x)\n", "--out", str(out)]) == 0

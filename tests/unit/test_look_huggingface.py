@@ -242,6 +242,7 @@ def test_the_terminal_tells_of_both_ways(seen: Study, width: int) -> None:
 # ---------------------------------------------------------------- opening
 
 
+@pytest.mark.usefixtures("built_page")
 def test_a_folder_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save(tmp_path / "small-bert", encoder(), word_pieces())
     text = tmp_path / "prose.txt"

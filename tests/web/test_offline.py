@@ -25,7 +25,11 @@ from regard import Additive, Recording, Sigmoid, cli, record
 from regard.errors import OptionError
 from regard.explorer import carried, offline, page, pyramid, write_page
 from regard.explorer.routes import Explorer
+from regard.look.opening import open_model
+from regard.look.study import study
+from regard.look.telling import telling
 from regard.models import load
+from regard.source import Source
 
 ROOT = Path(__file__).parents[2]
 NODE = shutil.which("node")
@@ -33,16 +37,8 @@ CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
 
-pytestmark = pytest.mark.skipif(
-    not (page.STATIC / "assets" / page.WORKER).is_file(), reason="the page is not built: make web"
-)
+pytestmark = pytest.mark.usefixtures("built_page")
 in_node = pytest.mark.skipif(NODE is None, reason="the worker is asked by node, which is not here")
-
-
-@pytest.fixture(autouse=True)
-def as_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page as it is built: no test builds it."""
-    monkeypatch.setattr(page, "_fresh", lambda: True)
 
 
 @pytest.fixture(scope="module")
@@ -328,6 +324,21 @@ def test_look_writes_it_of_what_it_shows(
     assert [(one["index"], one["kept"]) for one in parsed.run["layers"]] == [(2, [3])]
     run = record(load(), text.read_text(), to=tmp_path / "run.safetensors")
     np.testing.assert_allclose(parsed.weights(2, 3), run.layer(2).weights[0, 3].double(), atol=2e-6)
+
+
+def test_the_atlas_tells_of_the_heads_that_look_shows(
+    tmp_path: Path, made: Callable[..., Path]
+) -> None:
+    """Two ways to the same: of whole rows at once, and of strips of a recording."""
+    text = Path(__file__).read_text()[:3000]
+    run = record(load(), text, to=tmp_path / "run.safetensors")
+    shown = telling(study(open_model(), Source("x", text, len(text))), 6)
+    wanted = [
+        {"layer": pick.head.layer, "head": pick.head.head, "title": pick.title, "why": pick.why}
+        for pick in shown
+    ]
+    assert len(wanted) >= 3
+    assert Parsed.of(made(run, dtype="float16")).run["telling"] == wanted
 
 
 def test_a_page_without_node_is_asked_for_in_a_sentence(
