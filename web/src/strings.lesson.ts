@@ -38,6 +38,7 @@ export const where = "Click a number to see where it came from and where it goes
 export const from = "came from";
 export const to = "goes into";
 export const given = "given";
+export const how = (how: string) => `${how} of`;
 export const temperature = "Temperature";
 export const entropy = "entropy";
 export const recorded = "as recorded";

@@ -11,6 +11,9 @@ export const cell = (query: number, q: string, key: number, k: string, weight: n
 export const views = "Views";
 export const noMask = "no mask";
 export const head = (layer: number, head: number) => `layer ${layer}, head ${head}`;
+export const query = (at: number) => `query ${at}`;
+export const key = (at: number) => `key ${at}`;
+export const nats = (number: string) => `${number} nats`;
 export const layer = "Layer";
 export const headName = "Head";
 export const recording = "Recording";

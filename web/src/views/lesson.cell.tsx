@@ -86,14 +86,13 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
           <output>{temperature.value.toFixed(2)}</output>
         </label>
         <span>
-          {LESSON.entropy} <b class="number">{short(entropy(row))}</b>
+          {LESSON.entropy} <N value={entropy(row)} name={LESSON.entropy} tell={FROM.entropy} />
           {touched && (
             <>
               {" → "}
-              <b class="number weight">{short(entropy(other))}</b>
+              <N value={entropy(other)} role="weight" name={LESSON.entropy} tell={FROM.entropy} />
             </>
-          )}{" "}
-          nats
+          )}
         </span>
         {touched && <button onClick={() => ((temperature.value = 1), (unscaled.value = false), (hidden.value = new Set()))}>{LESSON.recorded}</button>}
       </div>
@@ -108,12 +107,12 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
               )}
               <td>{key}</td>
               <td class="left"><Token index={key} role="plain" text={token(key)} /></td>
-              <td class="number">{short(row[key]!)}</td>
+              <td><N value={row[key]!} tell={FROM.mapped} /></td>
               <td class="twobars">
                 <Bar part={row[key]! / most} />
                 {touched && <Bar part={other[key]! / most} role="key" />}
               </td>
-              <td class="number">{touched ? short(other[key]!) : ""}</td>
+              <td>{touched && <N value={other[key]!} role="weight" tell={FROM.changed} />}</td>
             </tr>
           ))}
         </Sums>
@@ -194,7 +193,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
           {upTo >= 7 && (
             <tr class="total">
               <td colSpan={5}>{LESSON.others}</td>
-              <td class="number">{short(Math.max(others, 0))}</td>
+              <td><N value={Math.max(others, 0)} role="weight" tell={FROM.others} /></td>
               <td class="twobars"><Bar part={others} /></td>
             </tr>
           )}

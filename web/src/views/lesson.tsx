@@ -1,7 +1,7 @@
 // The lesson: nine steps, of one weight of a recording or of three words; and questions that are answered by doing.
 import { useEffect } from "preact/hooks";
 import { type About, ABOUT } from "../pure/hash";
-import { cell, cellNow, go, headIndex, layer, place, run, step } from "../state";
+import { cell, cellNow, go, headIndex, layer, place, run, speak, step } from "../state";
 import * as ASK from "../strings.ask";
 import * as LESSON from "../strings.lesson";
 import * as SAY from "../strings";
@@ -22,6 +22,9 @@ export function LessonView() {
   useEffect(() => {
     told.value = null;
   }, [step.value, cell.value, about]);
+  useEffect(() => {
+    if (stepped) speak(`${step.value}. ${LESSON.steps[step.value - 1]![1]}`);
+  }, [step.value, stepped]);
   const to = (next: About) => go({ about: next, component: null, ...(next === "words" ? { step: 1 } : {}) });
   return (
     <div class="lesson">
@@ -77,9 +80,9 @@ function CellLesson() {
     <>
       <header class="subject">
         <p>
-          <span class="query">query {now.query.index}</span> <Token index={now.query.index} role="query" text={now.query.text} />
+          <span class="query">{SAY.query(now.query.index)}</span> <Token index={now.query.index} role="query" text={now.query.text} />
           <span class="soft"> → </span>
-          <span class="key">key {now.key.index}</span> <Token index={now.key.index} role="key" text={now.key.text} />
+          <span class="key">{SAY.key(now.key.index)}</span> <Token index={now.key.index} role="key" text={now.key.text} />
           <span class="soft">
             {" "}
             · {SAY.head(layer.value?.index ?? 0, headIndex.value)} · {layer.value?.mask ?? SAY.noMask} · {layer.value?.score}

@@ -5,6 +5,7 @@ import { useEffect } from "preact/hooks";
 import { json, paths, type Words } from "../api";
 import { tidy } from "../pure/numbers";
 import { resource, screen, step } from "../state";
+import * as DEEP from "../strings.deep";
 import * as LESSON from "../strings.lesson";
 import * as T from "../strings.steps";
 import * as SAY from "../strings";
@@ -37,11 +38,11 @@ function say(made: Words, at: number): void {
   let from: ComponentChildren = LESSON.given;
   if (one.how === "sum of products") from = one.of.flatMap((i, n) => [n ? (n % 2 ? " × " : " + ") : "", link(i)]);
   else if (one.how in SIGN) from = joined(SIGN[one.how]!);
-  else if (one.how !== "given") from = [`${one.how} of `, ...joined(",")];
+  else if (one.how !== "given") from = [`${LESSON.how(one.how)} `, ...joined(",")];
   told.value = {
     name: `${one.name} = ${tidy(one.value)}`,
     from,
-    to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => say(made, i)}>{made.numbers[i]!.name}</button>]) : "the next layer",
+    to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => say(made, i)}>{made.numbers[i]!.name}</button>]) : DEEP.nextLayer,
   };
 }
 

@@ -66,11 +66,11 @@ export function Readout() {
 function Pair({ query, k }: { query: number; k: number }) {
   return (
     <dl class="pair">
-      <dt class="query">query {query}</dt>
+      <dt class="query">{SAY.query(query)}</dt>
       <dd>
         <Token index={query} role="query" />
       </dd>
-      <dt class="key">key {k}</dt>
+      <dt class="key">{SAY.key(k)}</dt>
       <dd>
         <Token index={k} role="key" />
       </dd>

@@ -257,7 +257,7 @@ function RowPanel({ row }: { row: Float32Array | null }) {
           <MassCurve row={row} />
           <dl class="facts">
             <dt>{SAY.rowEntropy}</dt>
-            <dd>{short(h)} nats</dd>
+            <dd>{SAY.nats(short(h))}</dd>
             <dt>{SAY.rowSupport}</dt>
             <dd>{short(Math.exp(h))}</dd>
           </dl>
