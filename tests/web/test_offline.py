@@ -311,6 +311,23 @@ def test_explore_writes_it_and_says_how_large_it_will_be(
     assert "Add --out page.html" in capsys.readouterr().err
 
 
+@in_node
+def test_two_recordings_are_compared_in_one_page(
+    short_run: Recording, masked: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, paths = tmp_path / "page.html", [str(one.path) for one in (short_run, masked)]
+    assert cli.main(["explore", *paths, paths[0], "--out", str(path), "--dtype", "float32"]) == 0
+    assert "exact" in capsys.readouterr().out
+    ids = [one.key[:16] for one in (short_run, masked)]
+    assert [one["id"] for one in Parsed.of(path).about["recordings"]] == ids
+    (told,) = asked(
+        path, [f"/api/compare?a={ids[0]}/2/1&b={ids[1]}/0/2&q=5,105&k=0,100&rows=100&cols=100"]
+    )
+    found = np.frombuffer(base64.b64decode(told["numbers"]), "<f4").reshape(100, 100)
+    one, other = short_run.layer(2).weights[0, 1], masked.layer(0).weights[0, 2]
+    np.testing.assert_allclose(found, one[5:105, :100] - other[5:105, :100], atol=3e-6)
+
+
 def test_look_writes_it_of_what_it_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,7 +42,7 @@ def main(options: Namespace, console: Console) -> None:
         wanted = Wanted(
             _several(options.layer), _several(options.head), options.dtype, options.values
         )
-        books = [Book.of(_recording(what, options, console)) for what in options.what]
+        books = _books(options, console)
         write(books, place, wanted, console)
         return
     for name in ("layer", "head", "dtype", "values"):
@@ -62,7 +62,7 @@ def main(options: Namespace, console: Console) -> None:
         )
     _page(console)
     with listening(port) as ear:
-        books = [Book.of(_recording(what, options, console)) for what in options.what]
+        books = _books(options, console)
         port = ear.getsockname()[1]
         token = secrets.token_urlsafe(24)
         explorer = Explorer({book.id: book for book in books}, models=(options.model,))
@@ -118,13 +118,19 @@ def _page(console: Console) -> None:
         console.print(str(error), markup=False, soft_wrap=True)
 
 
-def _recording(what: str, options: Namespace, console: Console) -> Recording:
+def _books(options: Namespace, console: Console) -> list[Book]:
+    """What the options name, each once."""
+    books = [_book(what, options, console) for what in options.what]
+    return [*{book.id: book for book in books}.values()]
+
+
+def _book(what: str, options: Namespace, console: Console) -> Book:
     """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
     path = Path(what)
     if arrays.holds(path):
-        return opening.of_arrays(path, path.name, options.causal, options.scale)
+        return Book.of(opening.of_arrays(path, path.name, options.causal, options.scale), path.name)
     if what.endswith(_SUFFIX):
-        return Recording.open(path)
+        return Book.of(Recording.open(path))
     source = read(what)
 
     def told(now: Recorded) -> None:
@@ -133,4 +139,4 @@ def _recording(what: str, options: Namespace, console: Console) -> Recording:
                           markup=False, style="dim", soft_wrap=True)  # fmt: skip
             console.file.flush()
 
-    return opening.of_text(source, options.model, told)
+    return Book.of(opening.of_text(source, options.model, told), source.name)
