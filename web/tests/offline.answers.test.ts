@@ -169,6 +169,10 @@ describe("coarse maps", () => {
     const products = 145 * 121 * head.size;
     expect([(await drawn({}, products)).snapped, (await drawn({}, products - 1)).snapped]).toEqual([0, 16]);
     expect((await drawn({ q0: 0, q1: 128, k0: 0, k1: 128, rows: 8, cols: 8 }, 0)).snapped).toBe(0);
+    // What the end of the text cuts is a cell too, however small.
+    const cut = await drawn({ q0: 144, q1: 150, k0: 0, k1: 128, rows: 1, cols: 4 }, 0);
+    expect(cut.snapped).toBe(0);
+    near(cut.values, pooled(weights, [144, 150], cuts(0, 128, 4)).max, 1e-3);
     near((await drawn({}, products - 1)).values, coarsely(head, view, coarse, false));
     const cells = (edges: number[], whole: number) => edges.map((edge) => (edge === whole ? whole : Math.floor((edge + 8) / 16) * 16));
     const [rows, cols] = [cells(cuts(5, 150, 3), 150), cells(cuts(9, 130, 2), 130)];

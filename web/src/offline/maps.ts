@@ -106,10 +106,11 @@ export async function tile(head: Extent, open: () => Promise<Head>, view: View, 
   if (coarse) {
     const { cell } = coarse;
     const [high, wide] = [view.q1 - view.q0, view.k1 - view.k0];
-    const fine = view.rows * cell > high || view.cols * cell > wide;
+    const exact = view.rows === high && view.cols === wide;
     const on = (start: number, stop: number, count: number, whole: number) =>
       edges(start, stop, count).every((edge) => edge % cell === 0 || edge === whole);
-    const aligned = !fine && on(view.q0, view.q1, view.rows, head.queries) && on(view.k0, view.k1, view.cols, head.keys);
+    const aligned = !exact && on(view.q0, view.q1, view.rows, head.queries) && on(view.k0, view.k1, view.cols, head.keys);
+    const fine = !aligned && (view.rows * cell > high || view.cols * cell > wide);
     if (aligned || high * wide * head.size > most) return { values: coarsely(head, view, coarse, fine), snapped: aligned ? 0 : cell };
   }
   return { values: await direct(await open(), view, turn), snapped: 0 };
