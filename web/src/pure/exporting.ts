@@ -10,17 +10,18 @@ export interface Area {
   readonly cols: number;
 }
 
-const cut = (place: number, start: number, stop: number, count: number) => start + Math.floor((place * (stop - start)) / count);
+/** The first weight of each pixel along a side that is parted evenly, as the server parts it. */
+export const startsOf = (start: number, stop: number, count: number) =>
+  Array.from({ length: count }, (_, i) => start + Math.ceil((i * (stop - start)) / count));
 
 /** One line for each query, one column for each key; a pooled one is named by its first weight. */
 export function csvOf(at: Area, values: ArrayLike<number>): string {
-  const across = Array.from({ length: at.cols }, (_, c) => cut(c, at.k0, at.k1, at.cols));
-  const lines = [["query\\key", ...across].join(",")];
-  for (let r = 0; r < at.rows; r++) {
-    const line: (number | string)[] = [cut(r, at.q0, at.q1, at.rows)];
+  const lines = [["query\\key", ...startsOf(at.k0, at.k1, at.cols)].join(",")];
+  startsOf(at.q0, at.q1, at.rows).forEach((query, r) => {
+    const line: (number | string)[] = [query];
     for (let c = 0; c < at.cols; c++) line.push(values[r * at.cols + c]!);
     lines.push(line.join(","));
-  }
+  });
   return lines.join("\n") + "\n";
 }
 

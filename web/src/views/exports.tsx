@@ -7,7 +7,7 @@ import { type Drawn, loader } from "../map/loader";
 import { coloursOf, extent, names, overFor, sceneNow, size, source, table, view } from "../map/stage";
 import { drawOver, EDGE } from "../map/overlay";
 import { PlainPainter } from "../map/plain";
-import { csvOf, npyOf, npzOf, pythonOf, svgAround, svgOf } from "../pure/exporting";
+import { csvOf, npyOf, npzOf, pythonOf, startsOf, svgAround, svgOf } from "../pure/exporting";
 import { short } from "../pure/numbers";
 import { css } from "../pure/ramps";
 import { levelFor, tilesIn } from "../pure/tiles";
@@ -109,11 +109,10 @@ async function csv(): Promise<void> {
 async function npz(): Promise<void> {
   const at = shape();
   const told = await raw(source.value!.path(at));
-  const starts = (start: number, stop: number, count: number) => Int32Array.from({ length: count }, (_, i) => start + Math.floor((i * (stop - start)) / count));
   const file = npzOf({
     weights: npyOf(told.values, [at.rows, at.cols]),
-    queries: npyOf(starts(at.q0, at.q1, at.rows), [at.rows]),
-    keys: npyOf(starts(at.k0, at.k1, at.cols), [at.cols]),
+    queries: npyOf(Int32Array.from(startsOf(at.q0, at.q1, at.rows)), [at.rows]),
+    keys: npyOf(Int32Array.from(startsOf(at.k0, at.k1, at.cols)), [at.cols]),
   });
   save(new Blob([file]), name(".npz"));
 }
