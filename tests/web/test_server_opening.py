@@ -19,6 +19,7 @@ from regard.explorer.opening import of_text
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
 from regard.source import Source
+from tinytext import encoder, save, word_pieces
 from web.conftest import refused
 
 PORT, TOKEN = 1234, "the-token"
@@ -191,6 +192,24 @@ def test_models_are_those_that_were_named(home: Path, tmp_path: Path) -> None:
     assert ended(client, begin(client, model="python")["job"]).status_code == 200
     said = refused(ended(client, begin(client)["job"]), 400)
     assert said["argument"] == "--model", "which is not there"
+    explorer.close()
+
+
+def test_a_model_of_transformers_reads_what_it_has_positions_for(
+    home: Path, tmp_path: Path
+) -> None:
+    folder = str(save(tmp_path / "bert", encoder(), word_pieces()))
+    explorer = Explorer({}, models=(folder,))
+    client = TestClient(application(explorer, PORT, TOKEN), f"http://127.0.0.1:{PORT}",
+                        headers={"X-Regard-Token": TOKEN})  # fmt: skip
+    opened = ended(client, begin(client, "the bank lent the city the money")["job"])
+    assert opened.status_code == 200, opened.text
+    told = client.get(f"/api/recordings/{opened.json()['id']}").json()
+    assert told["model"] == folder
+    assert len(told["layers"]) == 2
+    assert all(layer["inputs"] and layer["values"] for layer in told["layers"])
+    said = refused(ended(client, begin(client, "the bank " * 500)["job"]), 400)
+    assert "positions of" in said["allowed"]
     explorer.close()
 
 
