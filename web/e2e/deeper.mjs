@@ -252,7 +252,7 @@ export function scenes(kit, given) {
       page.on("pageerror", (error) => check("no error in the page", false, error.message));
       await page.goto(`${origin}/?token=${token}#${hash}`);
       await page.waitForTimeout(900);
-      const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+      const wide = await page.evaluate(() => Math.max(document.documentElement.scrollWidth - innerWidth, ...[...document.querySelectorAll("main, article")].map((one) => one.scrollWidth - one.clientWidth)));
       check(`${name} fits 700 pixels`, wide <= 0, `${wide} too wide`);
       await serious(page, `${name}, narrow and dark`);
       await shot(page, `dark-${name}`);
