@@ -16,6 +16,8 @@ export interface Layer {
   index: number;
   name: string;
   heads: number;
+  /** The heads that an offline page holds, where those are not all. */
+  kept?: number[];
   groups: number;
   queries: number;
   keys: number;
@@ -27,6 +29,8 @@ export interface Layer {
   /** Whether what the layer read is there, with its matrices. */
   inputs?: boolean;
 }
+
+export const headsOf = (layer: Layer): number[] => layer.kept ?? Array.from({ length: layer.heads }, (_, i) => i);
 
 export interface Recording {
   id: string;

@@ -1,7 +1,7 @@
 // The frame of every screen: the bar on top, the view, dialogs, and what is said aloud.
 import { useSignal } from "@preact/signals";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
-import { json, paths } from "./api";
+import { headsOf, json, paths } from "./api";
 import { goTo } from "./keys";
 import { SCREENS, type Screen } from "./pure/hash";
 import { count } from "./pure/numbers";
@@ -105,7 +105,7 @@ function Top({ twin }: { twin: boolean }) {
               <Stepper
                 label={SAY.headName}
                 value={headIndex.value}
-                of={Array.from({ length: at.heads }, (_, i) => i)}
+                of={headsOf(at)}
                 onStep={(by) => shift(0, by)}
                 onPick={(head) => go({ head })}
                 keys=", ."

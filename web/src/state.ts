@@ -1,6 +1,6 @@
 // What the page knows. The place is the one thing a person changes; everything else follows from it.
 import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/signals";
-import { difference as compared, json, paths, raw, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
+import { difference as compared, headsOf, json, paths, raw, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
 import type { CellMore } from "./api.more";
 import { type Place, read, START, written } from "./pure/hash";
 import * as SAY from "./strings";
@@ -12,7 +12,11 @@ const of = <K extends keyof Place>(name: K): ReadonlySignal<Place[K]> => compute
 export const screen = of("screen");
 export const recordingId = of("recording");
 export const layerIndex = of("layer");
-export const headIndex = of("head");
+export const headIndex = computed(() => {
+  const { head } = place.value;
+  const kept = layer.value?.kept;
+  return kept && !kept.includes(head) ? kept[0]! : head;
+});
 export const cell = of("cell");
 export const step = of("step");
 export const table = of("table");
@@ -124,7 +128,8 @@ export const cellNow = computed(() => (cellTold.value.path === cellPath.value ? 
 /** What Compare subtracts: by default the next head of the layer. */
 export const minus = computed(() => {
   const at = layer.value;
-  return place.value.other || `${recordingId.value}/${at?.index ?? 0}/${(headIndex.value + 1) % (at?.heads ?? 1)}`;
+  const heads = at ? headsOf(at) : [0];
+  return place.value.other || `${recordingId.value}/${at?.index ?? 0}/${heads[(heads.indexOf(headIndex.value) + 1) % heads.length]}`;
 });
 const differencePath = computed(() => {
   const at = cell.value;
@@ -201,7 +206,9 @@ export function shift(layers: number, heads: number): void {
   const now = layer.peek();
   if (!all || !now) return;
   const next = all[Math.min(Math.max(all.indexOf(now) + layers, 0), all.length - 1)]!;
-  const head = Math.min(Math.max(headIndex.peek() + heads, 0), next.heads - 1);
+  const among = headsOf(next);
+  const at = among.findIndex((one) => one >= headIndex.peek());
+  const head = among[Math.min(Math.max((at < 0 ? among.length - 1 : at) + heads, 0), among.length - 1)]!;
   go({ layer: next.index, head });
   speak(SAY.head(next.index, head));
 }

@@ -217,7 +217,8 @@ describe("what is told in words", () => {
   };
   it("recordings, one of them, its tokens and heads", async () => {
     expect((await ask("/api/recordings")).value).toEqual(made.about.recordings);
-    expect((await ask("/api/recordings/a1")).value).toEqual(JSON.parse(JSON.stringify(made.about.runs.a1!.recording)));
+    const { layers, ...rest } = JSON.parse(JSON.stringify(made.about.runs.a1!.recording));
+    expect((await ask("/api/recordings/a1")).value).toEqual({ ...rest, layers: [{ ...layers[0], kept: [2, 5] }] });
     expect(await json("tokens?start=1&stop=4")).toEqual({ start: 1, texts: WORDS.slice(1, 4), starts: [0, 0, 0] });
     expect(await json("atlas")).toEqual({ heads: made.about.runs.a1!.heads });
     expect(await json("search?text=river&from=3")).toEqual({ tokens: [9, 16, 23, 30, 37, 44, 51, 58, 65] });

@@ -132,7 +132,10 @@ type Route = (page: Answers, request: Request) => unknown;
 /** By what is asked for: how many parts its path has, and what answers it. */
 const ROUTES: Record<string, [number, Route]> = {
   recordings: [1, (page) => page.about.recordings],
-  recording: [2, (page, { parts }) => page.run(parts[1]!).recording],
+  recording: [2, (page, { parts }) => {
+    const { recording, layers } = page.run(parts[1]!);
+    return { ...recording, layers: recording.layers.map((one, i) => (layers[i]!.kept.length < one.heads ? { ...one, kept: layers[i]!.kept } : one)) };
+  }],
   models: [1, () => ({ models: [], default: "" })],
   tokens: [3, (page, { parts, query }) => {
     const { texts, starts } = page.run(parts[1]!).tokens;

@@ -1,5 +1,5 @@
 // A − B: two heads of one recording, or of two. As a map of the difference, or as both rows of one query over their texts.
-import { paths, raw } from "../api";
+import { headsOf, paths, raw } from "../api";
 import { resourceOf } from "./others";
 import { cell, choose, go, headIndex, layer, minus, place, recordingId, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
 import * as SAY from "../strings";
@@ -24,10 +24,9 @@ export function CompareView() {
   const [otherId = "", otherLayer = "0", otherHead = "0"] = minus.value.split("/");
   const other = otherId === told.id ? told : resourceOf(otherId);
   const names = (recordings.value ?? []).map((one) => [one.id, one.name] as const);
-  const count = (n: number) => Array.from({ length: n }, (_, i) => [String(i), String(i)] as const);
   const layers = (other?.layers ?? []).map((one) => [String(one.index), String(one.index)] as const);
   const subtract = (id: string, l: string, h: string) => go({ other: `${id}/${l}/${h}` });
-  const heads = other?.layers.find((one) => String(one.index) === otherLayer)?.heads ?? 1;
+  const beside = other?.layers.find((one) => String(one.index) === otherLayer);
   return (
     <div class="comparing">
       <header class="tools">
@@ -38,7 +37,7 @@ export function CompareView() {
         <b class="side">− {SAY.compareB}</b>
         {names.length > 1 && <Choice label={SAY.recording} value={otherId} among={names} onPick={(id) => subtract(id, "0", "0")} />}
         <Choice label={SAY.layer} value={otherLayer} among={layers} onPick={(l) => subtract(otherId, l, otherHead)} />
-        <Choice label={SAY.headName} value={otherHead} among={count(heads)} onPick={(h) => subtract(otherId, otherLayer, h)} />
+        <Choice label={SAY.headName} value={otherHead} among={(beside ? headsOf(beside) : []).map((head) => [String(head), String(head)] as const)} onPick={(h) => subtract(otherId, otherLayer, h)} />
         <button
           onClick={() =>
             go({

@@ -1,6 +1,6 @@
 // Step 9: every head of the layer at this query, put end to end, and projected: one component of the output as a sum over heads.
 import { useSignal } from "@preact/signals";
-import { type Cell, json, paths } from "../api";
+import { type Cell, headsOf, json, paths } from "../api";
 import { type CellMore, type HeadsTold, more } from "../api.more";
 import { short } from "../pure/numbers";
 import { cell, go, headIndex, layer, place, resource, run, screen, step } from "../state";
@@ -18,7 +18,7 @@ const beside = resource<Cell[]>(
   () => {
     const [at, now] = [cell.value, layer.value];
     if (!here()) return null;
-    return Array.from({ length: Math.min(now!.heads, 16) }, (_, head) => paths.cell(run.value!.id, now!.index, head, at!.query, at!.key)).join(" ");
+    return headsOf(now!).slice(0, 16).map((head) => paths.cell(run.value!.id, now!.index, head, at!.query, at!.key)).join(" ");
   },
   (asked, signal) => Promise.all(asked.split(" ").map((path) => json<Cell>(path, signal))),
 );
