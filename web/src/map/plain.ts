@@ -55,8 +55,7 @@ export class PlainPainter implements Painter {
 
   paint(scene: Scene): void {
     const { context } = this;
-    context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
-    context.clearRect(0, 0, scene.width, scene.height);
+    context.clearRect(0, 0, context.canvas.width, context.canvas.height);
     context.imageSmoothingEnabled = false;
     const all = scene.rows ? bands(scene) : null;
     if (!this.names.has(scene.table)) this.names.set(scene.table, this.named++);
@@ -70,9 +69,11 @@ export class PlainPainter implements Painter {
         canvas.getContext("2d")!.putImageData(coloured(held.values, rows, cols, scene.tone, scene.table, band), 0, 0);
         this.made.set(held, (ready = { how, band, canvas }));
       }
+      // On whole pixels, so that nothing shows between two tiles.
       const { x0, x1, y0, y1 } = boxOf(scene, held);
+      const [left, right, top, bottom] = [x0, x1, y0, y1].map((at) => Math.round(at * scene.ratio)) as [number, number, number, number];
       const { high, wide } = sidesOf(held.tile);
-      context.drawImage(ready.canvas, 0, 0, wide, high, x0, y0, x1 - x0, y1 - y0);
+      context.drawImage(ready.canvas, 0, 0, wide, high, left, top, right - left, bottom - top);
     }
   }
 
