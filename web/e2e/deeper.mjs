@@ -204,6 +204,8 @@ export function scenes(kit, given) {
     await page.check("text=Causal: no query sees later keys");
     await page.locator("form.opens").last().getByRole("button", { name: "Open" }).click();
     await until(page, "arrays are opened", (ids) => location.hash.startsWith("#atlas") && !ids.some((id) => location.hash.includes(id)), [given.recording, opened]);
+    await page.keyboard.press("4");
+    if (given.arrays) await until(page, "tokens without a text are numbers", () => /^0 1 2 3 .*39 $/.test(document.querySelector(".text")?.textContent ?? ""));
     await page.keyboard.press("1");
     await until(page, "and are in the list", (n) => document.querySelectorAll("[data-open]").length > n, before + 1);
     await page.close();

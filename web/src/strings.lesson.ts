@@ -45,6 +45,7 @@ export const recorded = "as recorded";
 export const changed = "changed";
 export const keysOf = (shown: number, all: number) => `${shown} of ${all} keys: this one, the strongest, its neighbours`;
 export const others = "all others";
+export const othersAndSink = "all others, and the sink";
 export const soft = "soft-cap";
 export const bias = "bias";
 export const sink = "sink";

@@ -48,9 +48,14 @@ export class Head {
     return (table ? table[query - key + this.keys - 1]! : 0) + (pairs ? pairs.values[query * this.pairRow + key * this.pairCol]! : 0);
   }
 
-  private bit(kind: number, query: number, key: number): boolean {
+  /** Whether the spans and the tile, of a kind other than 0, both allow a pair. */
+  private allowed(kind: number, query: number, key: number): boolean {
+    const { runs, words } = this.arrays;
+    let inside = !runs;
+    for (let i = 2 * this.spans * query, end = i + 2 * this.spans; i < end; i += 2) inside ||= runs![i]! <= key && key < runs![i + 1]!;
+    if (kind === 1 || !inside) return inside;
     const at = 2 * ((kind - 2) * SIDE + (key & 63)) + ((query >> 5) & 1);
-    return ((this.arrays.words![at]! >>> (query & 31)) & 1) === 1;
+    return ((words![at]! >>> (query & 31)) & 1) === 1;
   }
 
   /** q · k, before all else. */
@@ -92,52 +97,60 @@ export class Head {
     return [first, last];
   }
 
-  /** Writes the scores of a rectangle within one tile of the mask; false where there are none, and then nothing is written. */
+  /** Writes the scores of a rectangle within one tile of the mask; false where the mask allows none of them. */
   block(q0: number, q1: number, k0: number, k1: number, out: Float64Array): boolean {
-    const { runs, kinds } = this.arrays;
+    const { kinds } = this.arrays;
     const kind = kinds ? kinds[(q0 >> 6) * this.tileCols + (k0 >> 6)]! : 1;
     if (kind === 0) return false;
+    const wide = k1 - k0;
     let any = false;
-    for (let query = q0; query < q1; query++) {
-      const spans = runs ? this.spans : 1;
-      for (let s = 0, i = 2 * this.spans * query; s < spans; s++, i += 2) {
-        const start = runs ? Math.max(runs[i]!, k0) : k0;
-        const stop = runs ? Math.min(runs[i + 1]!, k1) : k1;
-        if (start >= stop) continue;
-        if (!any) {
-          any = true;
-          out.fill(-Infinity, 0, (q1 - q0) * (k1 - k0));
-        }
-        const at = (query - q0) * (k1 - k0) - k0;
-        this.dots(query, start, stop, out, at + start);
-        for (let key = start; key < stop; key++)
-          out[at + key] = kind > 1 && !this.bit(kind, query, key) ? -Infinity : this.score(out[at + key]!, query, key);
-      }
+    out.fill(-Infinity, 0, (q1 - q0) * wide);
+    for (let a = q0; a < q1; a += 2) {
+      const b = Math.min(a + 1, q1 - 1);
+      const [first, last] = this.reach(a, b + 1);
+      const [start, stop] = [Math.max(first, k0), Math.min(last, k1)];
+      if (start >= stop) continue;
+      any = true;
+      this.dots(a, b, start, stop, out, (a - q0) * wide - k0, (b - q0) * wide - k0);
+      for (let query = a; query <= b; query++)
+        for (let key = start, at = (query - q0) * wide - k0 + key; key < stop; key++, at++)
+          out[at] = this.allowed(kind, query, key) ? this.score(out[at]!, query, key) : -Infinity;
     }
     return any;
   }
 
-  /** Writes q · k of a run of keys, four at a time: where all the work is. */
-  private dots(query: number, start: number, stop: number, out: Float64Array, at: number): void {
+  /** Writes q · k of two queries and a run of keys, four at a time: where all the work is. */
+  private dots(a: number, b: number, start: number, stop: number, out: Float64Array, atA: number, atB: number): void {
     const { size } = this;
     const { q, k } = this.arrays;
-    const a = query * size;
     let key = start;
-    for (; key + 4 <= stop; key += 4, at += 4) {
-      let [s0, s1, s2, s3] = [0, 0, 0, 0];
-      for (let i = 0, b = key * size; i < size; i++, b++) {
-        const x = q[a + i]!;
-        s0 += x * k[b]!;
-        s1 += x * k[b + size]!;
-        s2 += x * k[b + 2 * size]!;
-        s3 += x * k[b + 3 * size]!;
+    for (; key + 4 <= stop; key += 4) {
+      let a0 = 0, a1 = 0, a2 = 0, a3 = 0, b0 = 0, b1 = 0, b2 = 0, b3 = 0;
+      for (let i = a * size, j = b * size, at = key * size, end = i + size; i < end; i++, j++, at++) {
+        const x = q[i]!, y = q[j]!;
+        const k0 = k[at]!, k1 = k[at + size]!, k2 = k[at + 2 * size]!, k3 = k[at + 3 * size]!;
+        a0 += x * k0;
+        a1 += x * k1;
+        a2 += x * k2;
+        a3 += x * k3;
+        b0 += y * k0;
+        b1 += y * k1;
+        b2 += y * k2;
+        b3 += y * k3;
       }
-      out[at] = s0;
-      out[at + 1] = s1;
-      out[at + 2] = s2;
-      out[at + 3] = s3;
+      out[atA + key] = a0;
+      out[atA + key + 1] = a1;
+      out[atA + key + 2] = a2;
+      out[atA + key + 3] = a3;
+      out[atB + key] = b0;
+      out[atB + key + 1] = b1;
+      out[atB + key + 2] = b2;
+      out[atB + key + 3] = b3;
     }
-    for (; key < stop; key++, at++) out[at] = this.dot(query, key);
+    for (; key < stop; key++) {
+      out[atA + key] = this.dot(a, key);
+      out[atB + key] = this.dot(b, key);
+    }
   }
 }
 

@@ -4,7 +4,7 @@ import { resourceOf } from "./others";
 import { cell, choose, go, headIndex, layer, minus, place, recordingId, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
 import * as SAY from "../strings";
 import { MapView } from "./map";
-import { Choice, Section } from "./parts";
+import { Choice, placeOf, Section } from "./parts";
 import { Readout, Tops } from "./panel";
 import { Reading } from "./row";
 
@@ -68,14 +68,16 @@ function BothRows({ id, head, queries }: { id: string; head: string; queries: nu
   if (!held) return <p class="empty">{SAY.compareRowsHint}</p>;
   const { query, key } = held;
   const [a, b] = [rowTold.value.value?.values ?? null, otherRow.value.value?.values ?? null];
+  // The tokens that the queries stand at.
+  const [here, there] = [placeOf(query), query + Math.max((b?.length ?? queries) - queries, 0)];
   const pick = (to: number) => choose(query, to);
   const of = (side: string, head: string, text: string | undefined) => SAY.compareOf(side, query, text ?? "…", head);
   return (
     <div class="with-panel">
       <div class="two-rows">
-        <Reading title={of(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), token(query))} values={a} stale={!rowNow.value} query={query} chosen={key} what={SAY.rowWeight} onPick={pick} />
+        <Reading title={of(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), token(here))} values={a} stale={!rowNow.value} query={here} chosen={key} what={SAY.rowWeight} onPick={pick} />
         {query < queries ? (
-          <Reading title={of(SAY.compareB, head, token(query, id))} values={b} stale={otherRow.value.loading} query={query} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />
+          <Reading title={of(SAY.compareB, head, token(there, id))} values={b} stale={otherRow.value.loading} query={there} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />
         ) : (
           <p class="empty">{SAY.compareShorter(queries)}</p>
         )}

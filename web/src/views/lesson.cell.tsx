@@ -192,7 +192,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
           })}
           {upTo >= 7 && (
             <tr class="total">
-              <td colSpan={5}>{LESSON.others}</td>
+              <td colSpan={5}>{now.sink === null ? LESSON.others : LESSON.othersAndSink}</td>
               <td><N value={Math.max(others, 0)} role="weight" tell={FROM.others} /></td>
               <td class="twobars"><Bar part={others} /></td>
             </tr>

@@ -12,7 +12,7 @@ import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
 import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rowNow, rows, screen, token } from "../state";
 import * as SAY from "../strings";
-import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
+import { Bar, Check, Choice, Drawing, placeOf, Section, Strip, Token } from "./parts";
 
 /** The cell that is held, or what is under the cursor. */
 export function Readout() {
@@ -68,7 +68,7 @@ function Pair({ query, k }: { query: number; k: number }) {
     <dl class="pair">
       <dt class="query">{SAY.query(query)}</dt>
       <dd>
-        <Token index={query} role="query" />
+        <Token index={placeOf(query)} role="query" />
       </dd>
       <dt class="key">{SAY.key(k)}</dt>
       <dd>
@@ -94,7 +94,7 @@ function Facts() {
       <dt>{SAY.readoutRank}</dt>
       <dd>{rank ?? "…"}</dd>
       <dt>{SAY.readoutDistance}</dt>
-      <dd>{told.query.index - told.key.index}</dd>
+      <dd>{String(placeOf(told.query.index) - told.key.index).replace("-", "−")}</dd>
     </dl>
   );
 }

@@ -3,7 +3,10 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { shown } from "../pure/numbers";
 import { css } from "../pure/ramps";
-import { token } from "../state";
+import { layer, token } from "../state";
+
+/** The token that a query stands at: the last query at the last key, where a cache held the keys before. */
+export const placeOf = (query: number) => query + Math.max((layer.value?.keys ?? 0) - (layer.value?.queries ?? 0), 0);
 
 /** A token in the colour of its role. */
 export function Token({ index, role, text }: { index: number; role: "query" | "key" | "plain"; text?: string | undefined }) {

@@ -8,7 +8,7 @@ import { css, inkOn } from "../pure/ramps";
 import { cumulative, entropy, runs, SHADES, top } from "../pure/text";
 import { roundUp, toneOf, type Tone } from "../pure/tone";
 import * as SAY from "../strings";
-import { Check, Drawing, Section, Token } from "./parts";
+import { Check, Drawing, placeOf, Section, Token } from "./parts";
 import { Readout, Tops } from "./panel";
 
 const PAGE = 3000;
@@ -22,10 +22,10 @@ export function RowView() {
   return (
     <div class="with-panel">
       <Reading
-        title={SAY.rowOf(held.query, token(held.query) ?? "…")}
+        title={SAY.rowOf(held.query, token(placeOf(held.query)) ?? "…")}
         values={row}
         stale={!rowNow.value}
-        query={held.query}
+        query={placeOf(held.query)}
         chosen={held.key}
         what={SAY.rowWeight}
         onPick={(key) => choose(held.query, key)}
@@ -41,7 +41,7 @@ function Received() {
   const all = marginals.value;
   const received = useMemo(() => all?.values.slice(0, at.keys) ?? null, [all, at.keys]);
   // The row of the token that is picked.
-  const pick = (key: number) => choose(key - (at.keys - at.queries), key);
+  const pick = (key: number) => choose(key - placeOf(0), key);
   return (
     <div class="with-panel">
       <Reading title={SAY.rowReceived} values={received} stale={!received} query={-1} chosen={-1} what={SAY.rowReceives} linear onPick={pick} />
@@ -164,7 +164,8 @@ function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, o
   return (
     <p class="text" ref={sight} onClick={pick}>
       {parts.map((run) => {
-        const words = Array.from({ length: run.length }, (_, i) => token(run.start + i, id) ?? " ").join("");
+        // Arrays have no text: their tokens are numbers.
+        const words = Array.from({ length: run.length }, (_, i) => (token(run.start + i, id) ?? " ") || `${run.start + i} `).join("");
         const marked = run.length === 1 && (run.start === query || run.start === chosen);
         if (!run.shade && !marked) return words;
         const part = run.shade / SHADES;
