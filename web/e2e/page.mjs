@@ -147,6 +147,8 @@ async function everyKey() {
   await press("m", /pool=mean/);
   await press("m", /pool=sum/);
   await press("m", /^(?!.*pool=)/);
+  await press("t", /table=1/);
+  await press("t", /^(?!.*table=)/);
   await press("d", /at=/);
   await page.waitForTimeout(400);
   const [, q, k] = /at=([\d.]+),([\d.]+)/.exec(await hashOf(page));
@@ -175,6 +177,10 @@ async function everyKey() {
   await shot(page, "help");
   await press("Escape", /^#map/);
   check("Esc closes", (await page.locator("dialog[open]").count()) === 0);
+  await press("4", /^#row/);
+  await press("3", /^#map/);
+  await press("5", /^#lesson/);
+  await press("3", /^#map/);
   await press("e", /^#lesson/);
   await serious(page, "three words");
   await shot(page, "words");

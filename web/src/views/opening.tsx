@@ -15,7 +15,8 @@ const job = signal<{ id: string; part: number; doing: string; ended: AbortContro
 async function show(id: string): Promise<void> {
   const name = (await listed()).find((one) => one.id === id)?.name ?? id;
   speak(SAY.openOpened(name));
-  open(id);
+  // Whoever has gone elsewhere meanwhile stays there.
+  if (screen.peek() === "open") open(id);
 }
 
 async function record(text: string, model: string): Promise<void> {
