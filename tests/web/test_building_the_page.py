@@ -136,18 +136,18 @@ def test_one_file_holds_all_of_it_and_nothing_in_it_ends_its_element(tmp_path: P
     (assets / "index.css").write_text("a { content: '</style>' }")
     (assets / "icon.svg").write_text("<svg/>")
     with pytest.raises(OptionError, match=r"got no worker\.js in"):
-        page.html({"transport": "worker"}, folder=tmp_path)
+        page.html({"transport": "worker"}, built=page.files(tmp_path))
     (assets / page.WORKER).write_text('postMessage("</script>")')
     about = {"transport": "worker", "name": "</script><!--"}
     data = [("a/0/q", ("QUJD", "REVG"))]
-    text = "".join(page.html(about, data, title="<b>", folder=tmp_path))
+    text = "".join(page.html(about, data, title="<b>", built=page.files(tmp_path)))
     assert text.count("</script>") == text.count("<script ") == 4
     assert text.count("</style>") == 1
     assert "<!--" not in text
     assert "<title>&lt;b&gt;</title>" in text
     assert 'id="regard-data/a/0/q">QUJDREVG</script>' in text
     assert "/assets/" not in text
-    alone = "".join(page.html({"transport": "parent"}, folder=tmp_path))
+    alone = "".join(page.html({"transport": "parent"}, built=page.files(tmp_path)))
     assert "regard-worker" not in alone
 
 

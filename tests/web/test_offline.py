@@ -272,6 +272,23 @@ def test_a_page_that_fails_leaves_the_old_one(
     assert path.read_text() == "old"
 
 
+def test_what_was_built_and_has_changed_is_built_again(
+    short_run: Recording, tmp_path: Path, made: Callable[..., Path]
+) -> None:
+    path = tmp_path / "run.safetensors"
+    shutil.copy(short_run.path, path)
+    run = Recording.open(path)
+    made(run)
+    built = tmp_path / "run.safetensors.explorer" / f"{run.key}-1.pyramid"
+    data = bytearray(built.read_bytes())
+    told = json.loads(data[data.rindex(b'{"about"') : data.rindex(b"}") + 1])
+    data[told["arrays"]["received"][2]] ^= 0xFF
+    built.write_bytes(data)
+    received = Parsed.of(made(run)).array(1, "received")
+    assert received is not None
+    np.testing.assert_allclose(received[0], run.layer(1).weights[0, 0].sum(0), rtol=1e-4)
+
+
 # ---------------------------------------------------------------- by the server, and on the command line
 
 

@@ -8,6 +8,7 @@ weights comes along, and of large heads a coarse map, which a browser would take
 from __future__ import annotations
 
 import base64
+import contextlib
 import gzip
 import os
 import shutil
@@ -15,11 +16,12 @@ import tempfile
 import threading
 import weakref
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
+from urllib.parse import quote
 
 import numpy as np
 import torch
@@ -42,8 +44,8 @@ from regard.explorer.carried import (
 )
 from regard.explorer.cell import words
 from regard.explorer.context import context
-from regard.explorer.pyramid import Pyramid
-from regard.explorer.tiles import Check
+from regard.explorer.pyramid import Damaged, Pyramid
+from regard.explorer.tiles import Check, NotBuilt
 from regard.lesson import TEXT
 from regard.pages import put, writable
 from regard.recording import Recording, Rounding, size_in_words
@@ -84,6 +86,7 @@ class Page:
     Raises:
         OptionError: a layer or head that is not there; a layer whose weights are no softmax of a dot product;
             numbers that the dtype asked for does not hold.
+        NotBuilt: something that was built has changed on the disk: it is built again.
     """
 
     def __init__(
@@ -110,9 +113,8 @@ class Page:
                 "arrays": {name: {"dtype": one.dtype, "shape": one.shape, "gzip": one.gzip}
                            for name, one in self._arrays.items()},
             })  # fmt: skip
-            hollow = page.html(
-                self._about, ((name, ()) for name in self._arrays), title=self._title
-            )
+            self._built = page.files()
+            hollow = self._html((name, ()) for name in self._arrays)
             self.size: int = sum(len(piece.encode()) for piece in hollow) + sum(
                 4 * -(-one.size // 3) for one in self._arrays.values()
             )
@@ -129,10 +131,19 @@ class Page:
             "layers": self.layers,
         }  # fmt: skip
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Of the file as a download."""
+        name = quote(f"{Path(self._title).stem}.html")
+        return {
+            "Content-Length": str(self.size),
+            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
+        }
+
     def pieces(self) -> Iterator[str]:
         """The file, a piece at a time."""
         encoded = ((name, self._encoded(one)) for name, one in self._arrays.items())
-        return page.html(self._about, encoded, title=self._title)
+        return self._html(encoded)
 
     def write(self, path: str | Path) -> None:
         """Write it beside its place, then put it there.
@@ -163,6 +174,10 @@ class Page:
     ) -> None:
         self.close()
 
+    def _html(self, data: Iterable[tuple[str, Iterable[str]]]) -> Iterator[str]:
+        # Of the page as it was then: a size is told once.
+        return page.html(self._about, data, title=self._title, built=self._built)
+
     def _encoded(self, one: Stored) -> Iterator[str]:
         for at in range(one.offset, one.offset + one.size, _PIECE):
             size = min(_PIECE, one.offset + one.size - at)
@@ -178,8 +193,13 @@ class Page:
         self._rounding = []
         for number in chosen:
             pyramid = building.layer(number)
-            assert pyramid is not None, "all is built"
-            layers.append(self._layer(book, number, pyramid, wanted, small))
+            if pyramid is None:
+                raise NotBuilt
+            try:
+                layers.append(self._layer(book, number, pyramid, wanted, small))
+            except Damaged:
+                building.damaged(number)
+                raise NotBuilt from None
         recording["layers"] = [one for one in recording["layers"] if one["index"] in chosen]
         for one in recording["layers"]:
             one |= {"values": one["values"] and wanted.values, "inputs": False}
@@ -291,17 +311,25 @@ def prepare(books: Sequence[Book], wanted: Wanted, progress: Progress = lambda t
     try:
         for one in buildings:
             one.start()
-            while not one.ended:
-                one.wait(0.1)
-                progress(one.told)
-            if one.failed is not None:
-                raise OptionError("page", f"statistics that could not be built: {one.failed}",
-                                  "what can be built", "Mend that, and try again.")  # fmt: skip
-        progress(Told("putting the page together", 1.0))
-        return Page(buildings, wanted)
+        while True:
+            for one in buildings:
+                _await(one, progress)
+            progress(Told("putting the page together", 1.0))
+            with contextlib.suppress(NotBuilt):
+                return Page(buildings, wanted)
     finally:
         for one in buildings:
             one.stop()
+
+
+def _await(building: Building, progress: Progress) -> None:
+    """Until all is built of a recording."""
+    while not building.ended:
+        building.wait(0.1)
+        progress(building.told)
+    if building.failed is not None:
+        raise OptionError("page", f"statistics that could not be built: {building.failed}",
+                          "what can be built", "Mend that, and try again.")  # fmt: skip
 
 
 def write_page(

@@ -33,8 +33,9 @@ _POLICY = (
 )
 
 
-def files(folder: Path = STATIC) -> Mapping[str, tuple[bytes, str]]:
+def files(folder: Path | None = None) -> Mapping[str, tuple[bytes, str]]:
     """Every file of the built page and its media type, by its name; none where it is not built."""
+    folder = STATIC if folder is None else folder
     found: dict[str, tuple[bytes, str]] = {}
     for place in (folder, folder / "assets"):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
@@ -49,7 +50,7 @@ def html(
     data: Iterable[tuple[str, Iterable[str]]] = (),
     *,
     title: str = "regard",
-    folder: Path | None = None,
+    built: Mapping[str, tuple[bytes, str]] | None = None,
 ) -> Iterator[str]:
     """The page as one HTML file that fetches nothing, a piece at a time.
 
@@ -58,16 +59,15 @@ def html(
             asks the window around it; ``{"transport": "worker", …}`` the worker, which comes along then.
         data: Arrays by their names, each as pieces of its base64.
         title: Of the document.
-        folder: Where the built page is; by default `STATIC`.
+        built: The files of the page, where they were read before.
 
     Raises:
         OptionError: the page is not built.
     """
-    folder = STATIC if folder is None else folder
-    page = files(folder)
+    page = files() if built is None else built
     missing = [name for name in ("index.html", *_workers(about)) if name not in page]
     if missing:
-        raise OptionError("page", f"no {missing[0]} in {folder}", "a page that is built",
+        raise OptionError("page", f"no {missing[0]} in {STATIC}", "a page that is built",
                           _HOW if _in_checkout() else _INCOMPLETE)  # fmt: skip
     return _pieces(page, about, data, title)
 

@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import numpy as np
 from starlette.requests import Request
@@ -233,15 +232,13 @@ class Explorer:
                 kept = self._page = key, Page([building], wanted, check)
             return kept[1]
 
-        made = await self._work(request, job)
+        try:
+            made = await self._work(request, job)
+        except NotBuilt:
+            return self._later(building)
         if told_only:
             return as_json(made.told)
-        name = quote(f"{Path(book.name).stem}.html")
-        headers = {
-            "Content-Length": str(made.size),
-            "Content-Disposition": f"attachment; filename*=UTF-8''{name}",
-        }
-        return StreamingResponse(made.pieces(), headers=headers, media_type="text/html")
+        return StreamingResponse(made.pieces(), headers=made.headers, media_type="text/html")
 
     async def progress(self, request: Request) -> Response:
         _parameters(request)
