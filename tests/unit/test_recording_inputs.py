@@ -224,8 +224,9 @@ def put(part: str, name: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     "change",
     [
-        put("query", "x", None), put("query", "x", "held/99"), put("query", "x", "layers/0/q"), put("key", "x", "held/1"),
-        put("query", "weight", "held/0"), put("key", "weight", None), put("key", "bias", "held/1"),
+        put("query", "x", None), put("query", "x", "held/99"), put("query", "x", "layers/0/q"),
+        put("key", "x", "held/2"),
+        put("query", "weight", "held/1"), put("key", "weight", None), put("key", "bias", "held/1"),
         put("value", "between", ["a spell"]), put("value", "between", 3), put("output", "weight", "held/0"),
         put("output", "bias", 5), lambda about: about["inputs"].pop("output"),
         lambda about: about.update(inputs=[1]), lambda about: about.update(inputs="x"),
