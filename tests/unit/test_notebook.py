@@ -322,7 +322,7 @@ def test_in_a_running_loop_answers_are_sent_by_it(run: Recording) -> None:
 
 def test_messages_of_others_are_not_ours(widget: ExplorerWidget) -> None:
     front = Front(widget)
-    front.hear({"method": "custom", "content": {"id": "view:1", "path": "/api/recordings"}})
+    front.hear({"method": "custom", "content": {"id": "other:1", "path": "/api/recordings"}})
     front.hear({"method": "custom", "content": "text"})
     front.ask("/api/recordings?")
     assert list(front.answers()) == ["view:1"]
