@@ -3,7 +3,7 @@
 export const q = (i: number, at: number) => [`component ${i} of the query of token ${at}, from the recording`, "one product of step 2"];
 export const k = (i: number, at: number) => [`component ${i} of the key of token ${at}, from the recording`, "one product of step 2"];
 export const product = (q: string, k: string, i: number) => [`q${i} × k${i} = ${q} × ${k}`, "the dot product"];
-export const running = (n: number) => [`the first ${n} products of this table, added`, "the next line's sum"];
+export const running = (n: number) => [`the first ${n} lines of this table, added`, "the next line's sum"];
 export const dot = (n: number) => [`the sum of all ${n} products`, "the scaled score: × scale"];
 export const scale = (d: number) => [`1 ÷ √${d} by default`, "every score of this head"];
 export const bias = (bias: string | null | undefined) => [bias ?? "the layer's bias", "this score"];
@@ -16,7 +16,7 @@ export const scaled = (dot: string, scale: string) => [`dot × scale = ${dot} ×
 export const score = (parts: string) => [parts, "the softmax of its row"];
 export const shifted = (score: string, max: string) => [`score − largest = ${score} − ${max}`, "exp"];
 export const exp = (shifted: string) => [`exp(${shifted})`, "the row's sum, and this weight"];
-export const sum = (n: string) => [`exp of all ${n} keys of the row, added`, "every weight of the row is divided by it"];
+export const sum = ["exp of every key that the query sees, added, and of the sink where there is one", "every weight of the row is divided by it"];
 export const weight = (exp: string, sum: string) => [`exp ÷ sum = ${exp} ÷ ${sum}`, "weight × value, in the output of this query"];
 export const value = (i: number, at: number) => [`component ${i} of the value of token ${at}, from the recording`, "weight × value"];
 export const out = (i: number) => [`Σ weight × value, component ${i}, over every key`, "the concatenated heads"];

@@ -161,7 +161,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
         <Equation>
           <span class="soft">exp ÷ sum =</span>
           <N value={now.exp} name={LESSON.exp} tell={FROM.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
-          <N value={now.sum} name={LESSON.sum} tell={FROM.sum(String(now.query.index + 1))} /> ={" "}
+          <N value={now.sum} name={LESSON.sum} tell={FROM.sum} /> ={" "}
           <Predict value={now.weight} name={LESSON.weight} onSeen={() => (seen.value = true)}>
             <span data-lesson-weight={now.weight}>
               <N value={now.weight} role="weight" name={LESSON.weight} digits={6} tell={FROM.weight(short(now.exp), short(now.sum))} />
@@ -173,30 +173,30 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
       {now.sink !== null && <p class="note">{LESSON.sink}: {short(now.sink)}</p>}
       <p class="soft">{LESSON.keysOf(shown.length, layer.value?.keys ?? 0)}</p>
       <Sums head={[[LESSON.key], [LESSON.token, "left"], [LESSON.score], ["− max"], ...(upTo >= 6 ? [[LESSON.exp] as const] : []), ...(upTo >= 7 ? [[LESSON.weight, "weight"] as const, [""] as const] : [])]}>
-          {shown.map((key) => {
-            const at = keys.indexOf(key);
-            const score = scores[at] ?? null;
-            const shifted = score === null || max === null ? null : score - max;
-            const exp = shifted === null ? 0 : Math.exp(shifted);
-            return (
-              <tr key={key} class={key === now.key.index ? "this" : ""}>
-                <td>{key}</td>
-                <td class="left"><Token index={key} role={key === now.key.index ? "key" : "plain"} /></td>
-                <td><N value={score} name={LESSON.scoreOf(key)} tell={FROM.score(score === null ? LESSON.masked : DEEP.scoreParts)} /></td>
-                <td><N value={shifted} tell={FROM.shifted(short(score), short(max))} /></td>
-                {upTo >= 6 && <td><N value={exp} tell={FROM.exp(short(shifted))} /></td>}
-                {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={FROM.weight(short(exp), short(now.sum))} />}</td>}
-                {upTo >= 7 && <td class="twobars">{!(hiding && key === now.key.index) && <Bar part={weights[at] ?? 0} />}</td>}
-              </tr>
-            );
-          })}
-          {upTo >= 7 && (
-            <tr class="total">
-              <td colSpan={5}>{now.sink === null ? LESSON.others : LESSON.othersAndSink}</td>
-              <td><N value={Math.max(others, 0)} role="weight" tell={FROM.others} /></td>
-              <td class="twobars"><Bar part={others} /></td>
+        {shown.map((key) => {
+          const at = keys.indexOf(key);
+          const score = scores[at] ?? null;
+          const shifted = score === null || max === null ? null : score - max;
+          const exp = shifted === null ? 0 : Math.exp(shifted);
+          return (
+            <tr key={key} class={key === now.key.index ? "this" : ""}>
+              <td>{key}</td>
+              <td class="left"><Token index={key} role={key === now.key.index ? "key" : "plain"} /></td>
+              <td><N value={score} name={LESSON.scoreOf(key)} tell={FROM.score(score === null ? LESSON.masked : DEEP.scoreParts)} /></td>
+              <td><N value={shifted} tell={FROM.shifted(short(score), short(max))} /></td>
+              {upTo >= 6 && <td><N value={exp} tell={FROM.exp(short(shifted))} /></td>}
+              {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={FROM.weight(short(exp), short(now.sum))} />}</td>}
+              {upTo >= 7 && <td class="twobars">{!(hiding && key === now.key.index) && <Bar part={weights[at] ?? 0} />}</td>}
             </tr>
-          )}
+          );
+        })}
+        {upTo >= 7 && (
+          <tr class="total">
+            <td colSpan={5}>{now.sink === null ? LESSON.others : LESSON.othersAndSink}</td>
+            <td><N value={Math.max(others, 0)} role="weight" tell={FROM.others} /></td>
+            <td class="twobars"><Bar part={others} /></td>
+          </tr>
+        )}
       </Sums>
       {upTo >= 7 && !hiding && <WeightsTable now={now} brief />}
     </>

@@ -38,23 +38,24 @@ export function Heads({ now }: { now: CellMore }) {
       {told?.heads && <SideBySide told={told} query={now.query.index} />}
       <h2>{DEEP.perHead}</h2>
       <Sums head={[[LESSON.headName], ["q · k"], [LESSON.score], [LESSON.weight, "weight"], [""], [DEEP.strongest, "left"]]}>
-            {all?.map((one, head) => {
-              const best = one.row.weights.indexOf(Math.max(...one.row.weights));
-              return (
-                <tr key={head} class={head === headIndex.value ? "this" : ""}>
-                  <td>
-                    <button class="quiet" aria-label={DEEP.goHead(head)} onClick={() => go({ head })}>{head}</button>
-                  </td>
-                  <td><N value={one.dot} tell={FROM.dot(one.q.length)} /></td>
-                  <td><N value={one.score} tell={FROM.score(DEEP.scoreParts)} /></td>
-                  <td><N value={one.weight} role="weight" tell={FROM.weight(short(one.exp), short(one.sum))} /></td>
-                  <td class="twobars"><Bar part={one.weight} /></td>
-                  <td class="left">
-                    {one.row.keys[best]} <Token index={one.row.keys[best] ?? 0} role="plain" />
-                  </td>
-                </tr>
-              );
-            })}
+        {all?.map((one, i) => {
+          const head = headsOf(layer.value!)[i]!;
+          const best = one.row.weights.indexOf(Math.max(...one.row.weights));
+          return (
+            <tr key={head} class={head === headIndex.value ? "this" : ""}>
+              <td>
+                <button class="quiet" aria-label={DEEP.goHead(head)} onClick={() => go({ head })}>{head}</button>
+              </td>
+              <td><N value={one.dot} tell={FROM.dot(one.q.length)} /></td>
+              <td><N value={one.score} tell={FROM.score(DEEP.scoreParts)} /></td>
+              <td><N value={one.weight} role="weight" tell={FROM.weight(short(one.exp), short(one.sum))} /></td>
+              <td class="twobars"><Bar part={one.weight} /></td>
+              <td class="left">
+                {one.row.keys[best]} <Token index={one.row.keys[best] ?? 0} role="plain" />
+              </td>
+            </tr>
+          );
+        })}
       </Sums>
     </>
   );
@@ -77,32 +78,32 @@ function SideBySide({ told, query }: { told: HeadsTold; query: number }) {
         <>
           <Component of={DEEP.layerOut} now={into.component} most={into.size} />
           <Sums data-projected={into.out} head={[[LESSON.headName], [DEEP.ofHeads], [""], [DEEP.soFar]]}>
-                {into.parts.map((part, h) => {
-                  const so = into.parts.slice(0, h + 1).reduce((a, b) => a + b, 0);
-                  const most = Math.max(...into.parts.map(Math.abs), Math.abs(into.bias ?? 0), 1e-12);
-                  return (
-                    <tr key={h} class={h === head ? "this" : ""}>
-                      <td>
-                        <button class="quiet" aria-label={DEEP.inHead(h)} onClick={() => (opened.value = h)}>{h}</button>
-                      </td>
-                      <td><N value={part} name={DEEP.headPart(h)} tell={[DEEP.headPartFrom(h, outs[h]!.length), DEEP.headPartGoes(into.component)]} /></td>
-                      <td class="signed-bar"><Signed part={part / most} /></td>
-                      <td><N value={so} tell={FROM.running(h + 1)} /></td>
-                    </tr>
-                  );
-                })}
-                {into.bias !== null && (
-                  <tr>
-                    <td class="soft">{DEEP.plusBias}</td>
-                    <td><N value={into.bias} tell={DEEP.outBias(into.component)} /></td>
-                    <td />
-                    <td />
-                  </tr>
-                )}
-                <tr class="total">
-                  <td colSpan={3}>{DEEP.headPartGoes(into.component)}</td>
-                  <td><N value={into.out} role="output" name={DEEP.headPartGoes(into.component)} digits={6} tell={[DEEP.allHeads(outs.length), DEEP.nextLayer]} /></td>
+            {into.parts.map((part, h) => {
+              const so = into.parts.slice(0, h + 1).reduce((a, b) => a + b, 0);
+              const most = Math.max(...into.parts.map(Math.abs), Math.abs(into.bias ?? 0), 1e-12);
+              return (
+                <tr key={h} class={h === head ? "this" : ""}>
+                  <td>
+                    <button class="quiet" aria-label={DEEP.inHead(h)} onClick={() => (opened.value = h)}>{h}</button>
+                  </td>
+                  <td><N value={part} name={DEEP.headPart(h)} tell={[DEEP.headPartFrom(h, outs[h]!.length), DEEP.headPartGoes(into.component)]} /></td>
+                  <td class="signed-bar"><Signed part={part / most} /></td>
+                  <td><N value={so} tell={FROM.running(h + 1)} /></td>
                 </tr>
+              );
+            })}
+            {into.bias !== null && (
+              <tr>
+                <td class="soft">{DEEP.plusBias}</td>
+                <td><N value={into.bias} tell={DEEP.outBias(into.component)} /></td>
+                <td />
+                <td />
+              </tr>
+            )}
+            <tr class="total">
+              <td colSpan={3}>{DEEP.headPartGoes(into.component)}</td>
+              <td><N value={into.out} role="output" name={DEEP.headPartGoes(into.component)} digits={6} tell={[DEEP.allHeads(outs.length), DEEP.nextLayer]} /></td>
+            </tr>
           </Sums>
           <h2>{DEEP.inHead(head)}</h2>
           <SumOfProducts
