@@ -67,6 +67,17 @@ const other = await framed(second);
 await until(other, "a second view shows the same weight", () => document.querySelector(".readout")?.getAttribute("data-ready") === "1");
 await ask("/go", { query: 40, key: 20 });
 for (const view of [frame, other]) await until(view, "both go", () => /40/.test(document.querySelector(".readout")?.textContent ?? ""));
+
+// What the page sends along arrives: JSON as text, a file as bytes.
+const posted = (path, body) => other.evaluate(([path, body]) => new Promise((done) => {
+  addEventListener("message", ({ data }) => data.id === 9001 && done(data), { once: false });
+  parent.postMessage({ regard: 1, id: 9001, path, method: "POST", body: body ?? new Blob([new Uint8Array([1, 2, 3])]) }, "*");
+}), [path, body]);
+const { status, body: said } = await posted("/api/open", JSON.stringify({ text: 5 }));
+check("JSON arrives", status === 400 && JSON.parse(said).error.given === "no text", said);
+const file = await posted("/api/arrays", null);
+check("a file arrives", file.status === 400 && JSON.parse(file.body).error.argument !== "Content-Type", file.body);
+
 check("the page cannot reach into the notebook", await other.evaluate(() => {
   try {
     return !parent.document;
