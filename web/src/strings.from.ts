@@ -10,6 +10,7 @@ export const bias = (bias: string | null | undefined) => [bias ?? "the layer's b
 export const entropy = ["−Σ weight × ln weight over the row, in nats: 0 for one key, ln n for n keys alike", "nothing: it says how spread the row is"];
 export const mapped = ["exp(score − lse), as on the map", "weight × value, in the output of this query"];
 export const changed = ["the softmax of the changed scores, worked by the page", "nothing: the recording stays as it is"];
+export const sink = ["exp(sink − largest): learned, one for each head", "the row's sum, so that the weights of the keys need not sum to 1"];
 export const others = ["1 − the weights above", "weight × value of those keys, in the output"];
 export const max = ["the largest score of the row", "every score of the row, less this"];
 export const scaled = (dot: string, scale: string) => [`dot × scale = ${dot} × ${scale}`, "soft-cap and bias where there are any, then the mask"];

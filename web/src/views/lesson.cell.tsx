@@ -170,7 +170,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
           <PredictFirst />
         </Equation>
       )}
-      {now.sink !== null && <p class="note">{LESSON.sink}: {short(now.sink)}</p>}
+      {now.sink !== null && <p class="note">{LESSON.sink}: <N value={now.sink} name={LESSON.sink} tell={FROM.sink} /></p>}
       <p class="soft">{LESSON.keysOf(shown.length, layer.value?.keys ?? 0)}</p>
       <Sums head={[[LESSON.key], [LESSON.token, "left"], [LESSON.score], ["− max"], ...(upTo >= 6 ? [[LESSON.exp] as const] : []), ...(upTo >= 7 ? [[LESSON.weight, "weight"] as const, [""] as const] : [])]}>
         {shown.map((key) => {
