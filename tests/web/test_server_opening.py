@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 import time
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from regard import Recording, models
 from regard.explorer import opening, posted
 from regard.explorer.building import Book
 from regard.explorer.opening import of_text
+from regard.explorer.refusals import Refused
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
 from regard.source import Source
@@ -245,11 +248,9 @@ def test_too_much_is_not_read(
     client: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
 ) -> None:
     monkeypatch.setattr(posted, "MOST_FILE", 1000)
-    read: list[int] = []
 
     def parts() -> Iterator[bytes]:
-        for i in range(10):
-            read.append(i)
+        for _ in range(10):
             yield b"x" * 400
 
     kind = {"Content-Type": "application/octet-stream"}
@@ -259,6 +260,16 @@ def test_too_much_is_not_read(
     assert "1,000" in error["allowed"]
     assert [*(home / "incoming").iterdir()] == []
     assert client.get("/api/recordings").json() == []
+
+
+def test_a_length_that_is_too_much_is_refused_before_anything_is_read() -> None:
+    async def receive() -> Any:
+        raise AssertionError("it was read")
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999")]
+    request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(Refused, match="99,999,999 bytes or more"):
+        asyncio.run(posted.body(request, "application/json", 1000))
 
 
 @pytest.mark.parametrize("path", ["/api/open", "/api/arrays", "/api/open/x/cancel"])
