@@ -172,16 +172,20 @@ def _shapes(result: Any) -> str:
 def _drawn(observer: Observer[Any], result: Any) -> str:
     if isinstance(result, Top):
         return _strongest(result) if result.keys.numel() else said("nothing")
-    if not isinstance(result, Tensor) or result.ndim < 3 or result.is_complex():
+    if not isinstance(result, Tensor) or not result.ndim or result.is_complex():
         return ""
     if not result.numel():
         return said("nothing")
-    many, heads = result.shape[:2]
-    names = [
-        f"head {i % heads}" if many == 1 else f"row {i // heads}, head {i % heads}"
-        for i in range(min(many * heads, _HEADS))
-    ]
-    flat = result.detach().flatten(0, 1)[: len(names)]
+    if result.ndim < 3:  # of one head alone, without the dimensions of batch rows and heads
+        names, flat, many = ["this head"], result.detach()[None], 1
+    else:
+        rows, heads = result.shape[:2]
+        many = rows * heads
+        names = [
+            f"head {i % heads}" if rows == 1 else f"row {i // heads}, head {i % heads}"
+            for i in range(min(many, _HEADS))
+        ]
+        flat = result.detach().flatten(0, 1)[: len(names)]
     each = [one.to("cpu", torch.float32).numpy() for one in flat]
     if isinstance(observer, Pooled):
         drawn = _maps(observer, names, each)
@@ -189,7 +193,7 @@ def _drawn(observer: Observer[Any], result: Any) -> str:
         drawn = _masses(observer, names, each)
     else:
         drawn = _lines(names, each)
-    more = many * heads - (min(len(names), _MAPS) if isinstance(observer, Pooled) else len(names))
+    more = many - (min(len(names), _MAPS) if isinstance(observer, Pooled) else len(names))
     return drawn + (said(f"and {more} more heads") if more > 0 else "")
 
 
@@ -222,7 +226,8 @@ def _lines(names: Sequence[str], each: Sequence[ndarray]) -> str:
 
 
 def _strongest(top: Top) -> str:
-    keys, weights = top.keys[0, 0].detach().cpu(), top.weights[0, 0].detach().float().cpu()
+    first, name = ((0, 0), "head 0") if top.keys.ndim > 2 else ((), "this head")
+    keys, weights = top.keys[first].detach().cpu(), top.weights[first].detach().float().cpu()
     n = len(keys)
     rows = [
         [f"query {query:,}", ", ".join(
@@ -232,4 +237,4 @@ def _strongest(top: Top) -> str:
         ) or "none"]
         for query in dict.fromkeys(i * (n - 1) // max(_QUERIES - 1, 1) for i in range(_QUERIES))
     ]  # fmt: skip
-    return table(["head 0", "strongest keys (weight)"], rows)
+    return table([name, "strongest keys (weight)"], rows)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
+from regard import glance
 from regard.attend import Seen, observe, taken_over
 from regard.dropin import torch_functions
 from regard.errors import DtypeError, OptionError
@@ -58,6 +59,10 @@ class Pass:
 
     def __repr__(self) -> str:
         return f"Pass(queries={self.queries}, keys={self.keys}, first query {self.place.query})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each result in small."""
+        return glance.results(f"{self.queries:,} queries × {self.keys:,} keys", self._results)
 
 
 class WatchedLayer:

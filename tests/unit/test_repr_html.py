@@ -214,6 +214,20 @@ def test_a_head_is_what_its_layer_is(run: Recording):
     harmless(sigmoid._repr_html_())
 
 
+def test_what_is_asked_of_a_recording_is_shown_too(run: Recording):
+    asked: tuple[Any, ...] = (Entropy(), TopK(3), Pooled(9, 9, "max"), SpanMass((0, 1)), Received())
+    layer = run.layer(0)
+    for of, place, name in ((layer, (0, 0), "head 0"), (layer.head(1), (), "this head")):
+        seen = of.see(*asked)
+        page = harmless(seen._repr_html_())
+        entropy, top, pooled = (seen[one] for one in asked[:3])
+        assert f"{name}{entropy[place].numpy().mean():.3g}" in page.text
+        key, weight = top.keys[place][N - 1, 0], top.weights[place][N - 1, 0]
+        assert f"query {N - 1}{key:,} ({weight:.3g})" in page.text
+        want = Scale(1.0).of(pooled[place].double().numpy())
+        assert (levels(page.of("img")[0]["src"]) == want).all()
+
+
 def test_a_head_of_a_call_that_the_kernels_do_not_take():
     q, k = torch.randn(2, 2, 3, 20, 8, dtype=torch.float64).unbind()
     weights = Weights.of(q, k, mask=Causal())
