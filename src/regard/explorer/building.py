@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from regard.errors import RegardError
 from regard.explorer import statistics
 from regard.explorer.layers import Layer
 from regard.explorer.pyramid import FORMAT, Damaged, Pyramid, Writer, cell_for, opened
@@ -130,6 +131,9 @@ class Building:
             self.start()
 
     def _run(self) -> None:
+        # Long texts take a while to read: no first request shall wait for it. Who asks is told of damage.
+        with contextlib.suppress(RegardError):
+            _ = self.book.recording.tokens, self.book.recording.spans
         try:
             left = [i for i in range(len(self.book.layers)) if i not in self._made]
             left = [i for i in left if not self._found(i)]
