@@ -57,7 +57,7 @@ export function OpenView() {
             ))}
           </ul>
         </section>
-        {transport === "http" && <FromArrays />}
+        {transport !== "worker" && <FromArrays />}
         <section>
           <h2>{SAY.openMore}</h2>
           <pre tabIndex={0}>{SAY.openRecord}</pre>
