@@ -84,7 +84,8 @@ def test_a_text_is_recorded_kept_and_open(
     assert response.status_code == 200, response.text
     (line,) = client.get("/api/recordings").json()
     assert response.json() == {"job": told["job"], "id": line["id"]}
-    assert (line["model"], line["tokens"]) == ("python", 10)
+    told = line["name"], line["model"], line["tokens"]
+    assert told == ("def f(x): return x", "python", 10)
     (kept,) = (home / "recordings").glob("*.safetensors")
     run = Recording.open(kept)
     assert run.text == TEXT

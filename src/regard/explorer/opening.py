@@ -93,7 +93,7 @@ class Job:
             self.failed = Cancelled()
         return True
 
-    def run(self, source: Source, model: str, add: Callable[[Recording], str]) -> None:
+    def run(self, source: Source, model: str, add: Callable[[Recording, str], str]) -> None:
         """Record, and open what was recorded."""
 
         def progress(now: Progress) -> None:
@@ -106,7 +106,7 @@ class Job:
             found = of_text(source, model, progress)
             with self._lock:
                 if not self._stop.is_set():
-                    self.opened = add(found)
+                    self.opened = add(found, source.name)
         except Exception as error:  # whatever a model raises: told to whoever asks
             self.failed = self.failed or error
 
@@ -116,10 +116,10 @@ class Opening:
 
     Args:
         named: The models that may be used; the last is the one that is used by default.
-        add: Opens a recording, and returns its ID.
+        add: Opens a recording under a name, and returns its ID.
     """
 
-    def __init__(self, named: Sequence[str], add: Callable[[Recording], str]) -> None:
+    def __init__(self, named: Sequence[str], add: Callable[[Recording, str], str]) -> None:
         self.models = tuple(dict.fromkeys((EMBEDDED, *named)))
         self.default = named[-1] if named else EMBEDDED
         self._add = add

@@ -52,9 +52,9 @@ class Explorer:
         self._lock = threading.Lock()
         self._page: tuple[tuple[str, Wanted], Page] | None = None
 
-    def add(self, recording: Recording) -> str:
-        """Open a recording too, and build what it lacks; its ID."""
-        book = Book.of(recording)
+    def add(self, recording: Recording, name: str | None = None) -> str:
+        """Open a recording too, under a name, and build what it lacks; its ID."""
+        book = Book.of(recording, name)
         with self._lock:
             if book.id not in self.books:
                 building = self._builds(book)
@@ -294,7 +294,7 @@ class Explorer:
             path = Path(folder) / "arrays"
             await posted.file(request, path)
             found = await self._work(request, lambda check: of_arrays(path, name, causal, scale))
-        return as_json({"id": self.add(found)})
+        return as_json({"id": self.add(found, name)})
 
     async def described(self, request: Request) -> Response:
         _parameters(request)
