@@ -105,7 +105,7 @@ export function Legend() {
   if (!from) return null;
   const signed = from.signed;
   const told = now && (now.exact ? SAY.exact : SAY.pixel(now.rows, now.cols, from.pooling));
-  const marks = now ? [0, 0.5, 1].map((part) => valueAt(part, now.tone)) : [];
+  const marks = now ? (signed ? [0, 0.25, 0.5, 0.75, 1] : [0, 0.5, 1]).map((part) => valueAt(part, now.tone)) : [];
   return (
     <Section title={SAY.legendTitle}>
       <p class={`pixel ${now?.exact ? "exact" : ""}`}>{signed && `${SAY.compareMinus}: `}{told ?? SAY.loading}</p>
@@ -115,7 +115,7 @@ export function Legend() {
       <Strip table={table(signed)} label={SAY.legendColours} />
       <div class="marks">
         {marks.map((value, i) => (
-          <span key={i}>{i === 0 && !signed && log.value ? `≤ ${short(value, 2)}` : i === 1 && signed ? "0" : short(value, 2)}</span>
+          <span key={i}>{i === 0 && !signed && log.value ? `≤ ${short(value, 2)}` : i === 2 && signed ? "0" : short(value, 2)}</span>
         ))}
       </div>
       {signed ? (
