@@ -140,8 +140,7 @@ if (pid) {
   const status = readFileSync(`/proc/${pid}/status`, "utf8");
   const of = (name) => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(status)[1]) / 1024;
   const mib = (x) => `${x.toFixed(0)} MiB`;
-  const peak = of("VmHWM");
-  say("server's memory", `peak ${mib(peak)}: the recording's ${mib(run.bytes / 2 ** 20)} and ${mib(peak - run.bytes / 2 ** 20)}`);
+  say("server's memory", `peak ${mib(of("VmHWM"))}, where the recording is ${mib(run.bytes / 2 ** 20)}`);
   say("", `now ${mib(of("VmRSS"))}: its own ${mib(of("RssAnon"))}, of files ${mib(of("RssFile"))}`);
 }
 await browser.close();
