@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
@@ -11,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save
 from starlette.testclient import TestClient
 
-from regard import Causal, Dot, Weights
+from regard import Causal, Dot, RegardError, Weights
 from regard.cli import main
+from regard.explorer.arrays import recorded
 from regard.explorer.opening import of_arrays
 from regard.explorer.routes import Explorer
 from regard.explorer.server import Server
@@ -163,6 +167,32 @@ def test_arrays_that_are_refused(
     assert client.get("/api/recordings").json() == []
     assert [*(home / "incoming").iterdir()] == []
     assert not [*(home / "recordings").glob("*")] if (home / "recordings").exists() else True
+
+
+PACKED = io.BytesIO()
+np.savez_compressed(PACKED, q=Q[:, :3], k=K[:, :3], tokens=np.array(["a", "b", "c"]))
+WHOLE = [
+    npz(q=Q[:, :3], k=K[:, :3], mask=MASK[:3, :3]),
+    PACKED.getvalue(),
+    save({"q": torch.from_numpy(Q[:, :3].copy()), "k": torch.from_numpy(K[:, :3].copy())}),
+]
+
+
+@pytest.mark.usefixtures("as_users_run_it")
+@settings(max_examples=150, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+@given(st.sampled_from(WHOLE), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
+       st.floats(0.5, 1.5))  # fmt: skip
+def test_spoilt_files_are_read_or_refused(
+    tmp_path: Path, whole: bytes, flips: list[tuple[float, int]], length: float
+) -> None:
+    data = bytearray(whole[: int(length * len(whole))])
+    for place, value in flips:
+        data[int(place * (len(data) - 1))] = value
+    (tmp_path / "arrays").write_bytes(data)
+    with contextlib.suppress(RegardError):
+        layer = recorded(tmp_path / "arrays", tmp_path / "run", "spoilt", causal=True).layer(0)
+        assert layer.weights[:].shape[2:] == (layer.queries, layer.keys)
 
 
 @pytest.mark.parametrize("query", [{"causal": "yes"}, {"scale": "x"}, {"scale": "nan"}, {"scale": "inf"},
