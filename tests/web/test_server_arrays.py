@@ -126,6 +126,7 @@ def members(**parts: bytes) -> bytes:
 LIE = io.BytesIO()
 np.save(LIE, np.zeros((30, 8), np.float32))
 LYING = LIE.getvalue().replace(b"(30, 8)", b"(99, 8)")
+OPEN = LIE.getvalue().replace(b"8), }", b"8(, }")
 
 WRONG: list[tuple[bytes, str]] = [
     (b"", "Send its bytes"),
@@ -148,6 +149,7 @@ WRONG: list[tuple[bytes, str]] = [
     (npz(q=Q, k=K, tokens=np.array("[1, 2]")), "no list of words"),
     (npz(q=Q, k=K, tokens=np.arange(30)), "whose tokens are int64"),
     (members(q=LYING, k=LYING), "q is not as large as it says"),
+    (members(q=OPEN, k=OPEN), "which cannot be read"),
     (save({"q": torch.zeros(3, 4)}), "q and k, at least"),
     (save({"q": torch.zeros(3, 4), "k": torch.zeros(3, 4), "tokens": torch.zeros(3)}), "in JSON"),
     (save({"layers/0/q": torch.zeros(3, 4)}), "with 'layers/0/q'"),

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def read(path: Path, name: str) -> Arrays:
             packed = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
         found, tokens = _npz(path, name) if packed else _safetensors(path, name)
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
-            SafetensorError) as error:  # fmt: skip
+            SafetensorError, SyntaxError, TokenError) as error:  # fmt: skip
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
         raise _bad(name, f"which cannot be read ({reason})", "an .npz or a .safetensors file",
                    "Write one: numpy.savez(path, q=q, k=k).") from error  # fmt: skip
