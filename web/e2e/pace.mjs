@@ -38,7 +38,8 @@ const spread = (times) => {
 };
 /** The legend tells of a picture whose tiles are all there. */
 const drawn = () => /exact|px =/.test(document.querySelector(".pixel")?.textContent ?? "") && !/refining/.test(document.querySelector(".panel [role=status]")?.textContent ?? "");
-const until = (holds) => page.waitForFunction(holds, null, { timeout: 120_000, polling: 5 });
+const until = (holds, seconds = 60) => page.waitForFunction(holds, null, { timeout: seconds * 1000, polling: 5 });
+const measured = () => document.querySelectorAll(".heads .bar").length > 0;
 const ask = (path) => page.evaluate(async ([to, secret]) => (await fetch(to, { headers: { "X-Regard-Token": secret } })).json(), [path, token]);
 
 let began = performance.now();
@@ -49,10 +50,12 @@ const { layers } = await ask(`/api/recordings/${run.id}`);
 say("machine", await page.evaluate(() => `${navigator.hardwareConcurrency} cores, ${navigator.userAgent}`));
 say("recording", run.name, `${run.tokens} tokens`, `${layers.reduce((sum, one) => sum + one.heads, 0)} heads`);
 
-began = performance.now();
 await page.goto(`${origin}/?token=${token}#atlas?r=${run.id}`);
+await until(measured, 3600);
+say("pyramids", `waited ${((performance.now() - began) / 1000).toFixed(1)} s`);
+began = performance.now();
 await page.reload();
-await until(() => document.querySelectorAll(".heads .bar").length > 0);
+await until(measured);
 say("atlas, from reload", ms(performance.now() - began));
 await page.goto("about:blank");
 await page.goto(`${origin}/?token=${token}`);
