@@ -74,6 +74,21 @@ def test_a_known_log_sum_exp_saves_the_pass(case: Case) -> None:
     torch.testing.assert_close(cells.amax((-1, -2)), half.amax((-1, -2)).to(cells.dtype))
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_one_row_of_sums_is_what_keys_receive(case: Case) -> None:
+    """The kernels add it up another way than maps of other sizes, in the same visit as these."""
+    parts, q, k, whole = asked(case)
+    queries, keys = (1, whole.shape[2]), (2, whole.shape[3] - 1)
+    ends: dict[str, Any] = {"queries": queries, "keys": keys}
+    weights = Weights.of(q, k, **parts)
+    found = weights.see(Pooled(1, keys[1] - keys[0], "sum", **ends))
+    part = whole[:, :, queries[0] : queries[1], keys[0] : keys[1]]
+    wanted = part.sum(2, keepdim=True)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6, check_dtype=False)
+    halved = weights.see(Pooled(1, 2, "sum", **ends))
+    torch.testing.assert_close(halved.sum(), wanted.sum(), rtol=1e-4, atol=1e-6, check_dtype=False)
+
+
 def test_what_keys_receive_is_found_piece_by_piece() -> None:
     q, k = torch.randn(2, 1, 2, 40, 8).unbind()
     whole = regard.observe(q, k, k, LogSumExp(), Received())
