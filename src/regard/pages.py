@@ -1,16 +1,12 @@
-"""What all reports have in common: safe text, packed numbers, and a file put in its place whole."""
+"""What files and reports have in common: text that is safe to show, and a file put in its place whole."""
 
 from __future__ import annotations
 
-import base64
 import os
-import zlib
+import secrets
 from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Float
-from numpy import ndarray
+from typing import BinaryIO
 
 from regard.errors import OptionError
 
@@ -21,9 +17,6 @@ _SHOWN |= dict.fromkeys(
     (*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), 0xFFFD
 )
 
-LEAST, DECADES = -9, 15
-"""Two-byte numbers run from 10^−9 to 10^6 in even steps of their logarithm: within 0.03 %."""
-
 
 def printable(text: str) -> str:
     """A text with a picture in place of each character that would act instead of being shown.
@@ -32,19 +25,6 @@ def printable(text: str) -> str:
     'a␛[2Jb'
     """
     return text.translate(_SHOWN)
-
-
-def packed(data: bytes) -> str:
-    """Bytes as text: deflated, in base64; the browser's DecompressionStream undoes it."""
-    return base64.b64encode(zlib.compress(data, 6)).decode("ascii")
-
-
-def numbers(values: Float[ndarray, "*s"]) -> str:
-    """Numbers from 0 up, of two bytes each."""
-    with np.errstate(divide="ignore"):
-        share = (np.log10(values) - LEAST) / DECADES
-    codes = np.where(values > 0, 1 + np.round(np.clip(share, 0, 1) * 65534), 0)
-    return packed(codes.astype("<u2").tobytes())
 
 
 def writable(path: Path) -> Path:
@@ -62,14 +42,24 @@ def writable(path: Path) -> Path:
     return path
 
 
+def beside(path: Path) -> tuple[Path, BinaryIO]:
+    """A new file beside a path, to be written and then put in its place; its name is nobody else's.
+
+    Two threads of a process may make the same file at once: each then has its own, and the last one stays.
+    """
+    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return made, made.open("x+b")
+
+
 def put(page: str | Iterable[str], path: Path) -> int:
-    """Write a page, whole or in pieces, beside its place, then put it there, and return its bytes."""
-    beside, size = path.with_name(f".{path.name}.{os.getpid()}"), 0
+    """Write a text, whole or in pieces, beside its place, then put it there, and return its bytes."""
+    made, file = beside(path)
+    size = 0
     try:
-        with beside.open("wb") as file:
+        with file:
             for piece in (page,) if isinstance(page, str) else page:
                 size += file.write(piece.encode("utf-8"))
-        beside.replace(path)
+        made.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
     return size

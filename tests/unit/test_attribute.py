@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
+import zlib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -405,6 +408,14 @@ def test_page_holds_all_of_it_and_asks_nothing(given: Attribution) -> None:
     assert len(tokens) == 1 + len(given.tokens)
     assert tokens[1][1] == f"{given.shares()[0].sum():.0%}"
     assert sum(tag == "button" for tag, _ in page.tags) == len(given.tokens) + 1
+
+
+def test_numbers_come_back() -> None:
+    values = np.array([0.0, 1e-8, 3e-4, 0.5, 1.0, 20_000.0])
+    packed = zlib.decompress(base64.b64decode(report.numbers(values)))
+    codes = np.frombuffer(packed, "<u2").astype(float)
+    back = np.where(codes > 0, 10 ** ((codes - 1) / 65534 * 15 - 9), 0)
+    np.testing.assert_allclose(back, values, rtol=3e-4)
 
 
 def test_a_page_of_many_heads_has_each_layers_mean(

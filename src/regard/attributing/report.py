@@ -6,17 +6,25 @@ import base64
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Iterator
 from html import escape
 from importlib import resources
 from string import Template
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 from regard.attributing.told import Told
 from regard.attribution import CAVEAT
-from regard.pages import numbers, printable
+from regard.pages import printable
 
 ROOM = 4_000_000
 """Shares of single heads that a page may hold, two bytes each; else it has each layer's mean."""
+
+LEAST, DECADES = -9, 15
+"""Two-byte numbers run from 10^−9 to 10^6 in even steps of their logarithm: within 0.03 %."""
 
 
 def page(told: Told) -> str:
@@ -53,6 +61,17 @@ def page(told: Told) -> str:
         token_rows="".join(_tokens(told)),
         data=_json(told, shares, held),
     )  # fmt: skip
+
+
+def numbers(values: Float[ndarray, "*s"]) -> str:
+    """Numbers from 0 up, of two bytes each: deflated, in base64.
+
+    The browser's DecompressionStream undoes it.
+    """
+    with np.errstate(divide="ignore"):
+        share = (np.log10(values) - LEAST) / DECADES
+    codes = np.where(values > 0, 1 + np.round(np.clip(share, 0, 1) * 65534), 0)
+    return base64.b64encode(zlib.compress(codes.astype("<u2").tobytes(), 6)).decode("ascii")
 
 
 def _held(told: Told) -> tuple[str, int]:

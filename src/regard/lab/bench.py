@@ -23,11 +23,12 @@ from regard.backends import native
 from regard.errors import OptionError
 from regard.hardware import processor
 from regard.lab import models
-from regard.lab.files import Machine, read, write, written
+from regard.lab.files import Machine, read, write
 from regard.lab.measure import Row, grown, measured
 from regard.lab.picture import picture
 from regard.lab.sections import CASES, TITLES, chosen
 from regard.lab.tables import markdown, terminal
+from regard.pages import put
 
 SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0, "models": 8.0}
 """Time for the turns of one case, about, in each kind of run. An SDPA backward pass may take longer alone."""
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     if options.json is not None:
         write(options.json, machine, rows)
     if options.picture is not None:
-        written(options.picture, picture(machine, rows))
+        put(picture(machine, rows), options.picture)
     if options.markdown:
         print(markdown(machine, rows))
     else:

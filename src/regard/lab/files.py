@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,9 @@ from regard.errors import OptionError
 from regard.lab.cases import Case
 from regard.lab.figures import verdicts
 from regard.lab.measure import Row, Timing
+from regard.pages import put
 
 Machine = dict[str, str]
-
-
-def written(path: Path, text: str) -> None:
-    """Write a file beside its place and rename it, so that no reader sees half of it."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def write(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
@@ -36,7 +26,7 @@ def write(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
         "goals": [dataclasses.asdict(verdict) for verdict in verdicts(rows)],
         "rows": [_plain(row) for row in rows],
     }
-    written(path, json.dumps(whole, indent=1, ensure_ascii=False) + "\n")
+    put(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", path)
 
 
 def read(path: Path) -> tuple[Machine, list[Row]]:
