@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,16 +107,15 @@ def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: Stud
         np.testing.assert_allclose(head.share, ((w > 0) / visible[:, None]).sum(0), **close)
         top = -np.sort(-w, -1)[:, :LINKS]
         np.testing.assert_allclose(head.weights, top, **close)
-        rows, cols = head.maps["max"].shape
+        rows, cols = head.map.shape
         whole = w if not head.band else by_distance(w, WINDOW)
         assert cols == (WINDOW if head.band else min(n, CELLS))
         for i in range(rows):
             mine = whole[place * rows // n == i]
             each = np.arange(whole.shape[1]) * cols // whole.shape[1]
             cells = [mine[:, each == j] for j in range(cols)]
-            np.testing.assert_allclose(head.maps["max"][i], [c.max() for c in cells], **close)
-            if head.band:
-                np.testing.assert_allclose(head.maps["mean"][i], [c.mean() for c in cells], **close)
+            wanted = [c.mean() if head.band else c.max() for c in cells]
+            np.testing.assert_allclose(head.map[i], wanted, **close)
 
 
 def by_distance(w: ndarray, reach: int) -> ndarray:
@@ -126,13 +125,12 @@ def by_distance(w: ndarray, reach: int) -> ndarray:
     return np.where(keys >= 0, np.take_along_axis(w, np.maximum(keys, 0), -1), 0)
 
 
-@pytest.mark.parametrize("how", ["max", "mean"])
 @pytest.mark.parametrize("rows", [7, 100])
-def test_bands_are_joined_from_blocks(how: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_are_joined_from_blocks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(band, "ROWS", 8)
     q, k = torch.randn(2, 1, 2, 50, 4).unbind()
     mask = Causal() & Window(5)
-    found = band.bands(Weights.of(q, k, mask=mask), rows, 6)[how][0]
+    found = band.bands(Weights.of(q, k, mask=mask), rows, 6)[0]
     rows = min(rows, 50)
     allowed = dense(mask, Sizes(1, 2, 2, 50, 50, 4, 4, q.device))
     weights = torch.softmax((q @ k.mT / 2).masked_fill(~allowed, -torch.inf), -1)
@@ -140,8 +138,7 @@ def test_bands_are_joined_from_blocks(how: str, rows: int, monkeypatch: pytest.M
         whole = by_distance(weights[0, head].numpy(), 6)
         for i in range(rows):
             mine = whole[np.arange(50) * rows // 50 == i]
-            wanted = mine.max(0) if how == "max" else mine.mean(0)
-            np.testing.assert_allclose(found[head, i], wanted, atol=1e-6)
+            np.testing.assert_allclose(found[head, i], mine.mean(0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +270,7 @@ def test_shrinking_a_map_stays_exact(seen: Study) -> None:
         fine = np.stack(
             [reduce.reduce(values[rows == i], 0) / (1, sum(rows == i))[far] for i in range(20)]
         )
-        head = replace(seen.heads[0], band=far, maps={"max": fine, "mean": fine})
+        head = replace(seen.heads[0], band=far, map=fine)
         small = shrink(head, n, 7, 40)
         assert small.shape == (7, 30)
         mine = values[(rows // 3) == 2][:, 3:6]
@@ -306,23 +303,26 @@ def test_png_is_what_the_specification_says() -> None:
     assert (lines == np.pad(levels, ((0, 0), (1, 0)))).all()
 
 
-def unpacked(text: str) -> bytes:
-    return zlib.decompress(base64.b64decode(text))
-
-
-def test_numbers_come_back() -> None:
-    values = np.array([0.0, 1e-8, 3e-4, 0.5, 1.0, 20_000.0])
-    codes = np.frombuffer(unpacked(pages.numbers(values)), "<u2").astype(float)
-    back = np.where(codes > 0, 10 ** ((codes - 1) / 65534 * 15 - 9), 0)
-    np.testing.assert_allclose(back, values, rtol=3e-4)
-
-
 def test_where_a_page_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a folder"):
         pages.writable(tmp_path)
     with pytest.raises(OptionError, match=r"not there.*mkdir"):
         pages.writable(tmp_path / "no" / "page.html")
     assert pages.writable(tmp_path / "page.html") == tmp_path / "page.html"
+
+
+def test_two_who_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
+    """As two threads of a process do: one ends while the other is in the middle."""
+    path = tmp_path / "page.html"
+
+    def slow() -> Iterator[str]:
+        yield "the "
+        assert pages.put("other", path) == 5
+        yield "last"
+
+    assert pages.put(slow(), path) == 8
+    assert path.read_text() == "the last"
+    assert [*tmp_path.iterdir()] == [path]
 
 
 # ---------------------------------------------------------------- what is read

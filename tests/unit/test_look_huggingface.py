@@ -83,7 +83,7 @@ def test_figures_of_heads_that_look_both_ways(both_ways: OfTransformers, seen: S
         np.testing.assert_allclose(head.received, w.sum(0), **CLOSE)
         np.testing.assert_allclose(head.share, np.ones(n), **CLOSE)
         np.testing.assert_allclose(head.weights, -np.sort(-w, -1)[:, :LINKS], **CLOSE)
-        np.testing.assert_allclose(head.maps["max"], w, **CLOSE)
+        np.testing.assert_allclose(head.map, w, **CLOSE)
 
 
 @pytest.mark.parametrize("window", [None, 6])

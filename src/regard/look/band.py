@@ -13,8 +13,8 @@ ROWS = 128
 """Queries whose weights are held at a time."""
 
 
-def bands(weights: Weights, rows: int, reach: int) -> dict[str, Float[Tensor, "b h rows reach"]]:
-    """The weights by how far back their key lies, the nearest last; each row's "max" and "mean".
+def bands(weights: Weights, rows: int, reach: int) -> Float[Tensor, "b h rows reach"]:
+    """The weights by how far back their key lies, the nearest last: the mean of each row's queries.
 
     Query i falls into row ``i · rows // q``; column ``c`` holds the key ``reach − 1 − c`` before it. Keys
     that are not there or may not be seen count as 0.
@@ -22,7 +22,7 @@ def bands(weights: Weights, rows: int, reach: int) -> dict[str, Float[Tensor, "b
     b, h, q, k = weights.shape
     rows = min(rows, q)
     row_of = torch.arange(q) * rows // q
-    most, total = (torch.zeros(b, h, rows, reach) for _ in range(2))
+    total = torch.zeros(b, h, rows, reach)
     for start in range(0, q, ROWS):
         stop = min(start + ROWS, q)
         first = start + k - q - reach + 1  # the farthest key of the first query
@@ -31,7 +31,5 @@ def bands(weights: Weights, rows: int, reach: int) -> dict[str, Float[Tensor, "b
         # Its farthest key stands one place further right in each row.
         along = *near.stride()[:2], near.stride(2) + 1, 1
         near = near.as_strided((b, h, stop - start, reach), along)
-        mine = row_of[start:stop]
-        total.index_add_(2, mine, near)
-        most.scatter_reduce_(2, mine[:, None].expand_as(near), near, "amax")
-    return {"max": most, "mean": total / torch.bincount(row_of, minlength=rows)[:, None]}
+        total.index_add_(2, row_of[start:stop], near)
+    return total / torch.bincount(row_of, minlength=rows)[:, None]

@@ -14,7 +14,7 @@ def shrink(head: Head, n: int, rows: int, cols: int) -> Float[ndarray, "r c"]:
 
     It stays exact: a maximum of maxima, or a mean that weighs each row by its queries.
     """
-    values = head.maps[head.pooling]
+    values = head.map
     height = -(-values.shape[0] // rows)
     width = -(-values.shape[1] // cols)
     down, right = (

@@ -41,7 +41,7 @@ def of_map(study: Study, head: Head, console: Console, *, large: bool) -> Render
         grid.add_row(str(_place(study, 2 * i, rows)) if named else "", line)
     names = [_place(study, place, cols) for place in range(cols)]
     if head.band:
-        reach = head.maps["max"].shape[1]
+        reach = head.map.shape[1]
         names = [reach - 1 - place * -(-reach // cols) for place in range(cols)]
     grid.add_row("back" if head.band else "token" if study.prose else "line", _ruler(names))
     grid.add_row("", Text(_legend(study, head, rows, cols, colour), style="dim"))
@@ -99,7 +99,7 @@ def _ruler(names: list[int]) -> Text:
 
 def _legend(study: Study, head: Head, rows: int, cols: int, colour: bool) -> str:
     queries = -(-len(study.words) // rows) * (1 if colour else 2)
-    keys = -(-(head.maps["max"].shape[1] if head.band else len(study.words)) // cols)
+    keys = -(-(head.map.shape[1] if head.band else len(study.words)) // cols)
     across = "distances back" if head.band else "keys"
     how = "maximum" if head.pooling == "max" else "mean"
     low = 10.0 ** -(DECADES if colour else SHADE_DECADES)

@@ -84,9 +84,8 @@ class Head:
     keys: Int[ndarray, "n links"]
     """The strongest keys of each query; −1 where there are fewer."""
     weights: Float[ndarray, "n links"]
-    maps: dict[str, Float[ndarray, "rows cols"]]
-    """By how a cell is pooled. The columns are keys in the order of the text or, with `band`, distances, of
-    which there are means too."""
+    map: Float[ndarray, "rows cols"]
+    """Pooled as `pooling` says. Its columns are keys in the order of the text or, with `band`, distances."""
     band: bool
     """Whether the head sees so few tokens back that its map is drawn by distance."""
 
@@ -170,9 +169,6 @@ def study(
     )  # fmt: skip
 
 
-Maps = dict[str, Tensor]
-
-
 class _Looking:
     """Answers a model's calls of `attention`, layer after layer, and keeps of each what is shown."""
 
@@ -226,10 +222,10 @@ def _statistics(n: int) -> tuple[Observer[Any], ...]:
 
 def _observed(
     q: Tensor, k: Tensor, v: Tensor, shares: Even, call: dict[str, Any]
-) -> tuple[Seen, Maps]:
-    """What was seen of a layer's weights, and their maps by how a cell is pooled.
+) -> tuple[Seen, Tensor]:
+    """What was seen of a layer's weights, and their maps.
 
-    The maps are of keys; of distances where a map of keys would show a thin line and nothing else.
+    These are of keys; of distances where a map of keys would show a thin line and nothing else.
     """
     statistics = _statistics(k.shape[2])
     if _by_distance(shares):
@@ -240,7 +236,7 @@ def _observed(
         return seen, bands(Weights.of(q, k, **meaning), CELLS, int(shares.visible.max()))
     pooled = Pooled(CELLS, CELLS, "max")
     seen = observe(q, k, v, *statistics, pooled, **call)
-    return seen, {"max": seen[pooled]}
+    return seen, seen[pooled]
 
 
 def _by_distance(shares: Even) -> bool:
@@ -248,7 +244,7 @@ def _by_distance(shares: Even) -> bool:
     return not shares.ahead and reach <= CELLS and 4 * reach <= n
 
 
-def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Maps) -> Head:
+def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Tensor) -> Head:
     visible = shares.visible[head]
     n = len(visible)
     entropy = _array(seen[Entropy()], head)
@@ -279,7 +275,7 @@ def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Maps) -> Head:
         share=shares.share[head],
         keys=_array(top.keys, head).astype(np.int32),
         weights=_array(top.weights, head),
-        maps={how: _array(found, head) for how, found in maps.items()},
+        map=_array(maps, head),
         band=_by_distance(shares),
     )
 
