@@ -29,7 +29,6 @@ from regard.scores import Dot
 NAMES = "q", "k", "v", "mask", "bias", "tokens"
 """What a file may hold; q and k it must."""
 
-SUFFIXES = ".npz", ".safetensors"
 MOST_BYTES = 4 << 30
 """Of all arrays of a file, unpacked."""
 

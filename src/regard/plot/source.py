@@ -17,8 +17,6 @@ from regard.recording import RecordedHead
 from regard.shapes import Sizes
 from regard.weights import HeadWeights, Weights
 
-_HOW = {"max": "maximum", "mean": "mean", "sum": "sum"}
-
 HOW = {"max": "maximum", "mean": "mean", "sum": "sum"}
 """Poolings in words."""
 
