@@ -108,6 +108,20 @@ export function scenes(kit, given) {
     check("a score of the words is hidden until it is clicked", hidden > 3 && (await page.locator(".n.reveal").count()) === hidden - 1, `${hidden}`);
     await page.uncheck("text=Predict first");
 
+    // The row's entropy stands beside the temperature, is that of the weights shown, and follows it.
+    await page.click(".steps ol li:nth-child(7) button");
+    await loaded(page, "step 7 tells entropies", "[data-entropies]");
+    const entropies = async () => (await numbers(page, "section.head:first-of-type [data-entropies] .n")).map(numberIn);
+    const row = (await numbers(page, "section.head:first-of-type .matrix:last-of-type tbody tr:last-child .n")).map(numberIn);
+    const worked = -row.reduce((sum, w) => sum + (w > 0 ? w * Math.log(w) : 0), 0);
+    const before = (await entropies()).at(-1);
+    check("the entropy is that of the weights", Math.abs(worked - before) < 2e-3 && before > 0.1, `${worked} ${before}`);
+    await page.locator("input[type=range]").fill("2");
+    await page.waitForTimeout(500);
+    check("a higher temperature spreads the row", (await entropies()).at(-1) > before + 0.05, `${before} ${await entropies()}`);
+    await page.locator("input[type=range]").fill("0");
+    await page.waitForTimeout(300);
+
     // By keyboard alone.
     await page.getByRole("button", { name: names[1] }).focus();
     await page.keyboard.press("Enter");

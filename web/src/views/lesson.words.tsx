@@ -4,12 +4,14 @@ import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
 import { json, paths, type Words } from "../api";
 import { tidy } from "../pure/numbers";
+import { entropy } from "../pure/text";
 import { resource, screen, step } from "../state";
 import * as DEEP from "../strings.deep";
+import * as FROM from "../strings.from";
 import * as LESSON from "../strings.lesson";
 import * as T from "../strings.steps";
 import * as SAY from "../strings";
-import { told } from "./number";
+import { N, told } from "./number";
 import { Check } from "./parts";
 import { predicting, PredictFirst } from "./predict";
 
@@ -187,6 +189,16 @@ function Step({ made }: { made: Words }) {
                 {LESSON.head} {i + 1}
               </h2>
               {grids(shownOf(head, now))}
+              {(now === 3 || now === 7) && (
+                <p class="soft" data-entropies>
+                  {LESSON.entropy}:{" "}
+                  {head.weights.map((row, query) => [
+                    query ? ", " : "", `${made.labels[query]} `,
+                    <N key={query} value={entropy(row.map((at) => made.numbers[at]!.value ?? 0))} name={`${LESSON.entropy}, ${made.labels[query]}`} tell={FROM.entropy} />,
+                  ])}{" "}
+                  nats
+                </p>
+              )}
             </section>
           ))}
     </>
