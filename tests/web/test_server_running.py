@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from regard.explorer.refusals import Refused
 from regard.explorer.routes import Explorer
 from regard.explorer.server import listening
 from regard.explorer.work import Gone, Work
+from web.conftest import serving
 
 TOKEN = "the-token"
 
@@ -116,6 +118,34 @@ def test_who_leaves_is_not_worked_for(
         assert not ended.is_set()
     assert ended.wait(10)
     assert ask(port, "/api/recordings")[0] == 200
+
+
+def test_who_leaves_in_the_middle_of_a_file_leaves_nothing(
+    empty: Explorer, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def until(some: bool) -> None:
+        for _ in range(2000):
+            if some == any((home / "incoming").glob("*/*")):
+                return
+            time.sleep(0.005)
+        raise AssertionError(f"{'nothing' if some else 'something'} is there")
+
+    log = logging.getLogger("uvicorn.error")
+    with serving(empty) as port:
+        log.addHandler(caplog.handler)
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as leaving:
+                head = (
+                    f"POST /api/arrays HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Regard-Token: {TOKEN}\r\n"
+                    "Content-Type: application/octet-stream\r\nContent-Length: 1000\r\n\r\n"
+                )
+                leaving.sendall(f"{head}some".encode())
+                until(True)
+            until(False)
+            assert ask(port, "/api/recordings") == (200, b"[]")
+        finally:
+            log.removeHandler(caplog.handler)
+    assert caplog.text == "", "it is no failure"
 
 
 def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

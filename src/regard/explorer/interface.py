@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -61,7 +60,8 @@ def interface(
         for path, name in each
     ]
     handlers: dict[Any, Any] = {
-        RegardError: _refused, HTTPException: _missing, Gone: _gone, Exception: _failure,
+        RegardError: _refused, HTTPException: _missing, Gone: _gone, ClientDisconnect: _gone,
+        Exception: _failure,
     }  # fmt: skip
     app = Starlette(routes=[*routes, *others], exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
@@ -70,9 +70,8 @@ def interface(
 
 def refusal(error: RegardError) -> Response:
     """What a refusal looks like to whoever asked."""
-    # Proxies and browsers keep nothing of it; what the library itself refuses is a request's fault.
-    status = error.status if isinstance(error, Refused) else 400
-    return JSONResponse(json.loads(json.dumps(parts(error))), status)
+    # What the library itself refuses is the request's fault.
+    return JSONResponse(parts(error), error.status if isinstance(error, Refused) else 400)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
