@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable
@@ -40,6 +41,11 @@ def writable(path: Path) -> Path:
         raise OptionError("--out", f"{path}, in a folder that may not be written to",
                           "a file in one that may", "Choose another folder.")  # fmt: skip
     return path
+
+
+def full(error: OSError) -> bool:
+    """Whether an error is that of a disk, or of a limit on files, that has no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def beside(path: Path) -> tuple[Path, BinaryIO]:

@@ -7,6 +7,7 @@ in Chromium by `web/e2e/offline.mjs`.
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ from offline_page import Parsed
 from regard import Additive, Recording, Sigmoid, cli, record
 from regard.errors import OptionError
 from regard.explorer import carried, offline, page, pyramid, write_page
+from regard.explorer.building import Building
 from regard.explorer.routes import Explorer
 from regard.look.opening import open_model
 from regard.look.study import study
@@ -36,6 +38,14 @@ NODE = shutil.which("node")
 CHROMIUM = (
     shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 )
+
+CODE = "".join(
+    f"def read_{name}(path, {name}):\n    with open(path) as file:\n"
+    f"        lines = [line.strip() for line in file if {name} in line]\n"
+    f"    return sorted(lines, key=len)[:{i + 3}]\n\n\n"
+    for i, name in enumerate("prefix suffix word digit colour river bank money letter".split() * 4)
+)
+"""Some 6,000 characters, always the same."""
 
 pytestmark = pytest.mark.usefixtures("built_page")
 in_node = pytest.mark.skipif(NODE is None, reason="the worker is asked by node, which is not here")
@@ -289,6 +299,34 @@ def test_what_was_built_and_has_changed_is_built_again(
     np.testing.assert_allclose(received[0], run.layer(1).weights[0, 0].sum(0), rtol=1e-4)
 
 
+def test_a_page_is_never_without_its_atlas(
+    short_run: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where what was built goes while a page is made of it, the page is made anew."""
+    built, asked = Building.heads, list[int]()
+
+    def heads(self: Building) -> Any:
+        asked.append(1)
+        return built(self) if len(asked) > 1 else None
+
+    monkeypatch.setattr(Building, "heads", heads)
+    assert len(Parsed.of(made(short_run)).run["heads"]) == 8
+    assert len(asked) == 2
+
+
+def test_a_disk_without_room_for_the_arrays_is_said(
+    masked: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(offline.tempfile, "TemporaryFile", lambda **_: Full())
+    with pytest.raises(OptionError, match=r"page: got more than the disk of .* holds; .*TMPDIR"):
+        write_page(masked, tmp_path / "page.html")
+    assert not [*tmp_path.iterdir()]
+
+
 # ---------------------------------------------------------------- by the server, and on the command line
 
 
@@ -364,7 +402,7 @@ def test_the_atlas_tells_of_the_heads_that_look_shows(
     tmp_path: Path, made: Callable[..., Path]
 ) -> None:
     """Two ways to the same: of whole rows at once, and of strips of a recording."""
-    text = Path(__file__).read_text()[:3000]
+    text = CODE[:3000]
     run = record(load(), text, to=tmp_path / "run.safetensors")
     shown = telling(study(open_model(), Source("x", text, len(text))), 6)
     wanted = [
@@ -540,7 +578,7 @@ def test_the_file_opens_alone(
     assert NODE is not None
     assert CHROMIUM is not None
     if which == "embedded":
-        text = Path(__file__).read_text()[:6000]
+        text = CODE
         run, layer, head, query = (
             record(load(), text, to=tmp_path / "run.safetensors", values=True), 2, 5, 412,
         )  # fmt: skip

@@ -47,7 +47,7 @@ from regard.explorer.context import context
 from regard.explorer.pyramid import Damaged, Pyramid
 from regard.explorer.tiles import Check, NotBuilt
 from regard.lesson import TEXT
-from regard.pages import put, writable
+from regard.pages import full, put, writable
 from regard.recording import Recording, Rounding, size_in_words
 from regard.tiles import Tabled
 
@@ -85,7 +85,7 @@ class Page:
 
     Raises:
         OptionError: a layer or head that is not there; a layer whose weights are no softmax of a dot product;
-            numbers that the dtype asked for does not hold.
+            numbers that the dtype asked for does not hold; no room for the temporary file.
         NotBuilt: something that was built has changed on the disk: it is built again.
     """
 
@@ -119,8 +119,12 @@ class Page:
                 4 * -(-one.size // 3) for one in self._arrays.values()
             )
             """Bytes that the file has."""
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError) and full(error):
+                place = tempfile.gettempdir()
+                raise OptionError("page", f"more than the disk of {place} holds", "a disk with room",
+                                  f"Free some, or set TMPDIR to another. {SMALLER}") from error  # fmt: skip
             raise
 
     @property
@@ -209,7 +213,9 @@ class Page:
         self.layers += [number for number in chosen if number not in self.layers]
         texts, starts = described.texts(book)
         kept = {(one["index"], head) for one in layers for head in one["kept"]}
-        heads = building.heads() or []
+        heads = building.heads()
+        if heads is None:  # what was built has changed on the disk since
+            raise NotBuilt
         return {
             "recording": recording,
             "tokens": {"texts": texts, "starts": starts},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from starlette.requests import Request
 
 from regard.explorer.building import cache_folder
 from regard.explorer.refusals import Refused
+from regard.pages import full
 from regard.recording.words import no_constant
 
 MOST_CHARACTERS = 2_000_000
@@ -43,7 +43,7 @@ async def file(request: Request, path: Path) -> None:
             async for part in _parts(request, "application/octet-stream", MOST_FILE):
                 size += made.write(part)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not full(error):
             raise
         raise Refused(413, "file", "more than the disk holds", "a file for which there is room",
                       "Free some, or set XDG_CACHE_HOME to a larger disk.") from error  # fmt: skip
