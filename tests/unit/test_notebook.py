@@ -267,6 +267,8 @@ def test_python_points_and_is_told(run: Recording, widget: ExplorerWidget) -> No
     assert "at=" not in widget.place
     front.hear({"method": "update", "state": {"place": "atlas?cell=5&layer=x"}, "buffer_paths": []})
     assert (widget.layer, widget.head, widget.cell) == (0, 0, None)
+    widget.go(layer=1, query=5, key=2)
+    assert (widget.layer, widget.cell) == (1, Cell(5, 2))
     with pytest.raises(Exception, match="read-only"):
         widget.layer = 3
 

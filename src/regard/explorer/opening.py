@@ -210,7 +210,7 @@ def _named(text: str) -> str:
 def _place(name: str, on: bytes) -> Path:
     """Where a recording is kept: under a name, and what it depends on."""
     digest = hashlib.sha256(on).hexdigest()[:16]
-    plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:60]
+    plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:40]
     folder = cache_folder() / "recordings"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{plain}-{digest}{_SUFFIX}"

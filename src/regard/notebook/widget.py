@@ -117,7 +117,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         screen = self.place.partition("?")[0]
         if screen in ("", "open", "atlas"):
             screen = "map"
-        if asked.get("r") != ident or int(asked.get("layer", 0)) != number:
+        if asked.get("r") != ident or self.layer != number:
             asked.pop("at", None)  # where one was on a map of another size
         self.place = _with(f"{screen}?{urlencode(asked)}", **changes)
 
