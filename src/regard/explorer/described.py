@@ -15,6 +15,9 @@ from regard.masks import And, Or
 from regard.recording import rounding_in_words
 from regard.values import Value
 
+_NO_BOUND = 1 << 30
+"""A distance that no text reaches: how a window without an end is written (`regard.huggingface`)."""
+
 
 def line(book: Book) -> dict[str, Any]:
     """A recording in a list."""
@@ -106,6 +109,10 @@ def _is_default(value: object, default: object) -> bool:
 
 
 def _short(value: object) -> str:
+    if isinstance(value, float):
+        return repr(float(f"{value:.6g}"))
+    if isinstance(value, int) and value >= _NO_BOUND:
+        return "any"
     if isinstance(value, Tensor):
         return "×".join(map(str, value.shape)) + " numbers"
     said = _said(value) if isinstance(value, Value) else " ".join(repr(value).split())

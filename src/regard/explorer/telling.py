@@ -41,7 +41,7 @@ CRITERIA = (
     Criterion("collector",
               "sends the weight of {:,.0f} queries more to one token than an even spread would", 8),
     Criterion("widest",
-              "spreads over {:,.0f} tokens at a time, the most of all"),
+              "spreads over {:,.0f} tokens at a time, the most of all", 2),
 )  # fmt: skip
 """In this order; a head is shown once, under the first that it wins."""
 

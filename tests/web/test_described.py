@@ -1,0 +1,36 @@
+"""How a layer is described: as one would write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from regard import Causal, Dot, Recording, Window
+from regard.explorer.building import Book
+from regard.explorer.described import recording
+from regard.explorer.telling import CRITERIA, telling
+from regard.masks import Mask
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (Window(7, ahead=1 << 30) & Causal(), "Window(back=7, ahead=any) & Causal()"),
+        (Window(7, ahead=3), "Window(back=7, ahead=3)"),
+    ],
+)
+def test_windows_without_an_end_and_scales_are_short(tmp_path: Path, mask: Mask, said: str) -> None:
+    """transformers' sliding windows have no end ahead, and 1/√d has no short decimal."""
+    q, k = torch.randn(2, 1, 2, 5, 32)
+    score = Dot(scale=32**-0.5)
+    run = Recording.of(q, k, to=tmp_path / "run.safetensors", mask=mask, score=score)
+    layer = recording(Book.of(run))["layers"][0]
+    assert (layer["mask"], layer["score"]) == (said, "Dot(scale=0.176777)")
+
+
+def test_a_head_that_spreads_over_nothing_is_not_told_of() -> None:
+    """Of one token there is nothing to tell."""
+    assert telling(np.zeros((1, len(CRITERIA)))) == []
