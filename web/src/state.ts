@@ -153,9 +153,13 @@ const marginalsTold = resource<Values>(() => marginalsPath.value, raw, 80);
 export const marginals = computed(() => (marginalsTold.value.path === marginalsPath.value ? marginalsTold.value.value : null));
 export const strongest = resource<Strongest>(() => (screen.value === "map" || screen.value === "row" ? ofHead(paths.strongest)() : null), json, 120);
 
-/** The texts of tokens, fetched in blocks when they are first looked at. */
+/** The texts of tokens and where they begin, fetched in blocks when they are first looked at. */
 const BLOCK = 2000;
-const blocks = new Map<string, string[] | "asked">();
+interface Block {
+  texts: string[];
+  starts: number[];
+}
+const blocks = new Map<string, Block | "asked">();
 const arrived = signal(0);
 
 /** The text of a token of the recording that is open, or of another; undefined until it has come. */
@@ -167,9 +171,9 @@ export function token(index: number, id = recordingId.value): string | undefined
   if (held === undefined && index >= 0 && index < count) {
     blocks.set(`${id}/${at}`, "asked");
     const stop = Math.min((at + 1) * BLOCK, count);
-    json<{ texts: string[] }>(paths.tokens(id, at * BLOCK, stop)).then(
-      ({ texts }) => {
-        blocks.set(`${id}/${at}`, texts);
+    json<Block>(paths.tokens(id, at * BLOCK, stop)).then(
+      (told) => {
+        blocks.set(`${id}/${at}`, told);
         arrived.value++;
       },
       (error: unknown) => {
@@ -178,7 +182,17 @@ export function token(index: number, id = recordingId.value): string | undefined
       },
     );
   }
-  return Array.isArray(held) ? held[index - at * BLOCK] : undefined;
+  return typeof held === "object" ? held.texts[index - at * BLOCK] : undefined;
+}
+
+/** Whether the text has white space behind a token that belongs to none: what many encoders leave out. */
+export function spaced(index: number, id = recordingId.value): boolean {
+  const text = token(index, id);
+  const starts = [index, index + 1].map((i) => {
+    const held = blocks.get(`${id}/${Math.floor(i / BLOCK)}`);
+    return typeof held === "object" ? held.starts[i % BLOCK] : undefined;
+  });
+  return text !== undefined && starts[1]! > starts[0]! + [...text].length;
 }
 
 /** Opens a recording at a screen, or another head of the one that is open. */

@@ -1,13 +1,17 @@
 // Every sentence of the page, ready to be translated.
-import { count, short, shown } from "./pure/numbers";
+import { brief, count, short } from "./pure/numbers";
 
 export const POOLED = { max: "maximum", mean: "mean", sum: "sum" } as const;
+
+/** Tokens of arrays have no text. */
+const spoken = (text: string) => (text ? ` ${brief(text)}` : "");
+const quoted = (text: string) => (text ? ` “${brief(text)}”` : "");
 
 export const name = "regard";
 export const lost = "The server does not answer. Is regard explore still running?";
 export const screens = { open: "Recordings", atlas: "Atlas", map: "Map", row: "Row", lesson: "Lesson", compare: "Compare" };
 export const cell = (query: number, q: string, key: number, k: string, weight: number, allowed: boolean) =>
-  `query ${query} ${shown(q)}, key ${key} ${shown(k)}, ${allowed ? short(weight) : "masked"}`;
+  `query ${query}${spoken(q)}, key ${key}${spoken(k)}, ${allowed ? short(weight) : "masked"}`;
 export const views = "Views";
 export const noMask = "no mask";
 export const head = (layer: number, head: number) => `layer ${layer}, head ${head}`;
@@ -85,7 +89,7 @@ export const readoutExplain = "Explain this weight";
 export const readoutPooled = (q: number, k: number) => `a block of ${q}×${k} weights`;
 export const readoutRelease = "Release";
 export const rowTitle = "Row";
-export const rowOf = (query: number, text: string) => `The text as query ${query} “${shown(text)}” sees it`;
+export const rowOf = (query: number, text: string) => `The text as query ${query}${quoted(text)} sees it`;
 export const rowReceived = "The text by what each token receives";
 export const rowReceives = "received";
 export const rowReceivedText = "The weights of all queries on a token, added up; coloured above an even share. Click a token to see what it sees itself.";
@@ -148,7 +152,7 @@ export const compareTitle = "Compare";
 export const compareMap = "Difference";
 export const compareRows = "Both rows";
 export const compareRowsHint = "Hold a cell, or go to a token (G), to see both rows over the text.";
-export const compareOf = (side: string, query: number, text: string, head: string) => `${side}: ${head}, as query ${query} “${shown(text)}” sees it`;
+export const compareOf = (side: string, query: number, text: string, head: string) => `${side}: ${head}, as query ${query}${quoted(text)} sees it`;
 export const compareShorter = (queries: number) => `B has ${count(queries)} queries only.`;
 export const compareA = "A";
 export const compareB = "B";

@@ -1,5 +1,5 @@
 // What is written over and around the map: rulers, marginals, the crosshair, the numbers of near cells.
-import { short, shown } from "../pure/numbers";
+import { short, brief } from "../pure/numbers";
 import { inkOn } from "../pure/ramps";
 import { pixelOf, pooledBy } from "../pure/tiles";
 import { toneOf } from "../pure/tone";
@@ -92,8 +92,9 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
   const middle = across ? view.k : view.q;
   const first = Math.max(0, Math.floor(middle - span / 2 / view.scale));
   const last = Math.min(most, Math.ceil(middle + span / 2 / view.scale));
-  const texts = view.scale >= 13;
-  const step = texts ? 1 : stepFor(view.scale, across ? 64 : 34);
+  const near = view.scale >= 13;
+  const texts = near && over.token(first) !== "";
+  const step = near ? 1 : stepFor(view.scale, across ? 64 : 34);
   context.save();
   context.beginPath();
   if (across) context.rect(EDGE.left, 0, scene.width + EDGE.right, EDGE.top);
@@ -102,7 +103,7 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
   context.fillStyle = colours[axis];
   context.font = `600 11px ${colours.mono}`;
   context.textAlign = "left";
-  if (!texts) {
+  if (!near) {
     if (across) context.fillText(over.names.keys, EDGE.left, 34);
     else {
       context.save();
@@ -116,32 +117,32 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
   context.font = `11px ${colours.mono}`;
   for (let i = Math.ceil(first / step) * step; i < last; i += step) {
     const held = over.cell?.[axis] === i || over.hover?.[axis] === i;
-    const place = at(texts ? i + 0.5 : i);
+    const place = at(near ? i + 0.5 : i);
     if (place < 0 || place > span) continue;
-    context.fillStyle = held && texts ? colours[axis] : colours.soft;
+    context.fillStyle = held && near ? colours[axis] : colours.soft;
     context.strokeStyle = colours.rule;
     context.beginPath();
     if (across) {
-      context.moveTo(EDGE.left + place, EDGE.top - (texts ? 3 : 6));
+      context.moveTo(EDGE.left + place, EDGE.top - (near ? 3 : 6));
       context.lineTo(EDGE.left + place, EDGE.top);
     } else {
-      context.moveTo(EDGE.left - (texts ? 3 : 6), EDGE.top + place);
+      context.moveTo(EDGE.left - (near ? 3 : 6), EDGE.top + place);
       context.lineTo(EDGE.left, EDGE.top + place);
     }
     context.stroke();
-    const label = texts ? shown(over.token(i)).slice(0, 14) : i.toLocaleString("en-US");
+    const label = (texts && brief(over.token(i), 12)) || i.toLocaleString("en-US");
     if (across) {
       context.save();
       context.translate(EDGE.left + place, EDGE.top - 8);
       if (texts) context.rotate(-Math.PI / 3);
       else context.translate(0, -5);
       context.textAlign = texts ? "left" : "center";
-      if (held && texts) context.font = `700 11px ${colours.mono}`;
+      if (held && near) context.font = `700 11px ${colours.mono}`;
       context.fillText(label, 0, 0);
       context.restore();
     } else {
       context.textAlign = "right";
-      context.font = `${held && texts ? "700 " : ""}11px ${colours.mono}`;
+      context.font = `${held && near ? "700 " : ""}11px ${colours.mono}`;
       context.fillText(label, EDGE.left - 9, EDGE.top + place);
     }
   }

@@ -31,8 +31,18 @@ export function bytes(value: number): string {
   return `${at && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[at]}`;
 }
 
-/** A token with its white space made visible. */
+/** Signs that are not seen: control characters, and those that turn the direction of the text around them. */
+const UNSEEN = /[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|^[\u200b-\u200d\u2060\ufeff]+$/g;
+const code = (sign: string) => `U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+
+/** A token with what is not seen of it made visible; nothing where it has no text. */
 export function shown(text: string | undefined): string {
   if (text === undefined) return "…";
-  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (run) => "·".repeat(run.length)) || "∅";
+  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (run) => "·".repeat(run.length)).replace(UNSEEN, code);
+}
+
+/** As much of a token as a line has room for. */
+export function brief(text: string | undefined, most = 40): string {
+  const signs = [...shown(text)];
+  return signs.length > most ? `${signs.slice(0, most - 1).join("")}…` : signs.join("");
 }

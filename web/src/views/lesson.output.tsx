@@ -1,7 +1,7 @@
 // Step 8: the output as the values that it is a mixture of, key by key.
 import { useSignal } from "@preact/signals";
 import type { CellMore } from "../api.more";
-import { short, shown } from "../pure/numbers";
+import { short, brief } from "../pure/numbers";
 import { go, place, speak, token } from "../state";
 import * as DEEP from "../strings.deep";
 import * as FROM from "../strings.from";
@@ -55,7 +55,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
   if (!rows.includes(component)) rows.push(component);
   const reach = (i: number, sign: number) => slices.reduce((sum, { parts }) => sum + Math.max(sign * parts[i]!, 0), 0);
   const most = Math.max(...rows.map((i) => Math.max(reach(i, 1), reach(i, -1))), 1e-12);
-  const name = (key: number) => (key < 0 ? DEEP.otherKeys : `${key} ${shown(token(key))}`);
+  const name = (key: number) => (key < 0 ? DEEP.otherKeys : `${key} ${brief(token(key), 24)}`.trim());
   const point = (i: number, at: number | null) => {
     pointed.value = at;
     if (at !== null) speak(DEEP.segment(i, name(slices[at]!.key), short(slices[at]!.parts[i]!)));

@@ -1,16 +1,17 @@
 // Small parts that several views share.
 import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
-import { shown } from "../pure/numbers";
+import { brief } from "../pure/numbers";
 import { css } from "../pure/ramps";
 import { layer, token } from "../state";
 
 /** The token that a query stands at: the last query at the last key, where a cache held the keys before. */
 export const placeOf = (query: number) => query + Math.max((layer.value?.keys ?? 0) - (layer.value?.queries ?? 0), 0);
 
-/** A token in the colour of its role. */
+/** A token in the colour of its role, as much of it as there is room for. */
 export function Token({ index, role, text }: { index: number; role: "query" | "key" | "plain"; text?: string | undefined }) {
-  return <span class={`token ${role}`}>{shown(text ?? token(index))}</span>;
+  const told = text ?? token(index);
+  return <span class={`token ${role}`} title={told && told.length > 40 ? told.slice(0, 2000) : undefined}>{brief(told)}</span>;
 }
 
 export function Section({ title, children, extra }: { title: string; children: ComponentChildren; extra?: ComponentChildren }) {

@@ -1,9 +1,9 @@
 // One query over the text itself; or, where none is held, what each token receives from all.
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { cell, choose, gamma, go, layer, log, marginals, rowNow, rowTold, table, token } from "../state";
+import { cell, choose, gamma, go, layer, log, marginals, rowNow, rowTold, spaced, table, token } from "../state";
 import { table as tableOf } from "../map/stage";
-import { short, shown } from "../pure/numbers";
+import { brief, short } from "../pure/numbers";
 import { css, inkOn } from "../pure/ramps";
 import { cumulative, entropy, runs, SHADES, top } from "../pure/text";
 import { roundUp, toneOf, type Tone } from "../pure/tone";
@@ -165,22 +165,25 @@ function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, o
     <p class="text" ref={sight} onClick={pick}>
       {parts.map((run) => {
         // Arrays have no text: their tokens are numbers.
-        const words = Array.from({ length: run.length }, (_, i) => (token(run.start + i, id) ?? " ") || `${run.start + i} `).join("");
+        const last = run.start + run.length - 1;
+        const gap = (i: number) => (spaced(i, id) ? " " : "");
+        const words = Array.from({ length: run.length }, (_, i) => ((token(run.start + i, id) ?? " ") || `${run.start + i} `) + (run.start + i < last ? gap(run.start + i) : "")).join("");
         const marked = run.length === 1 && (run.start === query || run.start === chosen);
-        if (!run.shade && !marked) return words;
+        if (!run.shade && !marked) return words + gap(last);
         const part = run.shade / SHADES;
         const style = !run.shade ? {} : tinted ? { "--part": `${Math.round(part * 55)}%` } : { backgroundColor: css(colours, part), color: inkOn(colours, part) };
-        return (
+        const mark = (
           <mark
             key={run.start}
             data-key={run.start}
             class={run.start === query ? "is-query" : run.start === chosen ? "is-key" : tinted && run.shade ? "shaded" : ""}
             style={style}
-            title={`${run.start} ${shown(words)} ${short(row[run.start]!)}`}
+            title={`${run.start} ${brief(words)} ${short(row[run.start]!)}`}
           >
             {words}
           </mark>
         );
+        return gap(last) ? [mark, " "] : mark;
       })}
     </p>
   );
