@@ -41,11 +41,13 @@ schema = schemathesis.openapi.from_dict(described())
 
 
 @pytest.fixture(scope="module")
-def own(run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Explorer]]:
+def own(
+    short_run: Recording, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[int, Explorer]]:
     """A server of its own, in which what is opened stays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        explorer = Explorer({book.id: book for book in [Book.of(run)]})
+        explorer = Explorer({book.id: book for book in [Book.of(short_run)]})
         with serving(explorer) as port:
             while not all(one.ended for one in explorer.building.values()):
                 time.sleep(0.05)
@@ -61,8 +63,8 @@ def rest(explorer: Explorer) -> None:
 
 
 @pytest.fixture
-def known(run: Recording) -> dict[str, Any]:
-    return {"id": run.key[:16]}
+def known(short_run: Recording) -> dict[str, Any]:
+    return {"id": short_run.key[:16]}
 
 
 @schema.parametrize()
