@@ -31,6 +31,7 @@ export const sum = "sum";
 export const sees = "sees";
 export const masked = "masked";
 export const scoreOf = (key: number) => `score of ${key}`;
+export const seesAll = "There is no mask: every query sees every key.";
 export const lets = (allowed: boolean, query: number, key: number) => `${allowed ? "lets" : "does not let"} query ${query} see key ${key}.`;
 export const back = "Back";
 export const next = "Next";

@@ -9,6 +9,7 @@ export const all = "All products";
 export const edited = "Edited: this sum is the page's, on your numbers.";
 export const scale = "A sum of d products grows like √d. Divided by √d, scores keep the same spread for any size, so that the softmax does not harden.";
 export const without = "Leave out ÷ √d";
+export const unscaled = "This layer does not divide: its scale is 1, and q and k have learned their size.";
 export const mask = "Hide a key, and its weight is shared among the others. Keys that the model's own mask hides cannot be given back: a recording never computed them.";
 export const max = "exp of a large number overflows. Less the row's largest score, every score is 0 or below; the weights do not change.";
 export const exp = "exp makes every score positive: 0 becomes 1, each step of −0.69 halves it.";

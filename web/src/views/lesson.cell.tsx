@@ -5,7 +5,6 @@ import { changed } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { entropy } from "../pure/text";
 import { layer, rowNow, step, token } from "../state";
-import * as SAY from "../strings";
 import * as DEEP from "../strings.deep";
 import * as FROM from "../strings.from";
 import * as LESSON from "../strings.lesson";
@@ -58,7 +57,7 @@ function Scale({ now }: { now: CellMore }) {
           + {LESSON.bias} <N value={now.bias} name={LESSON.bias} tell={FROM.bias(layer.value?.bias)} /> = <N value={now.score} name={LESSON.score} tell={FROM.score(LESSON.plusBias)} />
         </Equation>
       )}
-      <Check label={T.without} on={unscaled.value} onPick={(on) => (unscaled.value = on)} />
+      {now.scale === 1 ? <p class="note">{T.unscaled}</p> : <Check label={T.without} on={unscaled.value} onPick={(on) => (unscaled.value = on)} />}
       <WeightsTable now={now} />
     </>
   );
@@ -135,7 +134,7 @@ function Mask({ now }: { now: CellMore }) {
     <>
       <p>{T.mask}</p>
       <p>
-        <code>{layer.value?.mask ?? SAY.noMask}</code> {LESSON.lets(now.allowed, now.query.index, now.key.index)}
+        {layer.value?.mask ? <><code>{layer.value.mask}</code> {LESSON.lets(now.allowed, now.query.index, now.key.index)}</> : LESSON.seesAll}
       </p>
       <WeightsTable now={now} hide />
     </>
