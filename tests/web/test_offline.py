@@ -590,7 +590,7 @@ def test_the_file_opens_alone(
     key = int(row[: query - 5].argmax())
     asked = {
         "recording": run.key[:16], "layer": layer, "head": head, "query": query, "key": key,
-        "weight": float(row[key]), "by": by,
+        "weight": float(row[key]), "by": by, "far": which == "embedded",
     }  # fmt: skip
     shots = os.environ.get("REGARD_SCREENSHOTS", str(tmp_path / "shots"))
     walked = subprocess.run(
