@@ -134,7 +134,7 @@ class Weights:
             OptionError: a head or a batch row that is not there.
         """
         sides = zip((batch, number), self.shape, _NAMES, strict=False)
-        b, h = (_side(None if isinstance(i, slice) else i, n, name)[0] for i, n, name in sides)
+        b, h = (_one(i, n, name) for i, n, name in sides)
         return HeadWeights(self, b, h)
 
     def cut(self, b: range, h: range, q: range) -> Weights | None:
@@ -262,8 +262,9 @@ def one_of(result: Any, place: tuple[int, int]) -> Any:
     if isinstance(result, Tensor):
         return result[place]
     if isinstance(result, tuple):
-        parts = [one_of(one, place) for one in cast("tuple[Any, ...]", result)]
-        return type(result)(*parts) if hasattr(result, "_fields") else tuple(parts)
+        whole = cast("tuple[Any, ...]", result)
+        parts = [one_of(one, place) for one in whole]
+        return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
     return result
 
 
@@ -275,11 +276,17 @@ def _part(tensor: Tensor, *sides: range) -> Tensor:
     return tensor
 
 
+def _one(part: object, n: int, name: str) -> int:
+    return _side(None if isinstance(part, slice) else part, n, name)[0]
+
+
 def _side(part: object, n: int, name: str) -> range:
-    if isinstance(part, slice) and part.step in (None, 1):
-        return range(*part.indices(n)) if part.indices(n)[0] < part.indices(n)[1] else range(0)
+    given = repr(part)
+    if isinstance(part, slice) and (some := cast("slice[Any, Any, Any]", part)).step in (None, 1):
+        start, stop, _ = some.indices(n)
+        return range(start, stop) if start < stop else range(0)
     if isinstance(part, int) and not isinstance(part, bool) and -n <= part < n:
         return range(part % n, part % n + 1)
     allowed = f"for {name} a number from {-n} to {n - 1}, or a slice without a step"
-    raise OptionError("Weights[…]", repr(part), allowed,
+    raise OptionError("Weights[…]", given, allowed,
                       "Count from 0; of a slice, take every so many from what comes out.")  # fmt: skip
