@@ -159,7 +159,7 @@ interface Block {
   texts: string[];
   starts: number[];
 }
-const blocks = new Map<string, Block | "asked">();
+const blocks = new Map<string, Block | Promise<void>>();
 const arrived = signal(0);
 
 /** The text of a token of the recording that is open, or of another; undefined until it has come. */
@@ -169,9 +169,8 @@ export function token(index: number, id = recordingId.value): string | undefined
   const held = blocks.get(`${id}/${at}`);
   const count = (run.peek()?.id === id ? run.peek()! : recordings.peek()?.find((one) => one.id === id))?.tokens ?? 0;
   if (held === undefined && index >= 0 && index < count) {
-    blocks.set(`${id}/${at}`, "asked");
     const stop = Math.min((at + 1) * BLOCK, count);
-    json<Block>(paths.tokens(id, at * BLOCK, stop)).then(
+    const asked = json<Block>(paths.tokens(id, at * BLOCK, stop)).then(
       (told) => {
         blocks.set(`${id}/${at}`, told);
         arrived.value++;
@@ -181,16 +180,27 @@ export function token(index: number, id = recordingId.value): string | undefined
         fail(error);
       },
     );
+    blocks.set(`${id}/${at}`, asked);
   }
-  return typeof held === "object" ? held.texts[index - at * BLOCK] : undefined;
+  return held && "texts" in held ? held.texts[index - at * BLOCK] : undefined;
 }
+
+/** Has the texts of tokens start … stop of the recording that is open there. */
+export async function texts(start: number, stop: number): Promise<void> {
+  for (let i = start; i < stop; i += BLOCK) token(i);
+  token(stop - 1);
+  await Promise.all([...blocks.values()]);
+}
+
+/** The token that a query stands at: the last query at the last key, where a cache held the keys before. */
+export const placeOf = (query: number) => query + Math.max((layer.value?.keys ?? 0) - (layer.value?.queries ?? 0), 0);
 
 /** Whether the text has white space behind a token that belongs to none: what many encoders leave out. */
 export function spaced(index: number, id = recordingId.value): boolean {
   const text = token(index, id);
   const starts = [index, index + 1].map((i) => {
     const held = blocks.get(`${id}/${Math.floor(i / BLOCK)}`);
-    return typeof held === "object" ? held.starts[i % BLOCK] : undefined;
+    return held && "texts" in held ? held.starts[i % BLOCK] : undefined;
   });
   return text !== undefined && starts[1]! > starts[0]! + [...text].length;
 }

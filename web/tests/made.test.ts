@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
 import type { HeadStatistics } from "../src/api";
-import { crc32, csvOf, npyOf, npzOf, pythonOf, svgAround, svgOf } from "../src/pure/exporting";
+import { crc32, csvOf, npyOf, npzOf, pythonOf, rowOf, svgAround, svgOf } from "../src/pure/exporting";
 import { changed, terms } from "../src/pure/lesson";
 import { softmax } from "../src/pure/text";
 import { chosen, type Filter } from "../src/pure/sorting";
@@ -31,10 +31,21 @@ describe("files", () => {
     expect(text.match(/<path/g)).toHaveLength(20);
   });
   it("Python asks for the same weights", () => {
-    const text = pythonOf({ ...area, name: 'a "b".safetensors', layer: 3, head: 1, cell: { query: 5, key: 2 } });
-    expect(text).toContain('Recording.open("a \\"b\\".safetensors")');
-    expect(text).toContain("weights[0, 1, 4:6, 2:5]");
-    expect(text).toContain("weights[0, 1, 5, 2]");
+    const [a, b] = [{ name: 'a "b".safetensors', layer: 3, head: 1 }, { name: "b", layer: 0, head: 2 }];
+    const text = pythonOf({ ...area, how: "max", cell: { query: 5, key: 2 } }, a);
+    expect(text).toContain('a = regard.Recording.open("a \\"b\\".safetensors").layer(3).head(1)\n');
+    expect(text).toContain("shown = a.weights[4:6, 2:5]\nweight = a.weights[5, 2]\n");
+    const less = pythonOf({ ...area, how: "max", q1: 9, cell: null }, a, b);
+    expect(less).toContain('pooled = regard.Pooled(2, 3, "max", queries=(4, 9), keys=(2, 5))\nshown = a.see(pooled)[pooled] - b.see(pooled)[pooled]\n');
+  });
+  it("a row has its tokens, quoted", () => {
+    expect(rowOf([0.5, 0.25], (i) => (i ? undefined : 'a "b",\n'))).toBe('key,token,weight\n0,"a ""b"",\n",0.5\n1,"",0.25\n');
+  });
+  it("SVG has no signs that XML does not know, numbers where there is no text, and each query its own token", () => {
+    const text = svgOf(area, values, () => null, (i, query) => (query ? `at ${i + 3}` : i === 2 ? "\0\x1b" : ""));
+    expect(text).toContain(">U+0000U+001B<");
+    expect(text).toContain(">3</text>");
+    expect(text).toContain(">at 7</text>");
   });
   it("NPZ is a zip of arrays", () => {
     expect(crc32(new TextEncoder().encode("123456789"))).toBe(0xcbf43926);

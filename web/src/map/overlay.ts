@@ -26,7 +26,8 @@ export interface Over {
   readonly scene: Scene;
   readonly extent: Extent;
   readonly level: number;
-  readonly token: (index: number) => string | undefined;
+  /** The text at a key, and at a query, which may stand further on. */
+  readonly token: (index: number, query?: boolean) => string | undefined;
   readonly marginals: Float32Array | null;
   readonly hover: { query: number; key: number } | null;
   readonly cell: { query: number; key: number } | null;
@@ -93,7 +94,7 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
   const first = Math.max(0, Math.floor(middle - span / 2 / view.scale));
   const last = Math.min(most, Math.ceil(middle + span / 2 / view.scale));
   const near = view.scale >= 13;
-  const texts = near && over.token(first) !== "";
+  const texts = near && over.token(first, !across) !== "";
   const step = near ? 1 : stepFor(view.scale, across ? 64 : 34);
   context.save();
   context.beginPath();
@@ -130,7 +131,7 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
       context.lineTo(EDGE.left, EDGE.top + place);
     }
     context.stroke();
-    const label = (texts && brief(over.token(i), 12)) || i.toLocaleString("en-US");
+    const label = (texts && brief(over.token(i, !across), 12)) || i.toLocaleString("en-US");
     if (across) {
       context.save();
       context.translate(EDGE.left + place, EDGE.top - 8);

@@ -5,7 +5,7 @@ import { colours as tableOf } from "../pure/ramps";
 import { levelFor, pooledBy } from "../pure/tiles";
 import { roundUp, type Tone } from "../pure/tone";
 import { bounded, boxed, type Extent, fit, kAt, panned, qAt, showing, type Size, type View, zoomed } from "../pure/view";
-import { cell, choose, fail, go, marginals, place, ramp, token } from "../state";
+import { cell, choose, fail, go, marginals, place, placeOf, ramp, token } from "../state";
 import * as SAY from "../strings";
 import { GlPainter } from "./gl";
 import { type Drawn, loader } from "./loader";
@@ -114,7 +114,7 @@ export function overFor(scene: Scene, level: number, colours: Colours): Over {
   const told = marginals.value;
   const marked = !scene.tone.signed && told && told.values.length === extent.value.keys + extent.value.queries ? told.values : null;
   return {
-    scene, extent: extent.value, level, token, colours, names: names.value, marginals: marked,
+    scene, extent: extent.value, level, token: (i, query) => token(query ? placeOf(i) : i), colours, names: names.value, marginals: marked,
     hover: hover.value, cell: cell.value, box: box.value,
   };
 }

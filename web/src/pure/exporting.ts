@@ -1,4 +1,5 @@
 // What is on screen as files: CSV, SVG, NPZ, Python.
+import { brief } from "./numbers";
 import { type Extent, type Size, stepFor, type View, xOf, yOf } from "./view";
 
 export interface Area {
@@ -27,8 +28,14 @@ export function csvOf(at: Area, values: ArrayLike<number>): string {
 
 const escaped = (text: string) => text.replace(/[<>&"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
+/** One line for each key of a row. */
+export function rowOf(weights: ArrayLike<number>, token: (index: number) => string | undefined): string {
+  const lines = Array.from(weights, (weight, i) => `${i},"${(token(i) ?? "").replaceAll('"', '""')}",${weight}`);
+  return ["key,token,weight", ...lines].join("\n") + "\n";
+}
+
 /** True vectors: a square for each weight, tokens on both axes. Null is no colour. */
-export function svgOf(at: Area, values: ArrayLike<number>, colourOf: (value: number) => string | null, token: (index: number) => string | undefined): string {
+export function svgOf(at: Area, values: ArrayLike<number>, colourOf: (value: number) => string | null, token: (index: number, query?: boolean) => string | undefined): string {
   const side = 12;
   const edge = 80;
   const out = [
@@ -40,8 +47,9 @@ export function svgOf(at: Area, values: ArrayLike<number>, colourOf: (value: num
       const colour = colourOf(value);
       if (colour) out.push(`<rect x="${edge + c * side}" y="${edge + r * side}" width="${side}" height="${side}" fill="${colour}"><title>${at.q0 + r}, ${at.k0 + c}: ${value}</title></rect>`);
     }
-  const text = (i: number) => escaped((token(i) ?? String(i)).trim().slice(0, 12) || "·");
-  for (let r = 0; r < at.rows; r++) out.push(`<text x="${edge - 4}" y="${edge + r * side + 9}" text-anchor="end">${text(at.q0 + r)}</text>`);
+  // What is not seen is written out, as XML knows no control characters.
+  const text = (i: number, query?: boolean) => escaped(brief(token(i, query), 12) || String(i));
+  for (let r = 0; r < at.rows; r++) out.push(`<text x="${edge - 4}" y="${edge + r * side + 9}" text-anchor="end">${text(at.q0 + r, true)}</text>`);
   for (let c = 0; c < at.cols; c++)
     out.push(`<text transform="translate(${edge + c * side + 9} ${edge - 4}) rotate(-90)">${text(at.k0 + c)}</text>`);
   out.push("</svg>");
@@ -74,17 +82,25 @@ export function svgAround(picture: string, view: View & Size, extent: Extent, na
   return out.join("\n");
 }
 
-/** The lines that give the same numbers in Python. */
-export function pythonOf(at: Area & { name: string; layer: number; head: number; cell: { query: number; key: number } | null }): string {
-  const lines = [
-    "import regard",
-    "",
-    `run = regard.Recording.open(${JSON.stringify(at.name)})`,
-    `weights = run.layer(${at.layer}).weights`,
-    `shown = weights[0, ${at.head}, ${at.q0}:${at.q1}, ${at.k0}:${at.k1}]`,
-  ];
-  if (at.cell) lines.push(`weight = weights[0, ${at.head}, ${at.cell.query}, ${at.cell.key}]`);
-  return lines.join("\n");
+export interface Side {
+  name: string;
+  layer: number;
+  head: number;
+}
+
+/** The lines that give the same numbers in Python; of two heads, those of the first less those of the second. */
+export function pythonOf(at: Area & { how: string; cell: { query: number; key: number } | null }, a: Side, b: Side | null = null): string {
+  const of = ({ name, layer, head }: Side) => `regard.Recording.open(${JSON.stringify(name)}).layer(${layer}).head(${head})`;
+  const pooled = at.rows < at.q1 - at.q0 || at.cols < at.k1 - at.k0;
+  const both = (part: string) => (b ? `a${part} - b${part}` : `a${part}`);
+  const lines = ["import regard", "", `a = ${of(a)}`];
+  if (b) lines.push(`b = ${of(b)}`);
+  if (pooled) {
+    lines.push(`pooled = regard.Pooled(${at.rows}, ${at.cols}, "${at.how}", queries=(${at.q0}, ${at.q1}), keys=(${at.k0}, ${at.k1}))`);
+    lines.push(`shown = ${both(".see(pooled)[pooled]")}`);
+  } else lines.push(`shown = ${both(`.weights[${at.q0}:${at.q1}, ${at.k0}:${at.k1}]`)}`);
+  if (at.cell) lines.push(`weight = ${both(`.weights[${at.cell.query}, ${at.cell.key}]`)}`);
+  return lines.join("\n") + "\n";
 }
 
 const crcs = Uint32Array.from({ length: 256 }, (_, i) => {

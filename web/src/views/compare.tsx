@@ -1,10 +1,10 @@
 // A − B: two heads of one recording, or of two. As a map of the difference, or as both rows of one query over their texts.
 import { headsOf, paths, raw } from "../api";
 import { resourceOf } from "./others";
-import { cell, choose, go, headIndex, layer, minus, place, recordingId, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
+import { cell, choose, go, headIndex, layer, minus, place, placeOf, recordingId, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
 import * as SAY from "../strings";
 import { MapView } from "./map";
-import { Choice, placeOf, Section } from "./parts";
+import { Choice, Section } from "./parts";
 import { Readout, Tops } from "./panel";
 import { Reading } from "./row";
 

@@ -7,20 +7,28 @@ import { type Drawn, loader } from "../map/loader";
 import { coloursOf, extent, names, overFor, sceneNow, size, source, table, view } from "../map/stage";
 import { drawOver, EDGE } from "../map/overlay";
 import { PlainPainter } from "../map/plain";
-import { csvOf, npyOf, npzOf, pythonOf, startsOf, svgAround, svgOf } from "../pure/exporting";
+import { csvOf, npyOf, npzOf, pythonOf, rowOf, type Side, startsOf, svgAround, svgOf } from "../pure/exporting";
 import { short } from "../pure/numbers";
 import { css } from "../pure/ramps";
 import { levelFor, tilesIn } from "../pure/tiles";
 import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
-import { cell, fail, headIndex, layer, pooling, rowNow, run, screen, speak, token } from "../state";
+import { cell, fail, headIndex, layer, minus, placeOf, pooling, recordings, rowNow, run, screen, speak, texts, token } from "../state";
 import * as SAY from "../strings";
 import { OFFLINE } from "../strings.offline";
 import { transport } from "../transport";
 import { Check } from "./parts";
 
 const onMap = () => screen.value === "map" || screen.value === "compare";
-const name = (end: string) => `${run.value?.name.replace(/\.[^.]*$/, "") ?? "regard"}-L${layer.value?.index ?? 0}H${headIndex.value}${end}`;
+const own = (): Side => ({ name: run.value?.name ?? "run.safetensors", layer: layer.value?.index ?? 0, head: headIndex.value });
+/** What Compare subtracts. */
+function subtracted(): Side | null {
+  if (screen.value !== "compare") return null;
+  const [id = "", l, h] = minus.value.split("/");
+  return { name: (id === run.value?.id ? run.value : recordings.value?.find((one) => one.id === id))?.name ?? id, layer: Number(l), head: Number(h) };
+}
+const stem = (side: Side) => `${side.name.replace(/\.[^.]*$/, "")}-L${side.layer}H${side.head}`;
+const name = (end: string) => [own(), subtracted()].map((side) => side && stem(side)).filter(Boolean).join("-minus-") + end;
 
 function save(blob: Blob, as: string): void {
   const url = URL.createObjectURL(blob);
@@ -49,7 +57,11 @@ const pixels = (level: number, drawn: readonly Drawn[]) => {
   const block = Math.max(2 ** level, ...drawn.map((one) => one.held.cell));
   return block === 1 ? SAY.exact : SAY.pixel(Math.min(block, extent.value.queries), Math.min(block, extent.value.keys), pooling.value);
 };
-const subject = () => `${run.value?.name} · ${run.value?.model} · ${SAY.head(layer.value?.index ?? 0, headIndex.value)}`;
+function subject(): string {
+  const [a, b] = [own(), subtracted()];
+  const other = b && ` − ${b.name === a.name ? "" : `${b.name} · `}${SAY.head(b.layer, b.head)}`;
+  return `${a.name} · ${run.value?.model} · ${SAY.head(a.layer, a.head)}${other ?? ""}`;
+}
 
 /** The map with its rulers, and below it the legend in words and colours. */
 async function png(times: number): Promise<void> {
@@ -79,7 +91,7 @@ async function png(times: number): Promise<void> {
   context.fillStyle = colours.soft;
   for (const [part, align] of [[0, "left"], [0.5, "center"], [1, "right"]] as const) {
     context.textAlign = align;
-    context.fillText(short(valueAt(part, scene.tone), 2), width - EDGE.right - 200 + 200 * part, 32);
+    context.fillText(short(scene.tone.signed && part === 0.5 ? 0 : valueAt(part, scene.tone), 2), width - EDGE.right - 200 + 200 * part, 32);
   }
   const blob = await new Promise<Blob | null>((made) => whole.toBlob(made, "image/png"));
   if (blob) save(blob, name(`@${times}x.png`));
@@ -97,8 +109,8 @@ async function csv(): Promise<void> {
   if (!onMap()) {
     const row = rowNow.value;
     if (!row) return;
-    const lines = ["key,token,weight", ...Array.from(row.values, (w, i) => `${i},"${(token(i) ?? "").replaceAll('"', '""')}",${w}`)];
-    return save(new Blob([lines.join("\n") + "\n"], { type: "text/csv" }), name(`-row${cell.value?.query ?? ""}.csv`));
+    await texts(0, row.values.length);
+    return save(new Blob([rowOf(row.values, token)], { type: "text/csv" }), name(`-row${cell.value?.query ?? ""}.csv`));
   }
   const at = shape();
   const told = await raw(source.value!.path(at));
@@ -126,9 +138,9 @@ async function svg(): Promise<void> {
     const text = svgAround(base.toDataURL("image/png"), { ...scene, ...scene.view }, extent.value, names.value);
     return save(new Blob([text], { type: "image/svg+xml" }), name(".svg"));
   }
-  const told = await raw(source.value!.path(at));
+  const [told] = await Promise.all([raw(source.value!.path(at)), texts(at.k0, at.k1), texts(placeOf(at.q0), placeOf(at.q1))]);
   const colours = table(source.value!.signed);
-  const text = svgOf(at, told.values, (value) => (value === 0 && !now.scene.tone.signed ? null : css(colours, toneOf(value, now.scene.tone))), token);
+  const text = svgOf(at, told.values, (value) => (value === 0 && !now.scene.tone.signed ? null : css(colours, toneOf(value, now.scene.tone))), (i, query) => token(query ? placeOf(i) : i));
   save(new Blob([text], { type: "image/svg+xml" }), name(".svg"));
 }
 
@@ -138,10 +150,11 @@ export function ExportDialog() {
   const map = onMap() && source.value !== null;
   const at = shape();
   const small = at.exact && at.rows <= 200 && at.cols <= 200;
-  const python = pythonOf({
-    name: run.value?.name ?? "run.safetensors", layer: layer.value?.index ?? 0, head: headIndex.value, cell: cell.value,
-    ...at,
-  });
+  // Elsewhere a row is on screen, or the whole of a head.
+  const [queries, keys] = [layer.value?.queries ?? 0, layer.value?.keys ?? 0];
+  const [q0, q1] = cell.value ? [cell.value.query, cell.value.query + 1] : [0, queries];
+  const area = map ? at : { q0, q1, k0: 0, k1: keys, rows: Math.min(q1 - q0, 1024), cols: cell.value ? keys : Math.min(keys, 1024) };
+  const python = pythonOf({ ...area, how: pooling.value, cell: cell.value }, own(), subtracted());
   const copy = (text: string) => navigator.clipboard.writeText(text).then(() => tell(SAY.exportsCopied), fail);
   return (
     <Dialog title={SAY.exportsTitle}>

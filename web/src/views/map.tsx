@@ -4,7 +4,7 @@ import { difference, oneHead, raw } from "../api";
 import { extent, mount, names, size, source, view } from "../map/stage";
 import { short } from "../pure/numbers";
 import { visible } from "../pure/view";
-import { cell, choose, headIndex, layer, minus, pooling, recordingId, resource, run, screen, table, token } from "../state";
+import { cell, choose, headIndex, layer, minus, placeOf, pooling, recordingId, resource, run, screen, table, token } from "../state";
 import * as SAY from "../strings";
 import { Token } from "./parts";
 import { resourceOf } from "./others";
@@ -114,7 +114,7 @@ export function WeightsTable() {
             <tr key={q}>
               <th scope="row">
                 <span class="index">{q}</span>
-                <Token index={q} role="query" text={token(q)} />
+                <Token index={q} role="query" text={token(placeOf(q))} />
               </th>
               {list(k0, k1).map((k) => (
                 <td key={k} class={held?.query === q && held.key === k ? "held" : ""} onClick={() => choose(q, k)}>

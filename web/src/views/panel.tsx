@@ -10,9 +10,9 @@ import { top } from "../pure/text";
 import { coarsest, sidesOf, tileAt } from "../pure/tiles";
 import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
-import { cell, cellNow, cellPath, choose, difference, gamma, go, log, pooling, ramp, rowNow, rows, screen, token } from "../state";
+import { cell, cellNow, cellPath, choose, difference, gamma, go, log, placeOf, pooling, ramp, rowNow, rows, screen, token } from "../state";
 import * as SAY from "../strings";
-import { Bar, Check, Choice, Drawing, placeOf, Section, Strip, Token } from "./parts";
+import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
 
 /** The cell that is held, or what is under the cursor. */
 export function Readout() {

@@ -3,10 +3,7 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useRef } from "preact/hooks";
 import { brief } from "../pure/numbers";
 import { css } from "../pure/ramps";
-import { layer, token } from "../state";
-
-/** The token that a query stands at: the last query at the last key, where a cache held the keys before. */
-export const placeOf = (query: number) => query + Math.max((layer.value?.keys ?? 0) - (layer.value?.queries ?? 0), 0);
+import { token } from "../state";
 
 /** A token in the colour of its role, as much of it as there is room for. */
 export function Token({ index, role, text }: { index: number; role: "query" | "key" | "plain"; text?: string | undefined }) {

@@ -1,14 +1,14 @@
 // One query over the text itself; or, where none is held, what each token receives from all.
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { cell, choose, gamma, go, layer, log, marginals, rowNow, rowTold, spaced, table, token } from "../state";
+import { cell, choose, gamma, go, layer, log, marginals, placeOf, rowNow, rowTold, spaced, table, token } from "../state";
 import { table as tableOf } from "../map/stage";
 import { brief, short } from "../pure/numbers";
 import { css, inkOn } from "../pure/ramps";
 import { cumulative, entropy, runs, SHADES, top } from "../pure/text";
 import { roundUp, toneOf, type Tone } from "../pure/tone";
 import * as SAY from "../strings";
-import { Check, Drawing, placeOf, Section, Token } from "./parts";
+import { Check, Drawing, Section, Token } from "./parts";
 import { Readout, Tops } from "./panel";
 
 const PAGE = 3000;
