@@ -108,6 +108,9 @@ def book(books: Mapping[str, Book], id: str) -> Book:  # noqa: A002  it is what 
     if found is None:
         raise Refused(404, "recording", repr(id[:40]), ", ".join(books) or "none is open yet",
                       "GET /api/recordings lists them.")  # fmt: skip
+    if found.recording.overwritten:
+        raise Refused(409, "recording", f"{found.name}, which was written over since it was opened",
+                      "a file that stays as it is", "Start regard explore again.")  # fmt: skip
     return found
 
 

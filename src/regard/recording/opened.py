@@ -31,6 +31,15 @@ from regard.scores import Score
 from regard.shapes import Keys, Queries, Values
 
 
+def _stamp(path: Path) -> tuple[int, int, int, int] | None:
+    """Which file lies at a path, and what changes when it is written into."""
+    try:
+        now = path.stat()
+    except OSError:
+        return None
+    return now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns
+
+
 class Recording:
     """One run of a model, in a file: what every attention layer read, and which weights it gave.
 
@@ -52,7 +61,7 @@ class Recording:
         self.path = reader.path
         self.size = reader.size
         """Bytes of the file."""
-        self._reader = reader
+        self._reader, self._stamp = reader, _stamp(reader.path)
         try:
             about = json.loads(reader.metadata["about"], parse_constant=no_constant)
             self.model = word(about["model"])
@@ -174,6 +183,15 @@ class Recording:
     def exact(self) -> bool:
         """Whether all numbers are those of the run, not rounded."""
         return all(layer.rounding is None for layer in self._layers)
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether its file was written into since it was opened: what is mapped is no recording then.
+
+        A file that was removed, or that another took the place of, stays as it was for who has it open.
+        """
+        now = _stamp(self.path)
+        return now is not None and now[:2] == (self._stamp or ())[:2] and now != self._stamp
 
     def __len__(self) -> int:
         return len(self._layers)
