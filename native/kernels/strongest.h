@@ -40,6 +40,7 @@ class Strongest {
     Strongest(std::int64_t count, Room& take) : count_(static_cast<int>(count)) {
         scores_ = take(count * BLOCK);
         keys_ = reinterpret_cast<std::int32_t*>(take(count * BLOCK));
+        for (float& score : waiting_) score = -INF;
     }
 
     void begin() {
@@ -80,10 +81,12 @@ class Strongest {
             for (int begin = 0; begin < rows; begin += PILES) {
                 for (std::uint32_t left = found[begin / PILES]; left; left &= left - 1) {
                     const int r = begin + __builtin_ctz(left);
-                    const V x = load(column + r * PANEL);
-                    insert(here, x >= enough, x, static_cast<std::int32_t>(key + s.first + r));
+                    const float* row = column + r * PANEL;
+                    wait(word_of(load(row) >= enough), row, static_cast<std::int32_t>(key + s.first + r));
+                    if (deepest_ == DEPTH) admit(here);
                 }
             }
+            admit(here);
         }
     }
 
@@ -128,48 +131,48 @@ class Strongest {
         return from_bits(word + (reinterpret_cast<I>(word) < 0 ? splat(0xffffffffu) : splat(1u)));
     }
 
-    // A key of those rows that want it.
-    void insert(std::int64_t lane, I wanted, V x, std::int32_t key) {
-        if (count_ > FEW) {
-            for (std::uint32_t lanes = word_of(wanted); lanes; lanes &= lanes - 1) {
-                const int j = __builtin_ctz(lanes);
-                insert_one(lane + j, x[j], key);
-            }
-            return;
-        }
-        x = select(wanted, x, splat(-INF));
-        I k = splat(key), before{};
-        for (int i = 0; i < count_; ++i) {  // down the list: from its place on, all that follow move one further
-            float* score_at = scores_ + i * BLOCK + lane;
-            std::int32_t* key_at = keys_ + i * BLOCK + lane;
-            const V score = load(score_at);
-            const I other = load(key_at);
-            before |= x > score;
-            store(score_at, max(score, x));
-            store(key_at, before ? k : other);
-            k = before ? other : k;
-            x = min(score, x);
+    // A key waits behind those before it in each lane that wants it: few want the same key, but soon each wants one, and
+    // then a walk down the lists takes one of every lane.
+    void wait(std::uint32_t lanes, const float* scores, std::int32_t key) {
+        for (; lanes; lanes &= lanes - 1) {
+            const int j = __builtin_ctz(lanes), at = depth_[j]++;
+            waiting_[at * LANES + j] = scores[j];
+            waiting_keys_[at * LANES + j] = key;
+            deepest_ = deepest_ > at ? deepest_ : at + 1;
         }
     }
-    void insert_one(std::int64_t row, float score, std::int32_t key) {
-        float* scores = scores_ + row;
-        std::int32_t* keys = keys_ + row;
-        int i = count_ - 1;
-        if (!(score > scores[i * BLOCK])) return;
-        for (; i > 0 && score > scores[(i - 1) * BLOCK]; --i) {
-            scores[i * BLOCK] = scores[(i - 1) * BLOCK];
-            keys[i * BLOCK] = keys[(i - 1) * BLOCK];
+
+    // Who waits comes into the lists, in order.
+    void admit(std::int64_t lane) {
+        for (int at = 0; at < deepest_; ++at) {
+            V x = load(waiting_ + at * LANES);
+            I k = load(waiting_keys_ + at * LANES), before{};
+            store(waiting_ + at * LANES, splat(-INF));
+            for (int i = 0; i < count_; ++i) {  // from its place on, all that follow move one further
+                float* score_at = scores_ + i * BLOCK + lane;
+                std::int32_t* key_at = keys_ + i * BLOCK + lane;
+                const V score = load(score_at);
+                const I other = load(key_at);
+                before |= x > score;
+                store(score_at, max(score, x));
+                store(key_at, before ? k : other);
+                k = before ? other : k;
+                x = min(score, x);
+            }
         }
-        scores[i * BLOCK] = score;
-        keys[i * BLOCK] = key;
+        deepest_ = 0;
+        for (int& depth : depth_) depth = 0;
     }
 
     static constexpr int MANY = 24;  // piles that make sorting worth its time
-    static constexpr int FEW = 16;  // for all rows of a vector at once; longer lists change in few places
+    static constexpr int DEPTH = 16;  // keys that wait in a lane at most
 
     int count_;
     float* scores_;  // (count, BLOCK), the greatest first
     std::int32_t* keys_;
+    float waiting_[DEPTH * LANES];  // −∞ where nobody waits
+    std::int32_t waiting_keys_[DEPTH * LANES] = {};
+    int depth_[LANES] = {}, deepest_ = 0;
 };
 
 }  // namespace
