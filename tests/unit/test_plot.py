@@ -215,3 +215,8 @@ def test_a_figure_is_written_with_its_text_as_text(run: Recording, tmp_path: Any
     data = path.read_bytes()
     assert 1 <= data.count(b"/Subtype /Image") <= 4, "the map and the colour bar alone are pixels"
     assert b"/Type /Font " in data
+
+
+def test_one_token_has_one_tick() -> None:
+    ax = plot.map(torch.ones(1, 1))
+    assert list(ax.get_xticks()) == list(ax.get_yticks()) == [0]

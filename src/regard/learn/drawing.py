@@ -32,8 +32,8 @@ def say(text: str) -> Text:
 def number(value: float, decimals: int | None = None) -> str:
     """A number as it is shown: as short as it is exact, else with four decimals (or as many as asked).
 
-    >>> number(0.5), number(-2.0), number(2**0.5), number(-float("inf"))
-    ('0.5', '−2', '1.4142', '−∞')
+    >>> number(0.5), number(-2.0), number(2**0.5), number(-float("inf")), number(-1.23e-7)
+    ('0.5', '−2', '1.4142', '−∞', '0.0000')
     """
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
@@ -41,7 +41,9 @@ def number(value: float, decimals: int | None = None) -> str:
         text = f"{value:.3f}".rstrip("0").rstrip(".")
     else:
         text = f"{value:.{4 if decimals is None else decimals}f}"
-    return "0" if text.strip("-0.") == "" and exact(value) else text.replace("-", "−")
+    if text.strip("-0.") == "":  # 0, or too small for so many decimals: then without a sign
+        return "0" if exact(value) else text.removeprefix("-")
+    return text.replace("-", "−")
 
 
 def exact(value: float) -> bool:

@@ -32,7 +32,7 @@ from regard.recording import Recording
 try:
     from matplotlib import colors
     from matplotlib import pyplot as plt
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import FixedLocator, MaxNLocator
 except ImportError as error:
     raise OptionError("regard.plot", f"no {error.name}", "an installation with the extra plot",
                       'Install it: pip install "regard[plot]"') from error  # fmt: skip
@@ -273,7 +273,9 @@ def _ticks(axis: Any, side: range, texts: Sequence[str] | None, what: str, turne
     """Numbers along an axis, with the tokens that stand there: each of a few, some of many."""
     axis.set_label_text(what, fontsize=_SMALL + 1)
     if texts is None:
-        axis.set_major_locator(MaxNLocator(6, integer=True))
+        axis.set_major_locator(
+            MaxNLocator(6, integer=True) if len(side) > 1 else FixedLocator([side[0]])
+        )
         axis.set_tick_params(labelsize=_SMALL)
         return
     few = len(side) <= READABLE
