@@ -165,6 +165,7 @@ def test_arrays_that_are_refused(
 
     error = refused(post(client, data), 400)
     assert re.search(message, f"{error['given']}; allowed: {error['allowed']}. {error['remedy']}")
+    assert "allowed:" not in error["given"], "one refusal, not one inside another"
     assert not Spell.done
     assert client.get("/api/recordings").json() == []
     assert [*(home / "incoming").iterdir()] == []

@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from regard.errors import OptionError
+from regard.errors import OptionError, RegardError
 from regard.masks import Causal, Mask, as_mask
 from regard.recording import Recording
 from regard.recording.words import no_constant
@@ -103,6 +103,8 @@ def read(path: Path, name: str) -> Arrays:
         with path.open("rb") as file:
             packed = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
         found, tokens = _npz(path, name) if packed else _safetensors(path, name)
+    except RegardError:
+        raise
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
             SafetensorError, SyntaxError, TokenError) as error:  # fmt: skip
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
