@@ -80,3 +80,21 @@ def test_the_silly_mistakes(given: dict[str, Any], message: str, tmp_path: Path)
     with pytest.raises(RegardError, match=message):
         Recording.of(given.pop("q"), given.pop("k"), given.pop("v", None), **given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dtype_that_does_not_hold_the_weights_is_refused(tmp_path: Path) -> None:
+    q, k = 1e5 * torch.randn(2, 1, 2, 5, 8)
+    with pytest.raises(RegardError, match="float16, in which weights are no numbers any more"):
+        Recording.of(q, k, to=tmp_path / "run.safetensors", dtype=torch.float16)
+    assert not [*tmp_path.iterdir()]
+    assert Recording.of(q, k, to=tmp_path / "run.safetensors", dtype=torch.bfloat16)
+
+
+def test_what_is_no_number_before_is_not_rounded(tmp_path: Path) -> None:
+    """Weights that the run itself has no numbers for are kept as that."""
+    q, k = torch.randn(2, 1, 2, 5, 8, dtype=torch.float64)
+    q[0, 1, 4] = torch.nan
+    run = Recording.of(q, k, to=tmp_path / "run.safetensors")
+    assert run.layer(0).weights[0, 1, 4].isnan().all()
+    rounding = run.layer(0).rounding
+    assert rounding is not None and 0 < rounding.greatest < 1e-6

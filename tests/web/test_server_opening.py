@@ -289,3 +289,20 @@ def test_an_open_recording_is_not_opened_twice(home: Path, run: Recording) -> No
     assert explorer.opening.models == ("python",)
     assert models.load().model is not None
     explorer.close()
+
+
+def test_a_cache_that_cannot_be_made_is_said(
+    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is opened from the page is kept there: a text, and arrays."""
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    kind = {"Content-Type": "application/octet-stream"}
+    for answer in (
+        ended(client, begin(client)["job"]),
+        client.post("/api/arrays", content=b"arrays", headers=kind),
+    ):
+        error = refused(answer, 400)
+        assert error["argument"] == "cache"
+        assert "which cannot be made (Not a directory)" in error["given"]
+        assert error["remedy"] == "Set XDG_CACHE_HOME to one."

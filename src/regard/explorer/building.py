@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from regard.errors import RegardError
+from regard.errors import OptionError, RegardError
 from regard.explorer import statistics
 from regard.explorer.layers import Layer
 from regard.explorer.pyramid import FORMAT, Damaged, Pyramid, Writer, cell_for, opened
@@ -60,6 +60,23 @@ def cache_folder() -> Path:
         return Path(local) / "regard" / "Cache"
     library = home / "Library" / "Caches"
     return (library if library.is_dir() else home / ".cache") / "regard"
+
+
+def cached(part: str) -> Path:
+    """A folder of the cache, which is there.
+
+    Raises:
+        OptionError: it cannot be made.
+    """
+    made = cache_folder() / part
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(
+            "cache", f"{made}, which cannot be made ({error.strerror})",
+            "a folder that can be written to", "Set XDG_CACHE_HOME to one.",
+        ) from error  # fmt: skip
+    return made
 
 
 class Building:

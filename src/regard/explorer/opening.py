@@ -14,7 +14,7 @@ from typing import Any
 from regard import models
 from regard.errors import OptionError, RegardError
 from regard.explorer import arrays
-from regard.explorer.building import Told, cache_folder
+from regard.explorer.building import Told, cached
 from regard.explorer.refusals import Refused
 from regard.pretrained import open_pretrained
 from regard.recording import Progress, Recording, record
@@ -211,9 +211,7 @@ def _place(name: str, on: bytes) -> Path:
     """Where a recording is kept: under a name, and what it depends on."""
     digest = hashlib.sha256(on).hexdigest()[:16]
     plain = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:40]
-    folder = cache_folder() / "recordings"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{plain}-{digest}{_SUFFIX}"
+    return cached("recordings") / f"{plain}-{digest}{_SUFFIX}"
 
 
 def _kept(place: Path) -> Recording | None:

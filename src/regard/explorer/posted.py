@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from regard.explorer.building import cache_folder
+from regard.explorer.building import cached
 from regard.explorer.refusals import Refused
 from regard.pages import full
 from regard.recording.words import no_constant
@@ -53,9 +53,7 @@ async def file(request: Request, path: Path) -> None:
 
 def folder() -> Path:
     """Where what is sent lies until it is read."""
-    made = cache_folder() / "incoming"
-    made.mkdir(parents=True, exist_ok=True)
-    return made
+    return cached("incoming")
 
 
 def text(sent: bytes) -> tuple[str, str | None]:

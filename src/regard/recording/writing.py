@@ -200,7 +200,13 @@ def _rounding(
     """The log-sum-exp of rounded queries and keys, and how far their weights are from the run's."""
     q, k = q.to(dtype), k.to(dtype)
     seen = observe(q, k, k[..., :1], LogSumExp(), Rows(*rows), **call)
-    apart = (seen[Rows(*rows)].double() - live.double()).abs()
+    now, before = seen[Rows(*rows)].double(), live.double()
+    apart = torch.where(now.isnan() & before.isnan(), 0, (now - before).abs())
+    if not apart.isfinite().all():
+        kind = str(dtype).removeprefix("torch.")
+        raise OptionError("record(dtype=…)", f"{kind}, in which weights are no numbers any more",
+                          "a dtype that holds queries and keys",
+                          "bfloat16 reaches as far as float32.")  # fmt: skip
     return seen[LogSumExp()], Rounding(
         float(apart.amax()), float(apart.square().mean().sqrt()), len(rows)
     )
