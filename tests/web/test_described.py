@@ -1,4 +1,4 @@
-"""How a layer is described: as one would write it."""
+"""How a layer is described, its heads, and the least of its weights: as one would expect it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from regard import Causal, Dot, Recording, Window
 from regard.explorer.building import Book
 from regard.explorer.described import recording
 from regard.explorer.telling import CRITERIA, telling
+from regard.explorer.tiles import half
 from regard.masks import Mask
 
 
@@ -34,3 +35,10 @@ def test_windows_without_an_end_and_scales_are_short(tmp_path: Path, mask: Mask,
 def test_a_head_that_spreads_over_nothing_is_not_told_of() -> None:
     """Of one token there is nothing to tell."""
     assert telling(np.zeros((1, len(CRITERIA)))) == []
+
+
+def test_a_small_weight_is_not_masked_in_half_precision() -> None:
+    """0 is what may not be seen: the thumbnail of a sharp head is dark, not blank."""
+    found = half(np.array([0, 1e-30, 2.0**-24, 0.25, 1], np.float32))
+    assert found.dtype == np.float16
+    assert found.tolist() == [0, 2.0**-24, 2.0**-24, 0.25, 1]

@@ -45,7 +45,7 @@ from regard.explorer.carried import (
 from regard.explorer.cell import words
 from regard.explorer.context import context
 from regard.explorer.pyramid import Damaged, Pyramid
-from regard.explorer.tiles import Check, NotBuilt
+from regard.explorer.tiles import Check, NotBuilt, half
 from regard.lesson import TEXT
 from regard.pages import full, put, writable
 from regard.recording import Recording, Rounding, size_in_words
@@ -268,7 +268,7 @@ class Page:
             drawn = np.stack(
                 [coarse(layer, head, how, cell, pyramid, self._check) for head in heads]
             )
-            self._put(f"{place}coarse_{how}", torch.from_numpy(drawn).half())
+            self._put(f"{place}coarse_{how}", torch.from_numpy(half(drawn)))
         self._check()
         return {
             "index": number, "kept": heads, "group": [groups.index(h // repeats) for h in heads],

@@ -27,7 +27,7 @@ from regard.explorer.opening import described as described_model
 from regard.explorer.pyramid import Damaged
 from regard.explorer.refusals import Refused
 from regard.explorer.strongest import strongest
-from regard.explorer.tiles import DIRECT, NotBuilt, Tile, View, tile
+from regard.explorer.tiles import DIRECT, NotBuilt, Tile, View, half, tile
 from regard.explorer.work import Work
 from regard.recording import Recording
 
@@ -123,7 +123,7 @@ class Explorer:
         q, k = range(layer.queries), range(layer.keys)
         rows, cols = min(THUMBNAIL, len(q)), min(THUMBNAIL, len(k))
         view = View(head, q, k, rows, cols, "max")
-        return await self._map(request, book, [(number, layer, view)], np.float16)
+        return await self._map(request, book, [(number, layer, view)], half)
 
     async def map(self, request: Request) -> Response:
         _parameters(request, "q", "k", "rows", "cols", "how")
@@ -312,7 +312,7 @@ class Explorer:
         request: Request,
         book: Book | None,
         views: list[tuple[int, Layer, View]],
-        dtype: type[np.floating[Any]] = np.float32,
+        kept: Callable[[np.ndarray], np.ndarray] = np.asarray,
         books: list[Book] | None = None,
     ) -> Response:
         """The map of one view, or the difference of two."""
@@ -333,7 +333,7 @@ class Explorer:
         values = first.values - second[0].values if second else first.values
         view = views[0][2]
         snapped = max(one.snapped for one in (first, *second))
-        return raw(values.astype(dtype), view.exact, view.pixel, snapped)
+        return raw(kept(values.astype(np.float32)), view.exact, view.pixel, snapped)
 
     def _tile(self, book: Book, number: int, layer: Layer, view: View, check: Check) -> Tile:
         building = self.building[book.id]

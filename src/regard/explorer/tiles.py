@@ -179,3 +179,13 @@ def _from_pyramid(
 def _fine(edges: ndarray, level: int, whole: int) -> bool:
     """Whether edges, in cells of level 0, are edges of a level too."""
     return bool(((edges % (1 << level) == 0) | (edges == whole)).all())
+
+
+def half(values: np.ndarray) -> np.ndarray:
+    """Weights in float16. None becomes 0 that is not, since 0 looks like what may not be seen.
+
+    >>> half(np.array([0, 1e-9, 0.5]))
+    array([0.e+00, 6.e-08, 5.e-01], dtype=float16)
+    """
+    least = np.finfo(np.float16).smallest_subnormal
+    return np.where(values > 0, np.maximum(values, least), values).astype(np.float16)
