@@ -186,14 +186,14 @@ class Full:
 def test_a_disk_that_fills_loses_nothing_that_was_there(
     left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, beside = made(tmp_path / "run"), container._beside
+    before, beside = made(tmp_path / "run"), container.beside
     assert len(before) > 40_000
 
     def full(path: Path) -> tuple[Path, Any]:
         name, file = beside(path)
         return name, Full(file, left)
 
-    monkeypatch.setattr(container, "_beside", full)
+    monkeypatch.setattr(container, "beside", full)
     with pytest.raises(RegardError, match=r"whose disk is full; .*What was there is as it was"):
         made(tmp_path / "run")
     assert (tmp_path / "run").read_bytes() == before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -178,11 +179,60 @@ def test_a_layer_that_is_asked_for_comes_first(tmp_path: Path, small: None, home
     run = recorded(tmp_path, *(MultiHeadAttention(8, 1, mask=Causal()) for _ in range(3)), n=200)
     building = Building(Book.of(run))
     assert building.layer(2) is None
-    told: list[str] = []
-    building._build = lambda number, done, total: told.append(str(number))  # pyright: ignore[reportAttributeAccessIssue]
+    told, build = list[int](), building._build
+
+    def built(number: int, done: int, total: int) -> None:
+        told.append(number)
+        build(number, done, total)
+
+    building._build = built
     building.start()
     building.wait()
-    assert told == ["2", "0", "1"]
+    assert told == [2, 0, 1]
+
+
+def test_two_who_build_the_same_do_not_meet(
+    one: Recording, small: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two widgets of one recording do: each is in the middle of a file when the other ends."""
+    both, meeting = [Building(Book.of(one)) for _ in range(2)], threading.Barrier(2)
+    put = Writer.put
+
+    def together(self: Writer, name: str, array: np.ndarray) -> None:
+        if name == "means":
+            meeting.wait(10)
+        put(self, name, array)
+
+    monkeypatch.setattr(Writer, "put", together)
+    for building in both:
+        building.start()
+    for building in both:
+        building.wait()
+    assert [building.failed for building in both] == [None, None]
+    assert both[0].heads() is not None
+    assert both[0].heads() == both[1].heads()
+    assert not [path for path in files(one) if "partial" in path.name]
+
+
+def test_a_layer_that_is_damaged_while_others_are_built_is_built_again(
+    tmp_path: Path, small: None, home: Path
+) -> None:
+    run = recorded(tmp_path, *(MultiHeadAttention(8, 1, mask=Causal()) for _ in range(3)), n=200)
+    building = Building(Book.of(run))
+    told, build = list[int](), building._build
+
+    def built(number: int, done: int, total: int) -> None:
+        told.append(number)
+        build(number, done, total)
+        if told == [0, 1]:
+            building.damaged(0)
+
+    building._build = built
+    building.start()
+    building.wait()
+    assert told == [0, 1, 2, 0]
+    assert building.failed is None
+    assert building.heads() is not None
 
 
 LAYERS = {

@@ -87,18 +87,24 @@ class Building:
         self.failed: str | None = None
         """Why nothing more is built, in words."""
         self._lock = threading.Lock()
+        self._working = False
         self._stop = threading.Event()
         self._wanted: list[int] = []
         self._told = Told("looking for what is kept", 0.0)
         self._made: dict[int, Pyramid] = {}
+        self._spoilt: set[int] = set()  # layers whose file is not to be believed again
         self._heads: list[dict[str, Any]] | None = None
         self._telling: list[dict[str, Any]] = []
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin, in a thread of its own."""
-        self._thread = threading.Thread(target=self._run, name="regard-build", daemon=True)
-        self._thread.start()
+        """Begin, in a thread of its own; once is enough while it works."""
+        with self._lock:
+            if self._working:
+                return
+            self._working, self.failed = True, None
+            self._thread = threading.Thread(target=self._run, name="regard-build", daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """End between two strips."""
@@ -139,42 +145,60 @@ class Building:
     def damaged(self, number: int) -> None:
         """A layer's file has changed since it was opened: it is built again."""
         with self._lock:
-            broken = self._made.pop(number, None)
+            self._made.pop(number, None)
+            self._spoilt.add(number)
             self._heads = None
-        if broken is not None:
-            with contextlib.suppress(OSError):
-                broken.path.unlink()
-        if self._thread is None or not self._thread.is_alive():
-            self.start()
+        self.start()
 
     def _run(self) -> None:
         # Long texts take a while to read: no first request shall wait for it. Who asks is told of damage.
         with contextlib.suppress(RegardError):
             _ = self.book.recording.tokens, self.book.recording.spans
         try:
-            left = [i for i in range(len(self.book.layers)) if i not in self._made]
-            left = [i for i in left if not self._found(i)]
-            total, done = max(len(left), 1), 0
-            while left:
-                number = self._next(left)
-                left.remove(number)
-                self._build(number, done, total)
-                done += 1
-            heads = [
-                one
-                for i in range(len(self.book.layers))
-                for one in statistics.of_heads(i, self._made[i])
-            ]
-            self._telling = statistics.tell([self._made[i] for i in range(len(self.book.layers))])
-            self._heads = statistics.with_nearest(heads, self._alike())
-            self._told = Told("", 1.0)
+            self._complete()
+            while not self._tell():
+                self._pause()
+                self._complete()
         except Stopped:
-            pass
-        except (
-            Exception
-        ) as error:  # the disk is full, a layer cannot be observed …: told to whoever asks
+            self._working = False
+        except Exception as error:
+            # The disk is full, a layer cannot be observed …: told to whoever asks.
             self.failed = str(error) or type(error).__name__
             self._told = Told(f"stopped: {self.failed}", 1.0)
+            self._working = False
+
+    def _complete(self) -> None:
+        """Have every layer, those that are kept first."""
+        with self._lock:
+            left = [i for i in range(len(self.book.layers)) if i not in self._made]
+        left = [i for i in left if i in self._spoilt or not self._found(i)]
+        total = len(left)
+        while left:
+            number = self._next(left)
+            left.remove(number)
+            self._build(number, total - len(left) - 1, total)
+
+    def _tell(self) -> bool:
+        """Have what the atlas tells; False where a layer is damaged meanwhile, and to be built again."""
+        with self._lock:
+            made = dict(self._made)
+        if len(made) < len(self.book.layers):
+            return False
+        heads, scores = list[dict[str, Any]](), list[np.ndarray]()
+        for i in range(len(made)):
+            try:
+                heads += statistics.of_heads(i, made[i])
+                scores.append(made[i].array("telling"))
+            except Damaged:
+                self.damaged(i)
+                return False
+        told, telling = statistics.with_nearest(heads, self._alike()), statistics.tell(scores)
+        with self._lock:
+            if len(self._made) < len(self.book.layers):
+                return False
+            self._telling, self._heads, self._told = telling, told, Told("", 1.0)
+            self._working = False
+        return True
 
     def _next(self, left: list[int]) -> int:
         with self._lock:

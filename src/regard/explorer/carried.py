@@ -15,20 +15,17 @@ from regard.errors import OptionError
 from regard.explorer.building import Book
 from regard.explorer.layers import Layer
 from regard.explorer.pyramid import Pyramid
-from regard.explorer.tiles import Check, View, tile
+from regard.explorer.tiles import Check, cells
 from regard.normalizers import Softmax
 from regard.observers import LogSumExp, Rows
 from regard.problem import Problem
-from regard.recording import DTYPES, Rounding
+from regard.recording import DTYPES, Rounding, sampled_rows
 
 ALONE = 1 << 22
 """Weights of a head up to which its whole map is computed when it is looked at."""
 
 LEAST_CELL, MOST_CELLS = 32, 512
 """Weights along a cell of a coarse map, at least, and cells along the map, at most."""
-
-SAMPLED, PAIRS = 16, 1 << 23
-"""Rows of each head whose weights are held against the recording's, and the most pairs that they may have."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +114,13 @@ def rounded(
     problem: Problem, tensors: normal.Tensors, dtype: torch.dtype, heads: Sequence[int]
 ) -> tuple[Tensor, Rounding]:
     """The log-sum-exp of rounded queries and keys, and how far their weights are from those before."""
-    sizes = problem.sizes
-    count = max(min(SAMPLED, PAIRS // (sizes.h * sizes.k), sizes.q), 1)
-    rows = Rows(*((i + 1) * sizes.q // count - 1 for i in range(count)))
+    sampled = sampled_rows(problem.sizes)
+    rows = Rows(*sampled)
     q, k = tensors.q.to(dtype), tensors.k.to(dtype)
     _, before = _seen(problem, rows)
     lse, after = _seen(replace(problem, q=q, k=k, v=k[..., :1]), rows)
     apart = (after.double() - before.double()).abs()[:, [*heads]]
-    return lse, Rounding(float(apart.amax()), float(apart.square().mean().sqrt()), count)
+    return lse, Rounding(float(apart.amax()), float(apart.square().mean().sqrt()), len(sampled))
 
 
 def in_words(rounding: Sequence[Rounding]) -> str:
@@ -163,13 +159,4 @@ def coarse(
     if pyramid.cell:
         level = (cell // pyramid.cell).bit_length() - 1
         return pyramid.level(head, level, 0 if how == "max" else 1, range(rows), range(cols))
-    sides = [
-        [part for part in (range(n // cell * cell), range(n // cell * cell, n)) if len(part)]
-        for n in (layer.queries, layer.keys)
-    ]
-
-    def part(q: range, k: range) -> np.ndarray:
-        view = View(head, q, k, -(-len(q) // cell), -(-len(k) // cell), how)
-        return tile(layer, view, None, False, check).values
-
-    return np.block([[part(q, k) for k in sides[1]] for q in sides[0]])
+    return cells(layer, head, how, cell, check)

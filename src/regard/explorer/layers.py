@@ -137,7 +137,7 @@ class Layer:
             return None
         return self.weights.formed
 
-    @functools.lru_cache(maxsize=16)  # noqa: B019  a layer lives as long as the server
+    @functools.lru_cache(maxsize=16)  # noqa: B019  the last few are kept, of all layers
     def _head(self, head: int) -> Weights:
         return self._cut(range(head, head + 1), range(self.queries))
 

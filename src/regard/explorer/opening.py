@@ -196,7 +196,7 @@ def outcome(job: Job) -> str | None:
     return job.opened
 
 
-def described(model: str) -> str:
+def model_in_words(model: str) -> str:
     """What a model is, for people."""
     return "the embedded model of Python code" if model == EMBEDDED else "named on the command line"
 

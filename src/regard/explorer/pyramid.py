@@ -16,11 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
+
+from regard.pages import beside
 
 STRIP = 64
 """Rows of cells of level 0 in a strip."""
@@ -83,8 +85,7 @@ class Writer:
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
         self.path, self.about = path, dict(about)
-        self.beside = path.with_name(f".{path.name}.{os.getpid()}")
-        self.file: IO[bytes] = self.beside.open("wb")
+        self.beside, self.file = beside(path)
         self.blocks: list[list[int]] = []
         self.arrays: dict[str, list[Any]] = {}
 

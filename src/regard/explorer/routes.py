@@ -22,17 +22,15 @@ from regard.explorer.cell import cell, heads, words
 from regard.explorer.context import A, B, context
 from regard.explorer.layers import Layer
 from regard.explorer.offline import Page
-from regard.explorer.opening import Job, Opening, of_arrays, outcome
-from regard.explorer.opening import described as described_model
+from regard.explorer.opening import Job, Opening, model_in_words, of_arrays, outcome
 from regard.explorer.pyramid import Damaged
 from regard.explorer.refusals import Refused
 from regard.explorer.strongest import strongest
-from regard.explorer.tiles import DIRECT, NotBuilt, Tile, View, half, tile
+from regard.explorer.tiles import DIRECT, Check, NotBuilt, Tile, View, half, tile
 from regard.explorer.work import Work
 from regard.recording import Recording
 
 Made = TypeVar("Made")
-Check = Callable[[], None]
 
 THUMBNAIL = 128
 _EVERY = 0.1  # seconds between looks at what is being built
@@ -74,6 +72,7 @@ class Explorer:
         for one in self.building.values():
             one.stop()
         self.work.close()
+        self._page = None
 
     async def recordings(self, request: Request) -> Response:
         _parameters(request)
@@ -264,7 +263,7 @@ class Explorer:
     async def models(self, request: Request) -> Response:
         _parameters(request)
         opening = self.opening
-        told = [{"name": name, "told": described_model(name)} for name in opening.models]
+        told = [{"name": name, "told": model_in_words(name)} for name in opening.models]
         return as_json({"models": told, "default": opening.default})
 
     async def open(self, request: Request) -> Response:

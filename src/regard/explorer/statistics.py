@@ -136,9 +136,8 @@ def of_heads(number: int, pyramid: Pyramid) -> list[dict[str, Any]]:
     ]
 
 
-def tell(pyramids: Sequence[Pyramid]) -> list[dict[str, Any]]:
-    """The heads of all layers that tell most, and why, as the atlas says it."""
-    scores = [pyramid.array("telling") for pyramid in pyramids]
+def tell(scores: Sequence[ndarray]) -> list[dict[str, Any]]:
+    """The heads of all layers that tell most, and why, as the atlas says it; `scores` are each layer's."""
     heads = [(i, head) for i, each in enumerate(scores) for head in range(len(each))]
     return [
         {"layer": heads[one.head][0], "head": heads[one.head][1], "title": one.criterion.title,

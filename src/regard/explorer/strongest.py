@@ -8,7 +8,7 @@ import numpy as np
 
 from regard.explorer.layers import Layer
 from regard.explorer.pyramid import Pyramid
-from regard.explorer.tiles import Check, View, tile
+from regard.explorer.tiles import Check, cells
 
 _CELL = 64  # weights along the side of a cell where there is no pyramid
 _COARSE = 3  # the level of a pyramid whose few cells tell what the strongest weights reach at least
@@ -28,7 +28,7 @@ def strongest(
         maxima = pyramid.level(head, 0, 0, range(rows), range(cols))
         tops = pyramid.level(head, _COARSE, 0, *(range(-(-n >> _COARSE)) for n in (rows, cols)))
     else:
-        maxima = tops = _maxima(layer, head, cell, check)
+        maxima = tops = cells(layer, head, "max", cell, check)
     # The greatest of as many different cells are reached by as many weights; the diagonal, which may not
     # count, meets two in each row of cells at most.
     most = count + (0 if diagonal else 2 * len(tops))
@@ -55,20 +55,3 @@ def strongest(
         kept = np.concatenate((kept, found))
         kept = kept[np.lexsort((kept[:, 2], kept[:, 1], -kept[:, 0]))][:count]
     return [{"query": int(q), "key": int(k), "weight": float(weight)} for weight, q, k in kept]
-
-
-def _maxima(layer: Layer, head: int, cell: int, check: Check) -> np.ndarray:
-    """The maximum of each cell: whole ones, and those that the end cuts."""
-    sides = [
-        [part for part in (range(n // cell * cell), range(n // cell * cell, n)) if len(part)]
-        for n in (layer.queries, layer.keys)
-    ]
-    bands = [
-        [
-            tile(layer, View(head, q, k, -(-len(q) // cell), -(-len(k) // cell), "max"), None, False,
-                 check).values
-            for k in sides[1]
-        ]
-        for q in sides[0]
-    ]  # fmt: skip
-    return np.block(bands)

@@ -96,6 +96,22 @@ def tile(layer: Layer, view: View, pyramid: Pyramid | None, building: bool, chec
     return Tile(_direct(layer, view, check))
 
 
+def cells(
+    layer: Layer, head: int, how: str, cell: int, check: Check
+) -> Float[ndarray, "rows cols"]:
+    """A head's whole map, by the kernels, in cells of `cell` × `cell` weights, the last cut by the end."""
+    sides = [
+        [part for part in (range(n // cell * cell), range(n // cell * cell, n)) if len(part)]
+        for n in (layer.queries, layer.keys)
+    ]
+
+    def part(q: range, k: range) -> ndarray:
+        view = View(head, q, k, -(-len(q) // cell), -(-len(k) // cell), how)
+        return _direct(layer, view, check)
+
+    return np.block([[part(q, k) for k in sides[1]] for q in sides[0]])
+
+
 def _direct(layer: Layer, view: View, check: Check) -> Float[ndarray, "rows cols"]:
     """By the kernels, some rows of the map at a time."""
     edges = _edges(view.q, view.rows)

@@ -11,9 +11,9 @@ from regard.recording.layer import RecordedLayer
 from regard.recording.making import record
 from regard.recording.opened import Recording
 from regard.recording.words import Rounding, rounding_in_words, size_in_words
-from regard.recording.writing import DTYPES, Progress
+from regard.recording.writing import DTYPES, Progress, sampled_rows
 
 __all__ = [
     "DTYPES", "Inputs", "Output", "Progress", "Projection", "RecordedHead", "RecordedLayer", "Recording",
-    "Rounding", "record", "rounding_in_words", "size_in_words",
+    "Rounding", "record", "rounding_in_words", "sampled_rows", "size_in_words",
 ]  # fmt: skip

@@ -12,7 +12,6 @@ import json
 import math
 import mmap
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import OptionError
+from regard.pages import beside
 from regard.recording.words import no_constant, shown
 
 FORMAT, VERSION = "regard.recording", 1
@@ -51,7 +51,7 @@ class Writer:
 
     def __init__(self, path: Path, room: int) -> None:
         self.path = path
-        self.beside, self.file = _beside(path)
+        self.beside, self.file = beside(path)
         self._entries: dict[str, Any] = {}
         self._held: dict[bytes, str] = {}
         self._digest = hashlib.blake2b(digest_size=16)
@@ -141,19 +141,6 @@ class Writer:
             data = self.file.read(stop - first)
             self.file.seek(start + first)
             self.file.write(data)
-
-
-def _beside(path: Path) -> tuple[Path, IO[bytes]]:
-    """A new file beside a path, open for writing."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.fchmod(handle, 0o666 & ~_umask())
-    return Path(name), os.fdopen(handle, "w+b")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _aligned(size: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regard.errors import DtypeError, OptionError, ShapeError
+from regard.pages import full
 from regard.problem import sizes_of
 from regard.recording.container import Writer
 from regard.recording.inputs import Projections
@@ -128,7 +128,7 @@ def writing(path: Path, room: int) -> Iterator[Writer]:
         with Writer(path, min(room, 1 << 22)) as writer:
             yield writer
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if not full(error):
             raise
         raise OptionError("record(to=…)", f"{path}, whose disk is full", "a disk with room",
                           f"{SMALLER} What was there is as it was.") from error  # fmt: skip

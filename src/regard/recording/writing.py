@@ -98,7 +98,7 @@ class Pages:
                              "Record a run over some text.")  # fmt: skip
         mask: Mask = call["mask"]
         where = place_of(None, sizes.q, sizes.k, mask) if place is None else place
-        rows = _sampled(sizes)
+        rows = sampled_rows(sizes)
         dtype = self.dtype or (q.dtype if q.dtype in _KEPT else torch.float32)
         rounds = dtype != q.dtype
         seen = observe(q, k, v, LogSumExp(), *([Rows(*rows)] if rounds else ()), **call)
@@ -187,8 +187,8 @@ class Pages:
                               SMALLER)  # fmt: skip
 
 
-def _sampled(sizes: Sizes) -> tuple[int, ...]:
-    """Queries spread evenly over the text, the last among them."""
+def sampled_rows(sizes: Sizes) -> tuple[int, ...]:
+    """The queries whose weights are held against those before rounding: spread evenly, to the last."""
     most = PAIRS // (sizes.b * sizes.h * sizes.k)
     count = max(min(ROWS, most, sizes.q), 1)
     return tuple((i + 1) * sizes.q // count - 1 for i in range(count))
