@@ -3,6 +3,7 @@ import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/si
 import { difference as compared, headsOf, json, paths, raw, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
 import type { CellMore } from "./api.more";
 import { type Place, read, START, written } from "./pure/hash";
+import { apart } from "./pure/text";
 import * as SAY from "./strings";
 import { onPlace, progress, readPlace, writePlace } from "./transport";
 
@@ -198,11 +199,11 @@ export const placeOf = (query: number) => query + Math.max((layer.value?.keys ??
 /** Whether the text has white space behind a token that belongs to none: what many encoders leave out. */
 export function spaced(index: number, id = recordingId.value): boolean {
   const text = token(index, id);
-  const starts = [index, index + 1].map((i) => {
+  const [start, next] = [index, index + 1].map((i) => {
     const held = blocks.get(`${id}/${Math.floor(i / BLOCK)}`);
     return held && "texts" in held ? held.starts[i % BLOCK] : undefined;
   });
-  return text !== undefined && starts[1]! > starts[0]! + [...text].length;
+  return text !== undefined && start !== undefined && next !== undefined && apart(text, start, next);
 }
 
 /** Opens a recording at a screen, or another head of the one that is open. */

@@ -4,7 +4,7 @@ import { read, START, written, type Place } from "../src/pure/hash";
 import { Lru } from "../src/pure/lru";
 import { brief, bytes, short, shown, tidy } from "../src/pure/numbers";
 import { colours, css, inkOn } from "../src/pure/ramps";
-import { cumulative, entropy, runs, softmax, top } from "../src/pure/text";
+import { apart, cumulative, entropy, runs, softmax, top } from "../src/pure/text";
 import { roundUp, toneOf, valueAt, type Tone } from "../src/pure/tone";
 
 describe("half floats", () => {
@@ -108,6 +108,11 @@ describe("text", () => {
       { start: 4, length: 1, shade: 0 }, { start: 5, length: 1, shade: 12 },
     ]);
     expect(runs([1, 0, 0], 1, 3, (w) => w)).toEqual([{ start: 1, length: 2, shade: 0 }]);
+  });
+  it("has the white space that an encoder's tokens leave out, and none around those that are added", () => {
+    const tokens = [["[CLS]", 0], ["She", 0], ["sat", 4], [".", 7], ["🙂", 9], ["ש", 11], ["[SEP]", 12], ["", 12]] as const;
+    const gaps = tokens.slice(0, -1).map(([text, start], i) => apart(text, start, tokens[i + 1]![1]));
+    expect(gaps).toEqual([false, true, false, true, true, false, false]);
   });
   it("finds the largest, in order", () => {
     expect(top([0.1, 0.4, 0, 0.4, 0.1], 3)).toEqual([1, 3, 0]);

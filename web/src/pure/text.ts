@@ -10,6 +10,9 @@ export interface Run {
 
 export const SHADES = 12;
 
+/** Whether the text goes on, from a token to where the next one begins, with white space that is in neither. Places count code points. */
+export const apart = (text: string, start: number, next: number) => next > start + [...text].length;
+
 /** Tokens start … stop, in runs of one shade. A token with a shade stands alone, so that it can be pointed at. */
 export function runs(weights: ArrayLike<number>, start: number, stop: number, toneOf: (weight: number) => number): Run[] {
   const out: Run[] = [];
