@@ -27,7 +27,8 @@ function subtracted(): Side | null {
   const [id = "", l, h] = minus.value.split("/");
   return { name: (id === run.value?.id ? run.value : recordings.value?.find((one) => one.id === id))?.name ?? id, layer: Number(l), head: Number(h) };
 }
-const stem = (side: Side) => `${side.name.replace(/\.[^.]*$/, "")}-L${side.layer}H${side.head}`;
+const whole = (side: Side) => side.name.replace(/\.[^.]*$/, "");
+const stem = (side: Side) => `${whole(side)}-L${side.layer}H${side.head}`;
 const name = (end: string) => [own(), subtracted()].map((side) => side && stem(side)).filter(Boolean).join("-minus-") + end;
 
 function save(blob: Blob, as: string): void {
@@ -223,7 +224,7 @@ function OfflinePage() {
   }, [path, open.value]);
   const write = async () => {
     saving.value = true;
-    await file(path).then((blob) => save(blob, name(".html")), fail);
+    await file(path).then((blob) => save(blob, `${(one.value ? stem : whole)(own())}.html`), fail);
     saving.value = false;
   };
   return (
