@@ -234,5 +234,7 @@ def test_the_command_takes_arrays_and_nothing(
     assert of_arrays(path, "arrays.npz", True, 0.3).key == book.recording.key
     assert main(["explore", "some text", "--causal", "--no-browser"]) == 2
     assert "--causal: got no arrays" in capsys.readouterr().err
+    assert main(["explore", "none.npz", "--no-browser"]) == 2
+    assert "FILE: got none.npz, which is not there" in capsys.readouterr().err
     assert main(["explore", "--out", str(tmp_path / "page.html")]) == 2
     assert "--out: got nothing to write" in capsys.readouterr().err

@@ -128,6 +128,9 @@ def _book(what: str, options: Namespace, console: Console) -> Book:
     """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
     path = Path(what)
     if arrays.holds(path):
+        if not path.is_file():
+            raise OptionError("FILE", f"{what}, which is not there", "a file of arrays, q and k",
+                              "Check the path.")  # fmt: skip
         return Book.of(opening.of_arrays(path, path.name, options.causal, options.scale), path.name)
     if what.endswith(_SUFFIX):
         return Book.of(Recording.open(path))
