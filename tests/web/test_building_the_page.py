@@ -35,7 +35,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script(tools / "node", "echo v20.19.1")
     script(tools / "npm", f"""echo "$1" >> {tmp_path}/asked
     if [ "$1" = ci ]; then mkdir -p node_modules; touch node_modules/.package-lock.json; fi
-    if [ "$1" = run ]; then mkdir -p {static}; touch {static}/index.html; fi""")  # fmt: skip
+    if [ "$1" = run ]; then mkdir -p {static}/assets; cd {static}; touch index.html assets/worker.js; fi""")  # fmt: skip
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     monkeypatch.setattr(page, "_WEB", web)
     monkeypatch.setattr(page, "STATIC", static)
@@ -72,6 +72,14 @@ def test_it_is_built_once_and_again_when_its_sources_change(checkout: Path) -> N
     assert asked(checkout)[3:] == ["ci", "run"], "other versions are locked"
 
 
+def test_a_build_that_ended_in_the_middle_is_made_whole(checkout: Path) -> None:
+    page.ensure_built()
+    (page.STATIC / "assets/worker.js").unlink()
+    page.ensure_built()
+    assert (page.STATIC / "assets/worker.js").is_file()
+    assert asked(checkout) == ["ci", "run", "run"]
+
+
 @pytest.mark.parametrize(
     ("node", "said"),
     [
@@ -92,9 +100,10 @@ def test_without_a_node_that_is_new_enough(
         OptionError, match=rf"{re.escape(said)}; .*install nodejs and npm, then make web"
     ):
         page.ensure_built()
-    page.STATIC.mkdir()
-    (page.STATIC / "index.html").write_text("old")
-    older(page.STATIC / "index.html")
+    (page.STATIC / "assets").mkdir(parents=True)
+    for name in ("index.html", "assets/worker.js"):
+        (page.STATIC / name).write_text("old")
+        older(page.STATIC / name)
     told: list[str] = []
     page.ensure_built(told.append)
     assert told == [f"the page is older than web/, and was not built anew: {said}"]

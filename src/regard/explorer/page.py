@@ -175,9 +175,9 @@ def ensure_built(say: Callable[[str], None] = lambda line: None) -> None:
 
 
 def _made() -> float | None:
-    """When the page was built."""
-    index = STATIC / "index.html"
-    return index.stat().st_mtime if index.is_file() else None
+    """When the page and its worker were built; None where one is missing, as in the middle of a build."""
+    parts = STATIC / "index.html", STATIC / "assets" / WORKER
+    return min(part.stat().st_mtime for part in parts) if all(map(Path.is_file, parts)) else None
 
 
 def _fresh() -> bool:
