@@ -35,7 +35,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script(tools / "node", "echo v20.19.1")
     script(tools / "npm", f"""echo "$1" >> {tmp_path}/asked
     if [ "$1" = ci ]; then mkdir -p node_modules; touch node_modules/.package-lock.json; fi
-    if [ "$1" = run ]; then mkdir -p {static}/assets; cd {static}; touch index.html assets/worker.js; fi""")  # fmt: skip
+    if [ "$1" = run ]; then mkdir -p {static}/assets; cd {static}
+    touch index.html assets/worker.js; fi""")  # fmt: skip
     monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
     monkeypatch.setattr(page, "_WEB", web)
     monkeypatch.setattr(page, "STATIC", static)
