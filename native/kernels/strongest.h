@@ -82,8 +82,16 @@ class Strongest {
                 for (std::uint32_t left = found[begin / PILES]; left; left &= left - 1) {
                     const int r = begin + __builtin_ctz(left);
                     const float* row = column + r * PANEL;
-                    wait(word_of(load(row) >= enough), row, static_cast<std::int32_t>(key + s.first + r));
-                    if (deepest_ == DEPTH) admit(here);
+                    const I wanted = load(row) >= enough;
+                    const std::uint32_t lanes = word_of(wanted);
+                    const std::int32_t this_key = static_cast<std::int32_t>(key + s.first + r);
+                    if (2 * __builtin_popcount(lanes) > LANES) {  // as where scores rise from key to key
+                        admit(here);
+                        walk(here, select(wanted, load(row), splat(-INF)), splat(this_key));
+                    } else {
+                        wait(lanes, row, this_key);
+                        if (deepest_ == DEPTH) admit(here);
+                    }
                 }
             }
             admit(here);
@@ -145,23 +153,29 @@ class Strongest {
     // Who waits comes into the lists, in order.
     void admit(std::int64_t lane) {
         for (int at = 0; at < deepest_; ++at) {
-            V x = load(waiting_ + at * LANES);
-            I k = load(waiting_keys_ + at * LANES), before{};
+            walk(lane, load(waiting_ + at * LANES), load(waiting_keys_ + at * LANES));
             store(waiting_ + at * LANES, splat(-INF));
-            for (int i = 0; i < count_; ++i) {  // from its place on, all that follow move one further
-                float* score_at = scores_ + i * BLOCK + lane;
-                std::int32_t* key_at = keys_ + i * BLOCK + lane;
-                const V score = load(score_at);
-                const I other = load(key_at);
-                before |= x > score;
-                store(score_at, max(score, x));
-                store(key_at, before ? k : other);
-                k = before ? other : k;
-                x = min(score, x);
-            }
+        }
+        if (deepest_) {
+            for (int& depth : depth_) depth = 0;
         }
         deepest_ = 0;
-        for (int& depth : depth_) depth = 0;
+    }
+
+    // Down the lists: from its place on, all that follow move one further. −∞ finds none.
+    void walk(std::int64_t lane, V x, I k) {
+        I before{};
+        for (int i = 0; i < count_; ++i) {
+            float* score_at = scores_ + i * BLOCK + lane;
+            std::int32_t* key_at = keys_ + i * BLOCK + lane;
+            const V score = load(score_at);
+            const I other = load(key_at);
+            before |= x > score;
+            store(score_at, max(score, x));
+            store(key_at, before ? k : other);
+            k = before ? other : k;
+            x = min(score, x);
+        }
     }
 
     static constexpr int MANY = 24;  // piles that make sorting worth its time
