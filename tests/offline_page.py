@@ -14,6 +14,14 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
+CODE = "".join(
+    f"def read_{name}(path, {name}):\n    with open(path) as file:\n"
+    f"        lines = [line.strip() for line in file if {name} in line]\n"
+    f"    return sorted(lines, key=len)[:{i + 3}]\n\n\n"
+    for i, name in enumerate("prefix suffix word digit colour river bank money letter".split() * 4)
+)
+"""A text for pages: some 6,000 characters, always the same."""
+
 
 @dataclass(frozen=True)
 class Parsed:

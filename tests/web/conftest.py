@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from starlette.testclient import TestClient
 
 from regard import ALiBi, Causal, Dot, Recording, Softmax, Window, record
-from regard.explorer import pyramid
+from regard.explorer import pyramid, write_page
 from regard.explorer.building import Book
 from regard.explorer.routes import Explorer
 from regard.explorer.server import Server, application, listening
@@ -147,3 +148,47 @@ def refused(response: Any, status: int) -> dict[str, str]:
     assert set(error) == {"argument", "given", "allowed", "remedy"}
     assert all(isinstance(part, str) and part for part in error.values())
     return error
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes a page of a recording."""
+    folder = tmp_path_factory.mktemp("pages")
+
+    def write(run: Recording, **how: Any) -> Path:
+        path = folder / f"{len([*folder.iterdir()])}.html"
+        told = write_page(run, path, **how)
+        assert told["bytes"] == path.stat().st_size, "what was said before"
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def same(run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """The server's own in another place: what is built beside it is not the server's."""
+    path = tmp_path_factory.mktemp("same") / run.path.name
+    shutil.copy(run.path, path)
+    return Recording.open(path)
+
+
+@pytest.fixture(scope="module")
+def six_layers(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """As large as MiniLM's run over 512 tokens: six layers of twelve heads of 64."""
+    torch.manual_seed(0)
+    q, k = (torch.randn(6, 1, 12, 512, 64) for _ in range(2))
+    path = tmp_path_factory.mktemp("six") / "run.safetensors"
+    return Recording.of([*q], [*k], tokens=[f"token{i} " for i in range(512)], to=path)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Recording:
+    """A mask of single bits for each head, and a bias for each pair."""
+    torch.manual_seed(1)
+    q, k = torch.randn(1, 3, 150, 8), torch.randn(1, 3, 200, 8)
+    mask = torch.rand(1, 3, 150, 200) < 0.4
+    mask[..., 64:128, :64] = True
+    mask[..., 64:128, 64:128] = False
+    mask[..., 7, :] = False
+    path = tmp_path_factory.mktemp("masked") / "run.safetensors"
+    return Recording.of(q, k, mask=mask, bias=torch.randn(1, 1, 150, 200), to=path)

@@ -9,9 +9,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,28 +22,11 @@ from comm.base_comm import BaseComm
 
 import regard.notebook
 from regard import Causal, Recording, record
-from regard.explorer import page
 from regard.nn import MultiHeadAttention, Transformer
 from regard.notebook import ExplorerWidget
+from walking import in_browser, walk
 
-ROOT = Path(__file__).parents[2]
-WEB = ROOT / "web"
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-NODE = shutil.which("node")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(NODE is None or CHROMIUM is None, reason="needs node and chromium"),
-    pytest.mark.skipif(
-        not (
-            (page.STATIC / "index.html").exists()
-            and (WEB / "node_modules/playwright-core").exists()
-        ),
-        reason="the page is not built here: make web",
-    ),
-]
+pytestmark = in_browser
 
 N, HEIGHT = 300, 620
 WIDGET = Path(regard.notebook.__file__).parent / "widget.js"
@@ -198,15 +178,7 @@ def served(run: Recording, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_the_widget_shows_goes_and_reports(run: Recording, served: str, tmp_path: Path) -> None:
     """Atlas, a weight that Python points at, a key and a click that it is told of, both themes, two views."""
-    assert NODE is not None and CHROMIUM is not None
     layer, head, query, key = 1, 2, 200, 60
     asked = {"url": served, "height": HEIGHT, "layer": layer, "head": head, "query": query, "key": key,
              "weight": float(run.layer(layer).weights[0, head, query, key])}  # fmt: skip
-    shots = os.environ.get("REGARD_SCREENSHOTS", str(tmp_path / "shots"))
-    walked = subprocess.run(
-        [NODE, "e2e/notebook.mjs", json.dumps(asked)],
-        cwd=WEB, env={**os.environ, "CHROMIUM": CHROMIUM, "SHOTS": shots},
-        capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert walked.returncode == 0, walked.stderr + walked.stdout
-    assert "every check holds" in walked.stdout
+    walk(tmp_path, "notebook.mjs", asked, seconds=200)

@@ -1,7 +1,6 @@
 """A recording as one file: its size is known before, and every weight follows from its arrays.
 
-`tests/offline_page.py` works weights out of a page by the formula; the worker in it is asked under node, and
-in Chromium by `web/e2e/offline.mjs`.
+`tests/offline_page.py` works weights out of a page by the formula; `test_offline_worker.py` asks the worker.
 """
 
 from __future__ import annotations
@@ -9,10 +8,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from offline_page import Parsed
+from offline_page import CODE, Parsed
 from regard import Additive, Recording, Sigmoid, cli, record
 from regard.errors import OptionError
 from regard.explorer import carried, offline, page, pyramid, write_page
@@ -33,57 +30,7 @@ from regard.look.telling import telling
 from regard.models import load
 from regard.source import Source
 
-ROOT = Path(__file__).parents[2]
-NODE = shutil.which("node")
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-
-CODE = "".join(
-    f"def read_{name}(path, {name}):\n    with open(path) as file:\n"
-    f"        lines = [line.strip() for line in file if {name} in line]\n"
-    f"    return sorted(lines, key=len)[:{i + 3}]\n\n\n"
-    for i, name in enumerate("prefix suffix word digit colour river bank money letter".split() * 4)
-)
-"""Some 6,000 characters, always the same."""
-
 pytestmark = pytest.mark.usefixtures("built_page")
-in_node = pytest.mark.skipif(NODE is None, reason="the worker is asked by node, which is not here")
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """Makes a page of a recording."""
-    folder = tmp_path_factory.mktemp("pages")
-
-    def write(run: Recording, **how: Any) -> Path:
-        path = folder / f"{len([*folder.iterdir()])}.html"
-        told = write_page(run, path, **how)
-        assert told["bytes"] == path.stat().st_size, "what was said before"
-        return path
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def same(run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """The server's own in another place: what is built beside it is not the server's."""
-    path = tmp_path_factory.mktemp("same") / run.path.name
-    shutil.copy(run.path, path)
-    return Recording.open(path)
-
-
-@pytest.fixture(scope="module")
-def masked(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """A mask of single bits for each head, and a bias for each pair."""
-    torch.manual_seed(1)
-    q, k = torch.randn(1, 3, 150, 8), torch.randn(1, 3, 200, 8)
-    mask = torch.rand(1, 3, 150, 200) < 0.4
-    mask[..., 64:128, :64] = True
-    mask[..., 64:128, 64:128] = False
-    mask[..., 7, :] = False
-    path = tmp_path_factory.mktemp("masked") / "run.safetensors"
-    return Recording.of(q, k, mask=mask, bias=torch.randn(1, 1, 150, 200), to=path)
 
 
 @pytest.mark.parametrize(("layer", "heads"), [(0, [0, 1]), (1, [0, 1, 2, 3]), (2, [1])])
@@ -366,23 +313,6 @@ def test_explore_writes_it_and_says_how_large_it_will_be(
     assert "Add --out page.html" in capsys.readouterr().err
 
 
-@in_node
-def test_two_recordings_are_compared_in_one_page(
-    short_run: Recording, masked: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path, paths = tmp_path / "page.html", [str(one.path) for one in (short_run, masked)]
-    assert cli.main(["explore", *paths, paths[0], "--out", str(path), "--dtype", "float32"]) == 0
-    assert "exact" in capsys.readouterr().out
-    ids = [one.key[:16] for one in (short_run, masked)]
-    assert [one["id"] for one in Parsed.of(path).about["recordings"]] == ids
-    (told,) = asked(
-        path, [f"/api/compare?a={ids[0]}/2/1&b={ids[1]}/0/2&q=5,105&k=0,100&rows=100&cols=100"]
-    )
-    found = np.frombuffer(base64.b64decode(told["numbers"]), "<f4").reshape(100, 100)
-    one, other = short_run.layer(2).weights[0, 1], masked.layer(0).weights[0, 2]
-    np.testing.assert_allclose(found, one[5:105, :100] - other[5:105, :100], atol=3e-6)
-
-
 def test_look_writes_it_of_what_it_shows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -431,171 +361,9 @@ def test_a_page_without_node_is_asked_for_in_a_sentence(
     assert "This installation of regard is incomplete" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------- the worker, as the server
-
-
-def asked(path: Path, paths: Sequence[str]) -> list[dict[str, Any]]:
-    """What the worker in a page answers, run by node."""
-    assert NODE is not None
-    done = subprocess.run(
-        [NODE, str(Path(__file__).with_name("offline_worker.mjs")), str(path)],
-        input=json.dumps(paths), capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-500:]
-    return json.loads(done.stdout)
-
-
-def alike(ours: Any, theirs: Any, at: str) -> None:
-    """The same but for the last digits of numbers."""
-    if isinstance(ours, dict):
-        assert isinstance(theirs, dict), at
-        assert ours.keys() == theirs.keys(), at
-        for name in ours:
-            alike(ours[name], theirs[name], f"{at}.{name}")
-    elif isinstance(ours, list):
-        assert len(ours) == len(theirs), at
-        for i, pair in enumerate(zip(ours, theirs, strict=True)):
-            alike(*pair, f"{at}[{i}]")
-    elif isinstance(ours, float):
-        assert ours == pytest.approx(theirs, rel=2e-5, abs=2e-6), at
-    else:
-        assert ours == theirs, at
-
-
-def known(answer: Any) -> Any:
-    """An answer without what layers read, which no page holds, and without keys of weight 0: any are told."""
-    if not isinstance(answer, dict):
-        return answer
-    if "layers" in answer:
-        return {**answer, "layers": [{**one, "inputs": False} for one in answer["layers"]]}
-    if "row" not in answer:
-        return answer
-    row, values = answer["row"], answer["values"]
-    some = [i for i, weight in enumerate(row["weights"]) if weight > 0]
-    values = {**values, **{name: [values[name][i] for i in some] for name in ("keys", "vs")}}
-    row = {name: [each[i] for i in some] for name, each in row.items()}
-    return {**answer, "inputs": None, "row": row, "values": values}
-
-
-WHOLE = [
-    "", "/tokens?start=10&stop=300", "/search?text=bank&from=3", "/atlas", "/marginals/0/1",
-    "/marginals/1/3", "/row/0/1/1700", "/row/1/2/37", "/row/2/0/2499",
-    "/cell/0/1/1700/1650", "/cell/1/2/1700/1680", "/cell/1/2/1700/3", "/cell/2/0/0/2499",
-    "/strongest/0/1?count=20&skip=diagonal", "/strongest/1/3?count=7", "/strongest/2/0?count=3",
-    *(f"/map/{head}?{view}" for head in ("0/1", "1/2", "2/0") for view in (
-        "q=1600,1664&k=1580,1700&rows=64&cols=120", "q=100,2113&k=7,1900&rows=11&cols=13&how=mean",
-        "q=0,2500&k=0,2500&rows=19&cols=256&how=sum", "q=2048,2500&k=2048,2500&rows=113&cols=113&how=max",
-    )),
-]  # fmt: skip
-"""What is asked of both; map and cell of every kind of layer."""
-
-REFUSED = [
-    "/map/9/0", "/map/0/2", "/row/0/0/2500", "/cell/0/0/0/2500", "/map/0/0?q=5,2", "/map/0/0?rows=0",
-    "/map/0/0?how=median", "/strongest/0/0?count=0", "/nothing",
-]  # fmt: skip
-
-
-@in_node
-def test_the_worker_answers_as_the_server_does(
-    client: TestClient, same: Recording, made: Callable[..., Path]
-) -> None:
-    of = f"/api/recordings/{same.key[:16]}"
-    compared = (
-        f"/api/compare?a={same.key[:16]}/0/0&b={same.key[:16]}/0/1&q=50,90&k=0,90&rows=40&cols=45"
-    )
-    lessons = [
-        "/api/lesson/words?text=the%20river%20bank&tied=0&causal=1",
-        "/api/lesson/words?text=the%20money%20bank&tied=1&causal=0&divisor=1",
-        "/api/lesson/context",
-        "/api/lesson/context?layer=3&head=1",
-    ]
-    paths = ["/api/recordings", *(of + path for path in WHOLE), compared, *lessons]
-    found = asked(made(same, dtype="float32", values=True), paths)
-    for path, told in zip(paths, found, strict=True):
-        answer = client.get(path)
-        assert answer.status_code == told["status"] == 200, (path, told, answer.text[:300])
-        if "numbers" in told:
-            for name in ("shape", "dtype", "exact", "pixel"):
-                assert told["headers"][f"x-regard-{name}"] == answer.headers[f"x-regard-{name}"], (
-                    path
-                )
-            ours = np.frombuffer(base64.b64decode(told["numbers"]), "<f4")
-            theirs = np.frombuffer(answer.content, "<f4")
-            np.testing.assert_allclose(ours, theirs, rtol=2e-3 if "sum" in path else 2e-5, atol=3e-6,
-                                       err_msg=path)  # fmt: skip
-        else:
-            alike(known(answer.json()), known(json.loads(told["body"])), path)
-
-
-@in_node
-def test_the_worker_refuses_as_the_server_does(
-    client: TestClient, same: Recording, made: Callable[..., Path]
-) -> None:
-    of = f"/api/recordings/{same.key[:16]}"
-    paths = [*(of + path for path in REFUSED), "/api/recordings/nothing"]
-    page_of_one = made(same, heads=[0], layers=[0])
-    for path, told in zip(paths, asked(page_of_one, paths), strict=True):
-        answer = client.get(path)
-        error = json.loads(told["body"])["error"]
-        assert told["status"] == answer.status_code, path
-        assert error.keys() == answer.json()["error"].keys()
-    (told,) = asked(page_of_one, [f"{of}/row/0/1/5"])
-    assert told["status"] == 404
-    assert json.loads(told["body"])["error"]["argument"] == "head"
-
-
-# ---------------------------------------------------------------- in a browser
-
-
-@pytest.fixture(scope="module")
-def six_layers(tmp_path_factory: pytest.TempPathFactory) -> Recording:
-    """As large as MiniLM's run over 512 tokens: six layers of twelve heads of 64."""
-    torch.manual_seed(0)
-    q, k = (torch.randn(6, 1, 12, 512, 64) for _ in range(2))
-    path = tmp_path_factory.mktemp("six") / "run.safetensors"
-    return Recording.of([*q], [*k], tokens=[f"token{i} " for i in range(512)], to=path)
-
-
 def test_all_heads_of_a_run_as_large_as_minilm_fit_in_15_megabytes(
     six_layers: Recording, made: Callable[..., Path]
 ) -> None:
     path = made(six_layers)
     assert path.stat().st_size <= 15e6
     assert sum(len(one["kept"]) for one in Parsed.of(path).run["layers"]) == 72
-
-
-@pytest.mark.slow
-@in_node
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
-@pytest.mark.skipif(
-    not (ROOT / "web/node_modules/playwright-core").exists(), reason="needs node_modules: make web"
-)
-@pytest.mark.parametrize("which", ["embedded", "six layers"])
-def test_the_file_opens_alone(
-    which: str, tmp_path: Path, made: Callable[..., Path], request: pytest.FixtureRequest
-) -> None:
-    """From the disk, with no network, down to one weight, which is the library's."""
-    assert NODE is not None
-    assert CHROMIUM is not None
-    if which == "embedded":
-        text = CODE
-        run, layer, head, query = (
-            record(load(), text, to=tmp_path / "run.safetensors", values=True), 2, 5, 412,
-        )  # fmt: skip
-        path, by = made(run, values=True, dtype="float32"), 2e-5
-    else:
-        run, layer, head, query = request.getfixturevalue("six_layers"), 4, 7, 300
-        path, by = made(run), 0.02  # of rounded numbers
-    row = run.layer(layer).weights[0, head, query].double()
-    key = int(row[: query - 5].argmax())
-    asked = {
-        "recording": run.key[:16], "layer": layer, "head": head, "query": query, "key": key,
-        "weight": float(row[key]), "by": by, "far": which == "embedded",
-    }  # fmt: skip
-    shots = os.environ.get("REGARD_SCREENSHOTS", str(tmp_path / "shots"))
-    walked = subprocess.run(
-        [NODE, "e2e/offline.mjs", str(path), json.dumps(asked)], cwd=ROOT / "web",
-        env={**os.environ, "CHROMIUM": CHROMIUM, "SHOTS": shots},
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert walked.returncode == 0, walked.stderr + walked.stdout

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,26 +19,9 @@ import torch
 
 import regard
 from regard.models import load
+from walking import in_browser, walk
 
-ROOT = Path(__file__).parents[2]
-WEB = ROOT / "web"
-BUILT = ROOT / "src/regard/explorer/static/index.html"
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
-NODE = shutil.which("node")
-
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        NODE is None, reason="the walk through the page is driven by node, which is not here"
-    ),
-    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
-    pytest.mark.skipif(
-        not (BUILT.exists() and (WEB / "node_modules/playwright-core").exists()),
-        reason="the page is not built here: make web",
-    ),
-]
+pytestmark = in_browser
 
 LAYER, HEAD, QUERY = 2, 5, 412
 
@@ -79,7 +61,6 @@ def test_from_the_whole_map_down_to_one_weight(recorded: Path, url: str, tmp_pat
     And each number of the lesson, its questions, a text and arrays that are opened from the page, what is
     received, both rows of a comparison, what a screen reader hears, and all of it narrow and dark.
     """
-    assert NODE is not None and CHROMIUM is not None
     run = regard.Recording.open(recorded)
     row = run.layer(LAYER).weights[0, HEAD, QUERY, :].double()
     key = int(row[: QUERY - 5].argmax())
@@ -89,16 +70,8 @@ def test_from_the_whole_map_down_to_one_weight(recorded: Path, url: str, tmp_pat
         "url": url, "recording": _id(url), "layer": LAYER, "head": HEAD, "query": QUERY, "key": key,
         "weight": weight, "arrays": str(_arrays(tmp_path)),
     }  # fmt: skip
-    # CI keeps the pictures of each screen, where it says where.
-    shots = os.environ.get("REGARD_SCREENSHOTS", str(tmp_path / "shots"))
-    walked = subprocess.run(
-        [NODE, "e2e/page.mjs", json.dumps(asked)],
-        cwd=WEB, env={**os.environ, "CHROMIUM": CHROMIUM, "SHOTS": shots},
-        capture_output=True, text=True, timeout=400, check=False,
-    )  # fmt: skip
-    assert walked.returncode == 0, walked.stderr + walked.stdout
-    assert "every check holds" in walked.stdout
-    assert (Path(shots) / "near.png").stat().st_size > 10_000
+    shots = walk(tmp_path, "page.mjs", asked, seconds=400)
+    assert (shots / "near.png").stat().st_size > 10_000
 
 
 def _arrays(folder: Path) -> Path:

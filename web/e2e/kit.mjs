@@ -8,11 +8,13 @@ export const near = (a, b, by = 2e-6) => Math.abs(a - b) <= by * Math.max(Math.a
 /** A number as the page writes it. */
 export const numberIn = (text) => Number(text.replaceAll("−", "-").replaceAll(",", ""));
 
+/** `given.patience`: how long, in ms, what a check waits for may take. `given.by`: how far, relatively, a weight may be off. */
 export async function kit(given) {
   const shots = process.env.SHOTS;
   if (shots) mkdirSync(shots, { recursive: true });
-  const origin = new URL(given.url).origin;
-  const token = /token=([^&]+)/.exec(given.url)[1];
+  // A page that is opened from the disk has neither.
+  const origin = given.url && new URL(given.url).origin;
+  const token = given.url && /token=([^&#]+)/.exec(given.url)[1];
 
   let failures = 0;
   function check(what, holds, more = "") {
@@ -25,21 +27,27 @@ export async function kit(given) {
     // No name resolves, so that nothing but the server's own address can be reached.
     args: ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"],
   });
-  const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", acceptDownloads: true });
+  const contextOf = (more) => browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", acceptDownloads: true, ...more });
+  const context = await contextOf();
 
-  async function tab(hash = "", before = null) {
-    const page = await context.newPage();
-    page.setDefaultTimeout(10_000);
-    page.on("request", (request) => check("no request leaves the server", /^(blob|data):/.test(request.url()) || new URL(request.url()).origin === origin, request.url()));
+  /** A tab in which nothing may go wrong, and nothing be asked of anybody but those that `allowed` names. */
+  async function watched(where, allowed) {
+    const page = await where.newPage();
+    page.on("request", (request) => check("nothing is asked of anybody else", /^(blob|data):/.test(request.url()) || allowed(request.url()), request.url()));
     page.on("pageerror", (error) => check("no error in the page", false, error.message));
     page.on("console", (message) => check("nothing to complain of", message.type() !== "error", message.text()));
+    return page;
+  }
+  async function tab(hash = "", before = null) {
+    const page = await watched(context, (url) => new URL(url).origin === origin);
+    page.setDefaultTimeout(10_000);
     if (before) await page.addInitScript(before);
     await page.goto(`${origin}/?token=${token}${hash}`);
     return page;
   }
   const hashOf = (page) => page.evaluate(() => location.hash);
   async function until(page, what, holds, arg = null) {
-    await page.waitForFunction(holds, arg, { timeout: 20_000 }).catch(() => check(what, false, `at ${page.url()}`));
+    await page.waitForFunction(holds, arg, { timeout: given.patience ?? 20_000 }).catch(() => check(what, false, `at ${page.url()}`));
   }
   async function serious(page, where) {
     await page.evaluate(readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8"));
@@ -53,5 +61,71 @@ export async function kit(given) {
   const settled = () => /exact|px =/.test(document.querySelector(".pixel")?.textContent ?? "") && !/refining/.test(document.querySelector(".panel [role=status]")?.textContent ?? "");
   const weightOf = (page) => page.evaluate(() => Number(document.querySelector("[data-weight]").dataset.weight));
 
-  return { browser, context, origin, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf, failures: () => failures };
+  /** Wheels from the whole map to the given weight, holds it, and says where the map lies. */
+  async function zoomed(page) {
+    const box = await page.locator(".over").boundingBox();
+    // The wheel zooms at the cursor: the weight stays under it all the way down.
+    const at = async () => {
+      const [, q, k, scale] = (/at=([\d.]+),([\d.]+),([\d.e-]+)/.exec(await hashOf(page)) ?? []).map(Number);
+      const [left, top] = [box.x + 92 + (box.width - 132) / 2, box.y + 76 + (box.height - 116) / 2];
+      return { x: left + (given.key + 0.5 - k) * scale, y: top + (given.query + 0.5 - q) * scale, scale };
+    };
+    await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
+    await page.mouse.wheel(0, 1); // a touch, so that the URL says where the map is
+    await page.waitForTimeout(300);
+    for (let i = 0, now = await at(); i < 30 && !(now.scale >= 60); i++, now = await at()) {
+      await page.mouse.move(now.x, now.y);
+      await page.mouse.wheel(0, -400);
+      await page.waitForTimeout(250);
+    }
+    await until(page, "near, the legend says exact", () => document.querySelector(".pixel")?.classList.contains("exact"));
+    await until(page, "the near map is drawn", settled);
+    const { x, y } = await at();
+    await page.mouse.move(x, y);
+    await page.mouse.click(x, y);
+    await until(page, "a click holds the weight", ready);
+    await page.waitForTimeout(300);
+    check("the cell under the cursor is the one that was zoomed to", (await hashOf(page)).includes(`cell=${given.query},${given.key}`), await hashOf(page));
+    check("the readout is the exact weight", near(await weightOf(page), given.weight, given.by), `${await weightOf(page)} for ${given.weight}`);
+    return box;
+  }
+  /** The table twin holds the weight. */
+  async function twin(page) {
+    await page.keyboard.press("t");
+    await until(page, "the table twin holds the cell", () => /\d/.test(document.querySelector(".table-twin .held")?.textContent ?? ""));
+    const said = await page.textContent(".table-twin .held");
+    check("the table twin says the same", near(numberIn(said), given.weight, 1e-3), said);
+  }
+  const saved = async (page, button) => readFileSync(await (await Promise.all([page.waitForEvent("download"), page.click(button)]))[0].path());
+  /** What Export saves holds the weight; its dialog stays open. */
+  async function files(page, box) {
+    const lines = (await saved(page, "[data-csv]")).toString().trim().split("\n").map((line) => line.split(","));
+    const cell = lines.find((line) => line[0] === String(given.query))?.[lines[0].indexOf(String(given.key))];
+    check("the CSV holds the weight", near(Number(cell), given.weight, given.by), cell);
+    const png = await saved(page, "[data-png='2']");
+    check("the PNG is twice the map", png.toString("latin1", 1, 4) === "PNG" && png.readUInt32BE(16) === Math.round(2 * box.width), `${png.readUInt32BE(16)}`);
+    check("the SVG holds the weight", (await saved(page, "[data-svg]")).includes(`${given.query}, ${given.key}: `));
+  }
+  /** The nine steps of the held weight, the seventh of which ends at it. */
+  async function steps(page, after) {
+    await page.keyboard.press("e");
+    await until(page, "E explains", () => document.querySelector(".lesson .subject"));
+    for (let step = 1; step <= 9; step++) {
+      await page.click(`.steps ol li:nth-child(${step}) button`);
+      await page.waitForTimeout(150);
+      if (step === 7) {
+        const told = await page.evaluate(() => Number(document.querySelector("[data-lesson-weight]").dataset.lessonWeight));
+        check("the lesson ends at the weight", near(told, given.weight, given.by), `${told}`);
+      }
+      await after(step);
+    }
+  }
+  /** Ends: the exit status says whether every check holds. */
+  async function end() {
+    await browser.close();
+    console.log(failures ? `${failures} checks failed` : "every check holds");
+    process.exit(failures ? 1 : 0);
+  }
+
+  return { contextOf, watched, zoomed, twin, files, steps, end, browser, context, origin, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf };
 }

@@ -5,7 +5,7 @@
 import { kit, near } from "./kit.mjs";
 
 const given = JSON.parse(process.argv[2]);
-const { browser, origin, tab, check, until, shot, settled, failures } = await kit(given);
+const { browser, origin, tab, check, until, shot, settled, end } = await kit(given);
 
 const ask = async (path, body) => (await fetch(`${origin}${path}`, body && { method: "POST", body: JSON.stringify(body) })).json();
 const place = () => ask("/state");
@@ -91,6 +91,4 @@ await second.evaluate(() => globalThis.remove());
 check("the frame is gone", (await second.locator("iframe").count()) === 0);
 check("nothing listens to the model", await second.evaluate(() => globalThis.listening() === 0));
 
-await browser.close();
-if (failures()) process.exit(1);
-console.log("every check holds");
+await end();

@@ -21,7 +21,7 @@ if (!given) {
   };
 }
 const all = await kit(given);
-const { browser, context, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf } = all;
+const { browser, context, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf, zoomed, twin, files, steps } = all;
 
 async function fromWholeToOneWeight() {
   const page = await tab();
@@ -38,70 +38,25 @@ async function fromWholeToOneWeight() {
   await until(page, "the whole map is drawn", settled);
   await shot(page, "map");
   await serious(page, "map");
-  const box = await page.locator(".over").boundingBox();
-  // The wheel zooms at the cursor: the weight stays under it all the way down.
-  const at = async () => {
-    const [, q, k, scale] = /at=([\d.]+),([\d.]+),([\d.e-]+)/.exec(await hashOf(page)) ?? [];
-    const [width, height] = [box.width - 92 - 40, box.height - 76 - 40];
-    const s = Number(scale);
-    return { x: box.x + 92 + width / 2 + (given.key + 0.5 - Number(k)) * s, y: box.y + 76 + height / 2 + (given.query + 0.5 - Number(q)) * s, s };
-  };
-  await page.mouse.move(box.x + 92 + (box.width - 132) / 2, box.y + 76 + (box.height - 116) / 2);
-  await page.mouse.wheel(0, 1); // a touch, so that the URL says where the map is
-  await page.waitForTimeout(300);
-  for (let i = 0; i < 30; i++) {
-    const { x, y, s } = await at();
-    if (s >= 60) break;
-    await page.mouse.move(x, y);
-    await page.mouse.wheel(0, -400);
-    await page.waitForTimeout(250);
-  }
-  await until(page, "near, the legend says exact", () => document.querySelector(".pixel")?.classList.contains("exact"));
-  await until(page, "the near map is drawn", settled);
-  const { x, y } = await at();
-  await page.mouse.move(x, y);
-  await page.mouse.click(x, y);
-  await until(page, "a click holds the weight", ready);
-  await page.waitForTimeout(300);
-  check("the cell under the cursor is the one that was zoomed to", (await hashOf(page)).includes(`cell=${given.query},${given.key}`), await hashOf(page));
-  check("the readout is the exact weight", near(await weightOf(page), given.weight), `${await weightOf(page)} for ${given.weight}`);
+  const box = await zoomed(page);
   const said = await page.textContent("#live");
   check("it is said aloud", said.includes(`query ${given.query}`) && said.includes(`key ${given.key}`) && said.includes(given.weight.toPrecision(3).slice(0, 4)), said);
   await shot(page, "near");
 
   // Its twin as a table, the row, the lesson, and the file that is saved: the same number.
-  await page.keyboard.press("t");
-  await until(page, "the table twin holds the cell", () => /\d/.test(document.querySelector(".table-twin .held")?.textContent ?? ""));
-  const inTable = Number((await page.textContent(".table-twin .held")).replace("−", "-"));
-  check("the table twin says the same", near(inTable, given.weight, 1e-3), `${inTable}`);
+  await twin(page);
   await serious(page, "table");
   await shot(page, "table");
   await page.keyboard.press("t");
   await page.click("text=Export");
-  const [csv] = await Promise.all([page.waitForEvent("download"), page.click("[data-csv]")]);
-  const lines = readFileSync(await csv.path(), "utf8").trim().split("\n").map((line) => line.split(","));
-  const cell = lines.find((line) => line[0] === String(given.query))?.[lines[0].indexOf(String(given.key))];
-  check("the CSV holds the weight", near(Number(cell), given.weight), cell);
-  const [png] = await Promise.all([page.waitForEvent("download"), page.click("[data-png='2']")]);
-  const bytes = readFileSync(await png.path());
-  check("the PNG is twice the map", bytes.readUInt32BE(16) === Math.round(2 * box.width), `${bytes.readUInt32BE(16)}`);
-  const [svg] = await Promise.all([page.waitForEvent("download"), page.click("[data-svg]")]);
-  check("the SVG holds the weight", readFileSync(await svg.path(), "utf8").includes(`${given.query}, ${given.key}: `));
+  await files(page, box);
   await serious(page, "export");
   await shot(page, "export");
   await page.keyboard.press("Escape");
-  await page.keyboard.press("e");
-  await until(page, "E explains", () => document.querySelector(".lesson .subject"));
-  for (let step = 1; step <= 9; step++) {
-    await page.click(`.steps ol li:nth-child(${step}) button`);
-    await page.waitForTimeout(150);
-    if (step === 7) {
-      const told = await page.evaluate(() => Number(document.querySelector("[data-lesson-weight]").dataset.lessonWeight));
-      check("the lesson ends at the weight", near(told, given.weight), `${told}`);
-    }
+  await steps(page, async (step) => {
     await shot(page, `lesson${step}`);
     if (step === 2 || step === 4) await serious(page, `lesson ${step}`);
-  }
+  });
   await page.keyboard.press("4");
   await until(page, "the row is coloured", () => document.querySelectorAll(".text mark").length > 0);
   await serious(page, "row");
@@ -258,10 +213,7 @@ try {
     await scene().catch((error) => check(scene.name, false, error.stack ?? error.message));
   }
 } finally {
-  await browser.close();
   mock?.close();
   mock?.closeAllConnections();
+  await all.end();
 }
-const failures = all.failures();
-console.log(failures ? `${failures} checks failed` : "every check holds");
-process.exit(failures ? 1 : 0);
