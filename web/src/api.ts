@@ -1,7 +1,7 @@
 // What the server is asked, or what stands for it (transport.ts). Every refusal comes as a sentence.
 import { floats, halves } from "./pure/half";
 import type { Pooling } from "./pure/hash";
-import type { Tile } from "./pure/tiles";
+import type { Box } from "./pure/tiles";
 import { type Answer, ask, type Init, progress } from "./transport";
 
 export interface RecordingLine {
@@ -244,8 +244,6 @@ export const paths = {
   words: (text: string, tied: boolean, causal: boolean, divisor: number | null) =>
     `/api/lesson/words?text=${encodeURIComponent(text)}&tied=${tied ? 1 : 0}&causal=${causal ? 1 : 0}${divisor ? `&divisor=${divisor}` : ""}`,
 };
-
-type Box = Pick<Tile, "q0" | "q1" | "k0" | "k1" | "rows" | "cols">;
 
 /** Where the numbers of a map come from: one head, or the difference of two. */
 export interface Source {

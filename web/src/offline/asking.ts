@@ -1,4 +1,5 @@
 // What a request asks for, checked, as regard/explorer/asking.py does for the server.
+import type { Box } from "../pure/tiles";
 
 export const MOST_CELLS = 1000;
 
@@ -67,14 +68,8 @@ export class Query {
   }
 }
 
-/** A rectangle of a head's weights, stops exclusive, and the size at which it is wanted. */
-export interface View {
-  readonly q0: number;
-  readonly q1: number;
-  readonly k0: number;
-  readonly k1: number;
-  readonly rows: number;
-  readonly cols: number;
+/** What of a head's weights is wanted. */
+export interface View extends Box {
   readonly how: string;
 }
 

@@ -1,22 +1,14 @@
 // What is on screen as files: CSV, SVG, NPZ, Python.
 import { brief } from "./numbers";
+import type { Box } from "./tiles";
 import { type Extent, type Size, stepFor, type View, xOf, yOf } from "./view";
-
-export interface Area {
-  readonly q0: number;
-  readonly q1: number;
-  readonly k0: number;
-  readonly k1: number;
-  readonly rows: number;
-  readonly cols: number;
-}
 
 /** The first weight of each pixel along a side that is parted evenly, as the server parts it. */
 export const startsOf = (start: number, stop: number, count: number) =>
   Array.from({ length: count }, (_, i) => start + Math.ceil((i * (stop - start)) / count));
 
 /** One line for each query, one column for each key; a pooled one is named by its first weight. */
-export function csvOf(at: Area, values: ArrayLike<number>): string {
+export function csvOf(at: Box, values: ArrayLike<number>): string {
   const lines = [["query\\key", ...startsOf(at.k0, at.k1, at.cols)].join(",")];
   startsOf(at.q0, at.q1, at.rows).forEach((query, r) => {
     const line: (number | string)[] = [query];
@@ -35,7 +27,7 @@ export function rowOf(weights: ArrayLike<number>, token: (index: number) => stri
 }
 
 /** True vectors: a square for each weight, tokens on both axes. Null is no colour. */
-export function svgOf(at: Area, values: ArrayLike<number>, colourOf: (value: number) => string | null, token: (index: number, query?: boolean) => string | undefined): string {
+export function svgOf(at: Box, values: ArrayLike<number>, colourOf: (value: number) => string | null, token: (index: number, query?: boolean) => string | undefined): string {
   const side = 12;
   const edge = 80;
   const out = [
@@ -89,7 +81,7 @@ export interface Side {
 }
 
 /** The lines that give the same numbers in Python; of two heads, those of the first less those of the second. */
-export function pythonOf(at: Area & { how: string; cell: { query: number; key: number } | null }, a: Side, b: Side | null = null): string {
+export function pythonOf(at: Box & { how: string; cell: { query: number; key: number } | null }, a: Side, b: Side | null = null): string {
   const of = ({ name, layer, head }: Side) => `regard.Recording.open(${JSON.stringify(name)}).layer(${layer}).head(${head})`;
   const pooled = at.rows < at.q1 - at.q0 || at.cols < at.k1 - at.k0;
   const both = (part: string) => (b ? `a${part} - b${part}` : `a${part}`);

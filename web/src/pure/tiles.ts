@@ -3,19 +3,22 @@ import { type Extent, type Size, type View, visible } from "./view";
 
 export const SIDE = 256;
 
-export interface Tile {
-  /** A pixel of the tile pools 2^level × 2^level weights; at level 0 it is one weight. */
-  readonly level: number;
-  readonly row: number;
-  readonly col: number;
-  /** The weights under the tile, stops exclusive, cut at the edge of the map. */
+/** A rectangle of weights, stops exclusive, and the pixels into which it goes. */
+export interface Box {
   readonly q0: number;
   readonly q1: number;
   readonly k0: number;
   readonly k1: number;
-  /** Pixels. */
   readonly rows: number;
   readonly cols: number;
+}
+
+/** The weights under a tile are cut at the edge of the map. */
+export interface Tile extends Box {
+  /** A pixel of the tile pools 2^level × 2^level weights; at level 0 it is one weight. */
+  readonly level: number;
+  readonly row: number;
+  readonly col: number;
 }
 
 /** The level at which the whole map is one tile. */
@@ -77,7 +80,7 @@ export function pooledBy({ level, q0, q1, k0, k1 }: Tile, row: number, col: numb
 }
 
 /** A rectangle that is parted evenly, and where its pixels stand in a tile. */
-export interface Part extends Omit<Tile, "level" | "row" | "col"> {
+export interface Part extends Box {
   readonly top: number;
   readonly left: number;
 }
