@@ -36,7 +36,7 @@ demo: $(READY) ## see the attention of the embedded model on a long Python file
 	@file=$$($(BIN)/python -c 'import sys, importlib.util as u; \
 	  print(next(s.origin for s in map(u.find_spec, sys.argv[1:]) if s))' $(DEMO)) && \
 	  { $(BIN)/regard look "$$file" --out page.html $(ARGS) || \
-	  { [ $$? -eq 2 ] && [ ! -e src/regard/explorer/static/index.html ]; }; }
+	  { [ $$? -eq 2 ] && [ ! -e src/regard/export/static/index.html ]; }; }
 
 test: $(READY) ## style, types, the direction of imports, and the tests
 	$(BIN)/ruff check
@@ -56,7 +56,7 @@ sanitize: $(READY) ## the core's tests, where a wrong address or undefined behav
 	  LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	  $(BIN)/python -m pytest -q -p no:cacheprovider tests/native/test_fuzz.py tests/native/test_traps.py \
-	  tests/agree/test_native.py -k "$(SANITIZABLE)" $(ARGS)
+	  tests/agreement/test_native.py -k "$(SANITIZABLE)" $(ARGS)
 
 bench: $(READY) ## measure speed and memory on this machine
 	@$(BIN)/regard bench $(ARGS)
@@ -67,7 +67,7 @@ web: ## build the explorer's page (needs node 20.19 or newer)
 	@cd web && npm ci --no-audit --no-fund --loglevel=error && npm test --silent && npm run --silent build
 
 clean: ## remove what the others made
-	rm -rf $(VENV) build web/node_modules src/regard/explorer/static page.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build web/node_modules src/regard/export/static page.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # The build tools go into .venv too and the build runs there (no isolation): one set of versions,
 # and a change in native/ recompiles only what it touches.

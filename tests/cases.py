@@ -16,21 +16,14 @@ import torch
 from torch import Tensor
 
 import regard
-from regard.biases import FIRE, T5, ALiBi, Bias, Kerple, Relative, as_bias
-from regard.masks import (
-    Blocks,
-    Causal,
-    Dilated,
-    Documents,
-    Everything,
-    Mask,
-    Padding,
-    Prefix,
-    Where,
-    Window,
-)
-from regard.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax, as_normalizer
-from regard.observers import (
+from regard.cache.positions import Filled, Placed, PlacedBias
+from regard.lowering.tiles import Tabled
+from regard.problem import Problem
+from regard.shapes import Sizes
+from regard.spec.biases import FIRE, T5, ALiBi, Bias, Kerple, Relative, as_bias
+from regard.spec.masks import Blocks, Causal, Dilated, Documents, Everything, Mask, Padding, Prefix, Where, Window
+from regard.spec.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax, as_normalizer
+from regard.spec.observers import (
     DistanceMass,
     Entropy,
     LogSumExp,
@@ -43,12 +36,8 @@ from regard.observers import (
     SpanMass,
     TopK,
 )
-from regard.placed import Filled, Placed, PlacedBias
-from regard.problem import Problem
-from regard.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw, as_score
-from regard.shapes import Sizes
-from regard.tiles import Tabled
-from regard.values import Value
+from regard.spec.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw, as_score
+from regard.spec.values import Value
 
 FP16, BF16, FP32, FP64 = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -152,9 +141,7 @@ MASKS: dict[str, Part] = {
     "shared padding": lambda s, r: Padding(torch.tensor([s.k * 2 // 3])),
     "causal left padding": lambda s, r: Causal() & Padding(torch.arange(s.b) * s.k // 2, "left"),
     "documents": lambda s, r: Documents(_documents(s), offset=0),
-    "documents of each": lambda s, r: (
-        Causal() & Documents(r.integers(0, 3, s.b, s.k).sort().values)
-    ),
+    "documents of each": lambda s, r: Causal() & Documents(r.integers(0, 3, s.b, s.k).sort().values),
     "documents unordered": lambda s, r: Documents(r.integers(0, 3, s.k)),
     "blocks": _blocks,
     "dilated": lambda s, r: Dilated(3),
@@ -166,16 +153,10 @@ MASKS: dict[str, Part] = {
     "tensor of heads": lambda s, r: r.bools(0.6, s.h, s.q, 1),
     "causal tensor": lambda s, r: Causal() & r.bools(0.8, s.q, s.k),
     "placed": lambda s, r: Placed(
-        Causal(offset=0) & Window(20, offset=0),
-        keys=_places(s, r, s.b, s.g, s.k),
-        queries=_places(s, r, s.b, 1, s.q),
+        Causal(offset=0) & Window(20, offset=0), keys=_places(s, r, s.b, s.g, s.k), queries=_places(s, r, s.b, 1, s.q)
     ),
-    "filled": lambda s, r: Filled(
-        keys=_places(s, r, s.b, 1, s.k), queries=_places(s, r, s.b, 1, s.q)
-    ),
-    "tabled": lambda s, r: Tabled.of(
-        Window(7, 2) & Where(lambda b, h, q, k: (q + 2 * k + h) % 5 != 0), s.sizes()
-    ),
+    "filled": lambda s, r: Filled(keys=_places(s, r, s.b, 1, s.k), queries=_places(s, r, s.b, 1, s.q)),
+    "tabled": lambda s, r: Tabled.of(Window(7, 2) & Where(lambda b, h, q, k: (q + 2 * k + h) % 5 != 0), s.sizes()),
 }
 
 WITHOUT_KEYS_FOR_ALL = {"documents", "documents of each", "documents unordered"}
@@ -288,25 +269,15 @@ class Call:
     def leaves(self) -> dict[str, Tensor]:
         """Every tensor that takes a gradient, by name."""
         found = {"q": self.q, "k": self.k, "v": self.v}
-        for name, part in (
-            ("bias", self.bias),
-            ("score", self.score),
-            ("normalizer", self.normalizer),
-        ):
-            found |= {
-                f"{name} {i}": tensor
-                for i, tensor in enumerate(part.tensors())
-                if tensor.is_floating_point()
-            }
+        for name, part in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer)):
+            found |= {f"{name} {i}": tensor for i, tensor in enumerate(part.tensors()) if tensor.is_floating_point()}
         return found
 
     def with_leaves(self, *leaves: Tensor) -> Call:
         q, k, v, *rest = leaves
         others = iter(rest)
         bias, score, normalizer = (
-            part.with_tensors(
-                [next(others) if t.is_floating_point() else t for t in part.tensors()]
-            )
+            part.with_tensors([next(others) if t.is_floating_point() else t for t in part.tensors()])
             for part in (self.bias, self.score, self.normalizer)
         )
         return replace(self, q=q, k=k, v=v, bias=bias, score=score, normalizer=normalizer)
@@ -369,9 +340,7 @@ class Case:
             return table[name](s, Draw(name + str(s)))
 
         def cast(value: Kind) -> Kind:
-            return value.with_tensors(
-                [t.to(FP32).to(dtype) if t.is_floating_point() else t for t in value.tensors()]
-            )
+            return value.with_tensors([t.to(FP32).to(dtype) if t.is_floating_point() else t for t in value.tensors()])
 
         bias = cast(as_bias(part(BIASES, self.bias)))
         score = cast(as_score(part(SCORES, self.score)))
@@ -433,21 +402,13 @@ def _list() -> tuple[Case, ...]:
     cases += [of(dtype=t) for t in (FP16, BF16, FP64)]
     cases += [of(dtype=t, mask="causal", shape="grouped", bias="t5") for t in (FP16, BF16, FP64)]
     for mask in ("window", "documents of each", "not window", "blocks", "sinks", "shared padding"):
-        cases += [
-            of(mask=mask, shape="long"),
-            of(mask=mask, shape="long", dtype=FP16, bias="kerple"),
-        ]
+        cases += [of(mask=mask, shape="long"), of(mask=mask, shape="long", dtype=FP16, bias="kerple")]
     for share, mask in ((0.1, "no mask"), (0.5, "causal"), (0.9, "tensor"), (0.3, "window")):
-        cases += [
-            of(dropout=share, mask=mask),
-            of(dropout=share, mask=mask, shape="grouped", dtype=FP64),
-        ]
-    cases += [of(dropout=0.25, mask="sinks", bias="sum", score="cosine per head", normalizer="sink",
-                 shape="grouped")]  # fmt: skip
+        cases += [of(dropout=share, mask=mask), of(dropout=share, mask=mask, shape="grouped", dtype=FP64)]
+    cases += [of(dropout=0.25, mask="sinks", bias="sum", score="cosine per head", normalizer="sink", shape="grouped")]
     cases += [of(dropout=0.2, shape="long", mask="window"), of(dropout=0.2, dtype=BF16)]
     cases += [of(mask="where", bias="sum", score="soft-capped", normalizer="sparsemax", dtype=FP64)]
-    cases += [of(mask="causal prefix", bias="t5 both", score="euclidean", normalizer="sigmoid",
-                 shape="many heads")]  # fmt: skip
+    cases += [of(mask="causal prefix", bias="t5 both", score="euclidean", normalizer="sigmoid", shape="many heads")]
     cases += [of(mask="causal left padding", bias="dense of keys", dtype=FP16, shape="many heads")]
     seen = list(dict.fromkeys(cases))
     return tuple(c for c in seen if not (c.sizes.q > c.sizes.k and c.mask in WITHOUT_KEYS_FOR_ALL))

@@ -20,9 +20,9 @@ if CORE := os.environ.get("REGARD_CORE"):
     sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sys.modules[spec.name])
 
-from regard import tiles
 from regard._native import core
 from regard.backends import chunked
+from regard.lowering import tiles
 
 torch.set_num_threads(1)  # tensors are small here: threads would only get into each other's way
 
@@ -34,9 +34,7 @@ settings.register_profile(
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.register_profile(
-    "search", settings.get_profile("house"), max_examples=2000, derandomize=False
-)
+settings.register_profile("search", settings.get_profile("house"), max_examples=2000, derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
 
 
@@ -45,9 +43,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     for item in items:
         if "gpu" in item.keywords:
-            item.add_marker(
-                pytest.mark.skip(reason="needs a CUDA device, and this machine has none")
-            )
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
 
 
 @pytest.fixture
@@ -92,8 +88,8 @@ def isa(request: pytest.FixtureRequest, any_isa: None) -> str:
 @pytest.fixture
 def built_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """The explorer's page as it is built: no test builds it."""
-    from regard.explorer import page
+    from regard.export import front_end
 
-    if not (page.STATIC / "assets" / page.WORKER).is_file():
+    if not (front_end.STATIC / "assets" / front_end.WORKER).is_file():
         pytest.skip("the explorer's page is not built: make web")
-    monkeypatch.setattr(page, "_fresh", lambda: True)
+    monkeypatch.setattr(front_end, "_fresh", lambda: True)

@@ -17,7 +17,5 @@ class Largest(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         for tensor in made if isinstance(made, tuple | list) else (made,):
             if isinstance(tensor, torch.Tensor):
-                self.most = max(
-                    self.most, tensor.untyped_storage().nbytes() // tensor.element_size()
-                )
+                self.most = max(self.most, tensor.untyped_storage().nbytes() // tensor.element_size())
         return made

@@ -90,9 +90,7 @@ class Parsed:
         first, last = runs[..., 0, None], runs[..., 1, None]
         return np.any((first <= keys) & (keys < last), 1, keepdims=False)
 
-    def _tiles(
-        self, kinds: ndarray | None, words: ndarray | None, shape: tuple[int, ...]
-    ) -> ndarray:
+    def _tiles(self, kinds: ndarray | None, words: ndarray | None, shape: tuple[int, ...]) -> ndarray:
         allowed = np.ones(shape, bool)
         if kinds is None:
             return allowed

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from cases import Call
-from regard import biases, normalizers, observers, scores
-from regard.dropout import keeps
-from regard.masks import as_mask, dense
-from regard.observers import Observer
-from regard.placed import PlacedBias
+from regard.cache.positions import PlacedBias
 from regard.shapes import Box
-from regard.values import Aligned
+from regard.spec import biases, normalizers, observers, scores
+from regard.spec.dropout import keeps
+from regard.spec.masks import as_mask, dense
+from regard.spec.observers import Observer
+from regard.spec.values import Aligned
 
 
 def run(call: Call, *asked: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], Any]]:
@@ -62,15 +62,9 @@ def score(value: scores.Score, q: Tensor, k: Tensor, distance: Tensor) -> Tensor
             return (both * value.weight[:, None, None, :]).sum(-1)
         case scores.Shaw():
             m = value.table.shape[-2] // 2
-            moved = (
-                distance
-                if value.offset is None
-                else distance + value.offset - k.shape[2] + q.shape[2]
-            )
+            moved = distance if value.offset is None else distance + value.offset - k.shape[2] + q.shape[2]
             keys = k[..., None, :, :] + value.table[..., m + moved.clamp(-m, m), :]
-            return (q[..., :, None, :] * keys).sum(-1) * (
-                root if value.scale is None else value.scale
-            )
+            return (q[..., :, None, :] * keys).sum(-1) * (root if value.scale is None else value.scale)
         case scores.Custom():
             return value.function(q, k)
     raise NotImplementedError(f"write {type(value).__name__} here")
@@ -137,9 +131,7 @@ def t5_bucket(distance: Tensor, value: biases.T5) -> Tensor:
         far = math.log(n / exact) / math.log(value.max_distance / exact) * (buckets - exact)
         return start + min(exact + math.floor(far + 1e-12), buckets - 1)
 
-    return torch.tensor([one(int(n)) for n in distance.flatten()], dtype=torch.int64).reshape(
-        distance.shape
-    )
+    return torch.tensor([one(int(n)) for n in distance.flatten()], dtype=torch.int64).reshape(distance.shape)
 
 
 def weigh(value: normalizers.Normalizer, rows: Tensor) -> Tensor:
@@ -200,10 +192,7 @@ def statistic(
         case observers.TopK():
             order = w.detach().sort(dim=-1, descending=True, stable=True)
             n = min(value.count, k)
-            found, where = (
-                order.values[..., :n],
-                order.indices[..., :n].masked_fill(order.values[..., :n] <= 0, -1),
-            )
+            found, where = (order.values[..., :n], order.indices[..., :n].masked_fill(order.values[..., :n] <= 0, -1))
             full = (b, h, q, value.count)
             keys, weights = w.new_full(full, -1, dtype=torch.int64), w.new_zeros(full)
             keys[..., :n], weights[..., :n] = where, found

@@ -17,16 +17,15 @@ TOKENS, WINDOW = 99, 7
 DECODER = "model.layers.0.self_attn"
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "vocab_size": TOKENS, "max_position_embeddings": 128,
-}  # fmt: skip
-GROUPED = SIZES | {"num_key_value_heads": 2}
-IDS: dict[str, Any] = {
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": TOKENS,
+    "max_position_embeddings": 128,
 }
+GROUPED = SIZES | {"num_key_value_heads": 2}
+IDS: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
 
 
 @dataclass(frozen=True)
@@ -67,11 +66,7 @@ def inputs(reads: str, n: int = 21) -> dict[str, Tensor]:
             features = torch.randn(2, 8, 60, generator=draw)
             return {"input_features": features, "decoder_input_ids": ids}
         case "pairs":
-            return {
-                "input_ids": ids,
-                "attention_mask": left.flip(1),
-                "decoder_input_ids": ids[:, :9],
-            }
+            return {"input_ids": ids, "attention_mask": left.flip(1), "decoder_input_ids": ids[:, :9]}
         case "padded":
             return {"input_ids": ids, "attention_mask": left.flip(1)}
         case _:
@@ -85,66 +80,87 @@ def prompt(reads: str) -> dict[str, Tensor]:
 
 def _gpt_oss() -> Any:
     return tf.GptOssConfig(
-        **GROUPED, head_dim=16, sliding_window=WINDOW, num_local_experts=2, num_experts_per_tok=1,
+        **GROUPED,
+        head_dim=16,
+        sliding_window=WINDOW,
+        num_local_experts=2,
+        num_experts_per_tok=1,
         rope_parameters={"rope_type": "default", "rope_theta": 1e4},
-    )  # fmt: skip
+    )
 
 
 def _whisper() -> Any:
     return tf.WhisperConfig(
-        d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=96, decoder_ffn_dim=96, vocab_size=TOKENS,
-        num_mel_bins=8, max_source_positions=30, max_target_positions=40,
-        suppress_tokens=None, begin_suppress_tokens=None, **IDS,
-    )  # fmt: skip
+        d_model=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=96,
+        decoder_ffn_dim=96,
+        vocab_size=TOKENS,
+        num_mel_bins=8,
+        max_source_positions=30,
+        max_target_positions=40,
+        suppress_tokens=None,
+        begin_suppress_tokens=None,
+        **IDS,
+    )
 
 
 FAMILIES: dict[str, Family] = {
     "bert": Family(lambda: tf.BertModel(tf.BertConfig(**SIZES)), "padded", "encoder.layer.0.attention.self"),
     "gpt2": Family(
         lambda: tf.GPT2LMHeadModel(
-            tf.GPT2Config(n_embd=64, n_layer=2, n_head=4, vocab_size=TOKENS, n_positions=128,
-                          bos_token_id=1, eos_token_id=2)
+            tf.GPT2Config(
+                n_embd=64, n_layer=2, n_head=4, vocab_size=TOKENS, n_positions=128, bos_token_id=1, eos_token_id=2
+            )
         ),
-        "text", "transformer.h.0.attn",
+        "text",
+        "transformer.h.0.attn",
     ),
     "llama": Family(lambda: tf.LlamaForCausalLM(tf.LlamaConfig(**GROUPED)), "text", DECODER),
     "mistral": Family(
-        lambda: tf.MistralForCausalLM(tf.MistralConfig(**GROUPED, sliding_window=WINDOW)),
-        "text", DECODER,
+        lambda: tf.MistralForCausalLM(tf.MistralConfig(**GROUPED, sliding_window=WINDOW)), "text", DECODER
     ),
     "gemma2": Family(
         lambda: tf.Gemma2ForCausalLM(
             tf.Gemma2Config(**GROUPED, head_dim=16, sliding_window=WINDOW, attn_logit_softcapping=2.0)
         ),
-        "text", DECODER,
+        "text",
+        DECODER,
     ),
     "gpt_oss": Family(lambda: tf.GptOssForCausalLM(_gpt_oss()), "text", DECODER),
     "t5": Family(
         lambda: tf.T5ForConditionalGeneration(
-            tf.T5Config(d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, vocab_size=TOKENS,
-                        decoder_start_token_id=0)
+            tf.T5Config(
+                d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, vocab_size=TOKENS, decoder_start_token_id=0
+            )
         ),
-        "pairs", "encoder.block.0.layer.0.SelfAttention",
+        "pairs",
+        "encoder.block.0.layer.0.SelfAttention",
     ),
     "qwen2": Family(lambda: tf.Qwen2ForCausalLM(tf.Qwen2Config(**GROUPED)), "text", DECODER),
-    "qwen3": Family(
-        lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**GROUPED, head_dim=16)), "text", DECODER
-    ),
+    "qwen3": Family(lambda: tf.Qwen3ForCausalLM(tf.Qwen3Config(**GROUPED, head_dim=16)), "text", DECODER),
     "whisper": Family(
         lambda: tf.WhisperForConditionalGeneration(_whisper()), "sound", "model.encoder.layers.0.self_attn"
     ),
     "vit": Family(
         lambda: tf.ViTModel(
-            tf.ViTConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-                         image_size=32, patch_size=8)
+            tf.ViTConfig(
+                hidden_size=64,
+                intermediate_size=96,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                image_size=32,
+                patch_size=8,
+            )
         ),
-        "image", "layers.0.attention",
+        "image",
+        "layers.0.attention",
     ),
-    "gpt_neox": Family(
-        lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**SIZES)), "text", "gpt_neox.layers.0.attention"
-    ),
-}  # fmt: skip
+    "gpt_neox": Family(lambda: tf.GPTNeoXForCausalLM(tf.GPTNeoXConfig(**SIZES)), "text", "gpt_neox.layers.0.attention"),
+}
 
 
 def result(model: Any, given: dict[str, Tensor], **more: Any) -> Tensor:

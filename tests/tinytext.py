@@ -29,13 +29,13 @@ def byte_level(chat: str | None = None) -> Any:
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<pad>", "<s>", "</s>"], show_progress=False,
-    )  # fmt: skip
-    made.train_from_iterator([TEXT], trainer)
-    made.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", 1)]
+        vocab_size=400,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=["<pad>", "<s>", "</s>"],
+        show_progress=False,
     )
+    made.train_from_iterator([TEXT], trainer)
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     known = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>"}
     found = tf.PreTrainedTokenizerFast(tokenizer_object=made, **known)
     if chat is not None:
@@ -50,16 +50,17 @@ def word_pieces() -> Any:
     path = {"unk_token": "[UNK]", "sep_token": "[SEP]", "cls_token": "[CLS]", "pad_token": "[PAD]"}
     inner = made._tokenizer
     ends = [(name, inner.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
-    inner.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=ends
-    )
+    inner.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
     return tf.PreTrainedTokenizerFast(tokenizer_object=inner, **path)
 
 
 SIZES: dict[str, Any] = {
-    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
     "max_position_embeddings": 256,
-}  # fmt: skip
+}
 
 
 def decoder(**more: Any) -> Any:

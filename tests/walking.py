@@ -12,9 +12,7 @@ from typing import Any
 import pytest
 
 WEB = Path(__file__).parents[1] / "web"
-CHROMIUM = (
-    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NODE = shutil.which("node")
 
 in_node = pytest.mark.skipif(NODE is None, reason="driven by node, which is not here")
@@ -24,7 +22,7 @@ in_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
     pytest.mark.skipif(
         not (
-            (WEB.parent / "src/regard/explorer/static/index.html").exists()
+            (WEB.parent / "src/regard/export/static/index.html").exists()
             and (WEB / "node_modules/playwright-core").exists()
         ),
         reason="the page is not built here: make web",
@@ -42,9 +40,13 @@ def walk(folder: Path, script: str, *arguments: str | dict[str, Any], seconds: i
     told = [one if isinstance(one, str) else json.dumps(one) for one in arguments]
     walked = subprocess.run(
         [NODE, f"e2e/{script}", *told],
-        cwd=WEB, env={**os.environ, "CHROMIUM": CHROMIUM, "SHOTS": str(shots)},
-        capture_output=True, text=True, timeout=seconds, check=False,
-    )  # fmt: skip
+        cwd=WEB,
+        env={**os.environ, "CHROMIUM": CHROMIUM, "SHOTS": str(shots)},
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
     assert walked.returncode == 0, walked.stderr + walked.stdout
     assert "every check holds" in walked.stdout
     return shots

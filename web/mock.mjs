@@ -233,7 +233,7 @@ function answer(url) {
   throw new Refused(404, "path", url.pathname, "the paths of /api/openapi.json");
 }
 
-const STATIC = fileURLToPath(new URL("../src/regard/explorer/static/", import.meta.url));
+const STATIC = fileURLToPath(new URL("../src/regard/export/static/", import.meta.url));
 const KINDS = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml" };
 
 async function bodyOf(request) {

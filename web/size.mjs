@@ -4,7 +4,7 @@ import { gzipSync } from "node:zlib";
 import { readdirSync, readFileSync } from "node:fs";
 
 const limits = { page: 60, worker: 8 };
-const folder = new URL("../src/regard/explorer/static/", import.meta.url);
+const folder = new URL("../src/regard/export/static/", import.meta.url);
 const whole = { page: 0, worker: 0 };
 for (const name of readdirSync(folder, { recursive: true, withFileTypes: true })) {
   if (!name.isFile()) continue;

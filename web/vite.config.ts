@@ -18,7 +18,7 @@ function worker(): Plugin {
 
 export default defineConfig({
   build: {
-    outDir: "../src/regard/explorer/static",
+    outDir: "../src/regard/export/static",
     emptyOutDir: true,
     target: "es2022",
     // One script and one style sheet, no inline code: a strict Content-Security-Policy holds.

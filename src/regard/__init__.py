@@ -9,13 +9,15 @@ True
 """
 
 from regard import convert
+from regard.analysis.attribution import Attribution, attribute, leave_one_out
 from regard.attend import Plan, Seen, attention, explain, observe
-from regard.attribution import Attribution, attribute, leave_one_out
-from regard.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
 from regard.cache import KVCache
-from regard.dropin import torch_functions
+from regard.capture.watch import watch
 from regard.errors import RegardError
-from regard.masks import (
+from regard.integrations.torch_functions import torch_functions
+from regard.recording import Recording, record
+from regard.spec.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
+from regard.spec.masks import (
     Blocks,
     Causal,
     Dilated,
@@ -29,8 +31,8 @@ from regard.masks import (
     Where,
     Window,
 )
-from regard.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax
-from regard.observers import (
+from regard.spec.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax
+from regard.spec.observers import (
     DistanceMass,
     Entropy,
     LogSumExp,
@@ -43,19 +45,67 @@ from regard.observers import (
     SpanMass,
     TopK,
 )
-from regard.recording import Recording, record
-from regard.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw
-from regard.watching import watch
+from regard.spec.scores import Additive, Cosine, Dot, Euclidean, Score, Shaw
 from regard.weights import Weights
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "FIRE", "T5", "ALiBi", "Additive", "Attribution", "Bias", "Blocks", "Causal", "Cosine", "Dense",
-    "Dilated", "DistanceMass", "Documents", "Dot", "Entmax15", "Entropy", "Euclidean", "Everything", "Given",
-    "KVCache", "Kerple", "LogSumExp", "Mask", "MaxScore", "MeanDistance", "Normalizer", "Observer", "Padding",
-    "Plan", "Pooled", "Prefix", "Received", "Recording", "RegardError", "Relative", "Rows", "Score", "Seen",
-    "Shaw", "Sigmoid", "Softmax", "SpanMass", "Sparsemax", "Tile", "TopK", "Weights", "Where", "Window",
-    "attention", "attribute", "convert", "explain", "leave_one_out", "observe", "record",
-    "torch_functions", "watch",
-]  # fmt: skip
+    "FIRE",
+    "T5",
+    "ALiBi",
+    "Additive",
+    "Attribution",
+    "Bias",
+    "Blocks",
+    "Causal",
+    "Cosine",
+    "Dense",
+    "Dilated",
+    "DistanceMass",
+    "Documents",
+    "Dot",
+    "Entmax15",
+    "Entropy",
+    "Euclidean",
+    "Everything",
+    "Given",
+    "KVCache",
+    "Kerple",
+    "LogSumExp",
+    "Mask",
+    "MaxScore",
+    "MeanDistance",
+    "Normalizer",
+    "Observer",
+    "Padding",
+    "Plan",
+    "Pooled",
+    "Prefix",
+    "Received",
+    "Recording",
+    "RegardError",
+    "Relative",
+    "Rows",
+    "Score",
+    "Seen",
+    "Shaw",
+    "Sigmoid",
+    "Softmax",
+    "SpanMass",
+    "Sparsemax",
+    "Tile",
+    "TopK",
+    "Weights",
+    "Where",
+    "Window",
+    "attention",
+    "attribute",
+    "convert",
+    "explain",
+    "leave_one_out",
+    "observe",
+    "record",
+    "torch_functions",
+    "watch",
+]

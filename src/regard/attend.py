@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]
 
-from regard import compiled, glance, tiles
-from regard.backends import choose, repeated
-from regard.biases import Bias
+from regard.backends import call_cache, choose
+from regard.display import repr_html
 from regard.errors import OptionError
-from regard.masks import Mask, Tile
-from regard.normalizers import Normalizer
-from regard.observers import Observer
+from regard.integrations import compile_operator
+from regard.lowering import tiles
 from regard.problem import Answer, Problem
-from regard.scores import Dot, Score
 from regard.shapes import Keys, Output, Queries, Values
+from regard.spec.biases import Bias
+from regard.spec.masks import Mask, Tile
+from regard.spec.normalizers import Normalizer
+from regard.spec.observers import Observer
+from regard.spec.scores import Dot, Score
 
 Result = TypeVar("Result")
 ScoreFunction = Callable[[Tensor, Tensor], Tensor]
@@ -61,27 +63,30 @@ def attention(
     torch.Size([1, 8, 1000, 64])
     """
     if torch.compiler.is_compiling():
-        named = compiled.attention(q, k, v, mask, bias, score, normalizer, dropout, backend)
+        named = compile_operator.attention(q, k, v, mask, bias, score, normalizer, dropout, backend)
         if named is not None:
             return named
-        return _outside_of_graphs(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[
-            1
-        ].out
+        return _outside_of_graphs(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[1].out
     handler = taken_over.get()
     if handler is not None:
-        return handler(q, k, v, mask=mask, bias=bias, score=score, normalizer=normalizer,
-                       dropout=dropout, backend=backend)  # fmt: skip
+        return handler(
+            q, k, v, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout, backend=backend
+        )
     if (
-        bias is None and normalizer is None and backend in ("auto", "native")
-        and type(dropout) is float and dropout == 0.0
-        and isinstance(mask, Mask | None) and isinstance(score, Dot | None)
+        bias is None
+        and normalizer is None
+        and backend in ("auto", "native")
+        and type(dropout) is float
+        and dropout == 0.0
+        and isinstance(mask, Mask | None)
+        and isinstance(score, Dot | None)
         and _as_long(q, k, v)  # while a cache grows, no call is like one before
-    ):  # fmt: skip
-        out = repeated.repeated(q, k, v, mask, score)
+    ):
+        out = call_cache.repeated(q, k, v, mask, score)
         if out is not None:
             return out
         problem, answer = _run(q, k, v, (), mask, None, score, None, 0.0, backend)
-        repeated.remember(problem, mask, score)
+        call_cache.remember(problem, mask, score)
         return answer.out
     return _run(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[1].out
 
@@ -103,8 +108,9 @@ class Seen:
             return cast("Result", self._results[observer])
         except KeyError:
             asked = ", ".join(repr(one) for one in self._results) or "none"
-            raise OptionError("seen[…]", repr(observer), f"the observers asked for: {asked}",
-                              "Ask for it in observe(…).") from None  # fmt: skip
+            raise OptionError(
+                "seen[…]", repr(observer), f"the observers asked for: {asked}", "Ask for it in observe(…)."
+            ) from None
 
     def __iter__(self) -> Iterator[Observer[Any]]:
         return iter(self._results)
@@ -114,7 +120,7 @@ class Seen:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: each result in small."""
-        return glance.results(f"Seen: out {glance.size(self.out)}", self._results)
+        return repr_html.results(f"Seen: out {repr_html.size(self.out)}", self._results)
 
 
 def observe(
@@ -171,14 +177,10 @@ class Plan:
         total = max(sum(self.pairs.values()), 1)
         lines = [("backend", self.backend)]
         lines += [(f"  not {name}", why) for name, why in self.reasons.items()]
-        lines += [(f"{kind.value} tiles", f"{100 * n / total:.1f} % of pairs")
-                  for kind, n in self.pairs.items()]  # fmt: skip
+        lines += [(f"{kind.value} tiles", f"{100 * n / total:.1f} % of pairs") for kind, n in self.pairs.items()]
         lines += [
             ("work", f"{self.flops / 1e9:.3g} GFLOP forward"),
-            (
-                "scores held",
-                f"{_bytes(self.scores_bytes)} (all at once: {_bytes(self.whole_bytes)})",
-            ),
+            ("scores held", f"{_bytes(self.scores_bytes)} (all at once: {_bytes(self.whole_bytes)})"),
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)
@@ -205,17 +207,7 @@ def explain(
     >>> plan.backend, round(plan.pairs[Tile.EMPTY] / 1024**2, 2)
     ('native', 0.38)
     """
-    problem = Problem.of(
-        q,
-        k,
-        v,
-        observers,
-        mask=mask,
-        bias=bias,
-        score=score,
-        normalizer=normalizer,
-        dropout=dropout,
-    )
+    problem = Problem.of(q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout)
     chosen, reasons = choose(problem, backend)
     sizes = problem.sizes
     rows, held = chosen.held(problem)
@@ -254,17 +246,7 @@ def _run(
     dropout: float,
     backend: str,
 ) -> tuple[Problem, Answer]:
-    problem = Problem.of(
-        q,
-        k,
-        v,
-        observers,
-        mask=mask,
-        bias=bias,
-        score=score,
-        normalizer=normalizer,
-        dropout=dropout,
-    )
+    problem = Problem.of(q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout)
     chosen, _ = choose(problem, backend)
     return problem, chosen.run(problem)
 

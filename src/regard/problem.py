@@ -9,22 +9,17 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from regard.biases import Bias, as_bias
 from regard.errors import DeviceError, DtypeError, OptionError, ShapeError
-from regard.masks import Mask, as_mask
-from regard.normalizers import Normalizer, as_normalizer
-from regard.observers import Observer
-from regard.scores import Score, as_score
 from regard.shapes import Keys, Output, Queries, Sizes, Values
-from regard.values import readable
+from regard.spec.biases import Bias, as_bias
+from regard.spec.masks import Mask, as_mask
+from regard.spec.normalizers import Normalizer, as_normalizer
+from regard.spec.observers import Observer
+from regard.spec.scores import Score, as_score
+from regard.spec.values import readable
 
 # The parts of a plain call, the same each time: none of them depends on its sizes.
-_DOT, _EVERYTHING, _NOTHING, _SOFTMAX = (
-    as_score(None),
-    as_mask(None),
-    as_bias(None),
-    as_normalizer(None),
-)
+_DOT, _EVERYTHING, _NOTHING, _SOFTMAX = (as_score(None), as_mask(None), as_bias(None), as_normalizer(None))
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -69,14 +64,20 @@ class Problem:
         for observer in cast("Sequence[object]", observers):
             if not isinstance(observer, Observer):
                 kind = observer.__name__ if isinstance(observer, type) else type(observer).__name__
-                raise DtypeError("observers", kind, "observer values, such as Entropy() or TopK(8)",
-                                 "Write the parentheses: an observer is a value.")  # fmt: skip
+                raise DtypeError(
+                    "observers",
+                    kind,
+                    "observer values, such as Entropy() or TopK(8)",
+                    "Write the parentheses: an observer is a value.",
+                )
         if isinstance(mask, Tensor) and mask.dtype != torch.bool and mask.is_floating_point():
-            raise DtypeError("mask", f"a {mask.dtype} tensor", "a Mask or a bool tensor, True = may attend",
-                             "A float tensor that is added to scores is a bias: bias=tensor.")  # fmt: skip
-        made = object.__new__(
-            cls
-        )  # a frozen dataclass sets its fields one by one, in twice the time
+            raise DtypeError(
+                "mask",
+                f"a {mask.dtype} tensor",
+                "a Mask or a bool tensor, True = may attend",
+                "A float tensor that is added to scores is a bias: bias=tensor.",
+            )
+        made = object.__new__(cls)  # a frozen dataclass sets its fields one by one, in twice the time
         made.__dict__.update(
             q=q,
             k=k,
@@ -87,9 +88,7 @@ class Problem:
             normalizer=_SOFTMAX if normalizer is None else as_normalizer(normalizer).bind(sizes),
             dropout=_probability(dropout),
             seed=draw() if dropout and seed is None else seed or 0,
-            observers=tuple(observer.bind(sizes) for observer in dict.fromkeys(observers))
-            if observers
-            else (),
+            observers=tuple(observer.bind(sizes) for observer in dict.fromkeys(observers)) if observers else (),
             sizes=sizes,
         )
         return made
@@ -133,10 +132,7 @@ class Problem:
         if readable(self.q) and bool((good_q.all() & good_k.all() & good_v.all()).item()):
             return self, None, None
         clean = replace(
-            self,
-            q=torch.where(good_q, self.q, 0),
-            k=torch.where(good_k, self.k, 0),
-            v=torch.where(good_v, self.v, 0),
+            self, q=torch.where(good_q, self.q, 0), k=torch.where(good_k, self.k, 0), v=torch.where(good_v, self.v, 0)
         )
         return clean, ~good_q.all(-1), ~(good_k.all(-1) & good_v.all(-1))
 
@@ -156,12 +152,7 @@ def draw() -> int:
 
 def sizes_of(q: object, k: object, v: object) -> Sizes:
     """The sizes of a call; raises where its tensors do not fit together."""
-    if (
-        isinstance(q, Tensor)
-        and isinstance(k, Tensor)
-        and isinstance(v, Tensor)
-        and q.ndim == k.ndim == v.ndim == 4
-    ):
+    if isinstance(q, Tensor) and isinstance(k, Tensor) and isinstance(v, Tensor) and q.ndim == k.ndim == v.ndim == 4:
         b, h, queries, d = q.shape
         b_of_k, g, keys, d_of_k = k.shape
         b_of_v, g_of_v, keys_of_v, dv = v.shape
@@ -185,43 +176,60 @@ def _complain(q: object, k: object, v: object) -> NoReturn:
     layout = "(batch, heads, sequence, head size)"
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         if not isinstance(tensor, Tensor):
-            raise DtypeError(name, f"a {type(tensor).__name__}", f"a tensor {layout}",
-                             "Convert it with torch.as_tensor(…).")  # fmt: skip
+            raise DtypeError(
+                name, f"a {type(tensor).__name__}", f"a tensor {layout}", "Convert it with torch.as_tensor(…)."
+            )
         if tensor.ndim != 4:
-            raise ShapeError(name, f"{tensor.ndim} dimensions, shape {tuple(tensor.shape)}",
-                             f"4: {layout}", "Add a batch or a heads dimension with [None].")  # fmt: skip
+            raise ShapeError(
+                name,
+                f"{tensor.ndim} dimensions, shape {tuple(tensor.shape)}",
+                f"4: {layout}",
+                "Add a batch or a heads dimension with [None].",
+            )
         if tensor.dtype not in DTYPES:
-            raise DtypeError(name, str(tensor.dtype), "float16, bfloat16, float32 or float64",
-                             "Convert it with .float().")  # fmt: skip
+            raise DtypeError(
+                name, str(tensor.dtype), "float16, bfloat16, float32 or float64", "Convert it with .float()."
+            )
     q, k, v = cast("tuple[Tensor, Tensor, Tensor]", (q, k, v))
     for name, tensor in (("k", k), ("v", v)):
         if tensor.device != q.device:
-            raise DeviceError(name, f"a tensor on {tensor.device}", f"the device of q, {q.device}",
-                              f"Move it with .to({str(q.device)!r}).")  # fmt: skip
+            raise DeviceError(
+                name,
+                f"a tensor on {tensor.device}",
+                f"the device of q, {q.device}",
+                f"Move it with .to({str(q.device)!r}).",
+            )
         if tensor.dtype != q.dtype:
-            raise DtypeError(name, str(tensor.dtype), f"the dtype of q, {q.dtype}",
-                             f"Convert it with .to({q.dtype}).")  # fmt: skip
+            raise DtypeError(name, str(tensor.dtype), f"the dtype of q, {q.dtype}", f"Convert it with .to({q.dtype}).")
         if tensor.shape[0] != q.shape[0]:
-            raise ShapeError(name, f"batch {tensor.shape[0]}", f"the batch of q, {q.shape[0]}",
-                             f"Expand a shared one with .expand({q.shape[0]}, -1, -1, -1).")  # fmt: skip
+            raise ShapeError(
+                name,
+                f"batch {tensor.shape[0]}",
+                f"the batch of q, {q.shape[0]}",
+                f"Expand a shared one with .expand({q.shape[0]}, -1, -1, -1).",
+            )
     if k.shape[3] != q.shape[3]:
-        raise ShapeError("k", f"head size {k.shape[3]}", f"the head size of q, {q.shape[3]}",
-                         "Queries and keys meet in a dot product; only v may differ.")  # fmt: skip
+        raise ShapeError(
+            "k",
+            f"head size {k.shape[3]}",
+            f"the head size of q, {q.shape[3]}",
+            "Queries and keys meet in a dot product; only v may differ.",
+        )
     if v.shape[1] != k.shape[1]:
-        raise ShapeError("v", f"{v.shape[1]} heads", f"the heads of k, {k.shape[1]}",
-                         "Keys and values come in pairs.")  # fmt: skip
+        raise ShapeError("v", f"{v.shape[1]} heads", f"the heads of k, {k.shape[1]}", "Keys and values come in pairs.")
     if v.shape[2] != k.shape[2]:
-        raise ShapeError("v", f"{v.shape[2]} positions", f"the positions of k, {k.shape[2]}",
-                         "Keys and values come in pairs.")  # fmt: skip
+        raise ShapeError(
+            "v", f"{v.shape[2]} positions", f"the positions of k, {k.shape[2]}", "Keys and values come in pairs."
+        )
     h, g = q.shape[1], k.shape[1]
     if (g == 0 and h > 0) or (g > 0 and h % g):
-        raise ShapeError("k", f"{g} heads", f"a number that divides the {h} heads of q",
-                         "Query head i reads key head i // (h / g).")  # fmt: skip
+        raise ShapeError(
+            "k", f"{g} heads", f"a number that divides the {h} heads of q", "Query head i reads key head i // (h / g)."
+        )
     raise AssertionError("the sizes fit after all")
 
 
 def _probability(dropout: object) -> float:
     if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise OptionError("dropout", repr(dropout), "a probability, 0 ≤ dropout < 1",
-                          "Give 0.0 outside training.")  # fmt: skip
+        raise OptionError("dropout", repr(dropout), "a probability, 0 ≤ dropout < 1", "Give 0.0 outside training.")
     return float(dropout)

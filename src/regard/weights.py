@@ -15,17 +15,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.asked import lower, results
-from regard.backends import choose, chunked, native, normal
-from regard.biases import Bias
+from regard.backends import choose, chunked, native
 from regard.errors import OptionError
-from regard.masks import Mask
-from regard.normalizers import Normalizer, Softmax
-from regard.observers import LogSumExp, Observer, Pooled, Received, Rows
+from regard.lowering import canonical
+from regard.lowering.reductions import lower, results
+from regard.lowering.tiles import SIDE, Tabled
 from regard.problem import Problem
-from regard.scores import Score
 from regard.shapes import Box, Keys, Queries
-from regard.tiles import SIDE, Tabled
+from regard.spec.biases import Bias
+from regard.spec.masks import Mask
+from regard.spec.normalizers import Normalizer, Softmax
+from regard.spec.observers import LogSumExp, Observer, Pooled, Received, Rows
+from regard.spec.scores import Score
 
 Result = TypeVar("Result")
 Index = int | slice
@@ -76,12 +77,22 @@ class Weights:
             OptionError: a normalizer whose weights do not follow from scores and log-sum-exp.
         """
         problem = Problem.of(
-            q.detach(), k.detach(), k.detach()[..., :1], (LogSumExp(),),
-            mask=mask, bias=bias, score=score, normalizer=normalizer,
-        )  # fmt: skip
+            q.detach(),
+            k.detach(),
+            k.detach()[..., :1],
+            (LogSumExp(),),
+            mask=mask,
+            bias=bias,
+            score=score,
+            normalizer=normalizer,
+        )
         if not isinstance(problem.normalizer, Softmax):
-            raise OptionError("Weights", f"normalizer={problem.normalizer!r}", "a Softmax",
-                              "Ask for whole rows: observe(q, k, v, Rows(…), normalizer=…).")  # fmt: skip
+            raise OptionError(
+                "Weights",
+                f"normalizer={problem.normalizer!r}",
+                "a Softmax",
+                "Ask for whole rows: observe(q, k, v, Rows(…), normalizer=…).",
+            )
         with torch.no_grad():
             runs = native.why_not(problem) is None and 0 not in problem.sizes[:5]
             if lse is None and runs:
@@ -91,8 +102,12 @@ class Weights:
                 lse = backend.run(problem).observed[0][0]
             assert lse is not None, "found or given"
             if lse.shape != q.shape[:3]:
-                raise OptionError("Weights(lse=…)", f"shape {tuple(lse.shape)}", f"{tuple(q.shape[:3])}",
-                                  "It has a number for each query of each head.")  # fmt: skip
+                raise OptionError(
+                    "Weights(lse=…)",
+                    f"shape {tuple(lse.shape)}",
+                    f"{tuple(q.shape[:3])}",
+                    "It has a number for each query of each head.",
+                )
             return cls(problem, native.rows_of(problem, lse) if runs else lse[None])
 
     @property
@@ -104,12 +119,11 @@ class Weights:
         """The weights of some batch rows, heads, queries and keys: numbers or slices, as in a tensor."""
         parts = index if isinstance(index, tuple) else (index,)
         if len(parts) > 4:
-            raise OptionError("Weights[…]", f"{len(parts)} indices", "4 at most: batch, head, query, key",
-                              "Leave some out.")  # fmt: skip
+            raise OptionError(
+                "Weights[…]", f"{len(parts)} indices", "4 at most: batch, head, query, key", "Leave some out."
+            )
         parts = (*parts, *(slice(None),) * (4 - len(parts)))
-        sides = [
-            _side(part, n, name) for part, n, name in zip(parts, self.shape, _NAMES, strict=True)
-        ]
+        sides = [_side(part, n, name) for part, n, name in zip(parts, self.shape, _NAMES, strict=True)]
         found = self._box(Box(*sides))
         kept = tuple(0 if isinstance(part, int) else slice(None) for part in parts)
         return found[kept]
@@ -155,11 +169,14 @@ class Weights:
         table, pairs, sink = tensors.table, tensors.pairs, tensors.sink
         if table is not None:
             table = _part(table, h)[:, q.start : q.stop + sizes.k - 1].contiguous()
-        parts = normal.Tensors(
-            _part(tensors.q, b, h, q), k, k[..., :1], table,
+        parts = canonical.Tensors(
+            _part(tensors.q, b, h, q),
+            k,
+            k[..., :1],
+            table,
             None if pairs is None else _part(pairs, b, h, q),
             None if sink is None else _part(sink, h),
-        )  # fmt: skip
+        )
         tiles = range(q.start // SIDE, -(-q.stop // SIDE))
         runs, kinds = (
             None if whole is None else _part(whole, b, h, rows).contiguous()
@@ -167,7 +184,7 @@ class Weights:
         )
         form = form._replace(sizes=own, mask=Tabled(runs, kinds, mask.words))
         rows = self.rows[:, b.start : b.stop, h.start : h.stop, q.start : q.stop].contiguous()
-        return Weights(normal.problem(form, parts, ()), rows)
+        return Weights(canonical.problem(form, parts, ()), rows)
 
     @functools.cached_property
     def _tabled(self) -> Tabled:
@@ -177,7 +194,7 @@ class Weights:
     def formed(self) -> native.Formed:
         """What the kernels take, made once: masks and biases of long texts take longer than a part."""
         with torch.no_grad():
-            return normal.form(self.problem)
+            return canonical.form(self.problem)
 
     def _box(self, box: Box) -> Tensor:
         with torch.no_grad():
@@ -219,8 +236,7 @@ class HeadWeights:
         """The weights of some queries and keys: numbers or slices, as in a matrix."""
         parts = index if isinstance(index, tuple) else (index,)
         if len(parts) > 2:
-            raise OptionError("HeadWeights[…]", f"{len(parts)} indices", "2 at most: query, key",
-                              "Leave some out.")  # fmt: skip
+            raise OptionError("HeadWeights[…]", f"{len(parts)} indices", "2 at most: query, key", "Leave some out.")
         return self.whole[(self.batch, self.number, *parts)]
 
     def see(self, observer: Observer[Result]) -> Result:
@@ -229,11 +245,7 @@ class HeadWeights:
 
     def seen(self, observers: Sequence[Observer[Any]]) -> dict[Observer[Any], Any]:
         """Several statistics: all that need a pass over the keys share one."""
-        weights, place = (
-            (self.whole, (self.batch, self.number))
-            if self._alone is None
-            else (self._alone, (0, 0))
-        )
+        weights, place = (self.whole, (self.batch, self.number)) if self._alone is None else (self._alone, (0, 0))
         alone = [*filter(lambda one: isinstance(one, Received | Pooled | Rows), observers)]
         found: dict[Observer[Any], Any] = {one: weights.see(one) for one in alone}
         if passing := [one for one in observers if one not in found]:
@@ -288,5 +300,4 @@ def _side(part: object, n: int, name: str) -> range:
     if isinstance(part, int) and not isinstance(part, bool) and -n <= part < n:
         return range(part % n, part % n + 1)
     allowed = f"for {name} a number from {-n} to {n - 1}, or a slice without a step"
-    raise OptionError("Weights[…]", given, allowed,
-                      "Count from 0; of a slice, take every so many from what comes out.")  # fmt: skip
+    raise OptionError("Weights[…]", given, allowed, "Count from 0; of a slice, take every so many from what comes out.")

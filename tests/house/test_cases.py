@@ -9,12 +9,12 @@ import pytest
 
 import cases
 from cases import BIASES, CASES, LAYOUTS, MASKS, NORMALIZERS, SCORES, SHAPES, Draw, observers
-from regard.biases import Bias, ByDistance, as_bias
-from regard.masks import Mask, as_mask
-from regard.normalizers import Normalizer, as_normalizer
-from regard.observers import Observer
-from regard.scores import Score, as_score
-from regard.values import Value
+from regard.spec.biases import Bias, ByDistance, as_bias
+from regard.spec.masks import Mask, as_mask
+from regard.spec.normalizers import Normalizer, as_normalizer
+from regard.spec.observers import Observer
+from regard.spec.scores import Score, as_score
+from regard.spec.values import Value
 
 ABSTRACT: set[type[Value]] = {Mask, Bias, ByDistance, Score, Normalizer, Observer}
 

@@ -73,9 +73,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(tmp_path, mo
     monkeypatch.chdir(ROOT)
     name = build_wheel(str(tmp_path), {"wheel.cmake": "false", "build.verbose": "false"})
     inside = {n for n in zipfile.ZipFile(tmp_path / name).namelist() if n.startswith("regard/")}
-    page = [
-        p for p in (ROOT / "src/regard/explorer/static").rglob("*") if p.is_file()
-    ]  # if it was built
+    page = [p for p in (ROOT / "src/regard/export/static").rglob("*") if p.is_file()]  # if it was built
     ours = [p for p in kept_files() if (ROOT / "src") in p.parents]
     assert inside == {str(p.relative_to(ROOT / "src")) for p in (*ours, *page)}
     assert "regard/py.typed" in inside
@@ -87,10 +85,7 @@ def test_the_embedded_model_is_small_enough_to_ship():
 
 
 def test_long_files_are_known():
-    lengths = {
-        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
-        for path in (ROOT / "src").rglob("*.py")
-    }
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
     long = {name for name, length in lengths.items() if length > 400}
     assert long == LONG.keys(), "split it, or say in LONG why it may stay so"
 

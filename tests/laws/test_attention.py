@@ -12,24 +12,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import regard
-from cases import (
-    BIASES,
-    FP32,
-    FP64,
-    MASKS,
-    NORMALIZERS,
-    SCORES,
-    Call,
-    Case,
-    Draw,
-    observers,
-)
+from cases import BIASES, FP32, FP64, MASKS, NORMALIZERS, SCORES, Call, Case, Draw, observers
 from regard import Causal, Entropy, LogSumExp, MaxScore, Received, Rows, Softmax
 from regard.backends import ALL, native
-from regard.masks import as_mask, dense
-from regard.observers import Observer
+from regard.spec.masks import as_mask, dense
+from regard.spec.observers import Observer
 
-# Native gives neither float64 nor most statistics: its laws stand in tests/agree/test_native.py.
+# Native gives neither float64 nor most statistics: its laws stand in tests/agreement/test_native.py.
 BACKENDS = [b.name for b in ALL if b is not native and b.here() is None]
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
@@ -44,8 +33,7 @@ def close(a: Tensor, b: Tensor, eps: float = 1e-10) -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("score", "normalizer"),
-    [(s, "softmax") for s in SCORES if s.split()[0] not in ("additive", "shaw")]
-    + [("dot", n) for n in NORMALIZERS],
+    [(s, "softmax") for s in SCORES if s.split()[0] not in ("additive", "shaw")] + [("dot", n) for n in NORMALIZERS],
 )
 def test_permuting_anything_permutes_the_answer(score: str, normalizer: str, backend: str) -> None:
     call = Case(score=score, normalizer=normalizer, shape="grouped", dtype=FP64).build()
@@ -68,8 +56,7 @@ def test_permuting_anything_permutes_the_answer(score: str, normalizer: str, bac
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bias", ["no bias", "alibi", "relative", "t5", "kerple"])
 def test_permuting_heads_permutes_the_answer(bias: str, backend: str) -> None:
-    case = Case(bias=bias, score="cosine per head", normalizer="sink", mask="causal", dtype=FP64,
-                shape="many heads")  # fmt: skip
+    case = Case(bias=bias, score="cosine per head", normalizer="sink", mask="causal", dtype=FP64, shape="many heads")
     call, s = case.build(), case.sizes
     repeats = s.h // s.g
     groups = torch.tensor([2, 0, 1])
@@ -77,10 +64,12 @@ def test_permuting_heads_permutes_the_answer(bias: str, backend: str) -> None:
     moved = _with(call, call.q[:, heads], call.k[:, groups], call.v[:, groups])
     by_head = 1 if bias == "t5" else 0
     moved = moved.with_leaves(
-        moved.q, moved.k, moved.v,
+        moved.q,
+        moved.k,
+        moved.v,
         *(t.index_select(by_head, heads) for t in call.bias.tensors()),
         *(t[heads] for t in (*call.score.tensors(), *call.normalizer.tensors())),
-    )  # fmt: skip
+    )
     for got, want in zip(_seen(moved, backend), _seen(call, backend), strict=True):
         close(got, want[:, heads])
 
@@ -112,8 +101,9 @@ def test_the_future_never_leaks(shape: str, backend: str, data: st.DataObject) -
     later_k = torch.cat((call.k[:, :, : t + 1], noise), 2)
     later_v = torch.cat((call.v[:, :, : t + 1], call.v[:, :, t + 1 :] * 100 - 7), 2)
     changed = _with(call, call.q, later_k.detach(), later_v.detach()).requiring_gradients()
-    leaves = [torch.autograd.grad(c.attention(backend)[:, :, :now].square().sum(), [c.q, c.k, c.v])
-              for c in (call, changed)]  # fmt: skip
+    leaves = [
+        torch.autograd.grad(c.attention(backend)[:, :, :now].square().sum(), [c.q, c.k, c.v]) for c in (call, changed)
+    ]
     assert torch.equal(call.attention(backend)[:, :, :now], changed.attention(backend)[:, :, :now])
     for got, want in zip(*leaves, strict=True):
         assert torch.equal(got, want)
@@ -164,10 +154,20 @@ def test_adding_a_constant_to_a_row_of_scores_changes_nothing(
     s, call = case.sizes, case.build()
     constant = Draw("rows").normal(s.b, s.h, s.q, 1) * shift
     plain, moved = (
-        regard.observe(call.q, call.k, call.v, LogSumExp(), MaxScore(), Entropy(), mask=call.mask,
-                       bias=bias, normalizer=call.normalizer, backend=backend)
+        regard.observe(
+            call.q,
+            call.k,
+            call.v,
+            LogSumExp(),
+            MaxScore(),
+            Entropy(),
+            mask=call.mask,
+            bias=bias,
+            normalizer=call.normalizer,
+            backend=backend,
+        )
         for bias in (None, constant)
-    )  # fmt: skip
+    )
     close(moved.out, plain.out, 1e-8)
     close(moved[Entropy()], plain[Entropy()], 1e-8)
     for observer in (LogSumExp(), MaxScore()):
@@ -206,9 +206,7 @@ def test_what_is_masked_never_leaks(normalizer: str, mask: str, value: float, ba
     assert unseen.any()
     results: list[list[Tensor]] = []
     for held in (value, 0.0):
-        there = _with(
-            call, call.q, _poisoned(call.k, unseen, held), _poisoned(call.v, unseen, held)
-        )
+        there = _with(call, call.q, _poisoned(call.k, unseen, held), _poisoned(call.v, unseen, held))
         there = there.requiring_gradients()
         results.append(_everything(there, asked, backend))
     for got, want in zip(*results, strict=True):
@@ -251,8 +249,7 @@ def test_what_is_seen_spoils_those_who_see_it_and_nobody_else(backend: str) -> N
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
-    ("normalizer", "dtype"),
-    [(n, FP32) for n in NORMALIZERS] + [("softmax", torch.bfloat16), ("sink", FP64)],
+    ("normalizer", "dtype"), [(n, FP32) for n in NORMALIZERS] + [("softmax", torch.bfloat16), ("sink", FP64)]
 )
 @pytest.mark.parametrize("blinded_by", ["mask", "bias", "no keys"])
 def test_a_row_that_sees_nothing_is_zero_and_so_are_its_gradients(
@@ -265,14 +262,11 @@ def test_a_row_that_sees_nothing_is_zero_and_so_are_its_gradients(
     blind[3:6] = True
     blind |= blinded_by == "no keys"
     mask = (~blind[:, None]).expand(s.q, s.k) if blinded_by == "mask" else None
-    bias = (
-        torch.zeros(s.q, 1).masked_fill(blind[:, None], -torch.inf)
-        if blinded_by == "bias"
-        else None
-    )
+    bias = torch.zeros(s.q, 1).masked_fill(blind[:, None], -torch.inf) if blinded_by == "bias" else None
     asked = (LogSumExp(), MaxScore(), Entropy())
-    seen = regard.observe(call.q, call.k, call.v, *asked, mask=mask, bias=bias,
-                          normalizer=call.normalizer, backend=backend)  # fmt: skip
+    seen = regard.observe(
+        call.q, call.k, call.v, *asked, mask=mask, bias=bias, normalizer=call.normalizer, backend=backend
+    )
     assert not seen.out[:, :, blind].any()
     assert (seen[LogSumExp()][:, :, blind] == -torch.inf).all()
     assert (seen[MaxScore()][:, :, blind] == -torch.inf).all()
@@ -309,9 +303,7 @@ def test_a_bias_is_as_good_as_its_tensor(bias: str, backend: str) -> None:
 
     whole = Box(*(range(n) for n in (s.b, s.h, s.q, s.k)))
     tensor = call.problem().bias.block(whole).expand(s.b, s.h, s.q, s.k)
-    given_as_tensor = regard.attention(
-        call.q, call.k, call.v, mask=Causal(), bias=tensor, backend=backend
-    )
+    given_as_tensor = regard.attention(call.q, call.k, call.v, mask=Causal(), bias=tensor, backend=backend)
     close(call.attention(backend), given_as_tensor)
 
 
@@ -320,9 +312,7 @@ def test_a_sink_is_a_key_that_gives_nothing(backend: str) -> None:
     call = Case(dtype=FP64).build()
     s, sink = Case().sizes, Draw("sink").normal(Case().sizes.h)
     with_sink = call.observe(LogSumExp(), backend=backend)
-    got = regard.observe(
-        call.q, call.k, call.v, LogSumExp(), normalizer=Softmax(sink=sink), backend=backend
-    )
+    got = regard.observe(call.q, call.k, call.v, LogSumExp(), normalizer=Softmax(sink=sink), backend=backend)
     extra = torch.zeros(s.b, s.g, 1, s.d, dtype=FP64)
     bias = torch.zeros(s.h, 1, s.k + 1, dtype=FP64)
     bias[..., -1] = sink[:, None]

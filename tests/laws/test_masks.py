@@ -12,26 +12,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import MASKS, WITHOUT_KEYS_FOR_ALL, Draw, Shape
-from regard.masks import (
-    And,
-    Causal,
-    Dilated,
-    Everything,
-    Mask,
-    Not,
-    Or,
-    Tile,
-    Window,
-    as_mask,
-    dense,
-)
+from regard.lowering.tiles import SIDE, Lowered, bits, count, lower, runs
 from regard.shapes import Box
-from regard.spans import MOST
-from regard.tiles import SIDE, Lowered, bits, count, lower, runs
+from regard.spec.masks import And, Causal, Dilated, Everything, Mask, Not, Or, Tile, Window, as_mask, dense
+from regard.spec.spans import MOST
 
-pytestmark = pytest.mark.usefixtures(
-    "as_users_run_it"
-)  # quick: these call each mask thousands of times
+pytestmark = pytest.mark.usefixtures("as_users_run_it")  # quick: these call each mask thousands of times
 
 SHAPES = [Shape(2, 2, 2, 19, 31, 4, 4), Shape(3, 2, 1, 24, 13, 4, 4), Shape(1, 1, 1, 17, 17, 4, 4)]
 
@@ -72,9 +58,24 @@ def test_a_tile_never_lies(name: str, data: st.DataObject) -> None:
     assert said in (Tile.MIXED, truth(table, box)), f"{mask}: {said} for {box}"
 
 
-SHARP = ["everything", "nothing", "causal", "causal from the first", "causal offset", "window",
-         "window both", "prefix", "dilated", "blocks", "tensor", "tensor of keys", "tensor of heads",
-         "shared padding", "anticausal", "not window"]  # fmt: skip
+SHARP = [
+    "everything",
+    "nothing",
+    "causal",
+    "causal from the first",
+    "causal offset",
+    "window",
+    "window both",
+    "prefix",
+    "dilated",
+    "blocks",
+    "tensor",
+    "tensor of keys",
+    "tensor of heads",
+    "shared padding",
+    "anticausal",
+    "not window",
+]
 
 
 @pytest.mark.parametrize("name", SHARP)
@@ -88,9 +89,7 @@ def test_a_simple_mask_says_mixed_only_of_what_is(name: str, data: st.DataObject
 
 def compositions(shape: Shape) -> st.SearchStrategy[tuple[Mask, Tensor]]:
     """A mask built from the list by &, | and ~, and the same done with the tables."""
-    leaves = st.sampled_from([name for name in MASKS if fits(name, shape)]).map(
-        lambda name: bound(name, shape)
-    )
+    leaves = st.sampled_from([name for name in MASKS if fits(name, shape)]).map(lambda name: bound(name, shape))
 
     def grow(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         pairs = st.tuples(inner, inner)
@@ -131,7 +130,7 @@ def test_runs_leave_out_nothing_that_may_be_seen(name: str, data: st.DataObject)
     mask, table = bound(name, shape)
     b, h, q, _ = data.draw(boxes(shape))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("regard.tiles.KEYS", data.draw(st.integers(1, 9)))
+        patch.setattr("regard.lowering.tiles.KEYS", data.draw(st.integers(1, 9)))
         found = runs(mask, b, h, q, shape.k)
         pairs = count(mask, b, h, shape.q, shape.k, 5)
     part = table[b.start : b.stop, h.start : h.stop, q.start : q.stop]
@@ -156,9 +155,14 @@ def test_runs_leave_out_nothing_that_may_be_seen(name: str, data: st.DataObject)
 LARGE = [
     Shape(b, h, 1, q, k, 4, 4)
     for b, h, q, k in (
-        (2, 2, 64, 64), (1, 2, 65, 130), (2, 1, 127, 129), (1, 1, 1, 300), (1, 1, 150, 63), (1, 1, 70, 2500)
+        (2, 2, 64, 64),
+        (1, 2, 65, 130),
+        (2, 1, 127, 129),
+        (1, 1, 1, 300),
+        (1, 1, 150, 63),
+        (1, 1, 70, 2500),
     )
-]  # fmt: skip
+]
 
 
 def expanded(low: Lowered, shape: Shape) -> Tensor:
@@ -187,9 +191,9 @@ def expanded(low: Lowered, shape: Shape) -> Tensor:
         assert low.tiles.shape[2:] == (-(-q // SIDE), -(-k // SIDE))
         assert low.tiles.max() - 2 < len(low.bitmaps)
         assert len(np.unique(low.bitmaps, axis=0)) == len(low.bitmaps)
-        words = np.concatenate(
-            (np.zeros((1, SIDE), np.uint64), ~np.zeros((1, SIDE), np.uint64), low.bitmaps)
-        )[low.tiles]
+        words = np.concatenate((np.zeros((1, SIDE), np.uint64), ~np.zeros((1, SIDE), np.uint64), low.bitmaps))[
+            low.tiles
+        ]
         pairs = words[..., None] >> np.arange(SIDE, dtype=np.uint64) & np.uint64(1)
         rows, cols = low.tiles.shape[2:]  # pairs: b, h, rows, cols, key, query
         pairs = pairs.transpose(0, 1, 2, 5, 3, 4).reshape(*low.tiles.shape[:2], rows * SIDE, -1)
@@ -218,14 +222,27 @@ def test_of_a_composition_too(data: st.DataObject) -> None:
     shape = data.draw(st.sampled_from([*SHAPES, *LARGE]))
     mask, table = data.draw(compositions(shape))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("regard.tiles._SLAB", data.draw(st.sampled_from([1, 20_000, 1 << 23])))
-        patch.setattr("regard.tiles._STRIP", data.draw(st.sampled_from([64, 128, 1024])))
+        patch.setattr("regard.lowering.tiles._SLAB", data.draw(st.sampled_from([1, 20_000, 1 << 23])))
+        patch.setattr("regard.lowering.tiles._STRIP", data.draw(st.sampled_from([64, 128, 1024])))
         assert torch.equal(expanded(lower(mask, shape.sizes()), shape), table)
 
 
-SPANS = ["nothing", "causal", "anticausal", "window both", "not window", "prefix", "causal prefix", "sinks",
-         "right padding", "left padding", "causal left padding", "documents", "documents of each",
-         "tensor of heads"]  # fmt: skip
+SPANS = [
+    "nothing",
+    "causal",
+    "anticausal",
+    "window both",
+    "not window",
+    "prefix",
+    "causal prefix",
+    "sinks",
+    "right padding",
+    "left padding",
+    "causal left padding",
+    "documents",
+    "documents of each",
+    "tensor of heads",
+]
 
 
 @pytest.mark.parametrize("name", SPANS)
@@ -238,12 +255,7 @@ def test_where_spans_suffice_there_are_no_tiles(name: str) -> None:
 
 def test_what_everybody_sees_takes_nothing_and_what_is_shared_is_held_once() -> None:
     shape = Shape(2, 3, 3, 192, 384, 4, 4)
-    for full in (
-        Everything(),
-        Window(400, 400),
-        as_mask(torch.ones(384, dtype=torch.bool)),
-        Dilated(1),
-    ):
+    for full in (Everything(), Window(400, 400), as_mask(torch.ones(384, dtype=torch.bool)), Dilated(1)):
         low = lower(full.bind(shape.sizes()), shape.sizes())
         assert (low.spans, low.tiles, low.bitmaps) == (None, None, None)
     regular = lower((Causal() & Dilated(3)).bind(shape.sizes()), shape.sizes())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import FP32, FP64, Draw, Shape, observers
-from regard.observers import Block, Observer
+from regard.spec.observers import Block, Observer
 
 SHAPE = Shape(2, 3, 3, 23, 37, 4, 4)
 
@@ -27,9 +27,7 @@ def block(scores: Tensor, queries: range, keys: Tensor) -> Block:
 @pytest.mark.parametrize("dtype", [FP32, FP64], ids=str)
 @pytest.mark.parametrize("observer", observers(SHAPE), ids=repr)
 @given(data=st.data())
-def test_joined_blocks_are_the_whole(
-    observer: Observer[Any], dtype: torch.dtype, data: st.DataObject
-) -> None:
+def test_joined_blocks_are_the_whole(observer: Observer[Any], dtype: torch.dtype, data: st.DataObject) -> None:
     draw = Draw(str(data.draw(st.integers(0, 5))))
     observer = observer.bind(SHAPE.sizes())
     scores = draw.normal(SHAPE.b, SHAPE.h, SHAPE.q, SHAPE.k).to(dtype) * 2
@@ -51,9 +49,7 @@ def test_joined_blocks_are_the_whole(
         assert joined.dtype == expected.dtype
         torch.testing.assert_close(joined, expected, rtol=3e-6, atol=3e-6)
         if observer.by_row:
-            for part, (start, stop) in zip(
-                parts, zip([0, *cuts], [*cuts, SHAPE.q], strict=True), strict=True
-            ):
+            for part, (start, stop) in zip(parts, zip([0, *cuts], [*cuts, SHAPE.q], strict=True), strict=True):
                 if expected.shape[2] == SHAPE.q:
                     rows = observer.part(joined, range(start, stop))
                     torch.testing.assert_close(rows, part[i], rtol=0, atol=0)

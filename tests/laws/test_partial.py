@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 import regard
 from regard.backends import reference
-from regard.observers import Observer
-from regard.partial import Partial, merge
+from regard.lowering.merging import Partial, merge
 from regard.problem import Problem
+from regard.spec.observers import Observer
 
 Q, K, OFFSET = 5, 12, 7
 MERGED: tuple[Observer, ...] = (
@@ -46,16 +46,12 @@ def piece(q, k, v, start: int, stop: int, mask: torch.Tensor | None) -> Partial:
     return Partial(answer.out, answer.observed[5][0], stop - start, answer.observed)
 
 
-@given(
-    cuts=st.sets(st.integers(1, K - 1), max_size=3), seed=st.integers(0, 5), masked=st.booleans()
-)
+@given(cuts=st.sets(st.integers(1, K - 1), max_size=3), seed=st.integers(0, 5), masked=st.booleans())
 def test_merging_pieces_equals_the_whole(cuts, seed, masked):
     torch.manual_seed(seed)
     q, k, v = torch.randn(1, 4, Q, 8), torch.randn(1, 2, K, 8), torch.randn(1, 2, K, 6)
     q, k, v = q.double(), k.double(), v.double()
-    mask = (
-        torch.rand(1, 1, Q, K) < 0.4 if masked else None
-    )  # some rows see nothing in a piece, or at all
+    mask = torch.rand(1, 1, Q, K) < 0.4 if masked else None  # some rows see nothing in a piece, or at all
     edges = [0, *sorted(cuts), K]
     pieces = [piece(q, k, v, a, b, mask) for a, b in itertools.pairwise(edges)]
     merged = pieces[0]

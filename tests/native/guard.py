@@ -59,26 +59,62 @@ def recipes() -> list[object]:
     layouts = itertools.cycle(LAYOUTS)
     masks = itertools.cycle(["none", "causal", "spans", "tiles", "both"])
     tables = itertools.cycle(["none", "shared", "by head", "by head"])
-    biases = itertools.cycle([None, (True, True, True, True), (False, True, True, True), None,
-                              (True, False, True, False), (False, False, False, True), None])  # fmt: skip
+    biases = itertools.cycle(
+        [
+            None,
+            (True, True, True, True),
+            (False, True, True, True),
+            None,
+            (True, False, True, False),
+            (False, False, False, True),
+            None,
+        ]
+    )
     sizes = [
-        (1, 1, 1, 1), (2, 65, 7, 9), (4, 300, 64, 64), (1, 700, 40, 33), (3, 257, 16, 1), (5, 3, 3, 5),
-        (33, 33, 8, 8), (63, 65, 17, 20), (64, 64, 32, 16), (65, 127, 64, 72), (97, 255, 33, 31),
-        (130, 256, 16, 48), (127, 513, 20, 24), (16, 1100, 12, 8), (70, 90, 128, 256),
-    ]  # fmt: skip
+        (1, 1, 1, 1),
+        (2, 65, 7, 9),
+        (4, 300, 64, 64),
+        (1, 700, 40, 33),
+        (3, 257, 16, 1),
+        (5, 3, 3, 5),
+        (33, 33, 8, 8),
+        (63, 65, 17, 20),
+        (64, 64, 32, 16),
+        (65, 127, 64, 72),
+        (97, 255, 33, 31),
+        (130, 256, 16, 48),
+        (127, 513, 20, 24),
+        (16, 1100, 12, 8),
+        (70, 90, 128, 256),
+    ]
     return [
         Recipe(
-            dtype=next(dtypes), b=1 + j % 2, g=1 + i % 2, repeats=1 + (i + j) % 3, q=q, k=k, d=d, dv=dv,
+            dtype=next(dtypes),
+            b=1 + j % 2,
+            g=1 + i % 2,
+            repeats=1 + (i + j) % 3,
+            q=q,
+            k=k,
+            d=d,
+            dv=dv,
             layouts=(next(layouts), next(layouts), next(layouts)),
             written=("heads apart", "heads in rows", "wide rows", "turned")[j],
-            mask=next(masks), own=(j % 2 == 0, i % 2 == 0), table=next(tables), bias=next(biases),
-            wide_bias=i % 3 == 0, sink=j == 1, sigmoid=(i + j) % 7 == 3, softcap=3.0 * (j == 2),
-            dropout=0.2 * ((i + j) % 4 == 0), lse_grad=j % 2 == 1, scale=-0.2 if i % 5 == 4 else None,
+            mask=next(masks),
+            own=(j % 2 == 0, i % 2 == 0),
+            table=next(tables),
+            bias=next(biases),
+            wide_bias=i % 3 == 0,
+            sink=j == 1,
+            sigmoid=(i + j) % 7 == 3,
+            softcap=3.0 * (j == 2),
+            dropout=0.2 * ((i + j) % 4 == 0),
+            lse_grad=j % 2 == 1,
+            scale=-0.2 if i % 5 == 4 else None,
             seed=10 * i + j,
         )
         for i, (q, k, d, dv) in enumerate(sizes)
         for j in range(4)
-    ]  # fmt: skip
+    ]
 
 
 def main(isa: str, side: str = "") -> None:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from regard._native import core
-from regard.dropout import keeps
 from regard.shapes import Box
+from regard.spec.dropout import keeps
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
@@ -67,9 +67,8 @@ class Call:
 
     def core(self) -> core.Call:
         call = core.Call(
-            TYPES[self.q.dtype], self.sizes, view(self.q), view(self.k), view(self.v),
-            self.scale, self.softcap,
-        )  # fmt: skip
+            TYPES[self.q.dtype], self.sizes, view(self.q), view(self.k), view(self.v), self.scale, self.softcap
+        )
         if self.shift is not None:
             call.set_sigmoid(self.shift)
         if self.sink is not None:
@@ -79,9 +78,7 @@ class Call:
         if self.tiles is not None and self.bitmaps is not None:
             call.set_tiles(self.tiles.data_ptr(), *shared(self.tiles), self.bitmaps.data_ptr())
         if self.table is not None:
-            call.set_table(
-                self.table.data_ptr(), self.table.stride(0) if len(self.table) > 1 else 0
-            )
+            call.set_table(self.table.data_ptr(), self.table.stride(0) if len(self.table) > 1 else 0)
         if self.bias is not None:
             call.set_bias(view(self.bias), TYPES[self.bias.dtype])
         if self.dropout:
@@ -102,7 +99,7 @@ class Call:
 
     def backward(
         self, out: Tensor, rows: Tensor, out_grad: Tensor, lse_grad: Tensor | None = None, threads: int = 1
-    ) -> dict[str, Tensor]:  # fmt: skip
+    ) -> dict[str, Tensor]:
         b, h, _, q, k, _, _ = self.sizes
         grads = {
             name: laid(t.shape, t.dtype, self.layout, self.new).fill_(torch.nan)
@@ -146,9 +143,7 @@ class Call:
         return ok.expand(b, h, q, k)
 
 
-def meaning(
-    call: Call, out_grad: Tensor, lse_grad: Tensor | None
-) -> dict[str, tuple[Tensor, Tensor]]:
+def meaning(call: Call, out_grad: Tensor, lse_grad: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
     """What the call should answer, in float64; beside each result, what its rounding errors grow from."""
     b, h, g, q, k, _, _ = call.sizes
     leaves = {"q": call.q, "k": call.k, "v": call.v, "table": call.table, "bias": call.bias}
@@ -226,9 +221,7 @@ def meaning(
 ALLOWED = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 
-def compare(
-    got: dict[str, Tensor], want: dict[str, tuple[Tensor, Tensor]], dtype: torch.dtype
-) -> None:
+def compare(got: dict[str, Tensor], want: dict[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
     for name, (exact, size) in want.items():
         mine = got[name].double()
         dead = exact == -torch.inf
@@ -236,22 +229,13 @@ def compare(
         gap = torch.where(dead, 0, mine - exact).abs()
         allowed = ALLOWED[dtype] * float(size.max()) + 1e-6
         assert float(gap.max()) <= allowed, (  # NaN is not ≤ either
-            f"{name}: {float(gap.max()):.3g} off, allowed {allowed:.3g}, "
-            f"at {gap.argmax().item()} of {tuple(gap.shape)}"
+            f"{name}: {float(gap.max()):.3g} off, allowed {allowed:.3g}, at {gap.argmax().item()} of {tuple(gap.shape)}"
         )
 
 
 # ------------------------------------------------------------------ recipes
 
-LAYOUTS = (
-    "heads apart",
-    "heads in rows",
-    "wide rows",
-    "every other",
-    "one head",
-    "one row",
-    "turned",
-)
+LAYOUTS = ("heads apart", "heads in rows", "wide rows", "every other", "one head", "one row", "turned")
 
 
 def laid(sizes: Sequence[int], dtype: torch.dtype, layout: str, new: New) -> Tensor:
@@ -305,9 +289,7 @@ class Recipe:
         random = torch.Generator().manual_seed(self.seed)
         b, g, h, q, k = self.b, self.g, self.g * self.repeats, self.q, self.k
 
-        def normal(
-            *sizes: int, dtype: torch.dtype = self.dtype, layout: str | None = None
-        ) -> Tensor:
+        def normal(*sizes: int, dtype: torch.dtype = self.dtype, layout: str | None = None) -> Tensor:
             made = new(sizes, dtype) if layout is None else laid(sizes, dtype, layout, new)
             once = (slice(1) if s == 0 else slice(None) for s in made.stride())
             part = made[tuple(once)]  # each place in memory is written once

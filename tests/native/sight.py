@@ -47,9 +47,7 @@ class Watch:
         self.place = torch.arange(q)[:, None], torch.arange(k)
         self.top = self.whole(1, 2 * min(k, 34) + 1)
         self.offsets = tuple(self.whole(-k, k + 1) for _ in range(self.whole(1, 4)))
-        ends = [
-            sorted((self.whole(-q, k + 1), self.whole(-q, k + 1))) for _ in range(self.whole(1, 4))
-        ]
+        ends = [sorted((self.whole(-q, k + 1), self.whole(-q, k + 1))) for _ in range(self.whole(1, 4))]
         self.bands = tuple((first, last) for first, last in ends)
         cuts = sorted({self.whole(0, k + 1) for _ in range(2 * self.whole(1, 9))})
         self.ranges = [*zip(cuts[::2], cuts[1::2], strict=False)]
@@ -57,9 +55,7 @@ class Watch:
         self.members = [[s for s in range(self.sets) if self.whole(0, 2)] for _ in self.ranges]
         self.lots = self.whole(1, 4)
         lot = torch.randint(-1, self.lots, (q,), generator=self.random).sort().values
-        self.lot = self.here(
-            lot if self.whole(0, 2) else lot[torch.randperm(q, generator=self.random)], torch.int32
-        )
+        self.lot = self.here(lot if self.whole(0, 2) else lot[torch.randperm(q, generator=self.random)], torch.int32)
         self.keyed = self.here(torch.randn(b, h, self.lots, k, generator=self.random))
 
     def whole(self, low: int, high: int) -> int:
@@ -80,10 +76,7 @@ class Watch:
             "masses": (self.sets,),
             "keyed": (),
         }
-        found = {
-            name: self.new((b, h, q, *n), torch.float32).fill_(torch.nan)
-            for name, n in columns.items()
-        }
+        found = {name: self.new((b, h, q, *n), torch.float32).fill_(torch.nan) for name, n in columns.items()}
         return {**found, "top_keys": self.new((b, h, q, self.top), torch.int64).fill_(-7)}
 
     def statistics(self, at: dict[str, Tensor], grads: bool) -> core.Statistics:
@@ -96,9 +89,7 @@ class Watch:
         lists = self.ranges, ends.tolist(), [s for m in self.members for s in m]
         self.lists = [self.here(torch.tensor(t, dtype=torch.int32), torch.int32) for t in lists]
         ranges, in_sets, members = (t.data_ptr() for t in self.lists)
-        made.set_sets(
-            len(self.ranges), ranges, in_sets, members, self.sets, at["masses"].data_ptr()
-        )
+        made.set_sets(len(self.ranges), ranges, in_sets, members, self.sets, at["masses"].data_ptr())
         sums = 0 if grads else at["keyed"].data_ptr()
         made.set_keyed(self.lots, self.lot.data_ptr(), self.keyed.data_ptr(), sums)
         if not grads:
@@ -113,9 +104,7 @@ class Watch:
         for (start, stop), sets in zip(self.ranges, self.members, strict=True):
             masses[..., sets] += w[..., start:stop].sum(-1, keepdim=True)
         inside = [(key >= query + first) & (key < query + last) for first, last in self.bands]
-        keyed = torch.where(
-            self.lot[:, None] >= 0, self.keyed.double()[:, :, self.lot.long().clamp(min=0)], 0
-        )
+        keyed = torch.where(self.lot[:, None] >= 0, self.keyed.double()[:, :, self.lot.long().clamp(min=0)], 0)
         best = w.sort(dim=-1, descending=True).values[..., : self.top]
         return {
             "entropy": -(some * some.log()).sum(-1),
@@ -125,7 +114,7 @@ class Watch:
             "bands": torch.stack([(w * i).sum(-1) for i in inside], -1),
             "masses": masses,
             "keyed": (w * keyed).sum(-1),
-        }  # fmt: skip
+        }
 
     def visit(self, rows: Tensor, threads: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """A second visit to some box: what it found, and what it should have found."""
@@ -134,9 +123,7 @@ class Watch:
         box = [(low, max(high, low + 1)) for low, high in box]
         if self.whole(0, 2):
             box[2:] = (0, q), (0, k)
-        visit = core.Revisit(
-            rows[1].data_ptr(), rows[2].data_ptr(), tuple(x for side in box for x in side)
-        )
+        visit = core.Revisit(rows[1].data_ptr(), rows[2].data_ptr(), tuple(x for side in box for x in side))
         slices = tuple(slice(*side) for side in box)
         w, sizes = self.w[slices], [high - low for low, high in box]
         lot = self.lot.long()[slices[2]]
@@ -153,9 +140,7 @@ class Watch:
                 flat = (at[0][:, None] * n[1] + at[1]).flatten().expand(*sizes[:2], -1)
                 cells.flatten(2).scatter_reduce_(2, flat, w.flatten(2), "amax")
             else:
-                lines = torch.zeros(*sizes[:2], n[0], sizes[3], dtype=torch.float64).index_add(
-                    2, at[0], w
-                )
+                lines = torch.zeros(*sizes[:2], n[0], sizes[3], dtype=torch.float64).index_add(2, at[0], w)
                 cells.index_add_(3, at[1], lines)
             wanted[name], got[name] = cells, self.new(cells.shape, torch.float32).zero_()
             visit.add_pooling(n[0], n[1], most, got[name].data_ptr())
@@ -169,9 +154,7 @@ def hold(got: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         assert torch.equal(mine == -torch.inf, want == -torch.inf), f"{name}: −∞ in other places"
         gap = torch.where(want == -torch.inf, 0, mine - want).abs()
         size = float(torch.where(want == -torch.inf, 0, want).abs().max())
-        assert float(gap.max()) <= 2e-5 * size + 2e-6, (
-            f"{name}: {float(gap.max()):.3g} off, of {size:.3g}"
-        )
+        assert float(gap.max()) <= 2e-5 * size + 2e-6, f"{name}: {float(gap.max()):.3g} off, of {size:.3g}"
 
 
 def watched(recipe: Recipe, threads: int = 1, new: New = plain) -> None:
@@ -179,42 +162,45 @@ def watched(recipe: Recipe, threads: int = 1, new: New = plain) -> None:
     call, out_grad, lse_grad = recipe.build(new)
     watch = Watch(call, recipe.seed, new)
     b, h, _, q, k, _, dv = call.sizes
-    out, rows = (
-        laid((b, h, q, dv), call.q.dtype, call.layout, new),
-        new((3, b, h, q), torch.float32),
-    )
+    out, rows = (laid((b, h, q, dv), call.q.dtype, call.layout, new), new((3, b, h, q), torch.float32))
     found = watch.room()
-    assert core.forward(
-        call.core(), view(out), rows.data_ptr(), watch.statistics(found, False), threads
-    )
+    assert core.forward(call.core(), view(out), rows.data_ptr(), watch.statistics(found, False), threads)
     hold(found, watch.wanted())
     keys, weights = found["top_keys"], found["top_weights"]
     assert torch.equal(keys == -1, weights == 0)
-    hold({"weights at top keys": torch.where(keys >= 0, watch.w.gather(-1, keys.clamp(min=0)), 0)},
-         {"weights at top keys": weights.double()})  # fmt: skip
+    hold(
+        {"weights at top keys": torch.where(keys >= 0, watch.w.gather(-1, keys.clamp(min=0)), 0)},
+        {"weights at top keys": weights.double()},
+    )
     there = keys.sort(-1).values
     assert not ((there[..., 1:] == there[..., :-1]) & (there[..., 1:] >= 0)).any(), "a key twice"
     hold(*watch.visit(rows, threads))
 
     for grad in found.values():  # the same memory, now of gradients
-        grad.copy_(
-            torch.randn(grad.shape, generator=watch.random)
-        ) if grad.is_floating_point() else None
-    grads = {name: laid(t.shape, t.dtype, call.layout, new).fill_(torch.nan)
-             for name, t in (("q", call.q), ("k", call.k), ("v", call.v))}  # fmt: skip
+        grad.copy_(torch.randn(grad.shape, generator=watch.random)) if grad.is_floating_point() else None
+    grads = {
+        name: laid(t.shape, t.dtype, call.layout, new).fill_(torch.nan)
+        for name, t in (("q", call.q), ("k", call.k), ("v", call.v))
+    }
     delta = new((b, h, q), torch.float32)
     of_table = None if call.table is None else new((h, q + k - 1), torch.float32).fill_(torch.nan)
     of_bias = None if call.bias is None else new(call.bias.shape, torch.float32).zero_()
     core.backward(
-        call.core(), view(out), view(out_grad), rows.data_ptr(),
-        0 if lse_grad is None else lse_grad.data_ptr(), delta.data_ptr(),
-        view(grads["q"]), view(grads["k"]), view(grads["v"]),
-        0 if of_table is None else of_table.data_ptr(), None if of_bias is None else view(of_bias),
-        watch.statistics(found, True), threads,
-    )  # fmt: skip
-    assert all(
-        t.isfinite().all() for t in (*grads.values(), delta, of_table, of_bias) if t is not None
+        call.core(),
+        view(out),
+        view(out_grad),
+        rows.data_ptr(),
+        0 if lse_grad is None else lse_grad.data_ptr(),
+        delta.data_ptr(),
+        view(grads["q"]),
+        view(grads["k"]),
+        view(grads["v"]),
+        0 if of_table is None else of_table.data_ptr(),
+        None if of_bias is None else view(of_bias),
+        watch.statistics(found, True),
+        threads,
     )
+    assert all(t.isfinite().all() for t in (*grads.values(), delta, of_table, of_bias) if t is not None)
 
 
 def watch(recipe: Recipe, isas: Sequence[str], threads: int = 1, new: New = plain) -> None:

@@ -27,9 +27,7 @@ def check(folder: Path, compiler: str, isa: str, *flags: str, runner: tuple[str,
     program = str(folder / isa)
     sources = [str(NATIVE / f) for f in (*PASSES, f"isa/{isa}.cpp")]
     built = subprocess.run(
-        [compiler, *FLAGS, *flags, f"-DREGARD_CHECK={isa}", *sources, "-o", program],
-        capture_output=True,
-        text=True,
+        [compiler, *FLAGS, *flags, f"-DREGARD_CHECK={isa}", *sources, "-o", program], capture_output=True, text=True
     )
     assert built.returncode == 0, built.stderr[-4000:]
     ran = subprocess.run([*runner, program], capture_output=True, text=True, timeout=300)

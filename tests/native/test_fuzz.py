@@ -43,7 +43,7 @@ def lengths(most: int) -> st.SearchStrategy[int]:
     ),
     isa=st.sampled_from(core.kernels()),
     threads=SMALL,
-)  # fmt: skip
+)
 def test_any_shape_and_stride(recipe: Recipe, isa: str, threads: int) -> None:
     check(recipe, [isa], threads)
 

@@ -14,9 +14,7 @@ GUARD = Path(__file__).parent / "guard.py"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(GUARD), *arguments], capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run([sys.executable, str(GUARD), *arguments], capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("isa", core.kernels())

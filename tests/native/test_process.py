@@ -31,8 +31,9 @@ def script(body: str, **environment: str) -> subprocess.CompletedProcess[str]:
         LONG = Recipe(g=8, q=2048, k=2048, d=64, dv=64)
     """
     text = textwrap.dedent(head) + textwrap.dedent(body)
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120,
-                          env=os.environ | environment)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=120, env=os.environ | environment
+    )
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -24,9 +24,7 @@ pytestmark = [
 
 def symbols(file: Path) -> list[list[str]]:
     """Each external symbol of an object file: its name, then its kind."""
-    answer = subprocess.run(
-        ["nm", "-P", "-g", str(file)], capture_output=True, text=True, check=True
-    )
+    answer = subprocess.run(["nm", "-P", "-g", str(file)], capture_output=True, text=True, check=True)
     return [line.split()[:2] for line in answer.stdout.splitlines()]
 
 

@@ -63,9 +63,7 @@ def test_a_row_that_sees_nothing_is_zero(recipe: Recipe) -> None:
 @pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
 @pytest.mark.parametrize("number", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("where", ["q", "k", "v"])
-def test_numbers_that_are_not_finite_are_reported(
-    recipe: Recipe, number: float, where: str
-) -> None:
+def test_numbers_that_are_not_finite_are_reported(recipe: Recipe, number: float, where: str) -> None:
     call, _, _ = recipe.build()
     getattr(call, where)[0, 1, 1, 3] = number
     assert call.forward() is None
@@ -75,9 +73,7 @@ def test_numbers_that_are_not_finite_are_reported(
 def test_a_nan_behind_a_mask_does_not_hide_minus_infinity(recipe: Recipe) -> None:
     call, _, _ = recipe.build()
     call.q.abs_()
-    call.k[
-        :, :, 2, 0
-    ] = -torch.inf  # every query sees it: its weight would be 0, its product is not finite
+    call.k[:, :, 2, 0] = -torch.inf  # every query sees it: its weight would be 0, its product is not finite
     call.k[:, :, 5, 0] = torch.nan  # no query sees it
     call.spans = spans_of(*[[(0, 5), (6, recipe.k)]] * recipe.q)
     assert call.forward() is None
@@ -162,9 +158,7 @@ def far_apart(t: Tensor, dim: int, stride: int) -> Tensor:
 @pytest.mark.parametrize("dim", [1, 2])
 @pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
 def test_offsets_past_2_to_the_31(recipe: Recipe, dim: int) -> None:
-    recipe = dataclasses.replace(
-        recipe, dtype=torch.bfloat16, b=1, q=min(recipe.q, 70), k=300, bias=(True,) * 4
-    )
+    recipe = dataclasses.replace(recipe, dtype=torch.bfloat16, b=1, q=min(recipe.q, 70), k=300, bias=(True,) * 4)
     call, out_grad, _ = recipe.build()
     step = 2**31 // (299 if dim == 2 else 1) + 4097
     assert call.bias is not None
@@ -180,13 +174,21 @@ def test_offsets_past_2_to_the_31(recipe: Recipe, dim: int) -> None:
 # ------------------------------------------------------------------ the same each time
 
 SAME = [
-    dataclasses.replace(BIG, mask="spans", table="by head", bias=(True, False, True, True),
-                        softcap=3.0, dropout=0.1, sink=True, lse_grad=True),
+    dataclasses.replace(
+        BIG,
+        mask="spans",
+        table="by head",
+        bias=(True, False, True, True),
+        softcap=3.0,
+        dropout=0.1,
+        sink=True,
+        lse_grad=True,
+    ),
     dataclasses.replace(BIG, dtype=torch.bfloat16, mask="causal", k=700),
     dataclasses.replace(BIG, bias=(False, True, True, True), b=2, table="by head", mask="tiles"),
     dataclasses.replace(BIG, b=1, g=1, repeats=1, q=64, k=4096, mask="none", table="shared"),
     dataclasses.replace(DECODE, table="by head", mask="spans"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("recipe", SAME, ids=["all", "bfloat16", "bias", "one head", "decode"])
@@ -222,17 +224,9 @@ def test_flush_to_zero_is_left_as_it_was(recipe: Recipe) -> None:
 
 @once
 @pytest.mark.parametrize(
-    "sizes",
-    [
-        (0, 1, 1, 1, 1, 1, 1),
-        (1, 3, 2, 1, 1, 1, 1),
-        (1, 1, 1, 1, 1, 257, 1),
-        (1, 1, 1, 1, 2**31, 1, 1),
-    ],
+    "sizes", [(0, 1, 1, 1, 1, 1, 1), (1, 3, 2, 1, 1, 1, 1), (1, 1, 1, 1, 1, 257, 1), (1, 1, 1, 1, 2**31, 1, 1)]
 )
-def test_sizes_that_the_kernels_do_not_take(
-    sizes: tuple[int, int, int, int, int, int, int], isa: str
-) -> None:
+def test_sizes_that_the_kernels_do_not_take(sizes: tuple[int, int, int, int, int, int, int], isa: str) -> None:
     none = 0, 0, 0, 0, 0
     with pytest.raises(ValueError, match="sizes that the kernels do not take"):
         core.Call(0, sizes, none, none, none, 1.0)

@@ -21,11 +21,12 @@ from torch import Tensor
 
 from largest import Largest
 from regard import Attribution, attribute, cli, leave_one_out
-from regard.attributing import report, terminal
-from regard.attributing.told import Told
-from regard.attribution import CAVEAT, PLAIN, Prompt, sentences
-from regard.attribution.value import among
+from regard.analysis.attribution import CAVEAT, PLAIN, Prompt, sentences
+from regard.analysis.attribution.summary import Told
+from regard.analysis.attribution.value import among
+from regard.cli import attribute_tables
 from regard.errors import OptionError
+from regard.export import attribution_page
 from tinytext import CHAT, byte_level, decoder, encoder, save, word_pieces
 
 tf: Any = transformers
@@ -37,10 +38,13 @@ DOCUMENTS = [OLD, NEW, NAMES]
 QUESTION = "Who paid for the bridge?"
 ANSWER = "The naïve bank 漢 lent it."
 SENTENCES = [
-    "The old bridge was built in 1844. ", "It carried carts and, later, a tram.",
-    "In 1930 the council decided that it was too narrow!\n\n", "A new bridge was opened in 1932.",
-    "<b>Who</b> paid for it? ", "The bank, naïve as it was.",
-]  # fmt: skip
+    "The old bridge was built in 1844. ",
+    "It carried carts and, later, a tram.",
+    "In 1930 the council decided that it was too narrow!\n\n",
+    "A new bridge was opened in 1932.",
+    "<b>Who</b> paid for it? ",
+    "The bank, naïve as it was.",
+]
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -48,9 +52,15 @@ def windowed() -> Any:
     """A Mistral whose cache lets go of the oldest keys."""
     torch.manual_seed(3)
     config = tf.MistralConfig(
-        hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, vocab_size=400, sliding_window=40, initializer_range=0.3,
-    )  # fmt: skip
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=400,
+        sliding_window=40,
+        initializer_range=0.3,
+    )
     model = tf.MistralForCausalLM(config).eval()
     model.generation_config.eos_token_id = None
     return model
@@ -115,9 +125,7 @@ def test_shares_are_sums_of_eager_weights(name: str, answer: str | None, chat: s
         torch.testing.assert_close(mine, mass(wanted), **CLOSE)
     torch.testing.assert_close(rest[3], weights[..., n:].sum(-1), **CLOSE)
     assert not rest[4].any(), "no learned sink"
-    together = torch.stack(
-        [mass(SENTENCES[2]) + mass(SENTENCES[3]), mass(SENTENCES[0]) + mass(SENTENCES[1])]
-    )
+    together = torch.stack([mass(SENTENCES[2]) + mass(SENTENCES[3]), mass(SENTENCES[0]) + mass(SENTENCES[1])])
     torch.testing.assert_close(found.by_head()[..., [1, 0]], together.movedim(0, -1), **CLOSE)
 
 
@@ -190,9 +198,7 @@ def planted() -> Attribution:
     mass[1, 0], mass[1, 0, :, 6] = 0, 1
     mass[0, 0, 1] = torch.tensor([0, 0, 0, 0, 0.2, 0.3, 0.1])  # 0.4 to a learned sink
     ids = torch.arange(2)
-    return Attribution(
-        prompt, ids, "a b", ids, ("a", " b"), torch.tensor([-1.0, -2.0]), ("x", "y"), mass
-    )
+    return Attribution(prompt, ids, "a b", ids, ("a", " b"), torch.tensor([-1.0, -2.0]), ("x", "y"), mass)
 
 
 def test_shares_over_heads() -> None:
@@ -200,15 +206,11 @@ def test_shares_over_heads() -> None:
     assert [number for number, _ in found.sentences] == [0, 0, 1]
     documents = found.shares("documents")
     torch.testing.assert_close(documents, torch.tensor([[0.075, 0.55], [0.175, 0.475]]))
-    torch.testing.assert_close(
-        found.shares(over="max"), torch.tensor([[0.1, 1.0], [0.5, 1.0]]), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(found.shares(over="max"), torch.tensor([[0.1, 1.0], [0.5, 1.0]]), atol=1e-6, rtol=0)
     torch.testing.assert_close(found.shares(layer=1), torch.tensor([[0.05, 0.7]] * 2))
     torch.testing.assert_close(found.shares(layer=1, head=0), torch.tensor([[0.0, 1.0]] * 2))
     torch.testing.assert_close(found.shares("together"), documents.sum(-1, keepdim=True))
-    torch.testing.assert_close(
-        found.by_layer(), torch.tensor([[0.2, 0.325], [0.05, 0.7]]), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(found.by_layer(), torch.tensor([[0.2, 0.325], [0.05, 0.7]]), atol=1e-6, rtol=0)
     sink = found.shares("rest")[:, 4]
     torch.testing.assert_close(sink, torch.tensor([0.0, 0.1]))
     assert found.strongest_heads(1, 2) == [(1, 0, 1.0), (0, 1, pytest.approx(0.4))]
@@ -283,9 +285,9 @@ def test_what_cannot_be_asked(how: dict[str, Any], said: str) -> None:
 
 def test_models_that_do_not_answer() -> None:
     tokenizer = byte_level()
-    bert = tf.BertLMHeadModel(tf.BertConfig(
-        hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=400,
-    ))  # fmt: skip
+    bert = tf.BertLMHeadModel(
+        tf.BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=400)
+    )
     t5 = tf.T5ForConditionalGeneration(
         tf.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=400)
     )
@@ -299,10 +301,7 @@ def test_models_that_do_not_answer() -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"answer": " "}, "answer: got an empty text"),
         ({"new_tokens": 0}, "new_tokens: got 0"),
-        (
-            {"new_tokens": 200},
-            r"contexts: got a prompt of \d+ tokens and 200 for.*allowed: 256 in all",
-        ),
+        ({"new_tokens": 200}, r"contexts: got a prompt of \d+ tokens and 200 for.*allowed: 256 in all"),
     ]
     for how, said in wrong:
         with pytest.raises(OptionError, match=said):
@@ -320,7 +319,7 @@ def told(found: Attribution, **how: Any) -> Told:
 
 def printed(what: Told, width: int = 120, **how: Any) -> str:
     out = io.StringIO()
-    terminal.show(Console(file=out, width=width, **how), what)
+    attribute_tables.show(Console(file=out, width=width, **how), what)
     return out.getvalue()
 
 
@@ -330,9 +329,7 @@ def test_terminal_tells_shares_and_their_limits() -> None:
     lines = text.splitlines()
     documents = next(line for line in lines if line.startswith("documents"))
     assert "63.7%" in documents
-    assert any(
-        re.match(r"first token +36.2% .*where heads rest|first token +31.2%", x) for x in lines
-    )
+    assert any(re.match(r"first token +36.2% .*where heads rest|first token +31.2%", x) for x in lines)
     first, second = (next(x for x in lines if f"<d{i}>.txt" in x) for i in (0, 1))
     assert re.search(r"12.5% +20% .*−0.75 +0.0 30%, 0.1 10%, 1.1 10%", first)
     assert re.search(r"51.[23]% +80% .*\+0.25 +1.0 100%, 0.1 40%, 1.1 40%", second)
@@ -384,7 +381,7 @@ def test_page_holds_all_of_it_and_asks_nothing(given: Attribution) -> None:
     model = decoder()
     owed = leave_one_out(model, given).double().numpy()
     what = told(given, owed=owed)
-    text = report.page(what)
+    text = attribution_page.page(what)
     page = Page(text)
     assert text.count("<script") == 2
     assert "<model>" not in text
@@ -412,17 +409,15 @@ def test_page_holds_all_of_it_and_asks_nothing(given: Attribution) -> None:
 
 def test_numbers_come_back() -> None:
     values = np.array([0.0, 1e-8, 3e-4, 0.5, 1.0, 20_000.0])
-    packed = zlib.decompress(base64.b64decode(report.numbers(values)))
+    packed = zlib.decompress(base64.b64decode(attribution_page.numbers(values)))
     codes = np.frombuffer(packed, "<u2").astype(float)
     back = np.where(codes > 0, 10 ** ((codes - 1) / 65534 * 15 - 9), 0)
     np.testing.assert_allclose(back, values, rtol=3e-4)
 
 
-def test_a_page_of_many_heads_has_each_layers_mean(
-    given: Attribution, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(report, "ROOM", 100)
-    data = json.loads(Page(report.page(told(given, head=1))).scripts[0])
+def test_a_page_of_many_heads_has_each_layers_mean(given: Attribution, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribution_page, "ROOM", 100)
+    data = json.loads(Page(attribution_page.page(told(given, head=1))).scripts[0])
     assert data["size"][:2] == [2, 1]
     assert data["head"] == ""
 
@@ -435,14 +430,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(tmp_path_factory.mktemp("models") / "tiny-llama", decoder(), byte_level(CHAT))
 
 
-def test_the_command_answers_and_writes(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_answers_and_writes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old, out = tmp_path / "old.txt", tmp_path / "page.html"
     old.write_text(OLD)
     capsys.readouterr()
-    code = cli.main(["attribute", "--model", str(folder), "--context", str(old), NEW, "--question", QUESTION,
-                     "--new-tokens", "5", "--check", "--out", str(out)])  # fmt: skip
+    code = cli.main(
+        [
+            "attribute",
+            "--model",
+            str(folder),
+            "--context",
+            str(old),
+            NEW,
+            "--question",
+            QUESTION,
+            "--new-tokens",
+            "5",
+            "--check",
+            "--out",
+            str(out),
+        ]
+    )
     said = capsys.readouterr()
     assert (code, said.err) == (0, "")
     assert "1 old.txt" in said.out
@@ -466,9 +474,7 @@ def test_the_command_answers_and_writes(
         (["--out", "none/page.html"], "in a folder that is not there"),
     ],
 )
-def test_faults_are_one_line(
-    folder: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_faults_are_one_line(folder: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     base = ["attribute", "--model", str(folder), "--context", OLD, "--question", QUESTION]
     answer = [] if {"--answer", "--new-tokens"} & {*more} else ["--answer", "The bank."]
@@ -479,14 +485,10 @@ def test_faults_are_one_line(
     assert error.count("\n") == 1
 
 
-def test_encoders_are_refused_and_help_says_the_limits(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_encoders_are_refused_and_help_says_the_limits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bert = save(tmp_path / "bert", encoder(), word_pieces())
     capsys.readouterr()
-    assert (
-        cli.main(["attribute", "--model", str(bert), "--context", OLD, "--question", "Who?"]) == 2
-    )
+    assert cli.main(["attribute", "--model", str(bert), "--context", OLD, "--question", "Who?"]) == 2
     assert "a model that does not write; allowed: causal language models" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="0"):
         cli.main(["attribute", "--help"])

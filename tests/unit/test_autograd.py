@@ -19,26 +19,14 @@ from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.utils.checkpoint import checkpoint
 
 import regard
-from cases import (
-    BIASES,
-    FP32,
-    FP64,
-    MASKS,
-    NORMALIZERS,
-    SCORES,
-    SHAPES,
-    Case,
-    Draw,
-    Shape,
-    observers,
-)
+from cases import BIASES, FP32, FP64, MASKS, NORMALIZERS, SCORES, SHAPES, Case, Draw, Shape, observers
 from regard import Causal, Entropy, LogSumExp, MeanDistance, Received, Softmax, SpanMass, TopK
-from regard.biases import as_bias
-from regard.masks import Mask, as_mask, dense
-from regard.normalizers import as_normalizer
-from regard.observers import Observer
-from regard.scores import Custom, as_score
-from regard.values import Value
+from regard.spec.biases import as_bias
+from regard.spec.masks import Mask, as_mask, dense
+from regard.spec.normalizers import as_normalizer
+from regard.spec.observers import Observer
+from regard.spec.scores import Custom, as_score
+from regard.spec.values import Value
 
 pytestmark = [
     pytest.mark.usefixtures("small_chunks"),
@@ -63,8 +51,7 @@ def tiny(**parts: Any) -> tuple[Callable[..., Any], list[Tensor]]:
 
     def run(*leaves: Tensor) -> tuple[Tensor, ...]:
         there = call.with_leaves(*leaves)
-        seen = there.observe(Entropy(), Received(), LogSumExp(), MeanDistance(), SpanMass((1, 4)),
-                             backend="chunked")  # fmt: skip
+        seen = there.observe(Entropy(), Received(), LogSumExp(), MeanDistance(), SpanMass((1, 4)), backend="chunked")
         return (seen.out, *(torch.where(seen[o].isinf(), 0, seen[o]) for o in seen))
 
     return run, [t.detach().requires_grad_() for t in call.leaves().values()]
@@ -117,10 +104,7 @@ def test_forward_mode_is_backward_mode(mask: str, observer: Observer[Any]) -> No
 
     by_func = torch.func.jvp(run, (call.q, call.k, call.v), tuple(tangents))[1]
     with forward_ad.dual_level():
-        duals = [
-            forward_ad.make_dual(t, d)
-            for t, d in zip((call.q, call.k, call.v), tangents, strict=True)
-        ]
+        duals = [forward_ad.make_dual(t, d) for t, d in zip((call.q, call.k, call.v), tangents, strict=True)]
         by_dual = [forward_ad.unpack_dual(t).tangent for t in run(*duals)]
     leaves = [t.detach().requires_grad_() for t in (call.q, call.k, call.v)]
     for one, other, made in zip(by_func, by_dual, run(*leaves), strict=True):
@@ -175,9 +159,7 @@ def test_vmap_of_grad_jacrev_and_hessian() -> None:
     many = torch.stack([call.q, call.q * 2])
 
     def loss(q: Tensor) -> Tensor:
-        seen = call.with_leaves(q, *list(call.leaves().values())[1:]).observe(
-            Entropy(), backend="chunked"
-        )
+        seen = call.with_leaves(q, *list(call.leaves().values())[1:]).observe(Entropy(), backend="chunked")
         return seen.out.square().sum() + seen[Entropy()].sum()
 
     got = torch.vmap(torch.func.grad(loss))(many)
@@ -201,12 +183,7 @@ def test_under_torch_compile() -> None:
     tests = Path(__file__).parents[1]
     path = os.pathsep.join(map(str, (tests / "unit", tests, tests.parent / "src")))
     code = "import test_autograd as t; [t.compiled_is_eager(c) for c in ('eager', 'aot_eager')]"
-    subprocess.run(
-        [sys.executable, "-c", code],
-        check=True,
-        timeout=300,
-        env={**os.environ, "PYTHONPATH": path},
-    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env={**os.environ, "PYTHONPATH": path})
 
 
 def compiled_is_eager(compiler: str) -> None:
@@ -241,9 +218,7 @@ def test_checkpoint_keeps_dropout(reentrant: bool) -> None:
 
     def run(*leaves: Tensor) -> Tensor:
         there = call.with_leaves(*leaves)
-        return regard.attention(
-            there.q, there.k, there.v, mask=there.mask, bias=there.bias, dropout=0.3
-        )
+        return regard.attention(there.q, there.k, there.v, mask=there.mask, bias=there.bias, dropout=0.3)
 
     torch.manual_seed(4)
     want = torch.autograd.grad(run(*leaves).square().sum(), leaves)
@@ -334,12 +309,7 @@ def test_gradients_of_a_statistic_alone() -> None:
 
 def values() -> list[Any]:
     s, found = SHAPES["square"], []
-    for table, read in (
-        (MASKS, as_mask),
-        (BIASES, as_bias),
-        (SCORES, as_score),
-        (NORMALIZERS, as_normalizer),
-    ):
+    for table, read in ((MASKS, as_mask), (BIASES, as_bias), (SCORES, as_score), (NORMALIZERS, as_normalizer)):
         for name, part in table.items():
             value = read(part(s, Draw(name)))
             found.append(pytest.param(value, id=name))
@@ -349,9 +319,7 @@ def values() -> list[Any]:
 @pytest.mark.parametrize("value", values())
 def test_a_value_can_be_copied_and_pickled(value: Value) -> None:
     copies = [copy.deepcopy(value)]
-    if "where" not in repr(value).lower() and not isinstance(
-        value, Custom
-    ):  # lambdas cannot be pickled
+    if "where" not in repr(value).lower() and not isinstance(value, Custom):  # lambdas cannot be pickled
         copies.append(pickle.loads(pickle.dumps(value)))
     bound = value.bind(SHAPES["square"].sizes())
     for other in copies:
@@ -365,9 +333,7 @@ def test_a_value_can_be_copied_and_pickled(value: Value) -> None:
             assert other == value
             assert hash(other) == hash(value)
         elif isinstance(value, Mask) and isinstance(other, Mask):
-            assert torch.equal(
-                dense(other, SHAPES["square"].sizes()), dense(value, SHAPES["square"].sizes())
-            )
+            assert torch.equal(dense(other, SHAPES["square"].sizes()), dense(value, SHAPES["square"].sizes()))
 
 
 @pytest.mark.parametrize("value", values())
@@ -389,9 +355,7 @@ def test_learned_parameters_train_and_reach_an_optimizer() -> None:
     optimizer = torch.optim.SGD(parameters, lr=0.5)
     losses: list[float] = []
     for _ in range(3):
-        out = regard.attention(
-            call.q, call.k, call.v, mask=Causal(), bias=bias, normalizer=normalizer
-        )
+        out = regard.attention(call.q, call.k, call.v, mask=Causal(), bias=bias, normalizer=normalizer)
         loss = out.square().mean()
         optimizer.zero_grad()
         loss.backward()

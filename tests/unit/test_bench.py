@@ -38,16 +38,7 @@ from regard.lab.cases import (
 from regard.lab.flex import FLEX
 from regard.lab.inputs import Inputs
 from regard.lab.measure import Row, Timing, timed
-from regard.lab.sections import (
-    ARMS,
-    CASES,
-    GOAL_SHAPES,
-    STATISTICS,
-    TITLES,
-    arms_of,
-    chosen,
-    left_out,
-)
+from regard.lab.sections import ARMS, CASES, GOAL_SHAPES, STATISTICS, TITLES, arms_of, chosen, left_out
 from regard.lab.tables import reasons
 
 TINY = (1, 2, 40, 8)
@@ -162,8 +153,7 @@ def test_ascending_scores_ascend_in_every_row(n: int, dtype: torch.dtype) -> Non
 @pytest.mark.slow
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(
-    ("mask", "twist"),
-    [("full", ""), (CAUSAL, ""), ("window 20", SOFTCAP), ("documents 50", ALIBI)],
+    ("mask", "twist"), [("full", ""), (CAUSAL, ""), ("window 20", SOFTCAP), ("documents 50", ALIBI)]
 )
 def test_flex_attention_gives_what_the_formula_gives(mask: str, twist: str) -> None:
     inputs = Inputs.of(Case("kinds", (1, 2, 128, 16), mask, twist=twist))
@@ -255,16 +245,15 @@ def test_a_goals_run_spends_its_time_on_what_the_goals_ask(monkeypatch: pytest.M
     def taken(case: Case, run: str) -> list[str]:
         return [arm.name for arm in arms_of(case) if not left_out(case, arm, run, native=None)]
 
-    single, half = (Case("features", TINY, dtype=dtype, passes=BOTH, twist=SINKS)
-                    for dtype in (torch.float32, torch.bfloat16))  # fmt: skip
+    single, half = (
+        Case("features", TINY, dtype=dtype, passes=BOTH, twist=SINKS) for dtype in (torch.float32, torch.bfloat16)
+    )
     assert taken(single, "goals") == ["native, plain", "regard native", "SDPA, plain", "SDPA"]
     assert taken(half, "goals") == ["native, plain", "regard native"]
     assert "SDPA" in taken(half, "all")
     why = left_out(half, SDPA, "goals", native=None) or ""
     (said,) = reasons([Row(half, reasons={SDPA.name: why})])
-    assert said.startswith(
-        "SDPA was left out: its bfloat16 backward pass takes many seconds a call"
-    )
+    assert said.startswith("SDPA was left out: its bfloat16 backward pass takes many seconds a call")
     assert taken(Case("isa", TINY), "goals") == ["SDPA", "native avx2"]
     assert taken(Case("isa", TINY), "default") == ["SDPA", "native avx2", "native portable"]
     assert "native emulated" in taken(Case("isa", TINY), "all")
@@ -277,9 +266,7 @@ def test_a_goals_run_spends_its_time_on_what_the_goals_ask(monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize(("run", "turns", "weighed"), [("goals", 1, 1), ("all", 3, 2)])
-def test_a_run_hands_that_on(
-    run: str, turns: int, weighed: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_hands_that_on(run: str, turns: int, weighed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "grown_apart", lambda case, arm: (1, 2.0))
     monkeypatch.setitem(ARMS, "features", ARMS["features"][1:3])
     case = Case("features", TINY, passes=BOTH, twist=SINKS, sets=("memory",))
@@ -291,9 +278,7 @@ def test_a_run_hands_that_on(
 
 
 @pytest.mark.usefixtures("fake")
-def test_what_takes_a_minute_is_called_once_for_its_time_and_its_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_takes_a_minute_is_called_once_for_its_time_and_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def apart(case: Case, arm: Arm) -> tuple[int, float]:
@@ -459,9 +444,7 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_ctrl_c_shows_what_was_measured_and_ends_with_130(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cases = tuple(
-        Case("plain", TINY, mask, sets=("goals",)) for mask in ("full", CAUSAL, "window 7")
-    )
+    cases = tuple(Case("plain", TINY, mask, sets=("goals",)) for mask in ("full", CAUSAL, "window 7"))
     monkeypatch.setattr(bench, "CASES", cases)
     monkeypatch.setitem(bench.SECONDS, "goals", 0.0)
     timed, pressed = measure.timed, [*cases]
@@ -501,7 +484,7 @@ def test_ctrl_c_shows_what_was_measured_and_ends_with_130(
         (["--picture", "/nowhere/a.svg"], "--picture: got /nowhere/a.svg; allowed: a path in"),
         (["--only", "no such case"], "--only: got no such case; allowed: words of a case's name in the def"),
     ],
-)  # fmt: skip
+)
 def test_refusals(arguments: Sequence[str], said: str) -> None:
     with pytest.raises(OptionError) as caught:
         bench.main(arguments)

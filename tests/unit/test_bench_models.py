@@ -29,10 +29,7 @@ def test_sdpa_computes_what_the_embedded_model_does() -> None:
         torch.testing.assert_close(mine, theirs, atol=2e-5 * float(mine.abs().max()), rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("ours", "told"),
-    [(FAST, ["3.00", "1.50", "yes"]), (SLOW, ["0.33", "1.50", "no"])],
-)
+@pytest.mark.parametrize(("ours", "told"), [(FAST, ["3.00", "1.50", "yes"]), (SLOW, ["0.33", "1.50", "no"])])
 def test_above_1_is_faster_and_a_goal_is_the_least(ours: Timing, told: list[str]) -> None:
     other = SLOW if ours is FAST else FAST
     case = ModelCase("a model", dict, "regard", "sdpa", 1.5)

@@ -24,9 +24,18 @@ from regard.lab.sections import CASES, GOAL_SHAPES, TITLES
 from regard.lab.tables import markdown, sections, terminal
 
 TINY = (1, 2, 40, 8)
-MACHINE = {"processor": "a <CPU>", "threads": "1 of 2", "kernels": "avx2 kernels", "load before": "0.1",
-           "load after": "1.1", "torch": "2", "python": "3", "system": "an OS",
-           "date": "2026-01-01", "run": "goals"}  # fmt: skip
+MACHINE = {
+    "processor": "a <CPU>",
+    "threads": "1 of 2",
+    "kernels": "avx2 kernels",
+    "load before": "0.1",
+    "load after": "1.1",
+    "torch": "2",
+    "python": "3",
+    "system": "an OS",
+    "date": "2026-01-01",
+    "run": "goals",
+}
 
 
 def row(case: Case, seconds: dict[str, float], **more: object) -> Row:
@@ -40,11 +49,7 @@ def made_up() -> list[Row]:
     for shape, mask in itertools.product(GOAL_SHAPES, ("full", CAUSAL)):
         for dtype, passes in itertools.product((torch.float32, torch.bfloat16), (FORWARD, BOTH)):
             case = Case("plain", shape, mask, dtype, passes)
-            seconds = {
-                "SDPA": case.flops / 1e9,
-                "eager": case.flops / 5e8,
-                NATIVE.name: case.flops / 2e9,
-            }
+            seconds = {"SDPA": case.flops / 1e9, "eager": case.flops / 5e8, NATIVE.name: case.flops / 2e9}
             found.append(row(case, seconds, ceiling=2.5e9))
     wide = Case("features", (1, 8, 4096, 64), passes=BOTH, twist=WIDE)
     apart = dataclasses.replace(wide, twist="", mask="documents 512")
@@ -52,16 +57,12 @@ def made_up() -> list[Row]:
     found.append(row(wide, cost, extra_bytes={NATIVE.name: wide.map_bytes // 4}))
     found.append(row(apart, {**cost, NATIVE.name: 0.25}))
     bias = next(case for case in CASES if case.section == "bias")
-    found.append(
-        row(bias, {"SDPA": 2.0, NATIVE.name: 1.0}, extra_bytes={"SDPA": 4 * bias.map_bytes})
-    )
+    found.append(row(bias, {"SDPA": 2.0, NATIVE.name: 1.0}, extra_bytes={"SDPA": 4 * bias.map_bytes}))
     decode = next(case for case in CASES if case.section == "decode")
-    found.append(row(decode, {"SDPA as rows": 2.0, "SDPA repeated": 4.0, NATIVE.name: 1.0},
-                     ceiling=decode.read_bytes * 1.25))  # fmt: skip
-    found += [
-        row(Case("window", (1, 2, n, 64), "window 512"), {NATIVE.name: n**1.5})
-        for n in (32768, 65536)
-    ]
+    found.append(
+        row(decode, {"SDPA as rows": 2.0, "SDPA repeated": 4.0, NATIVE.name: 1.0}, ceiling=decode.read_bytes * 1.25)
+    )
+    found += [row(Case("window", (1, 2, n, 64), "window 512"), {NATIVE.name: n**1.5}) for n in (32768, 65536)]
     cost = {"SDPA": 3.0, NATIVE_PLAIN.name: 1.0, NATIVE.name: 1.25}
     for case in (case for case in CASES if case.section == "statistics" and "goals" in case.sets):
         memory = {"eager": 90, NATIVE.name: 2} if case.also else {}
@@ -71,8 +72,9 @@ def made_up() -> list[Row]:
         found.append(made)
     found.append(row(Case("square", (1, 1, 131072, 64)), {"regard Weights": 2e-3}))
     found.append(row(Case("overhead", (1, 1, 16, 64)), {"SDPA": 15e-6, NATIVE.name: 30e-6}))
-    found.append(row(Case("isa", TINY, CAUSAL), {"SDPA": 1.0, "native avx2": 2.0},
-                     reasons={"native neon": "is not here"}))  # fmt: skip
+    found.append(
+        row(Case("isa", TINY, CAUSAL), {"SDPA": 1.0, "native avx2": 2.0}, reasons={"native neon": "is not here"})
+    )
     return found
 
 
@@ -91,11 +93,7 @@ def test_goals_are_judged_by_their_worst() -> None:
     assert said("in the best SDPAs") == ("≥ 1.50×", "2.00×", True)
     assert said("dv = 2 d, float32: time of plain") == ("≤ 1.25×", "1.00×", True)
     assert said("dv = 2 d, float32: extra memory") == ("≤ 0.50", "0.25", True)
-    assert said("documents, float32: time of plain attention, for each") == (
-        "≤ 1.25×",
-        "2.00×",
-        False,
-    )
+    assert said("documents, float32: time of plain attention, for each") == ("≤ 1.25×", "2.00×", False)
     assert said("n doubles") == ("≤ 2.20×", "2.83×", False)
     assert said("AVX2") == ("≥ 0.90×", "0.50×", False)
     assert said("overhead") == ("≤ 25.0 µs", "30.0 µs", False)
@@ -168,16 +166,8 @@ def test_tables_say_it_plainly() -> None:
     assert heads == ["figure", "goal", "found", "cases", "reached"]
     assert ["call overhead", "≤ 25.0 µs", "30.0 µs", "1", "no"] in cells
     assert ["window 512: time when n doubles", "≤ 2.20×", "2.83×", "1 of 4", "no so far"] in cells
-    assert [
-        "sinks, float32: time of plain attention",
-        "≤ 1.25×",
-        "—",
-        "0 of 1",
-        "not measured",
-    ] in cells
-    assert "Goals" not in {
-        title for title, _, _ in sections({**MACHINE, "run": "quick"}, made_up())
-    }
+    assert ["sinks, float32: time of plain attention", "≤ 1.25×", "—", "0 of 1", "not measured"] in cells
+    assert "Goals" not in {title for title, _, _ in sections({**MACHINE, "run": "quick"}, made_up())}
 
 
 def test_a_figure_from_one_turn_says_so_wherever_it_stands(tmp_path: Path) -> None:
@@ -185,11 +175,7 @@ def test_a_figure_from_one_turn_says_so_wherever_it_stands(tmp_path: Path) -> No
     single = {"SDPA": Timing((4.0,)), NATIVE.name: Timing((1.0,))}
     rows[0] = dataclasses.replace(rows[0], timings=single)  # plain, forward, float32
     tables = {title: cells for title, _, cells in sections(MACHINE, rows)}
-    assert tables["Plain attention: forward, float32"][0][1:4] == [
-        "4.00 s once",
-        "—",
-        "1.00 s once  4.00×",
-    ]
+    assert tables["Plain attention: forward, float32"][0][1:4] == ["4.00 s once", "—", "1.00 s once  4.00×"]
     assert tables["Plain attention: regard native, in SDPAs"][0][1] == "12, 1 once"
     goals = {cells[0]: cells[3] for cells in tables["Goals"]}
     assert goals["forward float32: least, in SDPAs"] == "12, 1 once"

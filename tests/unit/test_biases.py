@@ -14,10 +14,10 @@ from torch import Tensor
 import regard
 from cases import FP64, Draw
 from regard.backends import chunked
-from regard.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
 from regard.errors import OptionError, ShapeError
 from regard.problem import Problem
 from regard.shapes import Box, Sizes
+from regard.spec.biases import FIRE, T5, ALiBi, Bias, Dense, Kerple, Relative
 
 
 def sizes(h: int, q: int, k: int, b: int = 1) -> Sizes:
@@ -54,9 +54,7 @@ def test_alibi_by_pairs() -> None:
     assert first[0, 0, 2].tolist() == [-1.0, -0.5, 0.0, -0.5, -1.0]
 
 
-def t5_bucket_of_transformers(
-    relative_position: Tensor, bidirectional: bool, n: int, most: int
-) -> Tensor:
+def t5_bucket_of_transformers(relative_position: Tensor, bidirectional: bool, n: int, most: int) -> Tensor:
     """As T5's own code has it (in its float32); relative_position = key − query."""
     buckets = torch.zeros_like(relative_position)
     if bidirectional:
@@ -143,9 +141,7 @@ def test_fire_learns_all_that_it_holds() -> None:
     bias = FIRE.learned(2, hidden=16, length=4.0)
     q, k, v = (Draw(name).normal(1, 2, 12, 4).float() for name in "qkv")
     out = regard.attention(q, k, v, mask=regard.Causal(), bias=bias)
-    found = torch.autograd.grad(
-        out.square().sum(), bias.tensors()[:-1]
-    )  # a softmax sees no constant
+    found = torch.autograd.grad(out.square().sum(), bias.tensors()[:-1])  # a softmax sees no constant
     assert all(float(grad.abs().sum()) > 0 for grad in found)
 
 
@@ -177,9 +173,7 @@ def test_learned_biases_start_as_parameters_and_do_nothing_much() -> None:
     assert (table(Kerple.learned(3), 3, 5, 5) <= 0).all()
 
 
-@pytest.mark.parametrize(
-    "shape", [(2, 3, 4, 5), (3, 1, 5), (4, 1), (5,), (), (1, 1, 1, 1), (2, 1, 1, 5)]
-)
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (3, 1, 5), (4, 1), (5,), (), (1, 1, 1, 1), (2, 1, 1, 5)])
 def test_dense_biases_broadcast_and_cut(shape: tuple[int, ...]) -> None:
     x = Draw("dense").normal(*shape)
     assert torch.equal(table(Dense(x), 3, 4, 5, b=2), x.expand(2, 3, 4, 5))
@@ -197,6 +191,4 @@ def test_biases_add_up() -> None:
     assert torch.allclose(table(both, 2, 4, 4), want, rtol=1e-12)
     box = Box(range(1), range(2), range(1, 3), range(2, 4))
     bound = both.bind(sizes(2, 4, 4))
-    assert torch.allclose(
-        bound.cut(range(1), range(2), range(1, 3)).block(box), want[:, :, 1:3, 2:4]
-    )
+    assert torch.allclose(bound.cut(range(1), range(2), range(1, 3)).block(box), want[:, :, 1:3, 2:4])

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from regard import KVCache, attention, observe
-from regard.biases import FIRE, T5, ALiBi, Kerple, Relative
 from regard.errors import OptionError, RegardError
-from regard.masks import Causal, Dilated, Documents, Mask, Padding, Prefix, Where, Window, dense
 from regard.nn import MultiHeadAttention, Transformer
-from regard.normalizers import Softmax
-from regard.observers import Entropy, MeanDistance, Received
 from regard.positions import Learned, Rotary, Sinusoidal
-from regard.scores import Dot, Shaw
 from regard.shapes import Sizes
+from regard.spec.biases import FIRE, T5, ALiBi, Kerple, Relative
+from regard.spec.masks import Causal, Dilated, Documents, Mask, Padding, Prefix, Where, Window, dense
+from regard.spec.normalizers import Softmax
+from regard.spec.observers import Entropy, MeanDistance, Received
+from regard.spec.scores import Dot, Shaw
 
 
 class Plain:
@@ -45,8 +45,10 @@ class Plain:
         return Plain(rows, following)
 
     def kept(self, index: list[list[list[int]]]) -> Plain:
-        rows = [[[head[i] for i in sorted(mine)] for head, mine in zip(*pair, strict=True)]
-                for pair in zip(self.rows, index, strict=True)]  # fmt: skip
+        rows = [
+            [[head[i] for i in sorted(mine)] for head, mine in zip(*pair, strict=True)]
+            for pair in zip(self.rows, index, strict=True)
+        ]
         return Plain(rows, self.next)
 
     def reordered(self, rows: list[int]) -> Plain:
@@ -61,10 +63,7 @@ def agree(cache: KVCache, plain: Plain) -> None:
     numbers = [[[number for number, _ in head] for head in row] for row in plain.rows]
     places = [[[place for _, place in head] for head in row] for row in plain.rows]
     assert cache.keys.tolist() == torch.tensor(numbers)[..., None].expand(-1, -1, -1, 3).tolist()
-    assert (
-        cache.values.tolist()
-        == torch.tensor(numbers)[..., None].neg().expand(-1, -1, -1, 2).tolist()
-    )
+    assert cache.values.tolist() == torch.tensor(numbers)[..., None].neg().expand(-1, -1, -1, 2).tolist()
     assert cache.positions.expand(b, g, -1).tolist() == places
     assert torch.as_tensor(cache.next).expand(b).tolist() == plain.next
 
@@ -77,9 +76,7 @@ def sees(cache: KVCache, plain: Plain) -> None:
     for row, mine in zip(plain.rows, table, strict=True):
         for h in range(2 * g):
             at = [place for _, place in row[h // 2]]
-            assert mine[h] == [
-                [min(p, o) >= 0 and 0 <= p - o <= 3 for o in at] for p in at[n - q :]
-            ]
+            assert mine[h] == [[min(p, o) >= 0 and 0 <= p - o <= 3 for o in at] for p in at[n - q :]]
 
 
 class Histories(RuleBasedStateMachine):
@@ -115,9 +112,7 @@ class Histories(RuleBasedStateMachine):
         real = torch.ones(b, n, dtype=torch.bool)
         if padded and n:
             flags = data.draw(st.integers(0, 2 ** (b * n) - 1))
-            real = torch.tensor([flags >> i & 1 for i in range(b * n)], dtype=torch.bool).reshape(
-                b, n
-            )
+            real = torch.tensor([flags >> i & 1 for i in range(b * n)], dtype=torch.bool).reshape(b, n)
         made = cache.extend(k, -k[..., :2], real=real if padded else None)
         self.add(made, plain.extended(numbers, real))
 
@@ -169,18 +164,26 @@ def layer_of(name: str) -> MultiHeadAttention:
         "near": {"mask": Causal() & Window(4), "bias": Relative(torch.randn(4, 11))},
         "local": {"mask": Causal() & Window(5), "position": Rotary(), "qk_norm": nn.RMSNorm},
         "far": {"mask": Causal(), "bias": ALiBi(heads=4)},
-        "t5, learned": {"bias": T5(torch.randn(8, 4), 20), "mask": Causal(),
-                        "position": Learned.fresh(40, 16)},
-        "kerple, sink": {"bias": Kerple.learned(4), "mask": Causal(),
-                         "normalizer": Softmax(sink=torch.randn(4)), "score": Dot(softcap=2.0)},
-        "prefix, sum": {"mask": Causal() & (Window(2) | Prefix(3)), "position": Sinusoidal(),
-                        "bias": ALiBi(4) + Relative(torch.randn(4, 7))},
+        "t5, learned": {"bias": T5(torch.randn(8, 4), 20), "mask": Causal(), "position": Learned.fresh(40, 16)},
+        "kerple, sink": {
+            "bias": Kerple.learned(4),
+            "mask": Causal(),
+            "normalizer": Softmax(sink=torch.randn(4)),
+            "score": Dot(softcap=2.0),
+        },
+        "prefix, sum": {
+            "mask": Causal() & (Window(2) | Prefix(3)),
+            "position": Sinusoidal(),
+            "bias": ALiBi(4) + Relative(torch.randn(4, 7)),
+        },
         "dilated": {"mask": Causal(offset=0) & (Dilated(3) | ~Window(4)), "position": Rotary()},
-        "where": {"mask": Where(lambda b, h, q, k: (k <= q) & ((q * k + h) % 3 != 1)),
-                  "bias": Relative(torch.randn(4, 7), offset=1)},
+        "where": {
+            "mask": Where(lambda b, h, q, k: (k <= q) & ((q * k + h) % 3 != 1)),
+            "bias": Relative(torch.randn(4, 7), offset=1),
+        },
         "shaw": {"mask": Causal(), "score": Shaw(torch.randn(7, 4), offset=0)},
         "fire": {"mask": Causal(), "bias": FIRE.learned(4, 8, length=6.0, offset=0)},
-    }  # fmt: skip
+    }
     return MultiHeadAttention(16, 4, key_value_heads=2, **made[name]).eval()
 
 
@@ -214,8 +217,7 @@ def in_steps(
 
 
 @pytest.mark.parametrize(
-    ("name", "padding"),
-    [*itertools.product(LAYERS, ("none", "left", "right")), *((name, "none") for name in WHOLE)],
+    ("name", "padding"), [*itertools.product(LAYERS, ("none", "left", "right")), *((name, "none") for name in WHOLE)]
 )
 @torch.no_grad()
 def test_chunks_equal_the_whole(name: str, padding: str) -> None:
@@ -264,10 +266,8 @@ def test_a_sliding_cache_is_a_window_whatever_the_chunks() -> None:
         (Where(lambda b, h, q, k: (k <= q) & (k % 3 != 1)), None),
     ],
     ids=["alibi", "window", "dilated", "where"],
-)  # fmt: skip
-def test_what_is_left_is_seen_as_if_the_rest_were_masked(
-    mask: Mask, bias, n: int, each: bool
-) -> None:
+)
+def test_what_is_left_is_seen_as_if_the_rest_were_masked(mask: Mask, bias, n: int, each: bool) -> None:
     q, k, v = torch.randn(2, 4, n, 8), torch.randn(2, 2, 20, 8), torch.randn(2, 2, 20, 6)
     old = slice(0, 20 - n)
     cache = KVCache().extend(k[:, :, old], v[:, :, old])
@@ -287,9 +287,7 @@ def test_what_is_left_is_seen_as_if_the_rest_were_masked(
 
 def test_positions_stay_where_slots_move() -> None:
     k = torch.randn(1, 1, 4, 2)
-    assert KVCache().extend(k, k).keep(torch.tensor([1, 0])).extend(k, k).positions.tolist() == [
-        [[0, 1, 4, 5, 6, 7]]
-    ]
+    assert KVCache().extend(k, k).keep(torch.tensor([1, 0])).extend(k, k).positions.tolist() == [[[0, 1, 4, 5, 6, 7]]]
     assert KVCache().extend(k, k).keep(0).extend(k, k).positions.tolist() == [[[4, 5, 6, 7]]]
     slid = KVCache.sliding(3).extend(k, k).extend(k, k)  # from position 2 on
     sizes = Sizes(1, 1, 1, 4, 6, 2, 2, torch.device("cpu"))
@@ -307,9 +305,7 @@ def test_gradients_of_a_bias_on_dropped_keys() -> None:
     bias = Kerple.learned(2)
     q, k, v = torch.randn(3, 1, 2, 9, 8).unbind()
     cache = KVCache().extend(k, v).keep(torch.tensor([0, 3, 4, 8]))
-    attention(
-        q[:, :, -1:], cache.keys, cache.values, bias=cache.bias(bias)
-    ).square().sum().backward()
+    attention(q[:, :, -1:], cache.keys, cache.values, bias=cache.bias(bias)).square().sum().backward()
     mine = [t.grad for t in bias.tensors()]
     again = Kerple(*(t.detach().requires_grad_() for t in bias.tensors()))
     hidden = torch.zeros(9, dtype=torch.bool).index_fill(0, torch.tensor([0, 3, 4, 8]), True)
@@ -319,13 +315,12 @@ def test_gradients_of_a_bias_on_dropped_keys() -> None:
 
 def test_a_budget_keeps_recent_ones_and_heavy_ones() -> None:
     cache = KVCache().extend(torch.randn(1, 2, 8, 4), torch.randn(1, 2, 8, 4))
-    by = torch.tensor([[[5, 0, 3, 0, 1, 0, 0, 0], [0, 0, 0, 9, 0, 0, 0, 0],
-                        [0, 1, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 2, 0, 0, 9]]])  # fmt: skip
+    by = torch.tensor(
+        [[[5, 0, 3, 0, 1, 0, 0, 0], [0, 0, 0, 9, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 2, 0, 0, 9]]]
+    )
     kept = cache.keep(4, by=by.float())  # two query heads to each key head
     assert kept.positions.tolist() == [[[0, 3, 6, 7], [1, 4, 6, 7]]]
-    assert cache.keep(4, by=by.float(), recent=0).positions.tolist() == [
-        [[0, 2, 3, 4], [1, 4, 6, 7]]
-    ]
+    assert cache.keep(4, by=by.float(), recent=0).positions.tolist() == [[[0, 2, 3, 4], [1, 4, 6, 7]]]
     assert cache.keep(3, by=by.float(), recent=3).positions.tolist() == [[[5, 6, 7]] * 2]
     assert cache.keep(3).positions.tolist() == [[[5, 6, 7]]]
     assert cache.keep(8, by=by.float()) is cache
@@ -404,9 +399,7 @@ def test_attention_reads_the_buffer_where_it_lies() -> None:
     q = torch.randn(2, 4, 1, 16)
     with _Sizes() as sizes:
         out = attention(q, cache.keys, cache.values, mask=cache.mask(Causal()), backend="native")
-        observe(
-            q, cache.keys, cache.values, Received(), mask=cache.mask(Causal()), backend="native"
-        )
+        observe(q, cache.keys, cache.values, Received(), mask=cache.mask(Causal()), backend="native")
     assert max(sizes.made) < k.numel() // 4
     torch.testing.assert_close(out, attention(q, k, v))
 
@@ -516,9 +509,7 @@ def test_a_budget_for_all_keys_costs_nothing_and_a_small_one_something(embedded:
         cost = evaluate.bits(embedded.model, hidden, tokens[0, 41:])
     width = torch.tensor(embedded.tokens.byte_lengths)[tokens[0, 41:]].sum()
     for policy in evict.POLICIES.values():
-        assert evict.loss(embedded, tokens, policy, 96, 40) == pytest.approx(
-            cost / int(width), abs=1e-4
-        )
+        assert evict.loss(embedded, tokens, policy, 96, 40) == pytest.approx(cost / int(width), abs=1e-4)
         assert evict.loss(embedded, tokens, policy, 16, 40) > cost / int(width) + 0.01
     cache = KVCache().extend(ones(1, 1, 20), ones(1, 1, 20))
     kept = evict.first_and_last(cache, torch.zeros(1, 1, 20), 6)
@@ -559,8 +550,10 @@ MODEL, ONE = Transformer(9, [MultiHeadAttention(8, 2)]), torch.zeros(1, 1, dtype
         (lambda: KVCache().keys, "KVCache: got a cache without keys"),
         (lambda: KVCache.static(0), "KVCache.static(size): got 0; allowed: a whole number ≥ 1"),
         (lambda: KVCache.sliding(0), "KVCache.sliding(window): got 0"),
-        (lambda: KVCache.static(4).extend(ones(), ones()).extend(ones(n=2), ones(n=2)),
-         "extend: got 2 tokens after 3; allowed: 4 in all. Make KVCache.static larger"),
+        (
+            lambda: KVCache.static(4).extend(ones(), ones()).extend(ones(n=2), ones(n=2)),
+            "extend: got 2 tokens after 3; allowed: 4 in all. Make KVCache.static larger",
+        ),
         (lambda: FULL.extend(ones(d=5), ones()), "extend(k): got (1, 2, 3, 5)"),
         (lambda: FULL.extend(ones(), ones().double()), "extend(v): got (1, 2, 3, 4), torch.float64"),
         (lambda: KVCache().extend(ones(), ones(n=2)), "extend(v): got (1, 2, 2, 4); allowed: (1, 2, 3)"),
@@ -574,24 +567,28 @@ MODEL, ONE = Transformer(9, [MultiHeadAttention(8, 2)]), torch.zeros(1, 1, dtype
         (lambda: FULL.keep(1, by=torch.ones(1, 3, 3)), "by: got shape (1, 3, 3); allowed: (1, h, 3)"),
         (lambda: FULL.receive(torch.ones(1, 2, 4)), "receive: got shape (1, 2, 4)"),
         (lambda: FULL.reorder(torch.tensor([[0]])), "reorder: got shape (1, 1)"),
-        (lambda: SCATTERED.mask(Causal() & Padding(torch.tensor([2]))),
-         "mask: got Padding with a cache that has dropped or padded keys"),
+        (
+            lambda: SCATTERED.mask(Causal() & Padding(torch.tensor([2]))),
+            "mask: got Padding with a cache that has dropped or padded keys",
+        ),
         (lambda: SCATTERED.mask(Documents(torch.tensor([0, 1]))), "mask: got Documents"),
-        (lambda: attention(ones(), SCATTERED.keys, SCATTERED.values, mask=SCATTERED.mask(Causal())),
-         "Placed: got 3 queries and 2 keys"),
-        (lambda: attention(ones(n=1), FULL.keys, FULL.values, mask=SCATTERED.mask(Causal())),
-         "Placed(keys=…): got shape (1, 1, 2); allowed: (1, 2, 3)"),
+        (
+            lambda: attention(ones(), SCATTERED.keys, SCATTERED.values, mask=SCATTERED.mask(Causal())),
+            "Placed: got 3 queries and 2 keys",
+        ),
+        (
+            lambda: attention(ones(n=1), FULL.keys, FULL.values, mask=SCATTERED.mask(Causal())),
+            "Placed(keys=…): got shape (1, 1, 2); allowed: (1, 2, 3)",
+        ),
         (lambda: SCATTERED.observed(MeanDistance()), "observers: got MeanDistance"),
         (lambda: SCATTERED.score(Shaw.learned(4)), "score: got Shaw with a cache that has dropped"),
         (lambda: FULL.score(Shaw.learned(4, offset=2)), "score: got Shaw with offset 2 in a cache"),
         (lambda: SCATTERED.bias(FIRE.learned(2)), "bias: got FIRE with a cache that has dropped"),
-        (lambda: MODEL.extend(ONE, []),
-         "caches: got 0; allowed: 1, one for each layer"),
-        (lambda: MODEL.generate(ONE, 1, temperature=-1),
-         "temperature: got -1"),
+        (lambda: MODEL.extend(ONE, []), "caches: got 0; allowed: 1, one for each layer"),
+        (lambda: MODEL.generate(ONE, 1, temperature=-1), "temperature: got -1"),
         (lambda: MODEL.generate(ONE, 1, real=ONE.bool()), "real: got padding at the end"),
     ],
-)  # fmt: skip
+)
 def test_refusals_say_what_to_do(call: Any, said: str) -> None:
     with pytest.raises(RegardError) as error:
         call()

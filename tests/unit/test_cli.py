@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from regard import cli
+from regard.cli import look as look
 from regard.errors import OptionError
-from regard.look import main as look
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,9 +45,7 @@ def test_unknown_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None
         (["x y", "--out", "none/page.html"], "in a folder that is not there"),
     ],
 )
-def test_faults_are_one_line_and_2(
-    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_faults_are_one_line_and_2(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["look", *arguments]) == 2
     error = capsys.readouterr().err
     assert said in error
@@ -57,11 +55,7 @@ def test_faults_are_one_line_and_2(
 
 @pytest.mark.parametrize(
     ("raised", "code"),
-    [
-        (OptionError("a", "b", "c", "d"), 2),
-        (PermissionError(13, "denied"), 2),
-        (KeyboardInterrupt(), 130),
-    ],
+    [(OptionError("a", "b", "c", "d"), 2), (PermissionError(13, "denied"), 2), (KeyboardInterrupt(), 130)],
 )
 def test_how_it_ends(monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int) -> None:
     def fail(options: Namespace, console: Any) -> None:
@@ -91,9 +85,11 @@ def test_learn_and_doctor_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_reader_that_goes_away() -> None:
     code = "import sys; from regard.cli import main; sys.exit(main(['doctor']))"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env={"PYTHONPATH": str(Path(cli.__file__).parents[1])},
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

@@ -20,14 +20,14 @@ from torch.utils.checkpoint import checkpoint
 import regard
 from cases import BF16, BIASES, FP32, FP64, MASKS, NORMALIZERS, SCORES, Call, Case, Draw
 from regard import Causal, Given, Relative, Softmax, Where, Window, attention
-from regard.biases import as_bias
 from regard.errors import RegardError
-from regard.masks import as_mask
 from regard.nn import MultiHeadAttention
-from regard.normalizers import as_normalizer
 from regard.positions import Axial, DynamicNTK, LongRoPE, Position, Rotary, XPos
-from regard.scores import as_score
-from regard.values import Value, read
+from regard.spec.biases import as_bias
+from regard.spec.masks import as_mask
+from regard.spec.normalizers import as_normalizer
+from regard.spec.scores import as_score
+from regard.spec.values import Value, read
 
 # ------------------------------------------------------------------ values in words
 
@@ -36,12 +36,7 @@ def values() -> list[Any]:
     shape, draw = Case().sizes, Draw("words")
     return [
         pytest.param(read_(part(shape, draw)), id=name)
-        for table, read_ in (
-            (MASKS, as_mask),
-            (BIASES, as_bias),
-            (SCORES, as_score),
-            (NORMALIZERS, as_normalizer),
-        )
+        for table, read_ in ((MASKS, as_mask), (BIASES, as_bias), (SCORES, as_score), (NORMALIZERS, as_normalizer))
         for name, part in table.items()
     ]
 
@@ -122,8 +117,9 @@ def test_in_a_graph(what: str) -> None:
     path = os.pathsep.join(map(str, (tests / "unit", tests, tests.parent / "src")))
     code = f"import test_compiled as t; t.{what}()"
     environment = {**os.environ, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], timeout=300, env=environment, check=False,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code], timeout=300, env=environment, check=False, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -185,9 +181,7 @@ def lengths() -> None:
 
 def dropout() -> None:
     q = torch.randn(1, 2, 40, 8, requires_grad=True)
-    compiled = torch.compile(
-        lambda q: attention(q, q, q, dropout=0.4), fullgraph=True, backend="aot_eager"
-    )
+    compiled = torch.compile(lambda q: attention(q, q, q, dropout=0.4), fullgraph=True, backend="aot_eager")
     results: list[list[Tensor]] = []
     for seed in (3, 3, 4):
         torch.manual_seed(seed)
@@ -200,8 +194,9 @@ def dropout() -> None:
 def layer() -> MultiHeadAttention:
     torch.manual_seed(0)
     bias = Relative.learned(4, 8) + regard.ALiBi(4)
-    return MultiHeadAttention(32, 4, key_value_heads=2, mask=Causal(), bias=bias,
-                              normalizer=Softmax.with_learned_sink(4))  # fmt: skip
+    return MultiHeadAttention(
+        32, 4, key_value_heads=2, mask=Causal(), bias=bias, normalizer=Softmax.with_learned_sink(4)
+    )
 
 
 def layers() -> None:
@@ -262,8 +257,7 @@ def exports() -> None:
 def breaks() -> None:
     """A Python function has no words: the call is left out of the graph, and is right all the same."""
     function = torch.compile(
-        lambda q: attention(q * 1.0, q, q, mask=Where(lambda b, h, q, k: q >= k)) + 1,
-        backend="aot_eager",
+        lambda q: attention(q * 1.0, q, q, mask=Where(lambda b, h, q, k: q >= k)) + 1, backend="aot_eager"
     )
     q = torch.randn(1, 2, 9, 4, requires_grad=True)
     want = attention(q, q, q, mask=Causal()) + 1
@@ -282,6 +276,4 @@ def test_layers_can_be_copied(copied: Callable[[MultiHeadAttention], MultiHeadAt
     want = here(x)
     other = copied(here)
     assert torch.equal(other(x), want)
-    assert {n: t.dtype for n, t in other.state_dict().items()} == dict.fromkeys(
-        here.state_dict(), FP32
-    )
+    assert {n: t.dtype for n, t in other.state_dict().items()} == dict.fromkeys(here.state_dict(), FP32)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from regard import Causal, Dot, Window, convert
-from regard.biases import T5
 from regard.errors import DtypeError, OptionError, RegardError, ShapeError
 from regard.nn import MultiHeadAttention
 from regard.positions import Rotary
+from regard.spec.biases import T5
 
 transformers = pytest.importorskip("transformers")
 
@@ -41,17 +41,24 @@ class Family:
 
     def layer(self, module: nn.Module) -> MultiHeadAttention:
         state = convert.read(module.state_dict(), self.layout, **self.sizes())
-        layer = MultiHeadAttention(
-            **convert.sizes(state, **self.sizes()), **self.options(module)
-        ).eval()
+        layer = MultiHeadAttention(**convert.sizes(state, **self.sizes()), **self.options(module)).eval()
         layer.load_state_dict(state)
         return layer
 
 
 def config(name: str, **options: Any) -> Any:
-    given = {"hidden_size": WIDTH, "num_attention_heads": HEADS, "num_hidden_layers": 1,
-             "intermediate_size": 16, "vocab_size": 20, "attn_implementation": "eager",
-             "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, **options}  # fmt: skip
+    given = {
+        "hidden_size": WIDTH,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+        "vocab_size": 20,
+        "attn_implementation": "eager",
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        **options,
+    }
     return getattr(transformers, f"{name}Config")(**given)
 
 
@@ -99,9 +106,16 @@ def t5_options(module: Any) -> dict[str, Any]:
 
 
 def whisper() -> Any:
-    options = {"d_model": WIDTH, "encoder_layers": 1, "encoder_attention_heads": HEADS,
-               "decoder_layers": 1, "decoder_attention_heads": HEADS, "encoder_ffn_dim": 16,
-               "decoder_ffn_dim": 16, "pad_token_id": 0}  # fmt: skip
+    options = {
+        "d_model": WIDTH,
+        "encoder_layers": 1,
+        "encoder_attention_heads": HEADS,
+        "decoder_layers": 1,
+        "decoder_attention_heads": HEADS,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+        "pad_token_id": 0,
+    }
     return model("Whisper", **options).encoder.layers[0].self_attn
 
 
@@ -130,27 +144,44 @@ def rotary(base: float = 10_000.0, size: int | None = None, **options: Any) -> C
 
 
 FAMILIES = {
-    "torch": Family("torch", lambda: spoilt(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)),
-                    lambda m, x: m(x, x, x)[0]),
-    "torch, no bias": Family("torch", lambda: nn.MultiheadAttention(WIDTH, HEADS, bias=False),
-                             lambda m, x: m(*[x.transpose(0, 1)] * 3)[0].transpose(0, 1)),
+    "torch": Family(
+        "torch", lambda: spoilt(nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)), lambda m, x: m(x, x, x)[0]
+    ),
+    "torch, no bias": Family(
+        "torch",
+        lambda: nn.MultiheadAttention(WIDTH, HEADS, bias=False),
+        lambda m, x: m(*[x.transpose(0, 1)] * 3)[0].transpose(0, 1),
+    ),
     "timm": Family("timm", Timm, lambda m, x: m(x), lambda m: {"qk_norm": nn.LayerNorm}),
     "bert": Family("bert", lambda: model("Bert").encoder.layer[0].attention, bert_output),
-    "vit": Family("llama", lambda: model("ViT", image_size=8, patch_size=4).layers[0].attention,
-                  lambda m, x: m(x)[0]),
-    "gpt2": Family("gpt2", lambda: model("GPT2").h[0].attn,
-                   lambda m, x: m(x, attention_mask=causal())[0], lambda m: {"mask": Causal()}),
+    "vit": Family("llama", lambda: model("ViT", image_size=8, patch_size=4).layers[0].attention, lambda m, x: m(x)[0]),
+    "gpt2": Family(
+        "gpt2",
+        lambda: model("GPT2").h[0].attn,
+        lambda m, x: m(x, attention_mask=causal())[0],
+        lambda m: {"mask": Causal()},
+    ),
     "llama": Family("llama", turned("Llama", num_key_value_heads=2), run_turned, rotary(), 2),
-    "mistral": Family("llama", turned("Mistral", num_key_value_heads=2, sliding_window=4), run_window,
-                      rotary(mask=Causal() & Window(3)), 2),
+    "mistral": Family(
+        "llama",
+        turned("Mistral", num_key_value_heads=2, sliding_window=4),
+        run_window,
+        rotary(mask=Causal() & Window(3)),
+        2,
+    ),
     "qwen 2": Family("llama", turned("Qwen2", num_key_value_heads=2), run_turned, rotary(), 2),
-    "qwen 3": Family("llama", turned("Qwen3", num_key_value_heads=2, head_dim=12), run_turned,
-                     rotary(qk_norm=lambda d: nn.RMSNorm(d, eps=1e-6)), 2),
+    "qwen 3": Family(
+        "llama",
+        turned("Qwen3", num_key_value_heads=2, head_dim=12),
+        run_turned,
+        rotary(qk_norm=lambda d: nn.RMSNorm(d, eps=1e-6)),
+        2,
+    ),
     "whisper": Family("bart", whisper, lambda m, x: m(x)[0]),
     "t5": Family("t5", t5, lambda m, x: m(x, mask=torch.zeros(1, 1, N, N))[0], t5_options),
     "neox": Family("neox", turned("GPTNeoX", rotary_pct=0.5), run_turned, rotary(size=4)),
     "phi 3": Family("phi3", turned("Phi3", num_key_value_heads=2), run_turned, rotary(), 2),
-}  # fmt: skip
+}
 families = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 
@@ -234,9 +265,10 @@ def test_from_one_family_to_another() -> None:
 
 def test_finding_the_layers_of_a_model() -> None:
     with seeded():
-        found = {name: convert.find(model(name, **options).state_dict()) for name, options in (
-            ("Bert", {}), ("GPT2", {"num_hidden_layers": 2}), ("GPTNeoX", {}), ("Llama", {}),
-        )}  # fmt: skip
+        found = {
+            name: convert.find(model(name, **options).state_dict())
+            for name, options in (("Bert", {}), ("GPT2", {"num_hidden_layers": 2}), ("GPTNeoX", {}), ("Llama", {}))
+        }
     assert found == {
         "Bert": {"encoder.layer.0.attention.": "bert"},
         "GPT2": {"h.0.attn.": "gpt2", "h.1.attn.": "gpt2"},
@@ -255,9 +287,10 @@ def test_what_is_read_are_views() -> None:
 
 
 def test_a_layout_of_your_own() -> None:
-    mine = convert.Layout("mine", tuple(
-        convert.Part(f"{name}.kernel", (f"{name}.weight",)) for name in ("query", "key", "value", "output")
-    ))  # fmt: skip
+    mine = convert.Layout(
+        "mine",
+        tuple(convert.Part(f"{name}.kernel", (f"{name}.weight",)) for name in ("query", "key", "value", "output")),
+    )
     state = MultiHeadAttention(WIDTH, HEADS).state_dict()
     theirs = convert.write(state, mine, heads=HEADS, prefix="att")
     assert "att.query.kernel" in theirs
@@ -278,33 +311,47 @@ def llama(**changes: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("state", "sizes", "error", "said"),
     [
-        (llama(k_proj__weight=None), {}, OptionError,
-         "no 'a.k_proj.weight', but 'a.q_proj.weight', 'a.v_proj.weight', 'a.o_proj.weight'; allowed: the "
-         "names of layout 'llama' under 'a.': q_proj.weight, [q_proj.bias], k_proj"),
-        (llama(k_proj__weights=torch.zeros(1)), {}, OptionError,
-         "got 'a.k_proj.weights'; allowed: the names of"),
+        (
+            llama(k_proj__weight=None),
+            {},
+            OptionError,
+            "no 'a.k_proj.weight', but 'a.q_proj.weight', 'a.v_proj.weight', 'a.o_proj.weight'; allowed: the "
+            "names of layout 'llama' under 'a.': q_proj.weight, [q_proj.bias], k_proj",
+        ),
+        (llama(k_proj__weights=torch.zeros(1)), {}, OptionError, "got 'a.k_proj.weights'; allowed: the names of"),
         (llama(), {"prefix": "b"}, OptionError, "'b.o_proj.weight', but nothing; allowed"),
-        (llama(k_proj__weight=torch.zeros(11, 16)), {}, ShapeError,
-         "a.k_proj.weight: got shape (11, 16); allowed: (12, any). Check heads and key_value_heads"),
-        (llama(v_proj__weight=torch.zeros(12, 15)), {}, ShapeError,
-         "a.v_proj.weight: got shape (12, 15); allowed: (12, 16)"),
-        (llama(o_proj__weight=torch.zeros(16, 12)), {}, ShapeError,
-         "a.o_proj.weight: got shape (16, 12); allowed: (any, 24)"),
-        (llama(q_proj__bias=torch.zeros(12)), {}, ShapeError,
-         "a.q_proj.bias: got shape (12,); allowed: (24)"),
-        (llama(q_norm__weight=torch.zeros(24)), {}, ShapeError,
-         "a.q_norm.weight: got shape (24,); allowed: (6)"),
-        (llama(), {"heads": 5, "key_value_heads": 5}, ShapeError,
-         "a.q_proj.weight: got shape (24, 16); allowed: (a multiple of 5, any)"),
-        (llama(), {"key_value_heads": None}, ShapeError,
-         "a.k_proj.weight: got shape (12, 16); allowed: (24, any)"),
-        (llama(), {"key_value_heads": 3}, OptionError,
-         "key_value_heads: got 3; allowed: a divisor of heads, 4"),
+        (
+            llama(k_proj__weight=torch.zeros(11, 16)),
+            {},
+            ShapeError,
+            "a.k_proj.weight: got shape (11, 16); allowed: (12, any). Check heads and key_value_heads",
+        ),
+        (
+            llama(v_proj__weight=torch.zeros(12, 15)),
+            {},
+            ShapeError,
+            "a.v_proj.weight: got shape (12, 15); allowed: (12, 16)",
+        ),
+        (
+            llama(o_proj__weight=torch.zeros(16, 12)),
+            {},
+            ShapeError,
+            "a.o_proj.weight: got shape (16, 12); allowed: (any, 24)",
+        ),
+        (llama(q_proj__bias=torch.zeros(12)), {}, ShapeError, "a.q_proj.bias: got shape (12,); allowed: (24)"),
+        (llama(q_norm__weight=torch.zeros(24)), {}, ShapeError, "a.q_norm.weight: got shape (24,); allowed: (6)"),
+        (
+            llama(),
+            {"heads": 5, "key_value_heads": 5},
+            ShapeError,
+            "a.q_proj.weight: got shape (24, 16); allowed: (a multiple of 5, any)",
+        ),
+        (llama(), {"key_value_heads": None}, ShapeError, "a.k_proj.weight: got shape (12, 16); allowed: (24, any)"),
+        (llama(), {"key_value_heads": 3}, OptionError, "key_value_heads: got 3; allowed: a divisor of heads, 4"),
         (llama(), {"heads": 0}, OptionError, "heads: got 0; allowed: a whole number ≥ 1"),
-        (llama(), {"layout": "lama"}, OptionError,
-         "layout: got 'lama'; allowed: 'torch', 'torch-cross', 'timm'"),
+        (llama(), {"layout": "lama"}, OptionError, "layout: got 'lama'; allowed: 'torch', 'torch-cross', 'timm'"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read(state, sizes, error, said) -> None:
     given = {"layout": "llama", "heads": 4, "key_value_heads": 2, "prefix": "a"} | sizes
     with pytest.raises(error, match=re.escape(said)):
@@ -314,16 +361,25 @@ def test_what_cannot_be_read(state, sizes, error, said) -> None:
 @pytest.mark.parametrize(
     ("layout", "state", "said"),
     [
-        ("gpt2", {"c_attn.weight": (96, 32), "c_proj.weight": (32, 32)},
-         "c_attn.weight: got shape (96, 32); allowed: (96, a multiple of 12, the heads of query.weight"),
-        ("torch", {"in_proj_weight": (96, 32), "in_proj_bias": (84,), "out_proj.weight": (32, 32)},
-         "in_proj_bias: got shape (84,); allowed: (96)"),
-        ("t5", dict.fromkeys(("q.weight", "k.weight", "v.weight", "o.weight"), (32, 32))
-         | {"relative_attention_bias.weight": (32, 2)},
-         "relative_attention_bias.weight: got shape (32, 2); allowed: (any, 4)"),
+        (
+            "gpt2",
+            {"c_attn.weight": (96, 32), "c_proj.weight": (32, 32)},
+            "c_attn.weight: got shape (96, 32); allowed: (96, a multiple of 12, the heads of query.weight",
+        ),
+        (
+            "torch",
+            {"in_proj_weight": (96, 32), "in_proj_bias": (84,), "out_proj.weight": (32, 32)},
+            "in_proj_bias: got shape (84,); allowed: (96)",
+        ),
+        (
+            "t5",
+            dict.fromkeys(("q.weight", "k.weight", "v.weight", "o.weight"), (32, 32))
+            | {"relative_attention_bias.weight": (32, 2)},
+            "relative_attention_bias.weight: got shape (32, 2); allowed: (any, 4)",
+        ),
         ("torch", {"in_proj_weight": (), "out_proj.weight": (32, 32)}, "in_proj_weight: got shape ()"),
     ],
-)  # fmt: skip
+)
 def test_shapes_are_told_as_they_lie_in_the_file(layout, state, said) -> None:
     tensors = {name: torch.zeros(shape) for name, shape in state.items()}
     with pytest.raises(ShapeError, match=re.escape(said)):
@@ -337,19 +393,34 @@ def ours(**options: Any) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("state", "layout", "sizes", "said"),
     [
-        (ours(qk_norm=nn.RMSNorm), "torch", {},
-         "state: got 'query_norm.weight', 'key_norm.weight'; allowed: what layout 'torch' has a place for"),
+        (
+            ours(qk_norm=nn.RMSNorm),
+            "torch",
+            {},
+            "state: got 'query_norm.weight', 'key_norm.weight'; allowed: what layout 'torch' has a place for",
+        ),
         (ours(projection_bias=("query", "value")), "torch", {}, "state: got no 'key.bias', but"),
-        ({"query.weight": torch.zeros(4, 4)}, "torch", {},
-         "got no 'key.weight', 'value.weight', 'output.weight'"),
-        (ours(key_value_heads=2), "neox", {"key_value_heads": 2},
-         "key_value_heads: got 2; allowed: 4, the heads of the queries. Layout 'neox' has no fewer"),
-        (ours() | {"key.weight": torch.zeros(32, 32).half()}, "torch", {},
-         "in_proj_weight: got torch.float32 and torch.float16; allowed: one dtype"),
-        (ours() | {"key.weight": torch.zeros(16, 32)}, "torch", {},
-         "key.weight: got shape (16, 32); allowed: (32, any)"),
+        ({"query.weight": torch.zeros(4, 4)}, "torch", {}, "got no 'key.weight', 'value.weight', 'output.weight'"),
+        (
+            ours(key_value_heads=2),
+            "neox",
+            {"key_value_heads": 2},
+            "key_value_heads: got 2; allowed: 4, the heads of the queries. Layout 'neox' has no fewer",
+        ),
+        (
+            ours() | {"key.weight": torch.zeros(32, 32).half()},
+            "torch",
+            {},
+            "in_proj_weight: got torch.float32 and torch.float16; allowed: one dtype",
+        ),
+        (
+            ours() | {"key.weight": torch.zeros(16, 32)},
+            "torch",
+            {},
+            "key.weight: got shape (16, 32); allowed: (32, any)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_written(state, layout, sizes, said) -> None:
     with pytest.raises(RegardError, match=re.escape(said)):
         convert.write(state, layout, heads=HEADS, **sizes)
@@ -363,8 +434,16 @@ def test_dtypes_do_not_matter_where_nothing_is_joined() -> None:
 
 
 def test_sizes_are_the_layers_arguments() -> None:
-    options = {"width": 12, "heads": 4, "key_value_heads": 2, "head_size": 5, "value_size": 6,
-               "context_width": 10, "out_width": 8, "projection_bias": ("query", "output")}  # fmt: skip
+    options = {
+        "width": 12,
+        "heads": 4,
+        "key_value_heads": 2,
+        "head_size": 5,
+        "value_size": 6,
+        "context_width": 10,
+        "out_width": 8,
+        "projection_bias": ("query", "output"),
+    }
     state = MultiHeadAttention(**options).state_dict()
     assert convert.sizes(state, heads=4, key_value_heads=2) == options
     with pytest.raises(OptionError, match="a state dict of MultiHeadAttention"):

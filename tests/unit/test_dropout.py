@@ -10,14 +10,12 @@ from hypothesis import strategies as st
 import regard
 from cases import FP64, Case
 from regard import Entropy, Rows
-from regard.dropout import keeps
 from regard.problem import Problem
 from regard.shapes import Box
+from regard.spec.dropout import keeps
 
 
-def everything(
-    seed: int, share: float, b: int = 2, h: int = 3, q: int = 40, k: int = 50
-) -> torch.Tensor:
+def everything(seed: int, share: float, b: int = 2, h: int = 3, q: int = 40, k: int = 50) -> torch.Tensor:
     return keeps(seed, share, Box(range(b), range(h), range(q), range(0)), torch.arange(k))
 
 
@@ -27,12 +25,7 @@ def test_the_rate(share: float) -> None:
     n = kept.numel()
     slack = 4 * (share * (1 - share) / n) ** 0.5
     assert abs(float((~kept).double().mean()) - share) < slack
-    for dims in (
-        (0, 1, 2),
-        (0, 1, 3),
-        (0, 2, 3),
-        (1, 2, 3),
-    ):  # nor is any key, row, head or batch row favoured
+    for dims in ((0, 1, 2), (0, 1, 3), (0, 2, 3), (1, 2, 3)):  # nor is any key, row, head or batch row favoured
         each = (~kept).double().mean(dims)
         limit = 5.5 * (share * (1 - share) / (n / each.numel())) ** 0.5
         assert (each - share).abs().max() < limit
@@ -64,8 +57,9 @@ def test_a_weights_fate_depends_on_its_place_only(data: st.DataObject) -> None:
 
 def test_nothing_dropped_and_far_places() -> None:
     assert everything(1, 0.0).all()
-    far = keeps(2**31 - 1, 0.5, Box(range(1), range(1), range(2**31, 2**31 + 64), range(0)),
-                torch.arange(2**33, 2**33 + 64))  # fmt: skip
+    far = keeps(
+        2**31 - 1, 0.5, Box(range(1), range(1), range(2**31, 2**31 + 64), range(0)), torch.arange(2**33, 2**33 + 64)
+    )
     assert 0.3 < float(far.double().mean()) < 0.7
 
 
@@ -75,9 +69,7 @@ def test_kept_weights_grow_and_dropped_ones_give_nothing() -> None:
     torch.manual_seed(5)
     problem = Problem.of(call.q, call.k, call.v, mask=call.mask, dropout=share)
     kept = everything(problem.seed, share, *s[:2], s.q, s.k)
-    weights = regard.observe(call.q, call.k, call.v, rows := Rows(*range(s.q)), mask=call.mask)[
-        rows
-    ]
+    weights = regard.observe(call.q, call.k, call.v, rows := Rows(*range(s.q)), mask=call.mask)[rows]
     want = (weights * kept / (1 - share)) @ call.v
     torch.manual_seed(5)
     got = regard.attention(call.q, call.k, call.v, mask=call.mask, dropout=share)

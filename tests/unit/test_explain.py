@@ -86,28 +86,23 @@ def test_memory_grows_linearly(backend: str) -> None:
 
 Reason = tuple[str, dict[str, Any], list[Observer[Any]]]
 REASONS: list[Reason] = [
-    ("the kernels know Softmax and Sigmoid, not Sparsemax; chunked runs it",
-     {"normalizer": Sparsemax()}, []),
-    ("the score Additive is no dot product; chunked runs any score",
-     {"score": Additive(torch.ones(4, 16))}, []),
-    ("the score Custom is no dot product; chunked runs any score",
-     {"score": lambda q, k: q @ k.mT}, []),
+    ("the kernels know Softmax and Sigmoid, not Sparsemax; chunked runs it", {"normalizer": Sparsemax()}, []),
+    ("the score Additive is no dot product; chunked runs any score", {"score": Additive(torch.ones(4, 16))}, []),
+    ("the score Custom is no dot product; chunked runs any score", {"score": lambda q, k: q @ k.mT}, []),
     ("the kernels know no Observer; chunked runs any observer", {}, [Observer()]),
     ("the kernels keep at most 256 keys in order, not 257; chunked any", {}, [TopK(257)]),
-    ("the kernels count distances up to 1073741824; chunked counts any",
-     {}, [MeanDistance(offset=2**30)]),
-    ("the kernels observe Softmax only, no Sigmoid as LogSumExp would; chunked observes any",
-     {"normalizer": Sigmoid()}, [LogSumExp()]),
-]  # fmt: skip
+    ("the kernels count distances up to 1073741824; chunked counts any", {}, [MeanDistance(offset=2**30)]),
+    (
+        "the kernels observe Softmax only, no Sigmoid as LogSumExp would; chunked observes any",
+        {"normalizer": Sigmoid()},
+        [LogSumExp()],
+    ),
+]
 
 
 @needs_native
-@pytest.mark.parametrize(
-    ("reason", "parts", "asked"), REASONS, ids=[row[0][:40] for row in REASONS]
-)
-def test_why_the_kernels_do_not_run_a_call(
-    reason: str, parts: dict[str, Any], asked: list[Observer[Any]]
-) -> None:
+@pytest.mark.parametrize(("reason", "parts", "asked"), REASONS, ids=[row[0][:40] for row in REASONS])
+def test_why_the_kernels_do_not_run_a_call(reason: str, parts: dict[str, Any], asked: list[Observer[Any]]) -> None:
     q = torch.zeros(2, 4, 8, 16)
     plan = explain(q, q, q, *asked, **parts)
     assert plan.backend == "chunked"
@@ -127,9 +122,7 @@ def test_why_the_kernels_do_not_run_certain_tensors() -> None:
         "the kernels compute in float32; chunked computes in float64": q.double(),
         "a head size of 257 is above 256, the kernels' most; chunked takes any": wide,
         "the kernels run on processors, not on meta; chunked runs anywhere": q.to("meta"),
-        "the kernels read plain tensors, not those of a subclass; chunked takes any": q.as_subclass(
-            Mine
-        ),
+        "the kernels read plain tensors, not those of a subclass; chunked takes any": q.as_subclass(Mine),
     }
     for reason, x in told.items():
         assert native.why_not(Problem.of(x, x, x)) == reason
@@ -138,13 +131,9 @@ def test_why_the_kernels_do_not_run_certain_tensors() -> None:
     assert "a head size of 257" in str(native.why_not(euclidean))
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(q, q)
-        assert native.why_not(Problem.of(dual, q, q)) == (
-            "the kernels have no forward-mode derivative; chunked has"
-        )
+        assert native.why_not(Problem.of(dual, q, q)) == ("the kernels have no forward-mode derivative; chunked has")
     long = torch.zeros(1, 1, 1, 1).expand(8, 64, 1 << 14, 1)
-    scattered = Problem.of(
-        long, long, long, mask=Where(lambda b, h, q, k: (q * k + h + b) % 3 == 0)
-    )
+    scattered = Problem.of(long, long, long, mask=Where(lambda b, h, q, k: (q * k + h + b) % 3 == 0))
     assert native.why_not(scattered) == (
         "the mask may need 16 GiB of bits, more than 4; chunked asks it block by block"
     )
@@ -163,8 +152,13 @@ def test_it_prints_as_a_table() -> None:
     lines = str(explain(*qkv(), mask=Causal(), backend="chunked")).splitlines()
     assert lines[0].split() == ["backend", "chunked"]
     assert [line.split("  ")[0] for line in lines] == [
-        "backend", "empty tiles", "full tiles", "mixed tiles", "work", "scores held"
-    ]  # fmt: skip
+        "backend",
+        "empty tiles",
+        "full tiles",
+        "mixed tiles",
+        "work",
+        "scores held",
+    ]
     assert "all at once: 32 MiB" in lines[-1]
 
 

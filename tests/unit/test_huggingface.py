@@ -16,8 +16,8 @@ from torch import Tensor
 
 from regard.errors import OptionError, ShapeError
 from regard.huggingface import NAME, GrowingLayer, LazyMask, growing_cache, mask_for
-from regard.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense
 from regard.shapes import Sizes
+from regard.spec.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense
 from tiny import FAMILIES, TOKENS, Family, inputs, prompt, result
 
 tf: Any = transformers
@@ -43,9 +43,7 @@ def rms(t: Tensor) -> float:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_outputs_and_gradients_are_those_of_eager_attention(
-    family: Family, dtype: torch.dtype
-) -> None:
+def test_outputs_and_gradients_are_those_of_eager_attention(family: Family, dtype: torch.dtype) -> None:
     given = inputs(family.reads)
 
     def run(implementation: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -75,19 +73,12 @@ def test_outputs_and_gradients_are_those_of_eager_attention(
 
 @pytest.mark.parametrize(
     "how", [{}, {"num_beams": 3}, {"cache_implementation": "static"}], ids=["greedy", "beams", "static"]
-)  # fmt: skip
-def test_what_is_generated_is_what_eager_attention_generates(
-    family: Family, how: dict[str, Any]
-) -> None:
+)
+def test_what_is_generated_is_what_eager_attention_generates(family: Family, how: dict[str, Any]) -> None:
     if not family.writes:
         pytest.skip("an encoder")
     asked = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
-    found = [
-        family.model(name).generate(
-            **prompt(family.reads), **asked, **how
-        )
-        for name in ("eager", NAME)
-    ]  # fmt: skip
+    found = [family.model(name).generate(**prompt(family.reads), **asked, **how) for name in ("eager", NAME)]
     assert found[0].shape[1] >= 12
     assert torch.equal(*found)
 
@@ -98,8 +89,14 @@ def test_in_a_graph(what: str) -> None:
     tests = Path(__file__).parents[1]
     path = os.pathsep.join(map(str, (tests / "unit", tests, tests.parent / "src")))
     code = f"import test_huggingface as t; t.{what}()"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=300, check=False,
-                          env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -155,9 +152,7 @@ def test_a_growing_cache_is_a_dynamic_cache_that_copies_less(name: str) -> None:
             steps = [model(token, past_key_values=one).logits for one in (cache, usual)]
             torch.testing.assert_close(*steps)
             found.append(steps[0])
-            assert layer.keys.data_ptr() == start or len(found) == 2, (
-                "the first step copies nothing"
-            )
+            assert layer.keys.data_ptr() == start or len(found) == 2, "the first step copies nothing"
             for one in (cache, usual):
                 one.crop(-1)
     torch.testing.assert_close(*found)
@@ -211,8 +206,9 @@ def test_packed_documents_by_cumulative_lengths_do_not_meet() -> None:
     with torch.no_grad():
         want = model(input_ids=ids, position_ids=positions, use_cache=False).logits
         # With a mask that is all ones transformers does not look for documents in the positions.
-        got = model(input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids),
-                    use_cache=False, **told).logits  # fmt: skip
+        got = model(
+            input_ids=ids, position_ids=positions, attention_mask=torch.ones_like(ids), use_cache=False, **told
+        ).logits
         with pytest.raises(OptionError, match="the same for both"):
             model(input_ids=ids, use_cache=False, **(told | {"cu_seq_lens_k": ends + 1}))
     torch.testing.assert_close(got, want)
@@ -222,13 +218,12 @@ def test_packed_documents_by_cumulative_lengths_do_not_meet() -> None:
 def test_a_mask_of_ones_own(kind: str) -> None:
     ids = inputs("text")["input_ids"]
     allowed = (torch.rand(2, 1, 21, 21) < 0.5) | torch.eye(21, dtype=torch.bool)
-    mask = allowed if kind == "allowed" else torch.zeros(2, 1, 21, 21).masked_fill(
-        ~allowed, torch.finfo(torch.float32).min
-    )  # fmt: skip
-    found = [
-        FAMILIES["llama"].model(name)(input_ids=ids, attention_mask=mask).logits
-        for name in ("sdpa", NAME)
-    ]
+    mask = (
+        allowed
+        if kind == "allowed"
+        else torch.zeros(2, 1, 21, 21).masked_fill(~allowed, torch.finfo(torch.float32).min)
+    )
+    found = [FAMILIES["llama"].model(name)(input_ids=ids, attention_mask=mask).logits for name in ("sdpa", NAME)]
     torch.testing.assert_close(*found)
 
 
@@ -245,24 +240,19 @@ def test_attentions_are_given_when_they_are_asked_for(family: Family) -> None:
 
 
 def test_attentions_of_each_step() -> None:
-    asked: dict[str, Any] = {
-        "max_new_tokens": 4,
-        "min_new_tokens": 4,
-        "do_sample": False,
-        "pad_token_id": 0,
-    }
-    out = FAMILIES["gpt2"].model(NAME).generate(
-        **prompt("text"), **asked, output_attentions=True, return_dict_in_generate=True
-    )  # fmt: skip
+    asked: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    out = (
+        FAMILIES["gpt2"]
+        .model(NAME)
+        .generate(**prompt("text"), **asked, output_attentions=True, return_dict_in_generate=True)
+    )
     shapes = [tuple(step[0].shape[-2:]) for step in out.attentions]
     assert shapes == [(21, 21), (1, 22), (1, 23), (1, 24)]
 
 
 def test_what_may_change_the_meaning_is_refused() -> None:
     model = FAMILIES["llama"].model(NAME)
-    with pytest.raises(
-        OptionError, match=r"LlamaAttention\(tilt=…\): got a float; allowed: arguments whose"
-    ):
+    with pytest.raises(OptionError, match=r"LlamaAttention\(tilt=…\): got a float; allowed: arguments whose"):
         model(**inputs("text"), tilt=0.5)
     model(**inputs("text"), tilt=None)
 
@@ -290,28 +280,20 @@ FUNCTIONS: dict[str, tuple[Any, type[Mask]]] = {
     "chunks": (CHUNKS, Documents),
     "blocks": (BLOCKS, Where),
     "one's own": (lambda b, h, q, k: (q + k) % 3 < b + 1, Where),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("padding", [None, PADDING], ids=["unpadded", "padded"])
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_lazy_mask_is_the_mask_of_sdpa(name: str, padding: Tensor | None) -> None:
     function, kind = FUNCTIONS[name]
-    told = {
-        **SIZES,
-        "q_offset": 8,
-        "kv_offset": 2,
-        "mask_function": function,
-        "attention_mask": padding,
-    }
+    told = {**SIZES, "q_offset": 8, "kv_offset": 2, "mask_function": function, "attention_mask": padding}
     lazy = mask_for(**told)
     assert isinstance(lazy, LazyMask)
     assert lazy.shape == (2, 1, 11, 17)
     kinds = {type(part) for part in lazy.mask.conjuncts()} - {Given} or {Everything}
     assert kind in kinds, f"not told by a value: {kinds}"
-    want = masking_utils.sdpa_mask(
-        **told, allow_is_causal_skip=False, allow_is_bidirectional_skip=False
-    )
+    want = masking_utils.sdpa_mask(**told, allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
     assert torch.equal(lazy.dense(), want.expand(2, 1, 11, 17))
     assert torch.equal(lazy[:, 0, -2:], want.expand(2, 1, 11, 17)[:, 0, -2:])
 
@@ -331,9 +313,7 @@ def test_a_step_without_padding_has_nothing_to_mask() -> None:
     lazy = mask_for(batch_size=1, q_length=1, kv_length=30, q_offset=29)
     assert isinstance(lazy, LazyMask)
     assert lazy.mask == Everything()
-    assert (
-        mask_for(batch_size=1, q_length=1, kv_length=30, q_offset=29, attention_mask=lazy) is lazy
-    )
+    assert mask_for(batch_size=1, q_length=1, kv_length=30, q_offset=29, attention_mask=lazy) is lazy
 
 
 def test_a_mask_costs_no_square() -> None:

@@ -13,22 +13,18 @@ import pytest
 from rich.console import Console
 
 from regard import learn
+from regard.analysis.worked_example import COLOURS, Lesson, Role
 from regard.errors import OptionError
 from regard.learn.drawing import equation, settled
-from regard.lesson import COLOURS, Lesson, Role
 
 LONG = "antidisestablishmentarianism is longer than it looks"
 TEXTS = [None, "the money bank", "I really love my cat, my", LONG]
 
 
-def printed(
-    text: str | None = None, width: int = 80, *, step: bool = False, colour: bool = False
-) -> str:
+def printed(text: str | None = None, width: int = 80, *, step: bool = False, colour: bool = False) -> str:
     out = io.StringIO()
     system = "truecolor" if colour else None
-    learn.main(
-        text, step, Console(file=out, width=width, force_terminal=colour, color_system=system)
-    )
+    learn.main(text, step, Console(file=out, width=width, force_terminal=colour, color_system=system))
     return out.getvalue()
 
 
@@ -39,9 +35,7 @@ def sums(text: str) -> list[tuple[list[float], float, list[tuple[float, float]]]
         match = re.fullmatch(r"\S.*?\) = (.*) [=≈] (.*) = (\S+)", line)
         assert match, line
         factors, terms, total = match.groups()
-        products = [
-            tuple(float(f.strip("()")) for f in one.split("×")) for one in factors.split(" + ")
-        ]
+        products = [tuple(float(f.strip("()")) for f in one.split("×")) for one in factors.split(" + ")]
         numbers = [float(t) for t in terms.replace("- ", "+ -").split(" + ")]
         found.append((numbers, float(total), products))  # pyright: ignore[reportArgumentType]
     return found
@@ -116,9 +110,7 @@ def feed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[bytes], int]]:
         yield fed
 
 
-@pytest.mark.parametrize(
-    ("written", "steps"), [(b"", 1), (b"\n\n", 3), (b"\nq\n\n", 2), (b"\n" * 13, 14)]
-)
+@pytest.mark.parametrize(("written", "steps"), [(b"", 1), (b"\n\n", 3), (b"\nq\n\n", 2), (b"\n" * 13, 14)])
 def test_step_waits_and_leaves(feed: Callable[[bytes], int], written: bytes, steps: int) -> None:
     os.close(feed(written))
     assert len(re.findall(r"^\d+  .*──$", printed(step=True), re.M)) == steps
@@ -131,7 +123,5 @@ def test_step_does_not_hang_on_a_silent_pipe(feed: Callable[[bytes], int]) -> No
 
 
 def test_a_refusal_says_what_to_do() -> None:
-    with pytest.raises(
-        OptionError, match=r"text: got 1 word; allowed: 2 to 6 words.*Try 'the river bank'"
-    ):
+    with pytest.raises(OptionError, match=r"text: got 1 word; allowed: 2 to 6 words.*Try 'the river bank'"):
         printed("alone")

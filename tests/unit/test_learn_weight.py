@@ -20,14 +20,20 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     layers = [
         MultiHeadAttention(24, 2, mask=Causal()),
         MultiHeadAttention(
-            24, 2, mask=Causal() & Window(6), score=Dot(softcap=5.0),
-            normalizer=Softmax.with_learned_sink(2),
+            24, 2, mask=Causal() & Window(6), score=Dot(softcap=5.0), normalizer=Softmax.with_learned_sink(2)
         ),
-    ]  # fmt: skip
+    ]
     place = tmp_path_factory.mktemp("run") / "run.safetensors"
     tokens = [f"w{i} " for i in range(20)]
-    record(Transformer(30, layers), torch.randint(30, (1, 20)), to=place, values=True,
-           layer_inputs=True, tokens=tokens, text="".join(tokens))  # fmt: skip
+    record(
+        Transformer(30, layers),
+        torch.randint(30, (1, 20)),
+        to=place,
+        values=True,
+        layer_inputs=True,
+        tokens=tokens,
+        text="".join(tokens),
+    )
     return place
 
 
@@ -74,9 +80,7 @@ def test_it_ends_at_the_weight_and_its_sums_add_up(
     assert ("the sink" in out, "soft-cap" in out) == (layer == 1, layer == 1)
 
 
-def test_by_default_it_is_the_strongest_weight_on_another_token(
-    path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_by_default_it_is_the_strongest_weight_on_another_token(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     weights = Recording.open(path).layer(0).weights[0, 0].fill_diagonal_(0)
     query, key = divmod(int(weights.argmax()), 20)
     said = f"query {query} “w{query} ” gives"
@@ -102,10 +106,8 @@ def test_what_was_not_kept_is_said(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--key=3"], "--key: got 3 without a query; allowed: --query and --key, or --query alone."),
         (["--text=a b"], "--text: got words and a recording; allowed: one of them."),
     ],
-)  # fmt: skip
-def test_refusals(
-    path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
-) -> None:
+)
+def test_refusals(path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str) -> None:
     assert main(["learn", str(path), *options]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
 

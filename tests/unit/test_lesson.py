@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from regard import Causal, Entropy, Rows, attention, observe
+from regard.analysis.worked_example import CHOSEN, HEADS, OUTPUT, Head, How, Lesson, Number, Role, embedding, values
 from regard.errors import OptionError, ShapeError
-from regard.lesson import CHOSEN, HEADS, OUTPUT, Head, How, Lesson, Number, Role, embedding, values
-from regard.masks import Everything, Mask, Where, Window
-from regard.scores import Dot
+from regard.spec.masks import Everything, Mask, Where, Window
+from regard.spec.scores import Dot
 
 TEXTS = ["the river bank", "the money bank", "tea and then tea again", "one two", "é ✓ 漢字 a b c"]
 
@@ -38,8 +38,7 @@ def test_the_default_by_hand() -> None:
     exps = [math.exp(-4.5 / math.sqrt(2)), 1, math.exp(-1.5 / math.sqrt(2))]
     weights = [e / sum(exps) for e in exps]
     assert [n.value for n in head.weights[2]] == pytest.approx(weights, rel=1e-14)
-    out = [-0.5 * weights[0] + 3 * weights[1] + 0.5 * weights[2],
-           -0.5 * weights[0] - 1 * weights[1] + 0.5 * weights[2]]  # fmt: skip
+    out = [-0.5 * weights[0] + 3 * weights[1] + 0.5 * weights[2], -0.5 * weights[0] - 1 * weights[1] + 0.5 * weights[2]]
     assert [n.value for n in head.out[2]] == pytest.approx(out, rel=1e-14)
     second = lesson.heads[1].out[2]
     assert [n.value for n in lesson.out[2]] == pytest.approx(
@@ -79,7 +78,7 @@ def test_every_number_follows_from_its_operands(text: str) -> None:
         How.SUBTRACT: lambda o: -(o[1] - o[0]),
         How.EXP: lambda o: math.e ** o[0],
         How.SUM: math.fsum,
-    }  # fmt: skip
+    }
     seen: set[How] = set()
     for number in flat(Lesson.of(text)):
         seen.add(number.how)
@@ -104,9 +103,7 @@ def test_weights_are_between_0_and_1_and_sum_to_1() -> None:
         for head in Lesson.of(text).heads:
             weights = values(head.weights)
             assert ((weights >= 0) & (weights <= 1)).all()
-            torch.testing.assert_close(
-                weights.sum(-1), torch.ones(len(weights), dtype=torch.float64)
-            )
+            torch.testing.assert_close(weights.sum(-1), torch.ones(len(weights), dtype=torch.float64))
 
 
 def test_context_changes_the_word() -> None:
@@ -138,18 +135,25 @@ def test_words_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "said"),
     [
-        (lambda: Lesson.of(""), OptionError, "text: got 0 words; allowed: 2 to 6 words, parted by spaces. "
-         "Try 'the river bank'; for whole files there is `regard look`."),
+        (
+            lambda: Lesson.of(""),
+            OptionError,
+            "text: got 0 words; allowed: 2 to 6 words, parted by spaces. "
+            "Try 'the river bank'; for whole files there is `regard look`.",
+        ),
         (lambda: Lesson.of("one"), OptionError, "text: got 1 word; allowed: 2 to 6 words"),
         (lambda: Lesson.of("a b c d e f g"), OptionError, "text: got 7 words"),
         (lambda: Lesson.of(divisor=0.0), OptionError, "divisor: got 0.0; allowed: a finite number above 0"),
         (lambda: Lesson.of(divisor=math.nan), OptionError, "divisor: got nan"),
         (lambda: Lesson.of(heads=()), ShapeError, "heads: got none; allowed: one `Maps` for each head"),
         (lambda: Lesson.of(output=((1, 0),)), ShapeError, "output: got 1 rows of 2; allowed: 4 rows of 2"),
-        (lambda: Lesson.of(mask=Where(lambda b, h, q, k: q != 0)), OptionError,
-         "mask: got a mask that hides every key from a query"),
+        (
+            lambda: Lesson.of(mask=Where(lambda b, h, q, k: q != 0)),
+            OptionError,
+            "mask: got a mask that hides every key from a query",
+        ),
     ],
-)  # fmt: skip
+)
 def test_refusals(call, kind, said) -> None:
     with pytest.raises(kind) as caught:
         call()

@@ -18,23 +18,26 @@ from numpy import ndarray
 from rich.console import Console
 
 from largest import Largest
-from regard import Causal, Weights, Window, pages, pictures
+from regard import Causal, Weights, Window
+from regard.analysis.uniform_baseline import even
+from regard.cli import look_tables
+from regard.cli.look_snippets import snippet
+from regard.display import images
+from regard.display.images import Scale, viridis
+from regard.display.text import printable
 from regard.errors import OptionError
-from regard.explorer.even import even
-from regard.look import band, terminal
-from regard.look.lines import snippet
+from regard.look import band
 from regard.look.maps import shrink
 from regard.look.opening import Opened, open_model
 from regard.look.study import CELLS, LINKS, Head, Study, study
 from regard.look.telling import strongest, telling
-from regard.masks import dense
 from regard.models.tokens import Tokens, train_tokenizer
 from regard.nn import Block, MultiHeadAttention, Transformer
-from regard.pages import printable
-from regard.pictures import Scale, viridis
 from regard.positions import Rotary
 from regard.shapes import Sizes
-from regard.source import Source, read
+from regard.spec.masks import dense
+from regard.system import atomic_files
+from regard.system.text_source import Source, read
 
 TEXT = '''"""Ends scripts: </script><b>&amp;\x1b[2J"""
 
@@ -48,7 +51,7 @@ def first(items, *, key=None):
 class Last:
     def __call__(self, items):
         return first(reversed(items))
-'''  # fmt: skip
+'''
 WINDOW = 8
 
 
@@ -95,9 +98,7 @@ def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: Stud
         entropy = -(w * np.log(np.where(w > 0, w, 1))).sum(-1)
         close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
         assert (head.visible == visible).all()
-        np.testing.assert_allclose(
-            head.entropy, (entropy[1:] / np.log(visible[1:])).mean(), **close
-        )
+        np.testing.assert_allclose(head.entropy, (entropy[1:] / np.log(visible[1:])).mean(), **close)
         np.testing.assert_allclose(head.effective, np.exp(entropy[1:]).mean(), **close)
         np.testing.assert_allclose(head.previous, np.diag(w, -1).mean(), **close)
         np.testing.assert_allclose(head.first, w[1:, 0].mean(), **close)
@@ -141,9 +142,7 @@ def test_bands_are_joined_from_blocks(rows: int, monkeypatch: pytest.MonkeyPatch
             np.testing.assert_allclose(found[head, i], mine.mean(0), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "mask", [Causal(), Causal() & Window(3), ~Causal(), Causal() & torch.eye(600).bool()]
-)
+@pytest.mark.parametrize("mask", [Causal(), Causal() & Window(3), ~Causal(), Causal() & torch.eye(600).bool()])
 def test_even_counts_what_a_mask_lets_be_seen(mask: Any) -> None:
     sizes = Sizes(1, 2, 2, 600, 600, 1, 1, torch.device("cpu"))
     allowed = dense(mask, sizes)[0].numpy()
@@ -174,12 +173,7 @@ def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: Study) -> None:
     assert [head.name for head in some.heads] == ["1.2"]
     np.testing.assert_allclose(some.heads[0].received, seen.heads[4].received, rtol=1e-5)
     assert [head.name for head in study(opened, source, head=1).heads] == ["0.1", "1.1"]
-    for layer, head, said in (
-        (2, None, "--layer"),
-        (-1, None, "--layer"),
-        (0, 2, "--head"),
-        (None, 4, "--head"),
-    ):
+    for layer, head, said in ((2, None, "--layer"), (-1, None, "--layer"), (0, 2, "--head"), (None, 4, "--head")):
         with pytest.raises(OptionError, match=f"{said}: got .*allowed: 0 to "):
             study(opened, source, layer=layer, head=head)
 
@@ -187,7 +181,7 @@ def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: Study) -> None:
 def test_one_token_is_enough(opened: Opened) -> None:
     found = study(opened, Source("short", "x", 1))
     assert len(found.words) == 2
-    terminal.show(Console(file=io.StringIO()), found)
+    look_tables.show(Console(file=io.StringIO()), found)
 
 
 # ---------------------------------------------------------------- what is picked and shown
@@ -196,9 +190,7 @@ def test_one_token_is_enough(opened: Opened) -> None:
 def test_links_tell_something(seen: Study) -> None:
     for head in seen.heads:
         links = strongest(seen, head, 10)
-        assert [link.weight for link in links] == sorted(
-            (link.weight for link in links), reverse=True
-        )
+        assert [link.weight for link in links] == sorted((link.weight for link in links), reverse=True)
         pairs = {(seen.words.texts[q].strip(), seen.words.texts[k].strip()) for q, k, _ in links}
         assert len(pairs) == len(links)
         for query, key, weight in links:
@@ -218,10 +210,7 @@ def test_heads_are_picked_by_what_they_do(seen: Study) -> None:
         if earlier:
             keys[query, 0], weights[query, 0] = earlier[-1], 1
     induction = replace(plain, head=8, keys=keys, weights=weights)
-    picks = {
-        pick.title: pick
-        for pick in telling(replace(seen, heads=[*seen.heads, previous, induction]))
-    }
+    picks = {pick.title: pick for pick in telling(replace(seen, heads=[*seen.heads, previous, induction]))}
     assert picks["previous token"].head is previous
     assert "90%" in picks["previous token"].why
     assert picks["induction"].head is induction
@@ -233,9 +222,7 @@ def test_a_snippet_is_the_token_in_its_line(seen: Study) -> None:
     for token in range(1, len(seen.words)):
         part = snippet(seen, token, 200)
         if part.token not in "↵␣":
-            assert part.before + part.token + part.after == printable(
-                lines[part.place - 1].strip()
-            ).replace("\t", " ")
+            assert part.before + part.token + part.after == printable(lines[part.place - 1].strip()).replace("\t", " ")
         assert len("".join(snippet(seen, token, 20)[1:])) <= max(20, 8 + len(part.token))
         assert "\x1b" not in "".join(part[1:])
 
@@ -244,14 +231,8 @@ def test_a_snippet_is_the_token_in_its_line(seen: Study) -> None:
 @pytest.mark.parametrize("colour", [None, "truecolor"])
 def test_terminal_at_any_width(seen: Study, width: int, colour: Any) -> None:
     out = io.StringIO()
-    console = Console(
-        file=out,
-        width=width,
-        color_system=colour,
-        force_terminal=colour is not None,
-        highlight=False,
-    )
-    terminal.show(console, seen)
+    console = Console(file=out, width=width, color_system=colour, force_terminal=colour is not None, highlight=False)
+    look_tables.show(console, seen)
     text = out.getvalue()
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
     assert all(head.name in plain for head in seen.heads)
@@ -267,9 +248,7 @@ def test_shrinking_a_map_stays_exact(seen: Study) -> None:
     values = np.random.default_rng(0).random((n, 90)).astype(np.float32)
     rows = np.arange(n) * 20 // n
     for far, reduce in ((False, np.maximum), (True, np.add)):
-        fine = np.stack(
-            [reduce.reduce(values[rows == i], 0) / (1, sum(rows == i))[far] for i in range(20)]
-        )
+        fine = np.stack([reduce.reduce(values[rows == i], 0) / (1, sum(rows == i))[far] for i in range(20)])
         head = replace(seen.heads[0], band=far, map=fine)
         small = shrink(head, n, 7, 40)
         assert small.shape == (7, 30)
@@ -287,8 +266,8 @@ def test_levels_are_even_in_the_logarithm() -> None:
 
 def test_png_is_what_the_specification_says() -> None:
     levels = np.array([[0, 1, 2], [255, 3, 0]], np.uint8)
-    data = pictures.png(levels, viridis())
-    assert data.startswith(pictures.SIGNATURE)
+    data = images.png(levels, viridis())
+    assert data.startswith(images.SIGNATURE)
     chunks: dict[bytes, bytes] = {}
     rest = data[8:]
     while rest:
@@ -305,10 +284,10 @@ def test_png_is_what_the_specification_says() -> None:
 
 def test_where_a_page_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a folder"):
-        pages.writable(tmp_path)
+        atomic_files.writable(tmp_path)
     with pytest.raises(OptionError, match=r"not there.*mkdir"):
-        pages.writable(tmp_path / "no" / "page.html")
-    assert pages.writable(tmp_path / "page.html") == tmp_path / "page.html"
+        atomic_files.writable(tmp_path / "no" / "page.html")
+    assert atomic_files.writable(tmp_path / "page.html") == tmp_path / "page.html"
 
 
 def test_two_who_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
@@ -317,10 +296,10 @@ def test_two_who_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
 
     def slow() -> Iterator[str]:
         yield "the "
-        assert pages.put("other", path) == 5
+        assert atomic_files.put("other", path) == 5
         yield "last"
 
-    assert pages.put(slow(), path) == 8
+    assert atomic_files.put(slow(), path) == 8
     assert path.read_text() == "the last"
     assert [*tmp_path.iterdir()] == [path]
 
@@ -360,13 +339,9 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, s
         read(str(tmp_path / name))
 
 
-@pytest.mark.parametrize(
-    "files", [(), ("tokenizer.json",), ("tokenizer.json", "weights.safetensors")]
-)
+@pytest.mark.parametrize("files", [(), ("tokenizer.json",), ("tokenizer.json", "weights.safetensors")])
 def test_models_that_cannot_be_opened(tmp_path: Path, files: tuple[str, ...]) -> None:
-    with pytest.raises(
-        OptionError, match=r"--model: got gpt2, which is not on this machine.*hf download gpt2"
-    ):
+    with pytest.raises(OptionError, match=r"--model: got gpt2, which is not on this machine.*hf download gpt2"):
         open_model("gpt2")
     for name in files:
         (tmp_path / name).write_text("{}")

@@ -18,13 +18,13 @@ from rich.console import Console
 
 from largest import Largest
 from regard import cli
+from regard.cli import look_tables
+from regard.cli.look_snippets import snippet
 from regard.errors import OptionError
-from regard.look import terminal
-from regard.look.lines import snippet
 from regard.look.opening import OfTransformers, open_model
 from regard.look.study import LINKS, Study, study
 from regard.look.telling import strongest, telling
-from regard.source import Source
+from regard.system.text_source import Source
 from tinytext import byte_level, decoder, encoder, save, word_pieces
 
 tf: Any = transformers
@@ -93,10 +93,16 @@ def test_figures_of_decoders(window: int | None) -> None:
         torch.manual_seed(3)
         made = tf.MistralForCausalLM(
             tf.MistralConfig(
-                hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                num_key_value_heads=1, vocab_size=400, sliding_window=window, initializer_range=0.3,
+                hidden_size=32,
+                intermediate_size=32,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                vocab_size=400,
+                sliding_window=window,
+                initializer_range=0.3,
             )
-        ).eval()  # fmt: skip
+        ).eval()
     model = opened(made.base_model, byte_level())
     found = study(model, Source("x", PROSE, 0))
     n = len(found.words)
@@ -117,7 +123,7 @@ def test_the_encoder_of_a_model_that_has_both_is_looked_at() -> None:
     config = tf.T5Config(d_model=32, d_kv=16, d_ff=32, num_layers=2, num_heads=2, vocab_size=200)
     torch.manual_seed(0)
     whole = tf.T5Model(config).eval()
-    from regard.pretrained import Pretrained
+    from regard.integrations.pretrained import Pretrained
 
     model = OfTransformers.of(Pretrained("tiny", whole, word_pieces()))
     found = study(model, Source("x", PROSE, 0))
@@ -129,12 +135,8 @@ def test_the_encoder_of_a_model_that_has_both_is_looked_at() -> None:
 def test_tokens_are_those_of_the_text(both_ways: OfTransformers, seen: Study) -> None:
     words = seen.words
     assert (words.texts[0], words.texts[-1]) == ("[CLS]", "[SEP]")
-    assert np.flatnonzero(words.added).tolist() == [0, len(words) - 1], (
-        "what the text spells is text"
-    )
-    for text, (start, stop), line in list(zip(words.texts, words.spans, words.lines, strict=True))[
-        1:-1
-    ]:
+    assert np.flatnonzero(words.added).tolist() == [0, len(words) - 1], "what the text spells is text"
+    for text, (start, stop), line in list(zip(words.texts, words.spans, words.lines, strict=True))[1:-1]:
         assert text == PROSE[start:stop] != ""
         assert line == PROSE.count("\n", 0, start) + 1
     assert both_ways.words("x").whole == 3
@@ -151,7 +153,7 @@ def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: Study) 
     assert found.words.texts[:11] == seen.words.texts[:11]
     assert found.words.texts[11] == "[SEP]"
     out = io.StringIO()
-    terminal.show(Console(file=out, width=120), found)
+    look_tables.show(Console(file=out, width=120), found)
     assert f"{len(seen.words)} tokens, of which only the first 12" in out.getvalue()
     for first, said in ((0, "--first: got 0"), (2, "more than the 2 tokens that the model adds")):
         with pytest.raises(OptionError, match=said):
@@ -159,23 +161,27 @@ def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: Study) 
 
 
 def test_a_text_longer_than_the_positions_is_refused(both_ways: OfTransformers) -> None:
-    with pytest.raises(
-        OptionError,
-        match=r"FILE: got a text of 302 tokens; allowed: up to 256.*Let it .*--first 256",
-    ):
+    with pytest.raises(OptionError, match=r"FILE: got a text of 302 tokens; allowed: up to 256.*Let it .*--first 256"):
         study(both_ways, Source("x", "a " * 300, 0))
 
 
 def test_positions_that_padding_takes_are_not_counted() -> None:
     config = tf.RobertaConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
-        vocab_size=50, max_position_embeddings=42, pad_token_id=1,
-    )  # fmt: skip
-    from regard.pretrained import positions_of
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        vocab_size=50,
+        max_position_embeddings=42,
+        pad_token_id=1,
+    )
+    from regard.integrations.pretrained import positions_of
 
     assert positions_of(tf.RobertaModel(config)) == 40
-    assert positions_of(tf.T5Model(tf.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1,
-                                               num_heads=2, vocab_size=9))) is None  # fmt: skip
+    assert (
+        positions_of(tf.T5Model(tf.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=9)))
+        is None
+    )
 
 
 def test_nothing_is_n_by_n(both_ways: OfTransformers, small_chunks: None) -> None:
@@ -224,7 +230,7 @@ def test_places_in_prose_are_tokens(both_ways: OfTransformers) -> None:
     assert snippet(one, 20, 30).place == 20
     assert snippet(one, 0, 30).token == "[CLS]"
     out = io.StringIO()
-    terminal.show(Console(file=out, width=140), one)
+    look_tables.show(Console(file=out, width=140), one)
     said = out.getvalue()
     assert re.search(r"token \d+ ", said)
     assert "line 1" not in said
@@ -234,7 +240,7 @@ def test_places_in_prose_are_tokens(both_ways: OfTransformers) -> None:
 @pytest.mark.parametrize("width", [40, 80, 140])
 def test_the_terminal_tells_of_both_ways(seen: Study, width: int) -> None:
     out = io.StringIO()
-    terminal.show(Console(file=out, width=width), seen)
+    look_tables.show(Console(file=out, width=width), seen)
     header = next(line for line in out.getvalue().splitlines() if line.startswith("head"))
     assert ("next" in header) is (width > 48)
 
@@ -266,9 +272,7 @@ def test_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(OptionError, match=said):
             open_model(str(given))
 
-    refuses(
-        "no/such-model", r"--model: got no/such-model, which is not on this machine.*hf download"
-    )
+    refuses("no/such-model", r"--model: got no/such-model, which is not on this machine.*hf download")
     refuses(tmp_path / "none", r"got .*none, which is no folder")
     refuses(tmp_path, r"or with config.json, of a model of transformers")
     bare = tmp_path / "bare"
@@ -288,9 +292,7 @@ def test_a_model_that_cannot_be_watched_is_named() -> None:
 
         def forward(self, **_: Any) -> None: ...
 
-    with pytest.raises(
-        OptionError, match=r"--model: got tiny; allowed: models that use the attention"
-    ):
+    with pytest.raises(OptionError, match=r"--model: got tiny; allowed: models that use the attention"):
         study(opened(Other(), word_pieces()), Source("x", "the bank", 0))
 
 
@@ -301,9 +303,7 @@ def test_a_real_model() -> None:
     assert spec is not None
     assert spec.origin is not None
     model = open_model(str(Path(spec.origin).parent / "model"))
-    text = (
-        "The bank of the river was steep. Nobody would lend us money for a bridge, so the bank did."
-    )
+    text = "The bank of the river was steep. Nobody would lend us money for a bridge, so the bank did."
     found = study(model, Source("x", text, len(text)))
     picks = {pick.title: pick for pick in telling(found, 9)}
     assert picks["previous token"].head.previous > 0.9

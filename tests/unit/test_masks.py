@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from regard.masks import (
+from regard.shapes import Sizes
+from regard.spec.masks import (
     Blocks,
     Causal,
     Dilated,
@@ -21,7 +22,6 @@ from regard.masks import (
     Window,
     dense,
 )
-from regard.shapes import Sizes
 
 B, H, Q, K = 2, 3, 5, 8
 SHIFT = K - Q
@@ -47,10 +47,7 @@ MEANING: dict[str, tuple[Mask, Callable[[int, int, int, int], bool]]] = {
         lambda b, h, q, k: [0, 0, 0, 1, 2, 2, 2, 2][q + SHIFT] == [0, 0, 0, 1, 2, 2, 2, 2][k],
     ),
     "blocks": (Blocks(TABLE, 3), lambda b, h, q, k: bool(TABLE[q // 3, k // 3])),
-    "where": (
-        Where(lambda b, h, q, k: (b + h + q + k) % 2 == 0),
-        lambda b, h, q, k: (b + h + q + k) % 2 == 0,
-    ),
+    "where": (Where(lambda b, h, q, k: (b + h + q + k) % 2 == 0), lambda b, h, q, k: (b + h + q + k) % 2 == 0),
     "given": (Given(GIVEN), lambda b, h, q, k: bool(GIVEN[b, 0, q, k])),
     "and": (Causal() & Prefix(5), lambda b, h, q, k: k <= q + SHIFT and k < 5),
     "or": (Causal() | GIVEN, lambda b, h, q, k: k <= q + SHIFT or bool(GIVEN[b, 0, q, k])),
@@ -62,8 +59,5 @@ MEANING: dict[str, tuple[Mask, Callable[[int, int, int, int], bool]]] = {
 def test_a_mask_allows_what_its_words_say(name: str) -> None:
     mask, meaning = MEANING[name]
     table = dense(mask, Sizes(B, H, H, Q, K, 1, 1, torch.device("cpu")))
-    want = [
-        [[[meaning(b, h, q, k) for k in range(K)] for q in range(Q)] for h in range(H)]
-        for b in range(B)
-    ]
+    want = [[[[meaning(b, h, q, k) for k in range(K)] for q in range(Q)] for h in range(H)] for b in range(B)]
     assert table.tolist() == want

@@ -12,18 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import regard
-from regard import (
-    ALiBi,
-    Causal,
-    Entropy,
-    LogSumExp,
-    MeanDistance,
-    Pooled,
-    Received,
-    TopK,
-    Window,
-    attention,
-)
+from regard import ALiBi, Causal, Entropy, LogSumExp, MeanDistance, Pooled, Received, TopK, Window, attention
 
 N = 16_384
 MOST = 24 << 20  # bytes of any one tensor; n² scores of one head would take 1 GiB
@@ -37,11 +26,7 @@ class Greatest(TorchDispatchMode):
     bytes = 0
 
     def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):

@@ -45,17 +45,13 @@ def test_embeddings_are_those_of_eager_attention(folder: Path) -> None:
     words = tf.AutoTokenizer.from_pretrained(folder)(TEXTS, return_tensors="pt", padding=True)
     assert words["input_ids"].shape[1] > 200
     found = [
-        embedded(tf.AutoModel.from_pretrained(folder, attn_implementation=name), {**words})
-        for name in ("eager", NAME)
+        embedded(tf.AutoModel.from_pretrained(folder, attn_implementation=name), {**words}) for name in ("eager", NAME)
     ]
     torch.testing.assert_close(*found, atol=1e-5, rtol=0)
 
 
 def test_it_is_watched_with_its_padding(folder: Path) -> None:
-    tokenizer, model = (
-        tf.AutoTokenizer.from_pretrained(folder),
-        tf.AutoModel.from_pretrained(folder),
-    )
+    tokenizer, model = (tf.AutoTokenizer.from_pretrained(folder), tf.AutoModel.from_pretrained(folder))
     words = tokenizer(TEXTS, return_tensors="pt", padding=True)
     with torch.no_grad(), watch(model, Entropy(), Received()) as seen:
         model(**words)

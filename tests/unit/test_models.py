@@ -37,16 +37,28 @@ def test_the_split_is_by_top_level_module_and_takes_its_tests_along(tmp_path: Pa
     assert data.held_out("logging")
     assert not data.held_out("shelve")
     code = library(
-        tmp_path, "json/decoder.py", "logging/__init__.py", "shelve.py", "_shelve.py",
+        tmp_path,
+        "json/decoder.py",
+        "logging/__init__.py",
+        "shelve.py",
+        "_shelve.py",
         "test/test_json/test_dump.py",
-        "test/test_logging.py", "test/json_tests.py", "test/test_shelve.py", "test/test_cmd_line.py",
-        "encodings/cp437.py", "site-packages/json.py", "shelve/tests/a.py", "shelve/idle_test/test_shelf.py",
-    )  # fmt: skip
+        "test/test_logging.py",
+        "test/json_tests.py",
+        "test/test_shelve.py",
+        "test/test_cmd_line.py",
+        "encodings/cp437.py",
+        "site-packages/json.py",
+        "shelve/tests/a.py",
+        "shelve/idle_test/test_shelf.py",
+    )
     assert [source.name for source in code.held_out] == ["json/decoder.py", "logging/__init__.py"]
     assert {(source.name, source.is_test) for source in code.train} == {
-        ("_shelve.py", False), ("shelve.py", False), ("test/test_shelve.py", True),
+        ("_shelve.py", False),
+        ("shelve.py", False),
+        ("test/test_shelve.py", True),
         ("shelve/idle_test/test_shelf.py", True),
-    }  # fmt: skip
+    }
 
 
 def test_about_one_module_in_twenty_is_held_out() -> None:
@@ -57,10 +69,18 @@ def test_about_one_module_in_twenty_is_held_out() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "\n", "def f(x):\r\n\treturn x  \n", " " * 77 + "x", "α = 'naïve' # 中文 🦊\n", "\x00\x7f\ufeff",
-        f"{START} is text", "x" * 5000, "\u2028\u0301e\u0301", "if a:\n    if b:\n        c\n\n\nd",
+        "",
+        "\n",
+        "def f(x):\r\n\treturn x  \n",
+        " " * 77 + "x",
+        "α = 'naïve' # 中文 🦊\n",
+        "\x00\x7f\ufeff",
+        f"{START} is text",
+        "x" * 5000,
+        "\u2028\u0301e\u0301",
+        "if a:\n    if b:\n        c\n\n\nd",
     ],
-)  # fmt: skip
+)
 def test_no_byte_is_lost(tokens: Tokens, text: str) -> None:
     found = tokens.encode(text)
     assert tokens.decode(found.ids) == text

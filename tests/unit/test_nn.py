@@ -12,15 +12,15 @@ from torch import nn
 from torch.func import functional_call
 
 from regard import convert
-from regard.biases import ALiBi, Kerple, Relative
 from regard.errors import DtypeError, OptionError, RegardError, ShapeError
-from regard.held import Held
-from regard.masks import Causal, Padding, Window
 from regard.nn import MultiHeadAttention, Transformer
-from regard.normalizers import Softmax
-from regard.observers import DistanceMass, Entropy
 from regard.positions import Learned, Rotary, Sinusoidal
-from regard.scores import Additive, Dot
+from regard.spec.biases import ALiBi, Kerple, Relative
+from regard.spec.masks import Causal, Padding, Window
+from regard.spec.normalizers import Softmax
+from regard.spec.observers import DistanceMass, Entropy
+from regard.spec.parameters import Held
+from regard.spec.scores import Additive, Dot
 
 
 def by_hand(layer: MultiHeadAttention, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
@@ -58,9 +58,7 @@ def test_norms_come_before_positions() -> None:
     layer = MultiHeadAttention(16, 2, qk_norm=nn.RMSNorm, position=Rotary())
     q, k, _ = layer.projected(torch.randn(1, 5, 16))
     for turned in (q, k):
-        torch.testing.assert_close(
-            turned.square().mean(-1), torch.ones(1, 2, 5), rtol=1e-3, atol=1e-3
-        )
+        torch.testing.assert_close(turned.square().mean(-1), torch.ones(1, 2, 5), rtol=1e-3, atol=1e-3)
 
 
 def test_shifting_positions_changes_nothing_with_rotary() -> None:
@@ -69,9 +67,7 @@ def test_shifting_positions_changes_nothing_with_rotary() -> None:
     torch.testing.assert_close(layer(x), layer(x, positions=torch.arange(6) + 1000))
 
 
-@pytest.mark.parametrize(
-    "position", [Sinusoidal(), Learned.fresh(8, 16)], ids=lambda p: type(p).__name__
-)
+@pytest.mark.parametrize("position", [Sinusoidal(), Learned.fresh(8, 16)], ids=lambda p: type(p).__name__)
 def test_added_positions_reach_the_input(position) -> None:
     layer = MultiHeadAttention(16, 2, position=position)
     bare = copy.deepcopy(layer)
@@ -172,7 +168,7 @@ def test_head_dropout_drops_whole_heads_and_scales_the_rest() -> None:
         ({"heads": 4, "dropout": 1.0}, OptionError, "0 up to 1"),
         ({"heads": 4, "head_dropout": -0.1}, OptionError, "0 up to 1"),
     ],
-)  # fmt: skip
+)
 def test_a_layer_that_cannot_be_made(options, error, said) -> None:
     with pytest.raises(error) as caught:
         MultiHeadAttention(16, **options)
@@ -195,16 +191,12 @@ def test_inputs_that_do_not_fit() -> None:
 def test_a_fresh_transformer_passes_its_embedding_on() -> None:
     model = small()
     tokens = torch.randint(20, (1, 5))
-    torch.testing.assert_close(
-        model.hidden(tokens), model.norm(model.embedding_norm(model.embedding(tokens)))
-    )
+    torch.testing.assert_close(model.hidden(tokens), model.norm(model.embedding_norm(model.embedding(tokens))))
 
 
 def small(vocabulary: int = 20) -> Transformer:
     masks = Causal() & Window(4), Causal()
-    layers = [
-        MultiHeadAttention(16, 2, position=Rotary(), mask=mask, score=Dot()) for mask in masks
-    ]
+    layers = [MultiHeadAttention(16, 2, position=Rotary(), mask=mask, score=Dot()) for mask in masks]
     return Transformer(vocabulary, layers)
 
 
@@ -262,15 +254,7 @@ def their_module(**options: Any) -> nn.MultiheadAttention:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"bias": False},
-        {"batch_first": False},
-        {"kdim": 12, "vdim": 12},
-        {"add_zero_attn": True},
-    ],
-    ids=str,
+    "options", [{}, {"bias": False}, {"batch_first": False}, {"kdim": 12, "vdim": 12}, {"add_zero_attn": True}], ids=str
 )
 def test_a_module_of_pytorch_as_our_layer(options) -> None:
     module = their_module(**options)
@@ -331,7 +315,7 @@ def test_what_else_comes_over_from_pytorch() -> None:
         (lambda: their_module(add_bias_kv=True), OptionError, "module: got one with add_bias_kv=True"),
         (lambda: their_module(kdim=8), OptionError, "module: got kdim=8 and vdim=16; allowed: the same"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("as_users_run_it")
 def test_a_module_that_is_no_layer_of_ours(module, error, said) -> None:
     with pytest.raises(error) as caught:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import FP32, FP64, Draw
-from regard.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax
 from regard.shapes import Sizes
+from regard.spec.normalizers import Entmax15, Normalizer, Sigmoid, Softmax, Sparsemax
 
 SIZES = Sizes(1, 2, 2, 3, 7, 4, 4, torch.device("cpu"))
 
@@ -34,9 +34,7 @@ numbers = st.floats(-30, 30) | st.sampled_from([0.0, 1.0, -1.0, 0.5, -math.inf])
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP64], ids=str)
-@pytest.mark.parametrize(
-    ("normalizer", "power", "scale"), [(Sparsemax(), 1, 1), (Entmax15(), 2, 0.5)]
-)
+@pytest.mark.parametrize(("normalizer", "power", "scale"), [(Sparsemax(), 1, 1), (Entmax15(), 2, 0.5)])
 @given(rows=st.lists(numbers, min_size=1, max_size=12).filter(lambda x: max(x) > -math.inf))
 def test_sparse_weights_by_bisection(
     rows: list[float], normalizer: Normalizer, power: int, scale: float, dtype: torch.dtype

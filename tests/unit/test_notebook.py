@@ -22,8 +22,9 @@ from comm.base_comm import BaseComm
 import regard.notebook
 from regard import Causal, Recording, record
 from regard.errors import OptionError
-from regard.explorer import page, routes
+from regard.explorer import routes
 from regard.explorer.work import Gone
+from regard.export import front_end
 from regard.nn import MultiHeadAttention, Transformer
 from regard.notebook import Cell, ExplorerWidget
 
@@ -41,9 +42,7 @@ class Line(BaseComm):
         self.sent = list[tuple[dict[str, Any], list[bytes], int]]()
         super().__init__(*given, **named)
 
-    def publish_msg(
-        self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **_: Any
-    ):
+    def publish_msg(self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **_: Any):
         if msg_type == "comm_msg":
             self.sent.append((data, [bytes(one) for one in buffers or []], threading.get_ident()))
 
@@ -61,11 +60,7 @@ class Front:
         self.line.handle_msg({"content": {"data": data}, "buffers": buffers or []})
 
     def answers(self) -> dict[str, tuple[dict[str, Any], bytes]]:
-        told = [
-            (data["content"], buffers)
-            for data, buffers, _ in [*self.line.sent]
-            if data["method"] == "custom"
-        ]
+        told = [(data["content"], buffers) for data, buffers, _ in [*self.line.sent] if data["method"] == "custom"]
         return {content["id"]: (content, buffers[0]) for content, buffers in told}
 
     def ask(self, path: str, **more: Any) -> tuple[dict[str, Any], bytes]:
@@ -109,7 +104,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "index.html").write_text(INDEX)
     for name in ("index.js", "index.css", "icon.svg"):
         (tmp_path / "assets" / name).write_text(f"/* {name} */")
-    monkeypatch.setattr(page, "STATIC", tmp_path)
+    monkeypatch.setattr(front_end, "STATIC", tmp_path)
     monkeypatch.setattr(comm, "create_comm", Line)
     before = threads()
     yield
@@ -142,9 +137,7 @@ def test_refusals_are_answers_too(run: Recording, widget: ExplorerWidget) -> Non
     told, body = front.ask("/api/recordings/other/atlas")
     assert told["status"] == 404
     assert set(json.loads(body)["error"]) == {"argument", "given", "allowed", "remedy"}
-    told, body = front.ask(
-        "/api/open", method="POST", buffers=[b'{"text": 5}'], kind="application/json"
-    )
+    told, body = front.ask("/api/open", method="POST", buffers=[b'{"text": 5}'], kind="application/json")
     assert 400 <= told["status"] < 500
     assert json.loads(body)["error"]["given"] == "no text"
     assert front.ask("/api/recordings", method="POST")[0]["status"] == 405
@@ -274,13 +267,15 @@ def test_python_points_and_is_told(run: Recording, widget: ExplorerWidget) -> No
         widget.layer = 3
 
 
-def test_what_is_not_there_is_refused(
-    run: Recording, widget: ExplorerWidget, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_not_there_is_refused(run: Recording, widget: ExplorerWidget, monkeypatch: pytest.MonkeyPatch) -> None:
     for asked, said in (
-        ({"layer": 2}, "0 to 1"), ({"layer": 1, "head": 2}, "0 to 1"), ({"query": N, "key": 0}, "0 to 199"),
-        ({"query": 3}, "query=…, key=…"), ({"layer": True}, "True"), ({"query": 1, "key": -1}, "-1"),
-    ):  # fmt: skip
+        ({"layer": 2}, "0 to 1"),
+        ({"layer": 1, "head": 2}, "0 to 1"),
+        ({"query": N, "key": 0}, "0 to 199"),
+        ({"query": 3}, "query=…, key=…"),
+        ({"layer": True}, "True"),
+        ({"query": 1, "key": -1}, "-1"),
+    ):
         place = widget.place
         with pytest.raises(OptionError, match=said):
             widget.go(**asked)
@@ -289,7 +284,7 @@ def test_what_is_not_there_is_refused(
         regard.notebook.explore(run, height=0)
     with pytest.raises(OptionError):
         regard.notebook.explore("/not/there.safetensors")
-    monkeypatch.setattr(page, "STATIC", Path("/not/there"))
+    monkeypatch.setattr(front_end, "STATIC", Path("/not/there"))
     with pytest.raises(OptionError, match=r"make web|install it anew"):
         regard.notebook.explore(run)
 

@@ -27,7 +27,7 @@ from regard import (
     SpanMass,
     TopK,
 )
-from regard.observers import _strongest
+from regard.spec.observers import _strongest
 
 
 def see(weights: Tensor, *observers: Any, **more: Any) -> regard.Seen:
@@ -35,9 +35,8 @@ def see(weights: Tensor, *observers: Any, **more: Any) -> regard.Seen:
     b, h, q, k = weights.shape
     nothing = torch.zeros(b, h, q, 1, dtype=weights.dtype)
     return regard.observe(
-        nothing, nothing.new_zeros(b, h, k, 1), nothing.new_zeros(b, h, k, 1), *observers,
-        bias=weights.log(), **more,
-    )  # fmt: skip
+        nothing, nothing.new_zeros(b, h, k, 1), nothing.new_zeros(b, h, k, 1), *observers, bias=weights.log(), **more
+    )
 
 
 def weights(b: int = 1, h: int = 2, q: int = 6, k: int = 9, dtype: torch.dtype = FP64) -> Tensor:
@@ -60,15 +59,7 @@ def test_entropy() -> None:
 def test_received_distance_and_spans() -> None:
     w = weights()
     spans = SpanMass((0, 3), (2, 9), (4, 4))
-    seen = see(
-        w,
-        Received(),
-        MeanDistance(),
-        spans,
-        DistanceMass(1),
-        DistanceMass(-2, 0),
-        DistanceMass(0, 20),
-    )
+    seen = see(w, Received(), MeanDistance(), spans, DistanceMass(1), DistanceMass(-2, 0), DistanceMass(0, 20))
     torch.testing.assert_close(seen[Received()], w.sum(2))
     for q in range(6):
         place = q + 3
@@ -95,9 +86,12 @@ def test_distances_beyond_the_keys_hold_nothing() -> None:
 
 
 @given(
-    q=st.integers(1, 23), k=st.integers(1, 23), rows=st.integers(1, 9), cols=st.integers(1, 9),
+    q=st.integers(1, 23),
+    k=st.integers(1, 23),
+    rows=st.integers(1, 9),
+    cols=st.integers(1, 9),
     how=st.sampled_from(["mean", "max", "sum"]),
-)  # fmt: skip
+)
 def test_pooled_by_a_loop(q: int, k: int, rows: int, cols: int, how: str) -> None:
     w, observer = weights(1, 2, q, k), Pooled(rows, cols, how)
     want = pooled(w, observer)

@@ -86,10 +86,13 @@ def test_weights_tensors_and_heads_agree(run: Recording) -> None:
     drawn = [
         plot.map(one, size=37, **which).images[0].get_array()
         for one, which in (
-            (layer.head(1), {}), (layer.weights, {"head": 1}), (layer.weights.head(1), {}),
-            (whole, {}), (whole.double().numpy(), {}),
+            (layer.head(1), {}),
+            (layer.weights, {"head": 1}),
+            (layer.weights.head(1), {}),
+            (whole, {}),
+            (whole.double().numpy(), {}),
         )
-    ]  # fmt: skip
+    ]
     for other in drawn[1:]:
         np.testing.assert_allclose(np.ma.filled(other, 0), np.ma.filled(drawn[0], 0), rtol=1e-5)
 

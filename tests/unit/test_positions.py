@@ -15,17 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cases import Draw
 from regard.errors import DtypeError, OptionError, ShapeError
-from regard.positions import (
-    Alternating,
-    Axes,
-    Axial,
-    Learned,
-    Position,
-    Rotary,
-    Sections,
-    Sinusoidal,
-    XPos,
-)
+from regard.positions import Alternating, Axes, Axial, Learned, Position, Rotary, Sections, Sinusoidal, XPos
 from regard.positions.rotary import _remembered
 
 
@@ -34,9 +24,7 @@ def one(position: Position, x: Tensor, positions: Tensor) -> Tensor:
     return position.turn(x, x, positions)[0]
 
 
-def by_complex_numbers(
-    x: list[float], position: int, base: float, size: int, pairs: str
-) -> list[float]:
+def by_complex_numbers(x: list[float], position: int, base: float, size: int, pairs: str) -> list[float]:
     """One vector turned as the paper has it: each pair is a complex number, times e^(i · angle)."""
     out = list(x)
     for i in range(size // 2):
@@ -153,9 +141,7 @@ def test_each_pair_turns_with_one_axis(axes: Axes, pairs: str) -> None:
 def test_text_has_one_place_on_all_sections() -> None:
     x, places = Draw("text").normal(1, 2, 5, 12), torch.arange(5)
     sections = Rotary(axes=Sections((3, 1, 2)))
-    torch.testing.assert_close(
-        one(sections, x, places[:, None].expand(5, 3)), one(Rotary(), x, places)
-    )
+    torch.testing.assert_close(one(sections, x, places[:, None].expand(5, 3)), one(Rotary(), x, places))
 
 
 @pytest.mark.parametrize("pairs", ["halves", "interleaved"])
@@ -246,15 +232,27 @@ def learned_from(table: Tensor) -> Learned:
         (lambda: one(Rotary(), torch.zeros(1, 1, 2, 3), torch.arange(2)), ShapeError, "even head size"),
         (lambda: one(Rotary(size=8), torch.zeros(1, 1, 2, 4), torch.arange(2)), ShapeError, "size=…"),
         (lambda: one(Rotary(), torch.zeros(1, 1, 2, 4), torch.arange(3)), ShapeError, "(2,) or (batch, 2)"),
-        (lambda: Rotary().turn(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 3, 4), torch.arange(2)),
-         ShapeError, "key_positions: got shape (2,); allowed: (3,)"),
-        (lambda: one(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 4), torch.arange(2)),
-         ShapeError, "(2, 2) or (batch, 2, 2). Give the place on each axis"),
+        (
+            lambda: Rotary().turn(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 3, 4), torch.arange(2)),
+            ShapeError,
+            "key_positions: got shape (2,); allowed: (3,)",
+        ),
+        (
+            lambda: one(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 4), torch.arange(2)),
+            ShapeError,
+            "(2, 2) or (batch, 2, 2). Give the place on each axis",
+        ),
         (lambda: one(Rotary(), torch.zeros(1, 1, 3, 4), torch.zeros(3, 2).long()), ShapeError, "(3,)"),
-        (lambda: one(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 6), torch.zeros(2, 2).long()),
-         OptionError, "2 for 6 components"),
-        (lambda: one(Rotary(axes=Sections((1, 2))), torch.zeros(1, 1, 2, 4), torch.zeros(2, 2).long()),
-         OptionError, "2 pairs in all"),
+        (
+            lambda: one(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 6), torch.zeros(2, 2).long()),
+            OptionError,
+            "2 for 6 components",
+        ),
+        (
+            lambda: one(Rotary(axes=Sections((1, 2))), torch.zeros(1, 1, 2, 4), torch.zeros(2, 2).long()),
+            OptionError,
+            "2 pairs in all",
+        ),
         (lambda: Axial(0), OptionError, "≥ 1"),
         (lambda: Alternating(0), OptionError, "≥ 1"),
         (lambda: Sections((1, -1)), OptionError, "≥ 0"),
@@ -268,7 +266,7 @@ def learned_from(table: Tensor) -> Learned:
         (lambda: Learned.fresh(4, 8).add(torch.zeros(1, 1, 4), torch.arange(1)), ShapeError, "width"),
         (lambda: Learned.fresh(4, 8).add(torch.zeros(1, 1, 8), torch.tensor([4])), OptionError, "0 to 3"),
     ],
-)  # fmt: skip
+)
 def test_a_refusal_says_what_is_allowed(call, error, said) -> None:
     with pytest.raises(error) as caught:
         call()

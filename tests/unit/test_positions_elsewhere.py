@@ -28,8 +28,8 @@ from transformers.models.qwen3_vl.configuration_qwen3_vl import Qwen3VLTextConfi
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from cases import Draw
-from regard.biases import T5, ALiBi
 from regard.positions import Alternating, Axial, Rotary, Scaling, Sinusoidal, YaRN
+from regard.spec.biases import T5, ALiBi
 
 
 def close(mine: Tensor, theirs: Tensor) -> None:
@@ -42,18 +42,31 @@ ROPES: dict[str, dict[str, Any]] = {
     "linear": {"factor": 4.0},
     "dynamic": {"factor": 3.0},
     "yarn": {"factor": 8.0, "original_max_position_embeddings": 32},
-    "yarn settings": {"factor": 8.0, "original_max_position_embeddings": 512, "beta_fast": 16.0,
-                      "beta_slow": 2.0, "truncate": False, "mscale": 0.7, "mscale_all_dim": 1.4},
+    "yarn settings": {
+        "factor": 8.0,
+        "original_max_position_embeddings": 512,
+        "beta_fast": 16.0,
+        "beta_slow": 2.0,
+        "truncate": False,
+        "mscale": 0.7,
+        "mscale_all_dim": 1.4,
+    },
     "yarn attention": {"factor": 8.0, "original_max_position_embeddings": 512, "attention_factor": 1.3},
     "yarn step": {"factor": 8.0, "original_max_position_embeddings": 2},
-    "llama3": {"factor": 8.0, "original_max_position_embeddings": 512,
-               "low_freq_factor": 1.0, "high_freq_factor": 4.0},
-    "longrope": {"short_factor": [1 + i / 10 for i in range(16)],
-                 "long_factor": [2.0 + i for i in range(16)], "original_max_position_embeddings": 32},
-    "longrope attention": {"short_factor": [1.0] * 16, "long_factor": [2.0] * 16, "attention_factor": 1.2,
-                           "original_max_position_embeddings": 32},
+    "llama3": {"factor": 8.0, "original_max_position_embeddings": 512, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+    "longrope": {
+        "short_factor": [1 + i / 10 for i in range(16)],
+        "long_factor": [2.0 + i for i in range(16)],
+        "original_max_position_embeddings": 32,
+    },
+    "longrope attention": {
+        "short_factor": [1.0] * 16,
+        "long_factor": [2.0] * 16,
+        "attention_factor": 1.2,
+        "original_max_position_embeddings": 32,
+    },
     "proportional": {"factor": 2.0, "partial_rotary_factor": 0.5},
-}  # fmt: skip
+}
 
 
 def rope_of(name: str) -> dict[str, Any]:
@@ -61,8 +74,7 @@ def rope_of(name: str) -> dict[str, Any]:
 
 
 def llama_config(name: str) -> LlamaConfig:
-    return LlamaConfig(hidden_size=64, num_attention_heads=2, max_position_embeddings=64,
-                       rope_parameters=rope_of(name))  # fmt: skip
+    return LlamaConfig(hidden_size=64, num_attention_heads=2, max_position_embeddings=64, rope_parameters=rope_of(name))
 
 
 def read(name: str, **keywords: Any) -> Rotary:
@@ -163,18 +175,16 @@ def test_two_axes_as_in_qwen2_vl() -> None:
     rope: Any = {"rope_type": "axial", "rope_theta": 5000.0}
     config = Qwen2VLVisionConfig(embed_dim=64, num_heads=2, rope_parameters=rope)
     cos, sin = qwen2_vl.Qwen2VLVisionRotaryEmbedding(config)(q, GRID.T[None])
-    theirs = (
-        qwen2_vl.apply_rotary_pos_emb_vision(x.transpose(1, 2), x.transpose(1, 2), cos, sin)[0]
-        for x in (q, k)
-    )
+    theirs = (qwen2_vl.apply_rotary_pos_emb_vision(x.transpose(1, 2), x.transpose(1, 2), cos, sin)[0] for x in (q, k))
     mine = Rotary(5000.0, axes=Axial(2)).turn(q, k, GRID)
     compare(mine, tuple(x.transpose(1, 2) for x in theirs))  # pyright: ignore[reportArgumentType]
 
 
 def test_two_axes_as_in_llama4() -> None:
     rope: Any = {"rope_type": "default", "rope_theta": 5000.0}
-    config = Llama4VisionConfig(hidden_size=64, num_attention_heads=2, image_size=16, patch_size=4,
-                                rope_parameters=rope)  # fmt: skip
+    config = Llama4VisionConfig(
+        hidden_size=64, num_attention_heads=2, image_size=16, patch_size=4, rope_parameters=rope
+    )
     turns = llama4.Llama4VisionRotaryEmbedding(config).freqs_ci
     q, k = vectors(2, 16, 32)
     # Theirs are (b, n, h, d); the last of their turns is that of a class token, which stands still.

@@ -12,18 +12,7 @@ from torch import Tensor
 
 from cases import Draw
 from regard.errors import OptionError
-from regard.positions import (
-    NTK,
-    DynamicNTK,
-    Linear,
-    Llama3,
-    LongRoPE,
-    Proportional,
-    Rotary,
-    Scaling,
-    Sections,
-    YaRN,
-)
+from regard.positions import NTK, DynamicNTK, Linear, Llama3, LongRoPE, Proportional, Rotary, Scaling, Sections, YaRN
 
 SIZE = 64
 PAIRS = range(SIZE // 2)
@@ -60,9 +49,7 @@ def test_dynamic_ntk_grows_with_the_greatest_position(longest: int) -> None:
     wanted = [[p * base ** (-2 * i / SIZE) for i in PAIRS] for p in (2, longest)]
     torch.testing.assert_close(angles(scaling, 2, longest), torch.tensor(wanted).double())
     # The length is that of queries and keys together.
-    torch.testing.assert_close(
-        angles(scaling, 2, keys=(0, longest)), torch.tensor(wanted[:1]).double()
-    )
+    torch.testing.assert_close(angles(scaling, 2, keys=(0, longest)), torch.tensor(wanted[:1]).double())
 
 
 def test_yarn_is_the_papers_ramp() -> None:
@@ -125,9 +112,7 @@ def test_longrope_takes_long_divisors_past_the_trained_length() -> None:
     for last, divisors in ((49, short), (50, long)):
         wanted = [[p * f / x for f, x in zip(EACH, divisors, strict=True)] for p in (7, last)]
         torch.testing.assert_close(angles(scaling, 7, last), torch.tensor(wanted).double())
-        torch.testing.assert_close(
-            angles(scaling, 7, keys=(last,)), torch.tensor(wanted[:1]).double()
-        )
+        torch.testing.assert_close(angles(scaling, 7, keys=(last,)), torch.tensor(wanted[:1]).double())
     assert scaling.magnitude == pytest.approx(math.sqrt(1 + math.log(4) / math.log(50)))
     assert LongRoPE(tuple(short), tuple(long), 50, 4.0, attention=1.5).magnitude == 1.5
     assert LongRoPE(tuple(short), tuple(long), 50).magnitude == 1
@@ -154,9 +139,7 @@ def test_no_tokens_have_no_length() -> None:
 
 def test_a_config_of_several_axes() -> None:
     rope = {"type": "mrope", "mrope_section": [8, 12, 12]}
-    assert Rotary.from_config(rope, head_size=64, base=1e6) == Rotary(
-        1e6, axes=Sections((8, 12, 12))
-    )
+    assert Rotary.from_config(rope, head_size=64, base=1e6) == Rotary(1e6, axes=Sections((8, 12, 12)))
     woven = {"rope_type": "default", "mrope_section": [8, 12, 12], "mrope_interleaved": True}
     assert Rotary.from_config(woven, head_size=64).axes == Sections((8, 12, 12), "woven")
 
@@ -165,8 +148,12 @@ def test_a_config_tells_what_it_does_not() -> None:
     assert Rotary.from_config(None, head_size=64, share=0.25, pairs="interleaved") == Rotary(
         size=16, pairs="interleaved"
     )
-    old = {"type": "su", "short_factor": [1.0] * 32, "long_factor": [2.0] * 32,
-           "original_max_position_embeddings": 4096}  # fmt: skip
+    old = {
+        "type": "su",
+        "short_factor": [1.0] * 32,
+        "long_factor": [2.0] * 32,
+        "original_max_position_embeddings": 4096,
+    }
     wanted = LongRoPE((1.0,) * 32, (2.0,) * 32, 4096, 32.0)
     assert Rotary.from_config(old, head_size=64, trained=131_072).scaling == wanted
 
@@ -183,7 +170,7 @@ def test_a_config_tells_what_it_does_not() -> None:
         ({"rope_type": "llama3", "factor": 8.0}, "no low_freq_factor"),
         ({"full": {"rope_type": "default"}, "sliding": {"rope_type": "default"}}, "Write rope['full']"),
     ],
-)  # fmt: skip
+)
 def test_what_a_config_may_not_say(rope: dict, said: str) -> None:
     with pytest.raises(OptionError) as caught:
         Rotary.from_config(rope, head_size=64)
@@ -208,7 +195,7 @@ def test_what_a_config_may_not_say(rope: dict, said: str) -> None:
         (lambda: NTK(2.0).frequencies(10.0, 2), "at least 4"),
         (lambda: DynamicNTK(2.0, 8).frequencies(10.0, 2), "at least 4"),
     ],
-)  # fmt: skip
+)
 def test_a_scaling_says_what_it_takes(make, said: str) -> None:
     with pytest.raises(OptionError) as caught:
         make()

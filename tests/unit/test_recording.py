@@ -113,8 +113,11 @@ def test_values_stay_symbols_and_functions_become_tables(tmp_path: Path) -> None
     causal, where, tensor, padded, placed = run
     assert causal.mask == Causal()
     assert [type(layer.mask).__name__ for layer in (where, tensor, padded, placed)] == [
-        "Tabled", "Given", "And", "Placed"
-    ]  # fmt: skip
+        "Tabled",
+        "Given",
+        "And",
+        "Placed",
+    ]
     assert isinstance(causal.bias, ALiBi)
     assert isinstance(causal.normalizer, Softmax)
     assert causal.normalizer.sink is not None
@@ -167,9 +170,7 @@ def test_models_of_transformers_with_padding(name: str, tmp_path: Path) -> None:
 
 def ours(layers: int = 2) -> Transformer:
     torch.manual_seed(3)
-    made = [
-        MultiHeadAttention(32, 4, mask=Causal(), bias=Relative.learned(4, 5)) for _ in range(layers)
-    ]
+    made = [MultiHeadAttention(32, 4, mask=Causal(), bias=Relative.learned(4, 5)) for _ in range(layers)]
     model = Transformer(50, made).eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -242,9 +243,7 @@ def test_what_a_recording_says_of_itself(tmp_path: Path) -> None:
     assert repr(run) == f"Recording({str(path)!r}, 'python', 2 layers)"
     assert repr(run.layer(1)).startswith("RecordedLayer(1, 'blocks.4.attention', 1 × 6 heads of 32")
     assert str(run).startswith(f"run.safetensors: python, 2 layers, {len(run.tokens)} tokens, ")
-    with pytest.raises(
-        RegardError, match=r"recording\.layer: got 2; allowed: 0 to 1, or one of bl"
-    ):
+    with pytest.raises(RegardError, match=r"recording\.layer: got 2; allowed: 0 to 1, or one of bl"):
         run.layer(2)
     with pytest.raises(RegardError, match="no observers"):
         run.layer(0).see()
@@ -255,9 +254,7 @@ def test_what_a_recording_says_of_itself(tmp_path: Path) -> None:
 def test_a_tokenizer_of_transformers_reads_a_text(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    backend = Tokenizer(
-        models.WordLevel({"[CLS]": 0, "the": 1, "cat": 2, "[UNK]": 3}, unk_token="[UNK]")
-    )
+    backend = Tokenizer(models.WordLevel({"[CLS]": 0, "the": 1, "cat": 2, "[UNK]": 3}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
     backend.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]
         single="[CLS] $A", special_tokens=[("[CLS]", 0)]
@@ -351,9 +348,7 @@ def test_the_size_is_said_before_anything_is_written(tmp_path: Path) -> None:
     told: list[Progress] = []
     path = tmp_path / "run"
     run = record(ours(3), TOKENS, to=path, progress=told.append)
-    assert [(one.layer, one.done, one.layers) for one in told] == [
-        (f"blocks.{i}.attention", i, 3) for i in range(3)
-    ]
+    assert [(one.layer, one.done, one.layers) for one in told] == [(f"blocks.{i}.attention", i, 3) for i in range(3)]
     assert 0.8 < told[0].whole / run.size < 1.05
     assert told[0].free > run.size
     some = list[Progress]()
@@ -373,7 +368,7 @@ def test_the_size_is_said_before_anything_is_written(tmp_path: Path) -> None:
         ({"layers": "other*"}, "none of whose wanted layers"),
         ({"inputs": TOKENS[:, :0]}, "sizes of at least 1"),
     ],
-)  # fmt: skip
+)
 def test_the_silly_mistakes(how: dict[str, Any], message: str, tmp_path: Path) -> None:
     given = {"model": ours(), "inputs": TOKENS, "to": tmp_path / "run"} | how
     with pytest.raises(RegardError, match=message):
@@ -388,17 +383,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = [
-        "record",
-        "x = [1, 2, 3]",
-        "-o",
-        "run.safetensors",
-        "--dtype",
-        "float16",
-        "--layers",
-        "0",
-        "*.4.*",
-    ]
+    told = ["record", "x = [1, 2, 3]", "-o", "run.safetensors", "--dtype", "float16", "--layers", "0", "*.4.*"]
     assert main([*told, "--values", "--inputs", "--first", "5"]) == 0
     said = capsys.readouterr().out
     assert "will write about" in said

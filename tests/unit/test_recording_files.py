@@ -24,13 +24,13 @@ from torch.nn.functional import linear
 from cases import Call, Case
 from regard import Entropy, Pooled, Received, Recording, RegardError, Rows, Softmax, TopK, record
 from regard.cli import main
-from regard.masks import Mask, Not
 from regard.nn import MultiHeadAttention
 from regard.recording import container
 from regard.recording.container import Reader, Writer
-from regard.recording.forms import FIELDS, value_of
-from regard.recording.writing import DTYPES
-from regard.values import Value
+from regard.recording.schema import FIELDS, value_of
+from regard.recording.writer import DTYPES
+from regard.spec.masks import Mask, Not
+from regard.spec.values import Value
 from unit.test_recording import Calls, ours
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -62,8 +62,7 @@ MODEL = Reading(
 
 def made(path: Path) -> bytes:
     """A recording of many kinds of values, small enough to be damaged often."""
-    record(MODEL, (), to=path, text="ab", tokens=["a", "b"], spans=[(0, 1), (1, 2)], values=True,
-           layer_inputs=True)  # fmt: skip
+    record(MODEL, (), to=path, text="ab", tokens=["a", "b"], spans=[(0, 1), (1, 2)], values=True, layer_inputs=True)
     return path.read_bytes()
 
 
@@ -79,10 +78,12 @@ def asked(path: Path) -> list[Any]:
         told.append(layer.out())
         read = layer.inputs
         parts = [] if read is None else [read.query, read.key, read.value]
-        told.append([
-            linear(one.x.double(), one.weight.double(), None if one.bias is None else one.bias.double())
-            for one in parts
-        ])  # fmt: skip
+        told.append(
+            [
+                linear(one.x.double(), one.weight.double(), None if one.bias is None else one.bias.double())
+                for one in parts
+            ]
+        )
     return told
 
 
@@ -113,9 +114,7 @@ def test_safetensors_itself_reads_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("room", [0, 100, 100_000])
-def test_a_header_that_needs_more_room_gets_it(
-    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_header_that_needs_more_room_gets_it(room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "_PIECE", 1000)
     parts = [torch.randn(n, 7, n) for n in (3, 1, 20)]
     with Writer(tmp_path / "run", room) as writer:
@@ -150,11 +149,7 @@ def test_opening_gigabytes_takes_no_memory(tmp_path: Path) -> None:
     header, end = header_of(data), 0
     for part, shape in (("q", [1, 4, n, 32]), ("k", [1, 4, n, 32]), ("lse", [1, 4, n])):
         size = 4 * torch.Size(shape).numel()
-        header[f"layers/0/{part}"] = {
-            "dtype": "F32",
-            "shape": shape,
-            "data_offsets": [end, end + size],
-        }
+        header[f"layers/0/{part}"] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
         end += size
     start = 8 + int.from_bytes(data[:8], "little")
     path.write_bytes(with_header(data, header)[:start])
@@ -200,21 +195,15 @@ def test_a_disk_that_fills_loses_nothing_that_was_there(
     assert [one.name for one in tmp_path.iterdir()] == ["run"]
 
 
-def test_a_disk_without_room_is_refused_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_without_room_is_refused_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr("regard.recording.writing.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(
-        RegardError, match=r"where 1000 B are free; allowed: a disk with the .* KiB"
-    ):
+    monkeypatch.setattr("regard.recording.writer.shutil.disk_usage", lambda path: usage)
+    with pytest.raises(RegardError, match=r"where 1000 B are free; allowed: a disk with the .* KiB"):
         made(tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_limit_of_the_system_is_a_full_disk(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_limit_of_the_system_is_a_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run"
     path.write_bytes(b"what was there")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -262,10 +251,8 @@ def other(data: bytes) -> bytes:
         (lambda d: d[:-200], r"cut off: it has [\d,]+ bytes of at least [\d,]+ bytes.*Copy it anew"),
         (lambda d: d[:23] + b"x" + d[24:], "damaged: its header cannot be read"),
     ],
-)  # fmt: skip
-def test_files_that_are_refused(
-    spoil: Callable[[bytes], bytes], message: str, tmp_path: Path
-) -> None:
+)
+def test_files_that_are_refused(spoil: Callable[[bytes], bytes], message: str, tmp_path: Path) -> None:
     path = tmp_path / "run"
     path.write_bytes(spoil(made(path)))
     with pytest.raises(RegardError, match=rf"Recording\.open: got {path}, .*{message}"):
@@ -298,24 +285,36 @@ def test_places_without_a_recording(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "form",
     [
-        {"is": "Where", "function": "print"}, {"is": "Custom", "function": "eval"},
-        {"is": "os.system"}, {"is": "regard.masks:Causal"}, {"is": "Mask"}, {"is": "object"},
-        {"is": "Causal"}, {"is": "Causal", "offset": None, "shift": 3}, {"is": "Causal", "offset": "3"},
-        {"is": "Causal", "offset": 1e300}, {"is": "Causal", "offset": True},
+        {"is": "Where", "function": "print"},
+        {"is": "Custom", "function": "eval"},
+        {"is": "os.system"},
+        {"is": "regard.spec.masks:Causal"},
+        {"is": "Mask"},
+        {"is": "object"},
+        {"is": "Causal"},
+        {"is": "Causal", "offset": None, "shift": 3},
+        {"is": "Causal", "offset": "3"},
+        {"is": "Causal", "offset": 1e300},
+        {"is": "Causal", "offset": True},
         {"is": "Causal", "offset": 1 << 50},
         {"is": "Padding", "lengths": {"tensor": "held/0"}, "side": "above"},
-        {"is": "Not", "inner": {"is": "Dot", "scale": None, "softcap": None}}, {"is": ["Causal"]},
-        {"is": "Given", "table": {"tensor": "layers/0/q"}}, {"is": "Dense", "table": {"tensor": "held/0"}},
-        {"tensor": "held/0"}, None, 3, "Causal", [], {},
+        {"is": "Not", "inner": {"is": "Dot", "scale": None, "softcap": None}},
+        {"is": ["Causal"]},
+        {"is": "Given", "table": {"tensor": "layers/0/q"}},
+        {"is": "Dense", "table": {"tensor": "held/0"}},
+        {"tensor": "held/0"},
+        None,
+        3,
+        "Causal",
+        [],
+        {},
     ],
-)  # fmt: skip
+)
 def test_only_regards_own_values_are_made(form: Any) -> None:
     def tensor(name: str) -> Tensor:
         return torch.zeros(2)
 
-    with pytest.raises(
-        ValueError, match=r"where a Mask belongs|no value is called|has other|may not"
-    ):
+    with pytest.raises(ValueError, match=r"where a Mask belongs|no value is called|has other|may not"):
         value_of(form, Mask, tensor)
 
 
@@ -357,9 +356,12 @@ def survives(path: Path, data: bytes) -> None:
 
 
 FUZZ = settings(
-    max_examples=50, deadline=None, derandomize=True, database=None,
+    max_examples=50,
+    deadline=None,
+    derandomize=True,
+    database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)  # fmt: skip
+)
 
 
 @FUZZ
@@ -394,19 +396,45 @@ def leaves(tree: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-ODD = st.sampled_from([
-    None, True, -1, 0, 1, 2, 3, 29, 2**31, 2**63, 10**30, 1e308, -0.5, "", "x", "held/0",
-    "held/3", [], [1], {},
-    {"is": "Causal", "offset": -7}, {"is": "Not", "inner": {"is": "Everything"}}, {"tensor": "held/1"},
-    {"tensor": "held/5"}, [1 << 40, 0, 1 << 40], "layers/0/q", {"is": "Nothing"}, "F16", "I64", "U8",
-])  # fmt: skip
+ODD = st.sampled_from(
+    [
+        None,
+        True,
+        -1,
+        0,
+        1,
+        2,
+        3,
+        29,
+        2**31,
+        2**63,
+        10**30,
+        1e308,
+        -0.5,
+        "",
+        "x",
+        "held/0",
+        "held/3",
+        [],
+        [1],
+        {},
+        {"is": "Causal", "offset": -7},
+        {"is": "Not", "inner": {"is": "Everything"}},
+        {"tensor": "held/1"},
+        {"tensor": "held/5"},
+        [1 << 40, 0, 1 << 40],
+        "layers/0/q",
+        {"is": "Nothing"},
+        "F16",
+        "I64",
+        "U8",
+    ]
+)
 
 
 @FUZZ
 @given(odd=ODD, where=st.floats(0, 1, exclude_max=True), inner=st.booleans(), gone=st.booleans())
-def test_edited_headers(
-    whole: tuple[bytes, Path], odd: Any, where: float, inner: bool, gone: bool
-) -> None:
+def test_edited_headers(whole: tuple[bytes, Path], odd: Any, where: float, inner: bool, gone: bool) -> None:
     data, path = whole
     header = header_of(data)
     about = json.loads(header["__metadata__"]["about"])

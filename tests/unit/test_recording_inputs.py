@@ -42,9 +42,7 @@ def made(layer: RecordedLayer, part: str) -> Tensor:
     """A projection of what was read, by head."""
     assert layer.inputs is not None
     one = getattr(layer.inputs, part)
-    return heads(
-        linear(one.x, one.weight, one.bias), layer.heads if part == "query" else layer.k.shape[1]
-    )
+    return heads(linear(one.x, one.weight, one.bias), layer.heads if part == "query" else layer.k.shape[1])
 
 
 def output(layer: RecordedLayer) -> Tensor:
@@ -84,12 +82,7 @@ def test_ours_with_grouped_heads_and_a_context(tmp_path: Path) -> None:
         def __init__(self) -> None:
             super().__init__()
             self.first = MultiHeadAttention(
-                16,
-                4,
-                key_value_heads=2,
-                value_size=3,
-                context_width=6,
-                projection_bias=("query", "output"),
+                16, 4, key_value_heads=2, value_size=3, context_width=6, projection_bias=("query", "output")
             )
             self.second = MultiHeadAttention(16, 2, position=Rotary(), qk_norm=nn.RMSNorm)
             self.third = MultiHeadAttention(16, 2, position=Sinusoidal(16))
@@ -170,18 +163,14 @@ def test_what_layers_share_is_written_once(tmp_path: Path) -> None:
             return self.layer(self.layer(x))
 
     record(Twice(), (torch.randn(1, 9, 16),), to=tmp_path / "run", layer_inputs=True)
-    shapes = [
-        tuple(e.shape) for name, e in Reader(tmp_path / "run").entries.items() if "held" in name
-    ]
+    shapes = [tuple(e.shape) for name, e in Reader(tmp_path / "run").entries.items() if "held" in name]
     assert sorted(shapes) == [(1, 9, 16)] * 2 + [(16, 16)] * 4
 
 
 @pytest.mark.parametrize("dtype", [None, torch.float16])
 def test_the_size_that_is_said_has_them(dtype: torch.dtype | None, tmp_path: Path) -> None:
     told: list[Progress] = []
-    run = record(
-        ours(3), TOKENS, to=tmp_path / "run", progress=told.append, layer_inputs=True, dtype=dtype
-    )
+    run = record(ours(3), TOKENS, to=tmp_path / "run", progress=told.append, layer_inputs=True, dtype=dtype)
     assert 0.8 < told[0].whole / run.size < 1.1
     read = run.layer(0).inputs
     assert read is not None
@@ -224,14 +213,22 @@ def put(part: str, name: str, value: Any) -> Any:
 @pytest.mark.parametrize(
     "change",
     [
-        put("query", "x", None), put("query", "x", "held/99"), put("query", "x", "layers/0/q"),
+        put("query", "x", None),
+        put("query", "x", "held/99"),
+        put("query", "x", "layers/0/q"),
         put("key", "x", "held/2"),
-        put("query", "weight", "held/1"), put("key", "weight", None), put("key", "bias", "held/1"),
-        put("value", "between", ["a spell"]), put("value", "between", 3), put("output", "weight", "held/0"),
-        put("output", "bias", 5), lambda about: about["inputs"].pop("output"),
-        lambda about: about.update(inputs=[1]), lambda about: about.update(inputs="x"),
+        put("query", "weight", "held/1"),
+        put("key", "weight", None),
+        put("key", "bias", "held/1"),
+        put("value", "between", ["a spell"]),
+        put("value", "between", 3),
+        put("output", "weight", "held/0"),
+        put("output", "bias", 5),
+        lambda about: about["inputs"].pop("output"),
+        lambda about: about.update(inputs=[1]),
+        lambda about: about.update(inputs="x"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_damage(change: Any, tmp_path: Path) -> None:
     from regard.errors import OptionError
 

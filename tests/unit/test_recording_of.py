@@ -20,9 +20,7 @@ Q, K, V = torch.randn(3, 1, 4, 20, 8, generator=torch.Generator().manual_seed(0)
 def test_it_is_what_a_run_would_have_left(tmp_path: Path) -> None:
     call = Case(mask="causal", bias="alibi", normalizer="sink", shape="grouped").build()
     parts = {name: part for name, part in call.parts.items() if name != "dropout"}
-    made = Recording.of(call.q, call.k, call.v, to=tmp_path / "made", name="Calls", **parts).layer(
-        0
-    )
+    made = Recording.of(call.q, call.k, call.v, to=tmp_path / "made", name="Calls", **parts).layer(0)
     seen = record(Calls(call), (), to=tmp_path / "seen", values=True).layer(0)
     assert (made.mask, made.place) == (seen.mask, seen.place)
     assert torch.equal(made.weights[:], seen.weights[:])
@@ -33,11 +31,7 @@ def test_it_is_what_a_run_would_have_left(tmp_path: Path) -> None:
 
 def test_several_layers_share_what_is_said_once(tmp_path: Path) -> None:
     qs, ks = [Q, Q[:, :2] * 2], [K, K[:, :1]]
-    words = {
-        "text": "ab" * 20,
-        "tokens": ["ab"] * 20,
-        "spans": [(2 * i, 2 * i + 2) for i in range(20)],
-    }
+    words = {"text": "ab" * 20, "tokens": ["ab"] * 20, "spans": [(2 * i, 2 * i + 2) for i in range(20)]}
     run = Recording.of(qs, ks, mask=Causal(), to=tmp_path / "run", name="mine", **words)
     assert (run.model, run.names, run.exact) == ("mine", ("layer 0", "layer 1"), True)
     assert (run.text, run.tokens) == ("ab" * 20, ("ab",) * 20)
@@ -49,8 +43,9 @@ def test_several_layers_share_what_is_said_once(tmp_path: Path) -> None:
 def test_a_mask_of_pairs_and_another_dtype(tmp_path: Path) -> None:
     table = torch.rand(20, 20, generator=torch.Generator().manual_seed(1)) < 0.6
     table.fill_diagonal_(True)
-    (layer,) = Recording.of(Q.double(), K.double(), V.double(), mask=table, bias=ALiBi(heads=4),
-                            normalizer=Softmax(), to=tmp_path / "run")  # fmt: skip
+    (layer,) = Recording.of(
+        Q.double(), K.double(), V.double(), mask=table, bias=ALiBi(heads=4), normalizer=Softmax(), to=tmp_path / "run"
+    )
     assert layer.rounding is not None
     assert layer.rounding.greatest < 1e-6
     wanted = attention(Q, K, V, mask=table, bias=ALiBi(heads=4))
@@ -74,7 +69,7 @@ def test_a_mask_of_pairs_and_another_dtype(tmp_path: Path) -> None:
         ({"to": "/nowhere/run"}, "a folder that is there"),
         ({"dtype": torch.int8}, "torch.int8"),
     ],
-)  # fmt: skip
+)
 def test_the_silly_mistakes(given: dict[str, Any], message: str, tmp_path: Path) -> None:
     given = {"q": Q, "k": K, "to": tmp_path / "run"} | given
     with pytest.raises(RegardError, match=message):

@@ -28,17 +28,17 @@ from regard import (
     SpanMass,
     TopK,
     Weights,
-    glance,
     observe,
     record,
 )
+from regard.analysis.worked_example import Lesson
+from regard.display import repr_html
+from regard.display.images import Scale, viridis
 from regard.errors import OptionError
 from regard.learn import show
-from regard.lesson import Lesson
 from regard.nn import MultiHeadAttention, Transformer
-from regard.observers import Observer, Top
-from regard.pictures import Scale, viridis
 from regard.recording.head import strongest
+from regard.spec.observers import Observer, Top
 
 BAD = "<script>alert('&\x1b')</script>\n"
 N = 150
@@ -104,9 +104,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recording:
     layers = [MultiHeadAttention(32, 4, key_value_heads=2, mask=Causal()) for _ in range(2)]
     layers.append(MultiHeadAttention(32, 2, mask=Causal(), normalizer=Sigmoid()))
     path = tmp_path_factory.mktemp("run") / "<b>run.safetensors"
-    return record(
-        Transformer(50, layers), torch.randint(50, (2, N)), to=path, tokens=[f"{i}{BAD}" for i in range(N)]
-    )  # fmt: skip
+    return record(Transformer(50, layers), torch.randint(50, (2, N)), to=path, tokens=[f"{i}{BAD}" for i in range(N)])
 
 
 def test_seen_shows_each_result_in_small():
@@ -147,9 +145,7 @@ def test_what_is_seen_stays_small_whatever_was_asked(n: int):
 
 def test_rows_that_see_nothing_and_no_queries_at_all_are_shown():
     q, k, v = torch.randn(3, 1, 2, 6, 8).unbind()
-    hidden = observe(
-        q, k, v, LogSumExp(), TopK(2), Entropy(), mask=torch.zeros(6, 6, dtype=torch.bool)
-    )
+    hidden = observe(q, k, v, LogSumExp(), TopK(2), Entropy(), mask=torch.zeros(6, 6, dtype=torch.bool))
     assert "none finite" in harmless(hidden._repr_html_()).text
     empty = observe(q[:, :, :0], k, v, TopK(2), Entropy(), Pooled(4, 4))
     assert "nothing" in harmless(empty._repr_html_()).text
@@ -182,21 +178,12 @@ def test_a_head_shows_its_map_its_figures_and_its_links(run: Recording):
 
 
 def test_a_head_is_what_its_layer_is(run: Recording):
-    asked: tuple[Any, ...] = (
-        Entropy(),
-        TopK(3),
-        MeanDistance(),
-        Received(),
-        Pooled(9, 9, "mean"),
-        Rows(5, 2),
-    )
+    asked: tuple[Any, ...] = (Entropy(), TopK(3), MeanDistance(), Received(), Pooled(9, 9, "mean"), Rows(5, 2))
     for layer in run:
         one, all_ = layer.head(1, batch=1).see(*asked), layer.see(*asked)
         for observer in asked:
             mine, whole = one[observer], all_[observer]
-            for a, b in zip(
-                *((x if isinstance(x, tuple) else (x,)) for x in (mine, whole)), strict=True
-            ):
+            for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (mine, whole)), strict=True):
                 torch.testing.assert_close(a, b[1, 1])
     head = run.layer(0).head(2)
     assert head.weights.shape == (N, N)
@@ -277,16 +264,7 @@ def test_the_lesson_is_shown_with_how_each_number_was_made():
     text = Page(told._repr_html_()).text
     lesson = Lesson.of()
     for head in lesson.heads:
-        for rows in (
-            head.q,
-            head.k,
-            head.v,
-            head.scores,
-            head.scaled,
-            head.exps,
-            head.weights,
-            head.out,
-        ):
+        for rows in (head.q, head.k, head.v, head.scores, head.scaled, head.exps, head.weights, head.out):
             for number in (number for row in rows for number in row):
                 assert f"{number.name} = " in text
     assert "scaled(bank → river) = 3 ÷ 1.4142 ≈ 2.1213" in text
@@ -298,7 +276,7 @@ def test_the_lesson_is_shown_with_how_each_number_was_made():
 
 def test_pictures_have_as_many_colours_as_levels():
     assert viridis(31).shape == (31, 3)
-    picture = glance.picture(np.array([[0.0, 1.0]]), BAD, 1.0, colours=31)
+    picture = repr_html.picture(np.array([[0.0, 1.0]]), BAD, 1.0, colours=31)
     (tag,) = Page(picture).of("img")
     assert levels(tag["src"]).tolist() == [[0, 31]]
     assert tag["alt"] == "<script>alert('&␛')</script>␊"

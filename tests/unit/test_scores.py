@@ -17,7 +17,7 @@ from regard.backends import chunked
 from regard.errors import OptionError, ShapeError
 from regard.nn import MultiHeadAttention
 from regard.problem import Problem
-from regard.scores import Additive, Cosine, Custom, Dot, Euclidean, Shaw
+from regard.spec.scores import Additive, Cosine, Custom, Dot, Euclidean, Shaw
 
 
 def pairs(h: int = 4, g: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -83,10 +83,7 @@ def test_additive() -> None:
     weight = Draw("additive").normal(4, 5)
     got = Additive(weight).of(q, k)
     for b, h, i, j in ((0, 0, 0, 0), (1, 3, 2, 3), (0, 2, 1, 1)):
-        terms = [
-            math.tanh(x + y)
-            for x, y in zip(q[b, h, i].tolist(), k[b, h // 2, j].tolist(), strict=True)
-        ]
+        terms = [math.tanh(x + y) for x, y in zip(q[b, h, i].tolist(), k[b, h // 2, j].tolist(), strict=True)]
         want = sum(w * t for w, t in zip(weight[h].tolist(), terms, strict=True))
         assert float(got[b, h, i, j]) == pytest.approx(want, rel=1e-12)
     part = Additive(weight).heads(range(2, 4)).of(q[:, 2:], k[:, 1:])
@@ -103,17 +100,19 @@ def test_shaw_by_pairs(scale: float | None, offset: int | None, each: bool) -> N
         distance = i + (1 if offset is None else offset) - j
         row = (table[h] if each else table)[2 + max(-2, min(2, distance))].tolist()
         parts = zip(q[b, h, i].tolist(), k[b, h // 2, j].tolist(), row, strict=True)
-        want = sum(x * (y + r) for x, y, r in parts) * (
-            1 / math.sqrt(5) if scale is None else scale
-        )
+        want = sum(x * (y + r) for x, y, r in parts) * (1 / math.sqrt(5) if scale is None else scale)
         assert float(got[b, h, i, j]) == pytest.approx(want, rel=1e-12, abs=1e-12)
 
 
 def test_shaw_is_the_relative_key_of_transformers() -> None:
     config = Wav2Vec2BertConfig(
-        hidden_size=32, num_attention_heads=4, position_embeddings_type="relative_key",
-        left_max_position_embeddings=3, right_max_position_embeddings=3, attention_dropout=0.0,
-    )  # fmt: skip
+        hidden_size=32,
+        num_attention_heads=4,
+        position_embeddings_type="relative_key",
+        left_max_position_embeddings=3,
+        right_max_position_embeddings=3,
+        attention_dropout=0.0,
+    )
     torch.manual_seed(0)
     theirs = Wav2Vec2BertSelfAttention(config).eval()
     x = Draw("relative key").normal(2, 9, 32).float()
@@ -158,9 +157,7 @@ def test_shaw_says_what_it_takes() -> None:
     with pytest.raises(OptionError, match="a finite number or None"):
         Shaw(torch.zeros(5, 8), scale=math.nan)
     for shape in ((5, 4), (3, 5, 8)):
-        with pytest.raises(
-            ShapeError, match=r"allowed: \(5, 8\) or \(2, 5, 8\). Its rows are added"
-        ):
+        with pytest.raises(ShapeError, match=r"allowed: \(5, 8\) or \(2, 5, 8\). Its rows are added"):
             regard.attention(q, q, q, score=Shaw(torch.zeros(shape)))
 
 
@@ -182,20 +179,12 @@ def test_what_a_function_captures_gets_its_gradient(backend: str, small_chunks: 
     call = Case(mask="causal", dtype=FP64).build().requiring_gradients()
     learned = torch.tensor(0.4, dtype=FP64, requires_grad=True)
     out = regard.attention(
-        call.q,
-        call.k,
-        call.v,
-        mask=call.mask,
-        score=lambda q, k: learned * (q @ k.mT),
-        backend=backend,
+        call.q, call.k, call.v, mask=call.mask, score=lambda q, k: learned * (q @ k.mT), backend=backend
     )
     (got,) = torch.autograd.grad(out.square().sum(), learned)
     step = 1e-6
     high, low = (
-        regard.attention(call.q, call.k, call.v, mask=call.mask, score=Dot(scale=x))
-        .square()
-        .sum()
-        .item()
+        regard.attention(call.q, call.k, call.v, mask=call.mask, score=Dot(scale=x)).square().sum().item()
         for x in (0.4 + step, 0.4 - step)
     )
     assert float(got) == pytest.approx((high - low) / (2 * step), rel=1e-6)

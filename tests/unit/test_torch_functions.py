@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import regard
-from regard.dropin import WEIGHTS, torch_functions
+from regard.integrations.torch_functions import WEIGHTS, torch_functions
 
 
 def draw(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -92,7 +92,7 @@ CALLS: dict[str, tuple[tuple[Tensor, ...], dict[str, Any]]] = {
     "double": (inputs(2, 4, dtype=torch.float64), {"is_causal": True, "scale": 0.3}),
     "no queries": ((draw(2, 0, 8), draw(2, 4, 8), draw(2, 4, 8)), {}),
     "nobody": ((draw(0, 3, 5, 8), draw(0, 3, 4, 8), draw(0, 3, 4, 8)), {"attn_mask": allowed(5, 4)}),
-}  # fmt: skip
+}
 
 
 @ways
@@ -186,8 +186,7 @@ def test_installed_catches_every_thread_but_no_earlier_name() -> None:
     q, k, v = inputs(2, 4)
     with installed() as calls:
         assert calls.install() is calls  # twice is once
-        threads = [threading.Thread(target=lambda: F.scaled_dot_product_attention(q, k, v))
-                   for _ in range(4)]  # fmt: skip
+        threads = [threading.Thread(target=lambda: F.scaled_dot_product_attention(q, k, v)) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -262,10 +261,16 @@ AHEAD = torch.ones(5, 5, dtype=torch.bool).triu(1)
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"key_padding_mask": PADDING}, {"attn_mask": AHEAD}, {"attn_mask": AHEAD, "is_causal": True},
-     {"attn_mask": AHEAD, "key_padding_mask": PADDING}, {"attn_mask": draw(8, 5, 5)}],
+    [
+        {},
+        {"key_padding_mask": PADDING},
+        {"attn_mask": AHEAD},
+        {"attn_mask": AHEAD, "is_causal": True},
+        {"attn_mask": AHEAD, "key_padding_mask": PADDING},
+        {"attn_mask": draw(8, 5, 5)},
+    ],
     ids=["plain", "padding", "mask", "causal", "both", "added"],
-)  # fmt: skip
+)
 def test_the_layer_of_pytorch(way, grad, options) -> None:
     module, x = mha(), draw(2, 5, 16)
     with torch.set_grad_enabled(grad):  # without gradients the layer would take its fast path
@@ -278,8 +283,11 @@ def test_the_layer_of_pytorch(way, grad, options) -> None:
 
 
 @ways
-@pytest.mark.parametrize("options", [{}, {"batch_first": False}, {"kdim": 12, "vdim": 12},
-                                     {"add_bias_kv": True}, {"add_zero_attn": True}], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"batch_first": False}, {"kdim": 12, "vdim": 12}, {"add_bias_kv": True}, {"add_zero_attn": True}],
+    ids=str,
+)
 def test_every_kind_of_the_layer_and_its_gradients(way, options) -> None:
     module = mha(**options).train()
     x, context = draw(2, 5, 16).requires_grad_(), draw(2, 5, module.kdim)
@@ -345,8 +353,11 @@ STAYS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "a tensor of a kind": (lambda: tuple(t.as_subclass(Kind) for t in inputs(2, 4)), {}, "Kind is a tensor"),
     "all dropped": (lambda: inputs(2, 4), {"dropout_p": 1.0}, "dropout_p that"),
     "no finite scale": (lambda: inputs(2, 4), {"scale": torch.inf}, "a scale that is not finite"),
-    "heads of values alone": (lambda: (draw(2, 4, 5, 8), draw(2, 4, 7, 8), draw(2, 2, 7, 8)),
-                              {"enable_gqa": True}, "shapes that do not fit"),
+    "heads of values alone": (
+        lambda: (draw(2, 4, 5, 8), draw(2, 4, 7, 8), draw(2, 2, 7, 8)),
+        {"enable_gqa": True},
+        "shapes that do not fit",
+    ),
     # What PyTorch refuses, it refuses in its own words.
     "heads that do not fit": (lambda: (draw(2, 4, 5, 8), draw(2, 2, 7, 8), draw(2, 2, 7, 8)), {}, "shapes"),
     "two dtypes": (lambda: (draw(2, 5, 8), draw(2, 5, 8).half(), draw(2, 5, 8)), {}, "dtypes that"),
@@ -355,7 +366,7 @@ STAYS: dict[str, tuple[Callable[[], Any], dict[str, Any], str]] = {
     "a wide mask": (lambda: inputs(1, 4), {"attn_mask": allowed(3, 1, 5, 7)}, "shapes that do not fit"),
     "a mask of one dimension": (lambda: inputs(1, 4), {"attn_mask": allowed(7)}, "shapes that do not fit"),
     "sizes that do not fit": (lambda: (draw(2, 5, 8), draw(2, 5, 7), draw(2, 5, 7)), {}, "shapes that"),
-}  # fmt: skip
+}
 
 
 @ways
@@ -413,8 +424,7 @@ def test_transforms_of_torch_func(way) -> None:
 
     def each(**options: Any) -> Tensor:
         drop = torch.func.vmap(
-            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options),
-            randomness="different",
+            lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options), randomness="different"
         )
         return drop(q, k, v)
 
@@ -468,8 +478,14 @@ def test_in_a_graph() -> None:
     tests = Path(__file__).parents[1]
     path = os.pathsep.join(map(str, (tests / "unit", tests, tests.parent / "src")))
     code = "import test_torch_functions as t; t.graphs()"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], timeout=300, check=False, text=True,
-                          env={**os.environ, "PYTHONPATH": path}, capture_output=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        timeout=300,
+        check=False,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -11,18 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import regard
-from regard import (
-    Causal,
-    Entropy,
-    MeanDistance,
-    Padding,
-    Pooled,
-    Received,
-    SpanMass,
-    TopK,
-    Window,
-    watch,
-)
+from regard import Causal, Entropy, MeanDistance, Padding, Pooled, Received, SpanMass, TopK, Window, watch
 from regard.attend import taken_over
 from regard.errors import DtypeError, OptionError
 from regard.nn import MultiHeadAttention, Transformer
@@ -37,9 +26,7 @@ def eager_weights(name: str, **how: Any) -> list[Tensor]:
     family = FAMILIES[name]
     with torch.no_grad():
         out = family.model()(**inputs(family.reads), output_attentions=True, **how)
-    found = out.get("attentions") or (
-        *out.encoder_attentions, *out.decoder_attentions, *out.cross_attentions
-    )  # fmt: skip
+    found = out.get("attentions") or (*out.encoder_attentions, *out.decoder_attentions, *out.cross_attentions)
     return list(found)
 
 
@@ -78,10 +65,13 @@ def test_encoders_with_decoders_have_three_kinds_of_layers() -> None:
     with torch.no_grad(), watch(model, Entropy()) as seen:
         model(**inputs(family.reads))
     assert seen.names == (
-        "encoder.block.0.layer.0.SelfAttention", "encoder.block.1.layer.0.SelfAttention",
-        "decoder.block.0.layer.0.SelfAttention", "decoder.block.0.layer.1.EncDecAttention",
-        "decoder.block.1.layer.0.SelfAttention", "decoder.block.1.layer.1.EncDecAttention",
-    )  # fmt: skip
+        "encoder.block.0.layer.0.SelfAttention",
+        "encoder.block.1.layer.0.SelfAttention",
+        "decoder.block.0.layer.0.SelfAttention",
+        "decoder.block.0.layer.1.EncDecAttention",
+        "decoder.block.1.layer.0.SelfAttention",
+        "decoder.block.1.layer.1.EncDecAttention",
+    )
     weights = eager_weights("t5")
     real = inputs("pairs")["attention_mask"].bool()
     for place, n in enumerate((0, 1)):
@@ -99,12 +89,7 @@ def test_generation_is_watched_as_one_text(name: str, static: bool) -> None:
     family, steps = FAMILIES[name], 12
     model = family.model()
     how = {"cache_implementation": "static"} if static else {}
-    asked = {
-        "max_new_tokens": steps,
-        "min_new_tokens": steps,
-        "do_sample": False,
-        "pad_token_id": 0,
-    }
+    asked = {"max_new_tokens": steps, "min_new_tokens": steps, "do_sample": False, "pad_token_id": 0}
     given = prompt(family.reads)
     with torch.no_grad(), watch(model, *ASKED, MeanDistance()) as seen:
         text = model.generate(**given, **asked, **how)
@@ -188,10 +173,7 @@ def test_a_function_that_calls_attention_in_any_module() -> None:
 
 def test_pytorchs_own_layers_are_watched() -> None:
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
-    model, x = (
-        nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(),
-        torch.randn(1, 6, 16),
-    )
+    model, x = (nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval(), torch.randn(1, 6, 16))
     want = model(x)
     with watch(model, Entropy()) as seen:
         out = model(x)
@@ -210,9 +192,7 @@ def test_what_pytorch_keeps_is_said() -> None:
     layer, x = nn.MultiheadAttention(16, 2), torch.randn(6, 1, 16)
     with watch(layer, Entropy()) as seen:
         layer(x, x, x)
-    with pytest.raises(
-        OptionError, match="PyTorch kept its calls: need_weights=True asks for all n × n"
-    ):
+    with pytest.raises(OptionError, match="PyTorch kept its calls: need_weights=True asks for all n × n"):
         seen.layer(0)
 
 
@@ -298,13 +278,9 @@ def test_the_silly_mistakes() -> None:
         with pytest.raises(OptionError, match=r"none of whose layers called.*Run the model inside"):
             seen.layer(0)
         model(TEXT)
-    with pytest.raises(
-        OptionError, match=r"seen\.layer: got 2; allowed: 0 to 1, or one of blocks\.0"
-    ):
+    with pytest.raises(OptionError, match=r"seen\.layer: got 2; allowed: 0 to 1, or one of blocks\.0"):
         seen.layer(2)
-    with pytest.raises(
-        OptionError, match=r"got Received\(.*\); allowed: the observers asked for: Entropy\(\)"
-    ):
+    with pytest.raises(OptionError, match=r"got Received\(.*\); allowed: the observers asked for: Entropy\(\)"):
         seen.layer(0)[Received()]
     assert repr(seen) == "Watched(2 layers, 1 passes)"
 

@@ -92,20 +92,14 @@ def test_one_row_of_sums_is_what_keys_receive(case: Case) -> None:
 def test_what_keys_receive_is_found_piece_by_piece() -> None:
     q, k = torch.randn(2, 1, 2, 40, 8).unbind()
     whole = regard.observe(q, k, k, LogSumExp(), Received())
-    pieces = [Weights.of(q, k[:, :, cut], whole[LogSumExp()]).see(Received())
-              for cut in (slice(0, 15), slice(15, 40))]  # fmt: skip
+    pieces = [Weights.of(q, k[:, :, cut], whole[LogSumExp()]).see(Received()) for cut in (slice(0, 15), slice(15, 40))]
     torch.testing.assert_close(torch.cat(pieces, -1), whole[Received()])
 
 
 def test_any_other_statistic_is_seen_too() -> None:
     q, k = torch.randn(2, 1, 2, 40, 8).unbind()
     weights = Weights.of(q, k, mask=Causal())
-    asked: list[Observer[Any]] = [
-        regard.Entropy(),
-        regard.TopK(3),
-        regard.MeanDistance(),
-        Rows(3, 1),
-    ]
+    asked: list[Observer[Any]] = [regard.Entropy(), regard.TopK(3), regard.MeanDistance(), Rows(3, 1)]
     for observer in asked:
         got = weights.see(observer)
         want = regard.observe(q, k, k, observer, mask=Causal())[observer]
@@ -130,18 +124,26 @@ def test_a_layer_gives_its_weights() -> None:
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        (lambda q, k: Weights.of(q, k, normalizer=Sparsemax()),
-         r"Weights: got normalizer=Sparsemax\(\); allowed: a Softmax. Ask for whole rows"),
-        (lambda q, k: Weights.of(q, k, torch.zeros(1, 2, 9)),
-         r"Weights\(lse=…\): got shape \(1, 2, 9\); allowed: \(1, 2, 10\)."),
-        (lambda q, k: Weights.of(q, k)[0, 2],
-         r"Weights\[…\]: got 2; allowed: for heads a number from -2 to 1, or a slice"),
-        (lambda q, k: Weights.of(q, k)[0, 0, ::2],
-         r"slice\(None, None, 2\); allowed: for queries a number from -10 to 9"),
+        (
+            lambda q, k: Weights.of(q, k, normalizer=Sparsemax()),
+            r"Weights: got normalizer=Sparsemax\(\); allowed: a Softmax. Ask for whole rows",
+        ),
+        (
+            lambda q, k: Weights.of(q, k, torch.zeros(1, 2, 9)),
+            r"Weights\(lse=…\): got shape \(1, 2, 9\); allowed: \(1, 2, 10\).",
+        ),
+        (
+            lambda q, k: Weights.of(q, k)[0, 2],
+            r"Weights\[…\]: got 2; allowed: for heads a number from -2 to 1, or a slice",
+        ),
+        (
+            lambda q, k: Weights.of(q, k)[0, 0, ::2],
+            r"slice\(None, None, 2\); allowed: for queries a number from -10 to 9",
+        ),
         (lambda q, k: Weights.of(q, k)[0, 0, 0, 0, 0], "5 indices; allowed: 4 at most"),
         (lambda q, k: Weights.of(q, k).see(Pooled(2, 2, keys=(3, 11))), "spans within the 10 keys"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.usefixtures("as_users_run_it")
 def test_what_does_not_fit_is_said(wrong: Any, said: str) -> None:
     q = torch.randn(1, 2, 10, 8)

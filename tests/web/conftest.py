@@ -15,8 +15,9 @@ import torch
 from starlette.testclient import TestClient
 
 from regard import ALiBi, Causal, Dot, Recording, Softmax, Window, record
-from regard.explorer import pyramid, write_page
-from regard.explorer.building import Book
+from regard.analysis import pyramid
+from regard.analysis.pyramid_builder import Book
+from regard.explorer import write_page
 from regard.explorer.routes import Explorer
 from regard.explorer.server import Server, application, listening
 from regard.nn import MultiHeadAttention, Transformer
@@ -40,14 +41,18 @@ def recorded(path: Path, n: int) -> Recording:
     """
     torch.manual_seed(0)
     layers = [
-        MultiHeadAttention(16, 2, mask=Causal(), bias=ALiBi(heads=2), position=Rotary(),
-                           qk_norm=torch.nn.RMSNorm),
+        MultiHeadAttention(16, 2, mask=Causal(), bias=ALiBi(heads=2), position=Rotary(), qk_norm=torch.nn.RMSNorm),
         MultiHeadAttention(
-            16, 4, key_value_heads=2, mask=Causal() & Window(40), score=Dot(softcap=5.0),
-            normalizer=Softmax.with_learned_sink(4), projection_bias=True,
+            16,
+            4,
+            key_value_heads=2,
+            mask=Causal() & Window(40),
+            score=Dot(softcap=5.0),
+            normalizer=Softmax.with_learned_sink(4),
+            projection_bias=True,
         ),
         MultiHeadAttention(16, 2, qk_norm=torch.nn.RMSNorm),
-    ]  # fmt: skip
+    ]
     model = Transformer(50, layers)
     for layer in layers:  # as if it were trained: at first blocks add nothing, and biases are 0
         torch.nn.init.normal_(layer.output.weight, std=0.2)
@@ -59,9 +64,16 @@ def recorded(path: Path, n: int) -> Recording:
     for text in texts:
         ends.append(ends[-1] + len(text))
     return record(
-        model, torch.randint(50, (1, n)), to=path, values=True, layer_inputs=True, name="tiny",
-        tokens=texts, text="".join(texts), spans=[*itertools.pairwise(ends)],
-    )  # fmt: skip
+        model,
+        torch.randint(50, (1, n)),
+        to=path,
+        values=True,
+        layer_inputs=True,
+        name="tiny",
+        tokens=texts,
+        text="".join(texts),
+        spans=[*itertools.pairwise(ends)],
+    )
 
 
 @pytest.fixture(scope="session")
@@ -89,10 +101,7 @@ def client(explorer: Explorer) -> Iterator[TestClient]:
     """Asks as the page does."""
     app = application(explorer, PORT, TOKEN)
     client = TestClient(
-        app,
-        f"http://127.0.0.1:{PORT}",
-        headers={"X-Regard-Token": TOKEN},
-        raise_server_exceptions=True,
+        app, f"http://127.0.0.1:{PORT}", headers={"X-Regard-Token": TOKEN}, raise_server_exceptions=True
     )
     # Not entered: what is alive is the explorer's, which other tests share.
     yield client

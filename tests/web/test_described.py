@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from regard import Causal, Dot, Recording, Window
-from regard.explorer.building import Book
+from regard.analysis.head_ranking import CRITERIA, telling
+from regard.analysis.map_tiles import half
+from regard.analysis.pyramid_builder import Book
 from regard.explorer.described import recording
-from regard.explorer.telling import CRITERIA, telling
-from regard.explorer.tiles import half
-from regard.masks import Mask
+from regard.spec.masks import Mask
 
 
 @pytest.mark.parametrize(

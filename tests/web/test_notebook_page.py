@@ -84,9 +84,7 @@ class Line(BaseComm):
         self.sent, self.more = list[dict[str, Any]](), threading.Condition()
         super().__init__(*given, **named)
 
-    def publish_msg(
-        self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **_: Any
-    ) -> None:
+    def publish_msg(self, msg_type: str, data: Any = None, metadata: Any = None, buffers: Any = None, **_: Any) -> None:
         if msg_type == "comm_msg":
             text = [base64.b64encode(bytes(one)).decode() for one in buffers or []]
             with self.more:
@@ -104,8 +102,14 @@ def notebook(widget: ExplorerWidget, line: Line, run: Recording) -> type[BaseHTT
     kernel = threading.Lock()  # a kernel does one thing at a time
 
     def told() -> dict[str, Any]:
-        return {"place": widget.place, "height": widget.height, "sent": len(line.sent),
-                "layer": widget.layer, "head": widget.head, "cell": widget.cell}  # fmt: skip
+        return {
+            "place": widget.place,
+            "height": widget.height,
+            "sent": len(line.sent),
+            "layer": widget.layer,
+            "head": widget.head,
+            "cell": widget.cell,
+        }
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -154,9 +158,8 @@ def run(tmp_path: Path) -> Recording:
     layers = [MultiHeadAttention(32, 4, mask=Causal(), qk_norm=torch.nn.RMSNorm) for _ in range(2)]
     tokens = [f"w{i} " for i in range(N)]
     return record(
-        Transformer(50, layers), torch.randint(50, (1, N)), to=tmp_path / "run.safetensors", tokens=tokens,
-        values=True,
-    )  # fmt: skip
+        Transformer(50, layers), torch.randint(50, (1, N)), to=tmp_path / "run.safetensors", tokens=tokens, values=True
+    )
 
 
 @pytest.fixture
@@ -179,6 +182,13 @@ def served(run: Recording, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_the_widget_shows_goes_and_reports(run: Recording, served: str, tmp_path: Path) -> None:
     """Atlas, a weight that Python points at, a key and a click that it is told of, both themes, two views."""
     layer, head, query, key = 1, 2, 200, 60
-    asked = {"url": served, "height": HEIGHT, "layer": layer, "head": head, "query": query, "key": key,
-             "weight": float(run.layer(layer).weights[0, head, query, key])}  # fmt: skip
+    asked = {
+        "url": served,
+        "height": HEIGHT,
+        "layer": layer,
+        "head": head,
+        "query": query,
+        "key": key,
+        "weight": float(run.layer(layer).weights[0, head, query, key]),
+    }
     walk(tmp_path, "notebook.mjs", asked, seconds=200)

@@ -20,15 +20,17 @@ from starlette.testclient import TestClient
 
 from offline_page import CODE, Parsed
 from regard import Additive, Recording, Sigmoid, cli, record
+from regard.analysis import pyramid
+from regard.analysis.pyramid_builder import Building
 from regard.errors import OptionError
-from regard.explorer import carried, offline, page, pyramid, write_page
-from regard.explorer.building import Building
+from regard.explorer import write_page
 from regard.explorer.routes import Explorer
+from regard.export import front_end, offline_page, options
 from regard.look.opening import open_model
 from regard.look.study import study
 from regard.look.telling import telling
 from regard.models import load
-from regard.source import Source
+from regard.system.text_source import Source
 
 pytestmark = pytest.mark.usefixtures("built_page")
 
@@ -45,14 +47,10 @@ def test_weights_follow_from_what_a_page_holds(
     assert facts["kept"] == heads
     for head in heads:
         found = parsed.weights(layer, head)
-        np.testing.assert_allclose(
-            found, short_run.layer(layer).weights[0, head].double(), atol=3e-6
-        )
+        np.testing.assert_allclose(found, short_run.layer(layer).weights[0, head].double(), atol=3e-6)
 
 
-def test_masks_of_bits_and_biases_for_each_pair(
-    masked: Recording, made: Callable[..., Path]
-) -> None:
+def test_masks_of_bits_and_biases_for_each_pair(masked: Recording, made: Callable[..., Path]) -> None:
     parsed = Parsed.of(made(masked))
     assert {0, 1} < set(np.unique(parsed.array(0, "kinds"))), "empty, full and mixed tiles"  # type: ignore[arg-type]
     for head in range(3):
@@ -86,7 +84,7 @@ def test_statistics_and_coarse_maps_come_along(
     short_run: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, least: int
 ) -> None:
     """Coarse maps by the kernels, and from a pyramid where there is one."""
-    monkeypatch.setattr(carried, "ALONE", 200 * 200)
+    monkeypatch.setattr(options, "ALONE", 200 * 200)
     monkeypatch.setattr(pyramid, "LEAST", least)
     parsed = Parsed.of(made(short_run, layers=[0]))
     (facts,) = parsed.run["layers"]
@@ -112,9 +110,7 @@ def test_only_what_saves_is_compressed(short_run: Recording, made: Callable[...,
     parsed = Parsed.of(made(short_run))
     for name, told in parsed.about["arrays"].items():
         size = len(base64.b64decode(parsed.data[name]))
-        raw = np.prod(told["shape"]) * (
-            2 if "16" in told["dtype"] else 8 if "64" in told["dtype"] else 4
-        )
+        raw = np.prod(told["shape"]) * (2 if "16" in told["dtype"] else 8 if "64" in told["dtype"] else 4)
         assert size <= raw
         assert told["gzip"] == (size < raw), name
     assert any(told["gzip"] for told in parsed.about["arrays"].values())
@@ -146,13 +142,11 @@ def test_numbers_are_kept_while_the_page_is_small(
         return Parsed.of(made(masked)).about["arrays"][f"{masked.key[:16]}/0/q"]["dtype"]
 
     assert dtype() == "float32"
-    monkeypatch.setattr(offline, "SMALL", 1000)
+    monkeypatch.setattr(offline_page, "SMALL", 1000)
     assert dtype() == "float16"
 
 
-def test_values_come_along_where_they_are_asked_for(
-    short_run: Recording, made: Callable[..., Path]
-) -> None:
+def test_values_come_along_where_they_are_asked_for(short_run: Recording, made: Callable[..., Path]) -> None:
     parsed = Parsed.of(made(short_run, layers=1, values=True))
     v = parsed.array(1, "v")
     assert v is not None
@@ -167,32 +161,24 @@ def test_values_come_along_where_they_are_asked_for(
     ("how", "said"),
     [
         ({"layers": 3}, r"layer: got 3; allowed: 0 to 2\. Layers are counted from 0"),
-        (
-            {"heads": [0, 2], "layers": 0},
-            r"head: got 2; allowed: 0 to 1\. Heads are counted from 0",
-        ),
+        ({"heads": [0, 2], "layers": 0}, r"head: got 2; allowed: 0 to 1\. Heads are counted from 0"),
         ({"heads": []}, "head: got none"),
         ({"dtype": "int8"}, "dtype: got 'int8'; allowed: float32, bfloat16, float16"),
     ],
 )
-def test_what_is_not_there_is_refused(
-    run: Recording, tmp_path: Path, how: dict[str, Any], said: str
-) -> None:
+def test_what_is_not_there_is_refused(run: Recording, tmp_path: Path, how: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        write_page(run, tmp_path / "page.html", **how)
+        write_page(run, tmp_path / "front_end.html", **how)
     assert not [*tmp_path.iterdir()]
 
 
 def test_weights_that_are_no_softmax_of_products_are_refused(tmp_path: Path) -> None:
     q, k = torch.randn(2, 1, 1, 5, 4)
-    for call, named in (
-        ({"normalizer": Sigmoid()}, "Sigmoid"),
-        ({"score": Additive(torch.randn(1, 4))}, "Additive"),
-    ):
+    for call, named in (({"normalizer": Sigmoid()}, "Sigmoid"), ({"score": Additive(torch.randn(1, 4))}, "Additive")):
         run = Recording.of(q, k, to=tmp_path / "run.safetensors", **call)  # type: ignore[arg-type]
         said = rf"page: got layer 0, .*, of {named} weights; .*Name the others \(--layer\)"
         with pytest.raises(OptionError, match=said):
-            write_page(run, tmp_path / "page.html")
+            write_page(run, tmp_path / "front_end.html")
 
 
 def test_numbers_that_float16_does_not_hold(
@@ -201,26 +187,26 @@ def test_numbers_that_float16_does_not_hold(
     q, k = torch.randn(2, 1, 1, 5, 4)
     run = Recording.of(q * 1e6, k * 1e-6, to=tmp_path / "run.safetensors")
     with pytest.raises(OptionError, match=r"dtype: got float16, for numbers up to .*Take bfloat16"):
-        write_page(run, tmp_path / "page.html", dtype="float16")
-    monkeypatch.setattr(offline, "SMALL", 0)
+        write_page(run, tmp_path / "front_end.html", dtype="float16")
+    monkeypatch.setattr(offline_page, "SMALL", 0)
     assert Parsed.of(made(run)).about["arrays"][f"{run.key[:16]}/0/q"]["dtype"] == "bfloat16"
 
 
 def test_a_page_that_fails_leaves_the_old_one(
     masked: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "page.html"
+    path = tmp_path / "front_end.html"
     path.write_text("old")
 
-    def full(self: offline.Page, stored: offline.Stored) -> Any:
+    def full(self: offline_page.Page, stored: offline_page.Stored) -> Any:
         yield "some"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(offline.Page, "_encoded", full)
+    monkeypatch.setattr(offline_page.Page, "_encoded", full)
     with pytest.raises(OSError, match="No space"):
         write_page(masked, path)
     assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+    assert [each.name for each in tmp_path.iterdir()] == ["front_end.html"]
     monkeypatch.undo()
     free = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
@@ -268,9 +254,9 @@ def test_a_disk_without_room_for_the_arrays_is_said(
         def write(self, data: Any) -> int:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(offline.tempfile, "TemporaryFile", lambda **_: Full())
+    monkeypatch.setattr(offline_page.tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(OptionError, match=r"page: got more than the disk of .* holds; .*TMPDIR"):
-        write_page(masked, tmp_path / "page.html")
+        write_page(masked, tmp_path / "front_end.html")
     assert not [*tmp_path.iterdir()]
 
 
@@ -286,13 +272,16 @@ def test_the_server_gives_the_page_and_says_its_size(
     answer = client.get(of, params={"layer": "1", "dtype": "float16"})
     assert int(answer.headers["content-length"]) == len(answer.content) == told["bytes"]
     assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''run.html"
-    path = tmp_path / "page.html"
+    path = tmp_path / "front_end.html"
     path.write_bytes(answer.content)
     assert Parsed.of(path).run["recording"]["error"] == told["error"]
     for wrong, said in (
-        ({"dtype": "int8"}, "dtype"), ({"layer": "9"}, "layer"), ({"head": "-1"}, "head"),
-        ({"size": "2"}, "size"), ({"heads": "1"}, "'heads'"),
-    ):  # fmt: skip
+        ({"dtype": "int8"}, "dtype"),
+        ({"layer": "9"}, "layer"),
+        ({"head": "-1"}, "head"),
+        ({"size": "2"}, "size"),
+        ({"heads": "1"}, "'heads'"),
+    ):
         refused = client.get(of, params=wrong)
         assert refused.status_code == 400, wrong
         assert refused.json()["error"]["argument"] == said
@@ -301,7 +290,7 @@ def test_the_server_gives_the_page_and_says_its_size(
 def test_explore_writes_it_and_says_how_large_it_will_be(
     short_run: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "page.html"
+    path = tmp_path / "front_end.html"
     asked = ["explore", str(short_run.path), "--out", str(path), "--layer", "0", "2", "--head", "1"]
     assert cli.main([*asked, "--dtype", "bfloat16"]) == 0
     said = capsys.readouterr().out
@@ -310,13 +299,11 @@ def test_explore_writes_it_and_says_how_large_it_will_be(
     parsed = Parsed.of(path)
     assert [(one["index"], one["kept"]) for one in parsed.run["layers"]] == [(0, [1]), (2, [1])]
     assert cli.main(["explore", str(short_run.path), "--layer", "0"]) == 2
-    assert "Add --out page.html" in capsys.readouterr().err
+    assert "Add --out front_end.html" in capsys.readouterr().err
 
 
-def test_look_writes_it_of_what_it_shows(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "page.html"
+def test_look_writes_it_of_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "front_end.html"
     text = tmp_path / "some.py"
     text.write_text("def f(x):\n    return f(x)\n")
     assert cli.main(["look", str(text), "--out", str(path), "--layer", "2", "--head", "3"]) == 0
@@ -328,16 +315,13 @@ def test_look_writes_it_of_what_it_shows(
     np.testing.assert_allclose(parsed.weights(2, 3), run.layer(2).weights[0, 3].double(), atol=2e-6)
 
 
-def test_the_atlas_tells_of_the_heads_that_look_shows(
-    tmp_path: Path, made: Callable[..., Path]
-) -> None:
+def test_the_atlas_tells_of_the_heads_that_look_shows(tmp_path: Path, made: Callable[..., Path]) -> None:
     """Two ways to the same: of whole rows at once, and of strips of a recording."""
     text = CODE[:3000]
     run = record(load(), text, to=tmp_path / "run.safetensors")
     shown = telling(study(open_model(), Source("x", text, len(text))), 6)
     wanted = [
-        {"layer": pick.head.layer, "head": pick.head.head, "title": pick.title, "why": pick.why}
-        for pick in shown
+        {"layer": pick.head.layer, "head": pick.head.head, "title": pick.title, "why": pick.why} for pick in shown
     ]
     assert len(wanted) >= 3
     assert Parsed.of(made(run, dtype="float16")).run["telling"] == wanted
@@ -347,17 +331,17 @@ def test_a_page_without_node_is_asked_for_in_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The terminal shows what it always does; then it is said what the page needs."""
-    monkeypatch.setattr(page, "STATIC", tmp_path / "src" / "static")
-    monkeypatch.setattr(page, "_in_checkout", lambda: True)
-    monkeypatch.setattr(page, "_fresh", lambda: False)
+    monkeypatch.setattr(front_end, "STATIC", tmp_path / "src" / "static")
+    monkeypatch.setattr(front_end, "_in_checkout", lambda: True)
+    monkeypatch.setattr(front_end, "_fresh", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "page.html")]) == 2
+    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "front_end.html")]) == 2
     said = capsys.readouterr()
     assert "exact statistics" in said.out
     assert "no node and no npm here; allowed: a page that is built." in said.err
     assert "install nodejs and npm, then make web" in said.err
-    monkeypatch.setattr(page, "_in_checkout", lambda: False)
-    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "page.html")]) == 2
+    monkeypatch.setattr(front_end, "_in_checkout", lambda: False)
+    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "front_end.html")]) == 2
     assert "This installation of regard is incomplete" in capsys.readouterr().err
 
 

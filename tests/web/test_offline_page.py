@@ -22,9 +22,7 @@ def test_the_file_opens_alone(
     """From the disk, with no network, down to one weight, which is the library's."""
     if which == "embedded":
         text = CODE
-        run, layer, head, query = (
-            record(load(), text, to=tmp_path / "run.safetensors", values=True), 2, 5, 412,
-        )  # fmt: skip
+        run, layer, head, query = (record(load(), text, to=tmp_path / "run.safetensors", values=True), 2, 5, 412)
         path, by = made(run, values=True, dtype="float32"), 2e-5
     else:
         run, layer, head, query = request.getfixturevalue("six_layers"), 4, 7, 300
@@ -32,7 +30,13 @@ def test_the_file_opens_alone(
     row = run.layer(layer).weights[0, head, query].double()
     key = int(row[: query - 5].argmax())
     asked = {
-        "recording": run.key[:16], "layer": layer, "head": head, "query": query, "key": key,
-        "weight": float(row[key]), "by": by, "far": which == "embedded",
-    }  # fmt: skip
+        "recording": run.key[:16],
+        "layer": layer,
+        "head": head,
+        "query": query,
+        "key": key,
+        "weight": float(row[key]),
+        "by": by,
+        "far": which == "embedded",
+    }
     walk(tmp_path, "offline.mjs", str(path), asked, seconds=300)

@@ -67,9 +67,15 @@ def test_from_the_whole_map_down_to_one_weight(recorded: Path, url: str, tmp_pat
     weight = float(row[key])
     assert weight > 1e-4, "a weight that is seen"
     asked = {
-        "url": url, "recording": _id(url), "layer": LAYER, "head": HEAD, "query": QUERY, "key": key,
-        "weight": weight, "arrays": str(_arrays(tmp_path)),
-    }  # fmt: skip
+        "url": url,
+        "recording": _id(url),
+        "layer": LAYER,
+        "head": HEAD,
+        "query": QUERY,
+        "key": key,
+        "weight": weight,
+        "arrays": str(_arrays(tmp_path)),
+    }
     shots = walk(tmp_path, "page.mjs", asked, seconds=400)
     assert (shots / "near.png").stat().st_size > 10_000
 

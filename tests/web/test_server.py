@@ -10,18 +10,9 @@ import pytest
 import torch
 from starlette.testclient import TestClient
 
-from regard import (
-    DistanceMass,
-    Entropy,
-    MeanDistance,
-    Pooled,
-    Received,
-    Recording,
-    SpanMass,
-    TopK,
-)
-from regard.lesson import Lesson, values
-from regard.masks import Everything
+from regard import DistanceMass, Entropy, MeanDistance, Pooled, Received, Recording, SpanMass, TopK
+from regard.analysis.worked_example import Lesson, values
+from regard.spec.masks import Everything
 
 N = 2500
 HEADS = [(0, 1), (1, 2), (2, 0)]
@@ -47,23 +38,22 @@ def of(run: Recording) -> str:
 
 def test_recordings_are_listed_and_described(client: TestClient, run: Recording, of: str) -> None:
     (line,) = get(client, "/api/recordings")
-    assert line == {
-        "id": run.key[:16], "name": "run.safetensors", "model": "tiny", "tokens": N, "bytes": run.size,
-    }  # fmt: skip
+    assert line == {"id": run.key[:16], "name": "run.safetensors", "model": "tiny", "tokens": N, "bytes": run.size}
     told = get(client, of)
     assert told["versions"] == run.versions
     assert (told["exact"], told["error"], told["tokens"]) == (True, "exact", N)
-    assert [layer["mask"] for layer in told["layers"]] == [
-        "Causal()",
-        "Causal() & Window(back=40)",
-        None,
-    ]
+    assert [layer["mask"] for layer in told["layers"]] == ["Causal()", "Causal() & Window(back=40)", None]
     assert [layer["bias"] for layer in told["layers"]] == ["ALiBi(slopes=2 numbers)", None, None]
     assert [layer["score"] for layer in told["layers"]] == ["Dot()", "Dot(softcap=5.0)", "Dot()"]
     second = told["layers"][1]
     assert {name: second[name] for name in ("heads", "groups", "queries", "keys", "size", "values")} == {
-        "heads": 4, "groups": 2, "queries": N, "keys": N, "size": 4, "values": True,
-    }  # fmt: skip
+        "heads": 4,
+        "groups": 2,
+        "queries": N,
+        "keys": N,
+        "size": 4,
+        "values": True,
+    }
 
 
 def test_tokens_and_where_a_text_begins(client: TestClient, run: Recording, of: str) -> None:
@@ -81,9 +71,7 @@ def test_tokens_and_where_a_text_begins(client: TestClient, run: Recording, of: 
 
 
 @pytest.mark.parametrize(("layer", "head"), HEADS)
-def test_a_fine_map_is_the_weights(
-    client: TestClient, run: Recording, of: str, layer: int, head: int
-) -> None:
+def test_a_fine_map_is_the_weights(client: TestClient, run: Recording, of: str, layer: int, head: int) -> None:
     found = client.get(f"{of}/map/{layer}/{head}?q=700,763&k=650,760&rows=63&cols=110")
     assert found.headers["x-regard-exact"] == "1"
     assert found.headers["x-regard-pixel"] == "1x1 exact"
@@ -107,20 +95,20 @@ def test_a_fine_map_is_the_weights(
     ],
 )
 def test_a_pooled_map_is_that_of_the_library(
-    client: TestClient, run: Recording, of: str, layer: int, head: int, how: str,
-    q: tuple[int, int], k: tuple[int, int], rows: int, cols: int,
-) -> None:  # fmt: skip
-    asked = {
-        "q": "{},{}".format(*q),
-        "k": "{},{}".format(*k),
-        "rows": rows,
-        "cols": cols,
-        "how": how,
-    }
+    client: TestClient,
+    run: Recording,
+    of: str,
+    layer: int,
+    head: int,
+    how: str,
+    q: tuple[int, int],
+    k: tuple[int, int],
+    rows: int,
+    cols: int,
+) -> None:
+    asked = {"q": "{},{}".format(*q), "k": "{},{}".format(*k), "rows": rows, "cols": cols, "how": how}
     found = numbers(client, f"{of}/map/{layer}/{head}", **asked)
-    wanted = (
-        run.layer(layer).weights.see(Pooled(rows, cols, how, queries=q, keys=k))[0, head].numpy()
-    )
+    wanted = run.layer(layer).weights.see(Pooled(rows, cols, how, queries=q, keys=k))[0, head].numpy()
     if how == "max":
         assert (found == wanted).all()
     else:
@@ -128,9 +116,7 @@ def test_a_pooled_map_is_that_of_the_library(
     assert found.max() > 0
 
 
-def test_a_thumbnail_is_the_whole_map_in_half_precision(
-    client: TestClient, run: Recording, of: str
-) -> None:
+def test_a_thumbnail_is_the_whole_map_in_half_precision(client: TestClient, run: Recording, of: str) -> None:
     found = numbers(client, f"{of}/thumbnail/1/3")
     wanted = run.layer(1).weights.see(Pooled(128, 128, "max"))[0, 3].half().numpy()
     assert found.dtype == np.float16
@@ -147,9 +133,7 @@ def test_the_difference_of_two_heads(client: TestClient, run: Recording, of: str
 
 
 @pytest.mark.parametrize(("layer", "head"), HEADS)
-def test_marginals_and_the_atlas(
-    client: TestClient, run: Recording, of: str, layer: int, head: int
-) -> None:
+def test_marginals_and_the_atlas(client: TestClient, run: Recording, of: str, layer: int, head: int) -> None:
     one = run.layer(layer)
     passing = Entropy(), Received(), DistanceMass(1), SpanMass((0, 1)), MeanDistance(), TopK(8)
     seen = one.see(*passing)
@@ -158,11 +142,7 @@ def test_marginals_and_the_atlas(
     np.testing.assert_allclose(entropy, seen[Entropy()][0, head].numpy(), rtol=1e-5, atol=1e-6)
     heads = get(client, f"{of}/atlas")["heads"]
     (mine,) = [told for told in heads if (told["layer"], told["head"]) == (layer, head)]
-    visible = {
-        0: torch.arange(N) + 1,
-        1: (torch.arange(N) + 1).clamp(max=41),
-        2: torch.full((N,), N),
-    }
+    visible = {0: torch.arange(N) + 1, 1: (torch.arange(N) + 1).clamp(max=41), 2: torch.full((N,), N)}
     seen_keys = visible[layer]
     chooses = seen_keys > 1
     nats = seen[Entropy()][0, head].double()
@@ -180,9 +160,7 @@ def test_marginals_and_the_atlas(
     assert mine["received"] == pytest.approx(float(share.max() / share.sum()), rel=1e-4)
 
 
-def test_the_nearest_head_is_that_of_the_greatest_cosine(
-    client: TestClient, run: Recording, of: str
-) -> None:
+def test_the_nearest_head_is_that_of_the_greatest_cosine(client: TestClient, run: Recording, of: str) -> None:
     chosen = [i * N // 256 + N // 256 // 2 for i in range(256)]
     rows = [run.layer(i).weights[0, :, chosen[0] : chosen[-1] + 1] for i in range(3)]
     at = torch.tensor(chosen) - chosen[0]
@@ -214,9 +192,7 @@ def test_the_strongest_weights_are_all_there(
     assert [c["weight"] for c in cells] == flat[wanted].tolist()
 
 
-@pytest.mark.parametrize(
-    ("layer", "head", "query", "key"), [(0, 1, 400, 17), (1, 3, 77, 60), (2, 1, 5, 2400)]
-)
+@pytest.mark.parametrize(("layer", "head", "query", "key"), [(0, 1, 400, 17), (1, 3, 77, 60), (2, 1, 5, 2400)])
 def test_a_cell_is_worked_through(
     client: TestClient, run: Recording, of: str, layer: int, head: int, query: int, key: int
 ) -> None:
@@ -241,15 +217,14 @@ def test_a_cell_is_worked_through(
     shown = found["row"]
     assert key in shown["keys"]
     assert shown["keys"] == sorted(shown["keys"])
-    assert shown["weights"] == one.weights[0, head, query, shown["keys"][0] :][
-        torch.tensor(shown["keys"]) - shown["keys"][0]
-    ].tolist()  # fmt: skip
+    assert (
+        shown["weights"]
+        == one.weights[0, head, query, shown["keys"][0] :][torch.tensor(shown["keys"]) - shown["keys"][0]].tolist()
+    )
     assert int(one.weights[0, head, query].argmax()) in shown["keys"]
     assert one.v is not None
     assert found["values"]["v"] == one.v[0, group, key].double().tolist()
-    np.testing.assert_allclose(
-        found["values"]["out"], one.out()[0, head, query].tolist(), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(found["values"]["out"], one.out()[0, head, query].tolist(), rtol=1e-4, atol=1e-5)
     vs = torch.tensor(found["values"]["vs"], dtype=torch.float64)
     assert found["values"]["keys"] == shown["keys"]
     assert torch.equal(vs, one.v[0, group, shown["keys"]].double())
@@ -264,12 +239,7 @@ def test_a_cell_is_worked_through(
 
 def test_cells_that_are_special(client: TestClient, of: str) -> None:
     hidden = get(client, f"{of}/cell/0/0/10/11")
-    assert (hidden["allowed"], hidden["score"], hidden["exp"], hidden["weight"]) == (
-        False,
-        None,
-        0,
-        0,
-    )
+    assert (hidden["allowed"], hidden["score"], hidden["exp"], hidden["weight"]) == (False, None, 0, 0)
     assert None in hidden["row"]["scores"]
     capped = get(client, f"{of}/cell/1/0/50/40")
     assert capped["softcap"]["cap"] == 5.0
@@ -280,15 +250,11 @@ def test_cells_that_are_special(client: TestClient, of: str) -> None:
 @pytest.mark.parametrize("tied", [0, 1])
 @pytest.mark.parametrize("causal", [0, 1])
 def test_words_are_the_lesson_of_regard_learn(client: TestClient, tied: int, causal: int) -> None:
-    found = get(
-        client, "/api/lesson/words", text="the river bank", tied=tied, causal=causal, divisor=2
-    )
-    from regard.lesson import HEADS as CHOSEN
+    found = get(client, "/api/lesson/words", text="the river bank", tied=tied, causal=causal, divisor=2)
+    from regard.analysis.worked_example import HEADS as CHOSEN
 
     heads = [maps.tied() if tied else maps for maps in CHOSEN]
-    lesson = Lesson.of(
-        "the river bank", heads=heads, mask=None if causal else Everything(), divisor=2.0
-    )
+    lesson = Lesson.of("the river bank", heads=heads, mask=None if causal else Everything(), divisor=2.0)
     table = found["numbers"]
 
     def read(rows: list[list[int]]) -> list[list[float]]:

@@ -67,16 +67,21 @@ WORDS = [f"w{i} <b>" for i in range(30)]
 )
 @pytest.mark.parametrize("form", ["npz", "safetensors"])
 def test_arrays_become_a_map_of_their_weights(
-    client: TestClient, home: Path, arrays: dict[str, Any], query: dict[str, Any],
-    form: str,
-) -> None:  # fmt: skip
+    client: TestClient, home: Path, arrays: dict[str, Any], query: dict[str, Any], form: str
+) -> None:
     if form == "npz":
         data = npz(**arrays)
     else:
         words = arrays.get("tokens")
         told = None if words is None else {"tokens": json.dumps(WORDS)}
-        data = save({name: torch.from_numpy(np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
-                     for name, a in arrays.items() if name != "tokens"}, told)  # fmt: skip
+        data = save(
+            {
+                name: torch.from_numpy(np.ascontiguousarray(a, a.dtype.newbyteorder("=")))
+                for name, a in arrays.items()
+                if name != "tokens"
+            },
+            told,
+        )
     response = post(client, data, **query)
     assert response.status_code == 200, response.text
     (line,) = client.get("/api/recordings").json()
@@ -84,10 +89,7 @@ def test_arrays_become_a_map_of_their_weights(
     assert line["name"] == query.get("name", "arrays")
     (kept,) = (home / "recordings").glob("*.safetensors")
     assert kept.name.startswith((".._.._mine-", "arrays-")), "no path is made of a name"
-    q, k = (
-        torch.from_numpy(np.array(arrays[name], np.float32)).reshape(1, -1, 30, 8)
-        for name in ("q", "k")
-    )
+    q, k = (torch.from_numpy(np.array(arrays[name], np.float32)).reshape(1, -1, 30, 8) for name in ("q", "k"))
     mask = torch.from_numpy(MASK) if "mask" in arrays else None
     if "causal" in query:
         mask = Causal() if mask is None else Causal() & mask
@@ -153,14 +155,12 @@ WRONG: list[tuple[bytes, str]] = [
     (save({"q": torch.zeros(3, 4)}), "q and k, at least"),
     (save({"q": torch.zeros(3, 4), "k": torch.zeros(3, 4), "tokens": torch.zeros(3)}), "in JSON"),
     (save({"layers/0/q": torch.zeros(3, 4)}), "with 'layers/0/q'"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.usefixtures("as_users_run_it")
 @pytest.mark.parametrize(("data", "message"), WRONG, ids=range(len(WRONG)))
-def test_arrays_that_are_refused(
-    client: TestClient, home: Path, data: bytes, message: str, tmp_path: Path
-) -> None:
+def test_arrays_that_are_refused(client: TestClient, home: Path, data: bytes, message: str, tmp_path: Path) -> None:
     import re
 
     error = refused(post(client, data), 400)
@@ -182,10 +182,16 @@ WHOLE = [
 
 
 @pytest.mark.usefixtures("as_users_run_it")
-@settings(max_examples=150, deadline=None, derandomize=True, database=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
-@given(st.sampled_from(WHOLE), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6),
-       st.floats(0.5, 1.5))  # fmt: skip
+@settings(
+    max_examples=150,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.sampled_from(WHOLE), st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=6), st.floats(0.5, 1.5)
+)
 def test_spoilt_files_are_read_or_refused(
     tmp_path: Path, whole: bytes, flips: list[tuple[float, int]], length: float
 ) -> None:
@@ -198,15 +204,14 @@ def test_spoilt_files_are_read_or_refused(
         assert layer.weights[:].shape[2:] == (layer.queries, layer.keys)
 
 
-@pytest.mark.parametrize("query", [{"causal": "yes"}, {"scale": "x"}, {"scale": "nan"}, {"scale": "inf"},
-                                   {"rows": "5"}, {"name": ""}])  # fmt: skip
+@pytest.mark.parametrize(
+    "query", [{"causal": "yes"}, {"scale": "x"}, {"scale": "nan"}, {"scale": "inf"}, {"rows": "5"}, {"name": ""}]
+)
 def test_parameters_of_arrays(client: TestClient, query: dict[str, str]) -> None:
     refused(post(client, npz(q=Q, k=K), **query), 400)
 
 
-def test_a_packed_array_that_unpacks_to_too_much(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_packed_array_that_unpacks_to_too_much(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     made = io.BytesIO()
     np.savez_compressed(made, q=np.zeros((1000, 100), np.float32), k=K)
     monkeypatch.setattr("regard.explorer.arrays.MOST_BYTES", 100_000)
@@ -220,16 +225,14 @@ def test_the_command_takes_arrays_and_nothing(
     path.write_bytes(npz(q=Q, k=K))
     served: list[Explorer] = []
     monkeypatch.setattr(Server, "run", lambda self, sockets: served.append(self.explorer))
-    monkeypatch.setattr("regard.explorer.page.ensure_built", lambda told: None)
+    monkeypatch.setattr("regard.export.front_end.ensure_built", lambda told: None)
     assert main(["explore", str(path), "--causal", "--scale", "0.3", "--no-browser"]) == 0
     assert main(["explore", "--no-browser"]) == 0
     first, second = served
     ((book,), none) = first.books.values(), second.books
     assert not none
     weights = book.recording.layer(0).weights[0]
-    wanted = Weights.of(
-        torch.from_numpy(Q)[None], torch.from_numpy(K)[None], mask=Causal(), score=Dot(scale=0.3)
-    )
+    wanted = Weights.of(torch.from_numpy(Q)[None], torch.from_numpy(K)[None], mask=Causal(), score=Dot(scale=0.3))
     torch.testing.assert_close(weights, wanted[0])
     assert of_arrays(path, "arrays.npz", True, 0.3).key == book.recording.key
     assert main(["explore", "some text", "--causal", "--no-browser"]) == 2

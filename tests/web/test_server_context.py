@@ -90,9 +90,13 @@ def test_the_same_text_twice_is_the_same(client: TestClient) -> None:
 
 @pytest.mark.parametrize(
     ("a", "b", "token"),
-    [("x = a + b", "y = long_word + b", " b"), ("f(number)", "g(number, number)", "number"),
-     ("(", "x(", "("), ("data data", "the data", " data")],
-)  # fmt: skip
+    [
+        ("x = a + b", "y = long_word + b", " b"),
+        ("f(number)", "g(number, number)", "number"),
+        ("(", "x(", "("),
+        ("data data", "the data", " data"),
+    ],
+)
 def test_the_longest_token_that_both_have_is_looked_at(a: str, b: str, token: str) -> None:
     told = context(a, b)
     assert told["token"] == token
@@ -117,7 +121,5 @@ def test_the_longest_token_that_both_have_is_looked_at(a: str, b: str, token: st
         ({"c": "1"}, 400, "unknown"),
     ],
 )
-def test_what_is_no_context(
-    client: TestClient, query: dict[str, str], status: int, said: str
-) -> None:
+def test_what_is_no_context(client: TestClient, query: dict[str, str], status: int, said: str) -> None:
     assert said in refused(client.get(PATH, params=query), status)["given"]

@@ -12,8 +12,8 @@ from starlette.testclient import TestClient
 from torch.nn.functional import linear
 
 from regard import Recording, record
-from regard.explorer.cell import cell, heads
-from regard.explorer.layers import Layer
+from regard.analysis.layers import Layer
+from regard.analysis.weight_arithmetic import cell, heads
 from regard.nn import MultiHeadAttention, Transformer
 
 N = 2500
@@ -36,9 +36,16 @@ def of(run: Recording) -> str:
     [(0, 1, 400, 17, ["norm", "position"]), (1, 3, 77, 60, []), (2, 1, 5, 2400, ["norm"])],
 )
 def test_q_k_and_v_are_sums_of_products_of_what_was_read(
-    client: TestClient, run: Recording, of: str, layer: int, head: int, query: int, key: int,
-    between: list[str], component: int | None,
-) -> None:  # fmt: skip
+    client: TestClient,
+    run: Recording,
+    of: str,
+    layer: int,
+    head: int,
+    query: int,
+    key: int,
+    between: list[str],
+    component: int | None,
+) -> None:
     asked = {} if component is None else {"component": component}
     told = get(client, f"{of}/cell/{layer}/{head}/{query}/{key}", **asked)
     one, found = run.layer(layer), told["inputs"]
@@ -115,9 +122,16 @@ def test_what_was_not_recorded_is_not_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "status"),
-    [("cell/0/0/5/5?component=8", 413), ("cell/0/0/5/5?component=x", 400), ("heads/0/5?component=16", 400),
-     ("heads/0/5?component=-1", 400), ("heads/0/5?x=1", 400), ("heads/3/5", 404), ("heads/0/2500", 404)],
-)  # fmt: skip
+    [
+        ("cell/0/0/5/5?component=8", 413),
+        ("cell/0/0/5/5?component=x", 400),
+        ("heads/0/5?component=16", 400),
+        ("heads/0/5?component=-1", 400),
+        ("heads/0/5?x=1", 400),
+        ("heads/3/5", 404),
+        ("heads/0/2500", 404),
+    ],
+)
 def test_components_that_are_not_there(client: TestClient, of: str, path: str, status: int) -> None:
     response = client.get(f"{of}/{path}")
     assert response.status_code == status

@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from regard import Recording, models
+from regard.analysis.pyramid_builder import Book
 from regard.explorer import opening, posted
-from regard.explorer.building import Book
 from regard.explorer.opening import of_text
 from regard.explorer.refusals import Refused
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
-from regard.source import Source
+from regard.system.text_source import Source
 from tinytext import encoder, save, word_pieces
 from web.conftest import refused
 
@@ -74,9 +74,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     event.set()
 
 
-def test_a_text_is_recorded_kept_and_open(
-    client: TestClient, explorer: Explorer, home: Path
-) -> None:
+def test_a_text_is_recorded_kept_and_open(client: TestClient, explorer: Explorer, home: Path) -> None:
     assert client.get("/api/recordings").json() == []
     told = begin(client)
     assert set(told) == {"job", "progress", "doing"}
@@ -99,9 +97,7 @@ def test_a_text_is_recorded_kept_and_open(
     assert [*(home / "recordings").glob("*.safetensors")] == [kept]
 
 
-def test_long_texts_are_kept_without_what_layers_read(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_long_texts_are_kept_without_what_layers_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "MOST_TOKENS", 9)
     run = of_text(Source("long", TEXT, len(TEXT)), "python")
     assert run.layer(0).v is not None
@@ -111,9 +107,7 @@ def test_long_texts_are_kept_without_what_layers_read(
     assert of_text(Source("long", TEXT, len(TEXT)), "python").layer(0).inputs is not None
 
 
-def test_one_at_a_time_and_progress_is_told(
-    client: TestClient, explorer: Explorer, held: threading.Event
-) -> None:
+def test_one_at_a_time_and_progress_is_told(client: TestClient, explorer: Explorer, held: threading.Event) -> None:
     first = begin(client)
     error = refused(client.post("/api/open", json={"text": "x = 1"}), 429)
     assert error["allowed"] == "one at a time"
@@ -126,18 +120,13 @@ def test_one_at_a_time_and_progress_is_told(
     assert begin(client, "x = 1")["job"] != first["job"]
 
 
-def test_a_job_can_be_cancelled(
-    client: TestClient, explorer: Explorer, held: threading.Event, home: Path
-) -> None:
+def test_a_job_can_be_cancelled(client: TestClient, explorer: Explorer, held: threading.Event, home: Path) -> None:
     job = begin(client)["job"]
     for cancelled in (True, False):
         told = client.post(f"/api/open/{job}/cancel").json()
         assert told == {"job": job, "cancelled": cancelled}
     assert refused(ended(client, job), 409)["argument"] == "job"
-    assert (
-        "ends after its layer"
-        in refused(client.post("/api/open", json={"text": "x"}), 429)["given"]
-    )
+    assert "ends after its layer" in refused(client.post("/api/open", json={"text": "x"}), 429)["given"]
     held.set()
     thread = explorer.opening.job(job).thread
     assert thread is not None
@@ -150,9 +139,7 @@ def test_a_job_can_be_cancelled(
     assert client.post(f"/api/open/{done}/cancel").json() == {"job": done, "cancelled": False}
 
 
-def test_the_end_cancels_what_is_recorded(
-    explorer: Explorer, held: threading.Event, home: Path
-) -> None:
+def test_the_end_cancels_what_is_recorded(explorer: Explorer, held: threading.Event, home: Path) -> None:
     job = explorer.opening.begin(TEXT, "python")
     threading.Timer(0.2, held.set).start()
     explorer.close()
@@ -161,9 +148,7 @@ def test_the_end_cancels_what_is_recorded(
 
 
 @pytest.mark.parametrize("error", [ValueError("no such\nthing"), MemoryError()])
-def test_what_a_model_fails_on_is_said(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_what_a_model_fails_on_is_said(client: TestClient, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def failing(*given: Any, **more: Any) -> Recording:
         raise error
 
@@ -174,23 +159,15 @@ def test_what_a_model_fails_on_is_said(
 
 def test_models_are_those_that_were_named(home: Path, tmp_path: Path) -> None:
     explorer = Explorer({}, models=("the model",))
-    client = TestClient(application(explorer, PORT, TOKEN), f"http://127.0.0.1:{PORT}",
-                        headers={"X-Regard-Token": TOKEN})  # fmt: skip
+    client = TestClient(
+        application(explorer, PORT, TOKEN), f"http://127.0.0.1:{PORT}", headers={"X-Regard-Token": TOKEN}
+    )
     told = client.get("/api/models").json()
     assert [one["name"] for one in told["models"]] == ["python", "the model"]
     assert told["default"] == "the model"
     secret = tmp_path / "model"
     secret.mkdir()
-    for model in (
-        str(secret),
-        "../python",
-        "./python",
-        "python/",
-        "gpt2",
-        "",
-        "PYTHON",
-        "python\0",
-    ):
+    for model in (str(secret), "../python", "./python", "python/", "gpt2", "", "PYTHON", "python\0"):
         error = refused(client.post("/api/open", json={"text": TEXT, "model": model}), 400)
         assert error["allowed"] == "python, the model"
     assert ended(client, begin(client, model="python")["job"]).status_code == 200
@@ -199,13 +176,12 @@ def test_models_are_those_that_were_named(home: Path, tmp_path: Path) -> None:
     explorer.close()
 
 
-def test_a_model_of_transformers_reads_what_it_has_positions_for(
-    home: Path, tmp_path: Path
-) -> None:
+def test_a_model_of_transformers_reads_what_it_has_positions_for(home: Path, tmp_path: Path) -> None:
     folder = str(save(tmp_path / "bert", encoder(), word_pieces()))
     explorer = Explorer({}, models=(folder,))
-    client = TestClient(application(explorer, PORT, TOKEN), f"http://127.0.0.1:{PORT}",
-                        headers={"X-Regard-Token": TOKEN})  # fmt: skip
+    client = TestClient(
+        application(explorer, PORT, TOKEN), f"http://127.0.0.1:{PORT}", headers={"X-Regard-Token": TOKEN}
+    )
     opened = ended(client, begin(client, "the bank lent the city the money")["job"])
     assert opened.status_code == 200, opened.text
     told = client.get(f"/api/recordings/{opened.json()['id']}").json()
@@ -218,11 +194,21 @@ def test_a_model_of_transformers_reads_what_it_has_positions_for(
 
 
 BODIES = [
-    (b"", 400), (b"{", 400), (b"[]", 400), (b'"text"', 400), (b"{}", 400), (b'{"text": 5}', 400),
-    (b'{"text": ""}', 400), (b'{"text": NaN}', 400), (b'{"text": "a", "path": "/etc/passwd"}', 400),
-    (b'{"text": "a", "model": 5}', 400), (b'{"text": "\\ud800"}', 400), (b"\xff\xfe", 400),
-    (b"[" * 100_000, 400), (b'{"text": "' + b"a" * 2_000_001 + b'"}', 413),
-]  # fmt: skip
+    (b"", 400),
+    (b"{", 400),
+    (b"[]", 400),
+    (b'"text"', 400),
+    (b"{}", 400),
+    (b'{"text": 5}', 400),
+    (b'{"text": ""}', 400),
+    (b'{"text": NaN}', 400),
+    (b'{"text": "a", "path": "/etc/passwd"}', 400),
+    (b'{"text": "a", "model": 5}', 400),
+    (b'{"text": "\\ud800"}', 400),
+    (b"\xff\xfe", 400),
+    (b"[" * 100_000, 400),
+    (b'{"text": "' + b"a" * 2_000_001 + b'"}', 413),
+]
 
 
 @pytest.mark.parametrize(("body", "status"), BODIES, ids=range(len(BODIES)))
@@ -232,12 +218,8 @@ def test_a_text_comes_in_json(client: TestClient, body: bytes, status: int) -> N
 
 
 @pytest.mark.parametrize("path", ["/api/open", "/api/arrays"])
-@pytest.mark.parametrize(
-    "kind", ["", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"]
-)
-def test_what_a_form_of_another_page_could_send_is_refused(
-    client: TestClient, path: str, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", ["", "text/plain", "multipart/form-data", "application/x-www-form-urlencoded"])
+def test_what_a_form_of_another_page_could_send_is_refused(client: TestClient, path: str, kind: str) -> None:
     error = refused(client.post(path, content=b"{}", headers={"Content-Type": kind}), 415)
     assert error["argument"] == "Content-Type"
     bare = TestClient(client.app, f"http://127.0.0.1:{PORT}")
@@ -245,9 +227,7 @@ def test_what_a_form_of_another_page_could_send_is_refused(
 
 
 @pytest.mark.parametrize("declared", [True, False])
-def test_too_much_is_not_read(
-    client: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch, declared: bool
-) -> None:
+def test_too_much_is_not_read(client: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
     monkeypatch.setattr(posted, "MOST_FILE", 1000)
 
     def parts() -> Iterator[bytes]:
@@ -298,10 +278,7 @@ def test_a_cache_that_cannot_be_made_is_said(
     (tmp_path / "file").write_bytes(b"")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     kind = {"Content-Type": "application/octet-stream"}
-    for answer in (
-        ended(client, begin(client)["job"]),
-        client.post("/api/arrays", content=b"arrays", headers=kind),
-    ):
+    for answer in (ended(client, begin(client)["job"]), client.post("/api/arrays", content=b"arrays", headers=kind)):
         error = refused(answer, 400)
         assert error["argument"] == "cache"
         assert "which cannot be made (Not a directory)" in error["given"]

@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from regard import Additive, Blocks, Causal, Pooled, Recording, Window, record
-from regard.explorer import pyramid, statistics
-from regard.explorer.building import Book, Building, cache_folder
-from regard.explorer.layers import Layer
-from regard.explorer.pyramid import Damaged, Pyramid, Writer
+from regard.analysis import head_statistics, pyramid
+from regard.analysis.layers import Layer
+from regard.analysis.map_tiles import NotBuilt, View, tile
+from regard.analysis.pyramid import Damaged, Pyramid, Writer
+from regard.analysis.pyramid_builder import Book, Building
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
-from regard.explorer.tiles import NotBuilt, View, tile
 from regard.nn import MultiHeadAttention, Transformer
+from regard.system.cache_folder import cache_folder
 
 N = 450
 
@@ -35,7 +36,7 @@ def recorded(path: Path, *layers: MultiHeadAttention, n: int = N) -> Recording:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pyramids of short texts, of several strips."""
     monkeypatch.setattr(pyramid, "LEAST", 64)
-    for module in (pyramid, statistics):
+    for module in (pyramid, head_statistics):
         monkeypatch.setattr(module, "STRIP", 16)
     monkeypatch.setattr(pyramid, "LEVELS", 5)
 
@@ -65,15 +66,13 @@ def test_what_was_built_is_read_again(one: Recording, monkeypatch: pytest.Monkey
     def again(*arguments: object) -> None:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(statistics, "build", again)
-    monkeypatch.setattr(statistics, "similar", again)
+    monkeypatch.setattr(head_statistics, "build", again)
+    monkeypatch.setattr(head_statistics, "similar", again)
     assert built(one).heads() == heads
     assert [path.stat().st_mtime_ns for path in files(one)] == before
 
 
-@pytest.mark.parametrize(
-    "how", ["cut", "empty", "changed in its index", "changed at its end", "of another"]
-)
+@pytest.mark.parametrize("how", ["cut", "empty", "changed in its index", "changed at its end", "of another"])
 def test_a_damaged_file_is_built_again(one: Recording, how: str) -> None:
     heads = built(one).heads()
     path = files(one)[0]
@@ -101,9 +100,7 @@ def test_cells_that_change_while_the_server_runs_are_built_again(one: Recording,
     whole = bytes(data)
     explorer = Explorer({book.id: book for book in [Book.of(one)]})
     (building,) = explorer.building.values()
-    client = TestClient(
-        application(explorer, 81, "t"), "http://127.0.0.1:81", headers={"X-Regard-Token": "t"}
-    )
+    client = TestClient(application(explorer, 81, "t"), "http://127.0.0.1:81", headers={"X-Regard-Token": "t"})
     building.start()
     building.wait()
     if how == "gone":
@@ -132,9 +129,7 @@ def test_a_folder_that_cannot_be_written_to_is_not(one: Recording, home: Path) -
     assert [path.stat().st_mtime_ns for path in kept.iterdir()] == before
 
 
-def test_the_cache_folder_is_that_of_the_system(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_cache_folder_is_that_of_the_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "regard"
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
@@ -144,9 +139,7 @@ def test_the_cache_folder_is_that_of_the_system(
     assert cache_folder() == tmp_path / "Library" / "Caches" / "regard"
 
 
-def test_a_build_that_fails_says_why_and_leaves_nothing(
-    one: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_build_that_fails_says_why_and_leaves_nothing(one: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -191,9 +184,7 @@ def test_a_layer_that_is_asked_for_comes_first(tmp_path: Path, small: None, home
     assert told == [2, 0, 1]
 
 
-def test_two_who_build_the_same_do_not_meet(
-    one: Recording, small: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_who_build_the_same_do_not_meet(one: Recording, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As two widgets of one recording do: each is in the middle of a file when the other ends."""
     both, meeting = [Building(Book.of(one)) for _ in range(2)], threading.Barrier(2)
     put = Writer.put
@@ -214,9 +205,7 @@ def test_two_who_build_the_same_do_not_meet(
     assert not [path for path in files(one) if "partial" in path.name]
 
 
-def test_a_layer_that_is_damaged_while_others_are_built_is_built_again(
-    tmp_path: Path, small: None, home: Path
-) -> None:
+def test_a_layer_that_is_damaged_while_others_are_built_is_built_again(tmp_path: Path, small: None, home: Path) -> None:
     run = recorded(tmp_path, *(MultiHeadAttention(8, 1, mask=Causal()) for _ in range(3)), n=200)
     building = Building(Book.of(run))
     told, build = list[int](), building._build
@@ -242,20 +231,14 @@ LAYERS = {
     "a strip that sees nothing": lambda: MultiHeadAttention(
         8, 2, mask=(torch.arange(N) < 200)[:, None] & (torch.arange(N) > 70)
     ),
-    "blocks": lambda: MultiHeadAttention(
-        8, 4, key_value_heads=2, mask=Blocks(torch.rand(15, 15) > 0.5, 32)
-    ),
+    "blocks": lambda: MultiHeadAttention(8, 4, key_value_heads=2, mask=Blocks(torch.rand(15, 15) > 0.5, 32)),
     "pairs of each head": lambda: MultiHeadAttention(8, 4, mask=torch.rand(1, 4, N, N) > 0.5),
-    "a score of its own": lambda: MultiHeadAttention(
-        8, 2, mask=Causal(), score=Additive(torch.randn(2, 4))
-    ),
+    "a score of its own": lambda: MultiHeadAttention(8, 2, mask=Causal(), score=Additive(torch.randn(2, 4))),
 }
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_every_map_of_a_pyramid_is_pooled_from_the_weights(
-    tmp_path: Path, small: None, home: Path, name: str
-) -> None:
+def test_every_map_of_a_pyramid_is_pooled_from_the_weights(tmp_path: Path, small: None, home: Path, name: str) -> None:
     run = recorded(tmp_path, LAYERS[name]())
     made = built(run).layer(0)
     assert made is not None
@@ -275,25 +258,17 @@ def test_every_map_of_a_pyramid_is_pooled_from_the_weights(
             rows, cols = (-(-len(side) // pixel) for side in (q0, k0))
             for how in ("max", "sum", "mean"):
                 found = tile(layer, View(head, q0, k0, rows, cols, how), made, False, lambda: None)
-                plain = run.layer(0).weights.see(Pooled(rows, cols, how, queries=q, keys=k))[
-                    0, head
-                ]
+                plain = run.layer(0).weights.see(Pooled(rows, cols, how, queries=q, keys=k))[0, head]
                 np.testing.assert_allclose(found.values, plain.numpy(), rtol=1e-5, atol=1e-6)
     whole = tile(layer, View(0, range(N), range(N), 28, 28, "max"), made, False, lambda: None)
     assert whole.values.max() == weights[0].max()
 
 
-def test_a_map_whose_edges_are_on_cells_takes_no_weights(
-    one: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_map_whose_edges_are_on_cells_takes_no_weights(one: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     made = built(one).layer(0)
     layer = Layer(one.layer(0))
     monkeypatch.setattr(Layer, "_head", None)  # who computes weights
-    for q, k, pixel in [
-        ((0, 448), (0, 448), 16),
-        ((448, N), (0, 448), 64),
-        ((448, N),) * 2 + (64,),
-    ]:
+    for q, k, pixel in [((0, 448), (0, 448), 16), ((448, N), (0, 448), 64), ((448, N),) * 2 + (64,)]:
         q, k = range(*q), range(*k)
         rows, cols = (-(-len(side) // pixel) for side in (q, k))
         found = tile(layer, View(0, q, k, rows, cols, "max"), made, False, lambda: None)
@@ -314,9 +289,9 @@ def test_a_view_without_a_pyramid_is_pooled(run: Recording, data: st.DataObject)
 
 
 def test_blocks_of_a_map_are_joined(run: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
-    from regard.explorer import tiles
+    from regard.analysis import map_tiles
 
-    monkeypatch.setattr(tiles, "BLOCK", 1 << 12)
+    monkeypatch.setattr(map_tiles, "BLOCK", 1 << 12)
     layer, asked = Layer(run.layer(0)), 0
 
     def check() -> None:
@@ -335,9 +310,9 @@ def test_blocks_of_a_map_are_joined(run: Recording, monkeypatch: pytest.MonkeyPa
 def test_edges_between_cells_are_moved_where_a_map_is_large(
     run: Recording, explorer: Explorer, monkeypatch: pytest.MonkeyPatch, pixels: int, step: int
 ) -> None:
-    from regard.explorer import tiles
+    from regard.analysis import map_tiles
 
-    monkeypatch.setattr(tiles, "DIRECT", 1 << 10)
+    monkeypatch.setattr(map_tiles, "DIRECT", 1 << 10)
     (building,) = explorer.building.values()
     made = building.layer(0)
     assert made is not None

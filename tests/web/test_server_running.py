@@ -21,10 +21,10 @@ import numpy as np
 import pytest
 
 from regard import Recording
+from regard.analysis.pyramid_builder import Book
 from regard.cli import main
 from regard.errors import OptionError
 from regard.explorer import routes, work
-from regard.explorer.building import Book
 from regard.explorer.refusals import Refused
 from regard.explorer.routes import Explorer
 from regard.explorer.server import listening
@@ -78,9 +78,7 @@ def test_two_hundred_at_once_are_answered_and_right(port: int, run: Recording) -
         ("/api/recordings?" + "x" * 20_000, {}, 400),
     ],
 )
-def test_what_no_browser_would_send(
-    port: int, path: str, headers: dict[str, str], status: int
-) -> None:
+def test_what_no_browser_would_send(port: int, path: str, headers: dict[str, str], status: int) -> None:
     assert ask(port, path, **headers)[0] == status
 
 
@@ -92,14 +90,10 @@ def test_only_this_machine_is_listened_to(port: int) -> None:
         assert other.connect_ex(("127.0.0.2", port)) != 0
 
 
-def test_who_leaves_is_not_worked_for(
-    port: int, run: Recording, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_who_leaves_is_not_worked_for(port: int, run: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, ended = threading.Event(), threading.Event()
 
-    def long(
-        layer: object, view: object, pyramid: object, building: bool, check: routes.Check
-    ) -> None:
+    def long(layer: object, view: object, pyramid: object, building: bool, check: routes.Check) -> None:
         begun.set()
         try:
             for _ in range(3000):
@@ -209,35 +203,25 @@ def test_progress_is_told_while_it_is_made(run: Recording) -> None:
 def test_a_taken_port_is_said_with_a_way_out() -> None:
     with listening(0) as ear:
         port = ear.getsockname()[1]
-        with pytest.raises(
-            OptionError, match=rf"--port: got {port} \(.*in use\).*free one is taken"
-        ):
+        with pytest.raises(OptionError, match=rf"--port: got {port} \(.*in use\).*free one is taken"):
             listening(port)
 
 
 @pytest.fixture
 def environment(home: Path) -> dict[str, str]:
-    return {
-        **os.environ,
-        "XDG_CACHE_HOME": str(home.parent),
-        "OMP_NUM_THREADS": "1",
-        "BROWSER": "true",
-    }
+    return {**os.environ, "XDG_CACHE_HOME": str(home.parent), "OMP_NUM_THREADS": "1", "BROWSER": "true"}
 
 
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "regard.cli", "explore", *arguments]
 
 
-def test_the_command_serves_a_text_and_ends_by_ctrl_c(
-    environment: dict[str, str], home: Path, tmp_path: Path
-) -> None:
+def test_the_command_serves_a_text_and_ends_by_ctrl_c(environment: dict[str, str], home: Path, tmp_path: Path) -> None:
     text = tmp_path / "code.py"
     text.write_text("def f(x):\n    return x\n")
     program = subprocess.Popen(
-        command(str(text), "--no-browser"), env=environment, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        command(str(text), "--no-browser"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert program.stdout is not None
     said = ""
     try:
@@ -250,9 +234,12 @@ def test_the_command_serves_a_text_and_ends_by_ctrl_c(
         (line,) = json.loads(body)
         assert (status, line["model"], line["tokens"]) == (200, "python", 10)
         taken = subprocess.run(
-            command("a text", "--port", str(port), "--no-browser"), env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            command("a text", "--port", str(port), "--no-browser"),
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         assert taken.returncode == 2
         assert f"--port: got {port}" in taken.stderr
         program.send_signal(signal.SIGINT)

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from starlette.testclient import TestClient
 
 from regard import Recording
-from regard.explorer.building import Book
+from regard.analysis.pyramid_builder import Book
 from regard.explorer.interface import POSTS, ROUTES
 from regard.explorer.openapi import described
 from regard.explorer.routes import Explorer
@@ -41,9 +41,7 @@ schema = schemathesis.openapi.from_dict(described())
 
 
 @pytest.fixture(scope="module")
-def own(
-    short_run: Recording, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[int, Explorer]]:
+def own(short_run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Explorer]]:
     """A server of its own, in which what is opened stays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -69,14 +67,13 @@ def known(short_run: Recording) -> dict[str, Any]:
 
 @schema.parametrize()
 @settings(
-    max_examples=12, derandomize=True, deadline=None, database=None,
-    suppress_health_check=[
-        HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much,
-    ],
-)  # fmt: skip
-def test_what_is_described_is_what_is_answered(
-    case: Any, own: tuple[int, Explorer], known: dict[str, Any]
-) -> None:
+    max_examples=12,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+def test_what_is_described_is_what_is_answered(case: Any, own: tuple[int, Explorer], known: dict[str, Any]) -> None:
     """Generated requests, valid and not, are answered as the description says; never by a failure."""
     port, explorer = own
     path = case.meta.components.get(ParameterLocation.PATH)

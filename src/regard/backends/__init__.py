@@ -40,14 +40,15 @@ def choose(problem: Problem, wanted: str = "auto") -> tuple[Backend, dict[str, s
         asked = ORDER
     elif not (asked := _BY_NAME.get(wanted)):
         allowed = ", ".join(repr(name) for name in ("auto", *(b.name for b in ALL)))
-        raise OptionError(
-            "backend", repr(wanted), allowed, "'auto' takes the fastest that can run."
-        )
+        raise OptionError("backend", repr(wanted), allowed, "'auto' takes the fastest that can run.")
     for backend in asked:
         reason = backend.why_not(problem)
         if reason is None:
             return backend, reasons
         reasons[backend.name] = reason
-    raise BackendError("backend", repr(wanted), "a backend that can run this call",
-                       "; ".join(f"{name}: {why}" for name, why in reasons.items())
-                       + ". Use backend='auto'.")  # fmt: skip
+    raise BackendError(
+        "backend",
+        repr(wanted),
+        "a backend that can run this call",
+        "; ".join(f"{name}: {why}" for name, why in reasons.items()) + ". Use backend='auto'.",
+    )

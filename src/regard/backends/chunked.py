@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from regard.biases import Nothing
-from regard.dropout import keeps
-from regard.masks import Mask, Tile
-from regard.observers import Block, Observer
+from regard.lowering.tiles import Run, runs
 from regard.problem import Answer, Problem
-from regard.scores import Custom
 from regard.shapes import Box
-from regard.tiles import Run, runs
-from regard.values import readable
+from regard.spec.biases import Nothing
+from regard.spec.dropout import keeps
+from regard.spec.masks import Mask, Tile
+from regard.spec.observers import Block, Observer
+from regard.spec.scores import Custom
+from regard.spec.values import readable
 
 name = "chunked"
 
@@ -155,9 +155,7 @@ def _groups(problem: Problem) -> Iterator[_Group]:
         for g in _ranges(sizes.g, min(together, max(sizes.g, 1))):
             h = range(g.start * repeats, g.stop * repeats)
             blocks = _ranges(sizes.q, rows)
-            yield _Group(
-                b, h, tuple(_Part(b, h, g, q, runs(mask, b, h, q, sizes.k)) for q in blocks)
-            )
+            yield _Group(b, h, tuple(_Part(b, h, g, q, runs(mask, b, h, q, sizes.k)) for q in blocks))
 
 
 Bad = tuple[Tensor | None, Tensor | None]
@@ -177,9 +175,7 @@ def _evaluate(problem: Problem, bad: Bad) -> list[Tensor]:
     for group in _groups(problem):
         columns: list[list[Tensor]] = [[] for _ in owners]
         for part in group.parts:
-            for owner, column, made in zip(
-                owners, columns, _of_part(problem, bad, part), strict=True
-            ):
+            for owner, column, made in zip(owners, columns, _of_part(problem, bad, part), strict=True):
                 column.append(made)
                 if not owner.by_row:
                     column[:] = [owner.join(column)]
@@ -312,9 +308,7 @@ class _Recomputed(torch.autograd.Function):
         needed: tuple[bool, ...] = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # a backward that will be differentiated again
             flat = _evaluate(problem, ctx.bad)
-            found = _grads(
-                flat, grads, [t for t, n in zip(tensors, needed, strict=True) if n], True
-            )
+            found = _grads(flat, grads, [t for t, n in zip(tensors, needed, strict=True) if n], True)
             each = iter(found)
             return None, None, *(next(each) if n else None for n in needed)
         return None, None, *_gradients(problem, ctx.bad, grads, needed)
@@ -328,9 +322,7 @@ def _gradients(
     tensors = problem.tensors()
     totals = [torch.zeros_like(t) if n else None for t, n in zip(tensors, needed, strict=True)]
     # The same call with totals in place of tensors: cut alike, its pieces are where gradients belong.
-    sums = problem.with_tensors(
-        [t if s is None else s for t, s in zip(tensors, totals, strict=True)]
-    )
+    sums = problem.with_tensors([t if s is None else s for t, s in zip(tensors, totals, strict=True)])
     owners = _owners(problem)
     for group in _groups(problem):
         for part in group.parts:
@@ -369,9 +361,7 @@ def _piece_flags(problem: Problem, part: _Part, needed: Sequence[bool]) -> list[
     return [q, *[k] * spans, *[v] * spans, *rest]
 
 
-def _attend_pieces(
-    problem: Problem, bad: Bad, part: _Part, pieces: Sequence[Tensor]
-) -> list[Tensor]:
+def _attend_pieces(problem: Problem, bad: Bad, part: _Part, pieces: Sequence[Tensor]) -> list[Tensor]:
     n = len(part.spans)
     q, ks, vs, rest = pieces[0], pieces[1 : n + 1], pieces[n + 1 : 2 * n + 1], pieces[2 * n + 1 :]
     cut = replace(problem, bias=problem.bias.cut(part.b, part.h, part.q))
@@ -379,10 +369,7 @@ def _attend_pieces(
 
 
 def _grads(
-    made: Sequence[Tensor],
-    grads: Sequence[Tensor | None],
-    wanted: Sequence[Tensor],
-    again: bool,
+    made: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[Tensor], again: bool
 ) -> Sequence[Tensor | None]:
     """The gradients of what was made, of those that have one."""
     pairs = [(t, g) for t, g in zip(made, grads, strict=True) if g is not None and t.requires_grad]

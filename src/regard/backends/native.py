@@ -19,16 +19,17 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 
-from regard import tiles
 from regard._native import core
-from regard.asked import DIFFERENTIABLE, KINDS, again, lower, results
-from regard.backends import chunked, normal, sight
-from regard.backends.normal import Form, Tensors
-from regard.normalizers import Sigmoid, Softmax
-from regard.observers import LogSumExp, TopK
+from regard.backends import chunked
+from regard.backends import statistics as observation
+from regard.lowering import canonical, tiles
+from regard.lowering.canonical import Form, Tensors
+from regard.lowering.reductions import DIFFERENTIABLE, KINDS, again, lower, results
 from regard.problem import Answer, Problem
 from regard.shapes import Box, laid_like
-from regard.values import Aligned, readable
+from regard.spec.normalizers import Sigmoid, Softmax
+from regard.spec.observers import LogSumExp, TopK
+from regard.spec.values import Aligned, readable
 
 name = "native"
 
@@ -69,7 +70,7 @@ def why_not(problem: Problem) -> str | None:
     components = problem.score.components(sizes.d)
     if not q.is_cpu:
         return f"the kernels run on processors, not on {sizes.device.type}; chunked runs anywhere"
-    if q.dtype not in normal.TYPES:
+    if q.dtype not in canonical.TYPES:
         return f"the kernels compute in float32; chunked computes in {str(q.dtype).removeprefix('torch.')}"
     if components is None:
         kind = type(problem.score).__name__
@@ -77,8 +78,10 @@ def why_not(problem: Problem) -> str | None:
     if problem.bias.by_block():
         return "a bias that is made for each pair would lie in memory whole; chunked makes it by blocks"
     if components > MOST_COMPONENTS or sizes.dv > MOST_COMPONENTS:
-        return (f"a head size of {max(components, sizes.dv)} is above {MOST_COMPONENTS}, the kernels' most; "
-                "chunked takes any")  # fmt: skip
+        return (
+            f"a head size of {max(components, sizes.dv)} is above {MOST_COMPONENTS}, the kernels' most; "
+            "chunked takes any"
+        )
     normalizer = type(problem.normalizer)
     if normalizer is not Softmax and normalizer is not Sigmoid:
         return f"the kernels know Softmax and Sigmoid, not {normalizer.__name__}; chunked runs it"
@@ -90,10 +93,7 @@ def why_not(problem: Problem) -> str | None:
             return f"the kernels observe Softmax only, no Sigmoid as {kind} would; chunked observes any"
         if isinstance(observer, TopK) and observer.count > MOST_TOP:
             return f"the kernels keep at most {MOST_TOP} keys in order, not {observer.count}; chunked any"
-        if (
-            isinstance(observer, Aligned)
-            and max(sizes.q, sizes.k, abs(observer.shift)) >= MOST_PLACES
-        ):
+        if isinstance(observer, Aligned) and max(sizes.q, sizes.k, abs(observer.shift)) >= MOST_PLACES:
             return f"the kernels count distances up to {MOST_PLACES}; chunked counts any"
     if sizes.k >= 2**31:
         return f"the kernels count at most {2**31 - 1} keys, not {sizes.k}; chunked takes any"
@@ -106,8 +106,10 @@ def why_not(problem: Problem) -> str | None:
     if sizes.b * sizes.h * sizes.q * sizes.k > 8 * MOST_BITS:
         needed = tiles.bits(problem.mask, sizes)
         if needed > MOST_BITS:
-            return (f"the mask may need {needed / 2**30:.3g} GiB of bits, more than {MOST_BITS >> 30}; "
-                    "chunked asks it block by block")  # fmt: skip
+            return (
+                f"the mask may need {needed / 2**30:.3g} GiB of bits, more than {MOST_BITS >> 30}; "
+                "chunked asks it block by block"
+            )
     return None
 
 
@@ -127,8 +129,8 @@ def run(problem: Problem, done: tuple[Tensor, Tensor] | None = None) -> Answer:
     """
     if 0 in problem.sizes[:7]:
         return chunked.run(problem)  # nothing to multiply: only shapes matter
-    form, tensors = normal.form(problem)
-    learns = torch.is_grad_enabled() and normal.learns(tensors)
+    form, tensors = canonical.form(problem)
+    learns = torch.is_grad_enabled() and canonical.learns(tensors)
     if done is not None and done[0].dtype == tensors.q.dtype:
         made = _Made(*done, {})
     else:
@@ -152,7 +154,7 @@ def run(problem: Problem, done: tuple[Tensor, Tensor] | None = None) -> Answer:
 @torch.no_grad()
 def forward(problem: Problem) -> tuple[Tensor, Tensor]:
     """The output and, for the backward pass, three numbers of each row, (3, b, h, q); without autograd."""
-    made = _forward(*normal.form(problem)) or _with_what_is_not_finite(problem, False)
+    made = _forward(*canonical.form(problem)) or _with_what_is_not_finite(problem, False)
     if made is None or made.rows is None:
         return chunked.run(problem).out, torch.zeros((3, *problem.q.shape[:3]))
     return made.out.to(problem.q.dtype), made.rows
@@ -162,7 +164,7 @@ def forward(problem: Problem) -> tuple[Tensor, Tensor]:
 def rows_of(problem: Problem, lse: Tensor) -> Tensor:
     """What `forward` would leave of the rows, (3, b, h, q), from their log-sum-exp alone."""
     sees = lse > -torch.inf
-    top = torch.where(sees, lse * math.log2(math.e) / normal.call(*normal.form(problem)).unit, 0)
+    top = torch.where(sees, lse * math.log2(math.e) / canonical.call(*canonical.form(problem)).unit, 0)
     return torch.stack((lse, top, torch.where(lse.isnan(), lse, sees))).float()
 
 
@@ -171,20 +173,20 @@ Formed = tuple[Form, Tensors]
 
 
 @torch.no_grad()
-def revisit(problem: Problem, rows: Tensor, formed: Formed | None = None) -> sight.Found:
+def revisit(problem: Problem, rows: Tensor, formed: Formed | None = None) -> observation.Found:
     """What a problem's observers ask of the final weights, from what `forward` left of the rows."""
-    form, tensors = normal.form(problem) if formed is None else formed
+    form, tensors = canonical.form(problem) if formed is None else formed
     asked = lower(problem.observers, form.sizes)
     _, top, share = rows
-    return sight.revisit(asked, normal.call(form, tensors), form.sizes, top, share)
+    return observation.revisit(asked, canonical.call(form, tensors), form.sizes, top, share)
 
 
 @torch.no_grad()
 def weights(problem: Problem, rows: Tensor, box: Box, formed: Formed | None = None) -> Tensor:
     """The weights of a box, from what `forward` left of the rows."""
-    form, tensors = normal.form(problem) if formed is None else formed
+    form, tensors = canonical.form(problem) if formed is None else formed
     _, top, share = rows
-    return sight.weights(normal.call(form, tensors), box, top, share)
+    return observation.weights(canonical.call(form, tensors), box, top, share)
 
 
 class _Made(NamedTuple):
@@ -193,7 +195,7 @@ class _Made(NamedTuple):
     out: Tensor
     rows: Tensor | None
     """(3, b, h, q): log-sum-exp, the score that weights are relative to, the share of a weight of 1."""
-    found: sight.Found
+    found: observation.Found
 
 
 @torch.no_grad()
@@ -206,14 +208,11 @@ def _with_what_is_not_finite(problem: Problem, learns: bool) -> _Made | None:
     clean, *bad = problem.finite()
     if bad[0] is not None and (learns or isinstance(problem.normalizer, Sigmoid)):
         return None
-    return _forward(*normal.form(clean), bad=bad)
+    return _forward(*canonical.form(clean), bad=bad)
 
 
 def _forward(
-    form: Form,
-    tensors: Tensors,
-    keep: bool = True,
-    bad: Sequence[Tensor | None] | None = None,
+    form: Form, tensors: Tensors, keep: bool = True, bad: Sequence[Tensor | None] | None = None
 ) -> _Made | None:
     """The output, to keep the rows, and what is asked of the weights.
 
@@ -224,22 +223,22 @@ def _forward(
     rows = None
     if keep:
         rows = torch.empty((3, sizes.b, sizes.h, sizes.q), dtype=torch.float32)
-    call = normal.call(form, tensors)
+    call = canonical.call(form, tensors)
     if bad is not None:
         bad = tuple(None if t is None else t.contiguous() for t in bad)
         call.set_spoilt(*(0 if t is None else t.data_ptr() for t in bad))
     lse = 0 if rows is None else rows.data_ptr()
-    found: sight.Found = {}
+    found: observation.Found = {}
     statistics = None
     if asked is not None and asked.first_pass:
-        found = sight.room(asked, sizes)
-        statistics = sight.statistics(asked, found)
-    if not core.forward(call, normal.view(out), lse, statistics, torch.get_num_threads()):
+        found = observation.room(asked, sizes)
+        statistics = observation.statistics(asked, found)
+    if not core.forward(call, canonical.view(out), lse, statistics, torch.get_num_threads()):
         return None
     if asked is not None and asked.second_pass:
         assert rows is not None, "what is observed has its rows kept"
         _, top, share = rows
-        found |= sight.revisit(asked, call, sizes, top, share)
+        found |= observation.revisit(asked, call, sizes, top, share)
     return _Made(out, rows, found)
 
 
@@ -264,11 +263,7 @@ class _Attention(torch.autograd.Function):
         count = len(needed)
         tensors, (out, rows, *seen) = Tensors(*saved[:count]), saved[count:]
         out_grad, rows_grad, *rest = grads
-        given = _Given(
-            out_grad,
-            None if rows_grad is None else rows_grad[0],
-            dict(zip(ctx.names, rest, strict=True)),
-        )
+        given = _Given(out_grad, None if rows_grad is None else rows_grad[0], dict(zip(ctx.names, rest, strict=True)))
         if all(grad is None for grad in grads):
             found = [None] * count
         elif torch.is_grad_enabled():  # a backward that will be differentiated again
@@ -305,13 +300,13 @@ def _gradients(
     taken = torch.zeros_like(lse) if sink is None else torch.exp(sink[:, None] - lse)
     taken, mass = torch.where(sees, taken, 0), torch.where(sees, 1 - taken, 0)
     statistics, shift = None, lse_grad
-    pulled = form.asked and sight.gradients(form.asked, sizes, sees, given.found)
+    pulled = form.asked and observation.gradients(form.asked, sizes, sees, given.found)
     if form.asked and pulled:
         statistics, kept = pulled
         see = functools.partial(_see, form, tensors)
-        along = sight.along(form.asked, sizes, kept, made.found, mass, see)
+        along = observation.along(form.asked, sizes, kept, made.found, mass, see)
         shift = -along if lse_grad is None else lse_grad - along
-    out_grad = normal.readable_as_stored(out_grad)
+    out_grad = canonical.readable_as_stored(out_grad)
     of_q, of_k, of_v = (laid_like(t, t.shape[2], t.shape[3]) for t in (q, k, v))
     of_table = of_pairs = of_sink = None
     if table is not None and needed[3]:
@@ -322,17 +317,17 @@ def _gradients(
         of_pairs = torch.zeros(pairs.shape, dtype=torch.float32)
     delta = torch.empty(lse.shape, dtype=torch.float32)
     core.backward(
-        normal.call(form, tensors),
-        normal.view(out),
-        normal.view(out_grad),
+        canonical.call(form, tensors),
+        canonical.view(out),
+        canonical.view(out_grad),
         rows.data_ptr(),
         0 if shift is None else shift.data_ptr(),
         delta.data_ptr(),
-        normal.view(of_q),
-        normal.view(of_k),
-        normal.view(of_v),
+        canonical.view(of_q),
+        canonical.view(of_k),
+        canonical.view(of_v),
         0 if of_table is None else of_table.data_ptr(),
-        None if of_pairs is None else normal.shared_view(of_pairs),
+        None if of_pairs is None else canonical.shared_view(of_pairs),
         statistics,
         torch.get_num_threads(),
     )
@@ -346,18 +341,15 @@ def _gradients(
     if sink is not None and needed[5]:
         # A sink is a key whose value is 0; delta is Σ weight · its gradient − lse_grad.
         of_sink = -(taken * delta).sum((0, 2))
-    return [
-        g if n else None
-        for g, n in zip((of_q, of_k, of_v, of_table, of_pairs, of_sink), needed, strict=True)
-    ]
+    return [g if n else None for g, n in zip((of_q, of_k, of_v, of_table, of_pairs, of_sink), needed, strict=True)]
 
 
 def _see(form: Form, tensors: Tensors, statistics: core.Statistics) -> None:
     """A forward pass for statistics alone: of the values, one column."""
     sizes = form.sizes._replace(dv=1)
-    call = normal.call(form._replace(sizes=sizes), tensors._replace(v=tensors.v[..., :1]))
+    call = canonical.call(form._replace(sizes=sizes), tensors._replace(v=tensors.v[..., :1]))
     out = torch.empty((sizes.b, sizes.h, sizes.q, 1), dtype=tensors.q.dtype)
-    core.forward(call, normal.view(out), 0, statistics, torch.get_num_threads())
+    core.forward(call, canonical.view(out), 0, statistics, torch.get_num_threads())
 
 
 def _differentiable_gradients(
@@ -367,7 +359,7 @@ def _differentiable_gradients(
     asked = [] if form.asked is None else again(form.asked, given.found)
     if given.lse is not None:
         asked.append((LogSumExp(), given.lse))
-    answer = chunked.run(normal.problem(form, tensors, tuple(one for one, _ in asked)))
+    answer = chunked.run(canonical.problem(form, tensors, tuple(one for one, _ in asked)))
     made = [] if given.out is None else [(answer.out, given.out)]
     made += [(one, grad) for (one,), (_, grad) in zip(answer.observed, asked, strict=True)]
     outputs, grads = zip(*made, strict=True)

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import torch
 
-from regard.dropout import keeps
-from regard.masks import dense
-from regard.observers import Block
 from regard.problem import Answer, Problem
 from regard.shapes import Box
+from regard.spec.dropout import keeps
+from regard.spec.masks import dense
+from regard.spec.observers import Block
 
 name = "reference"
 

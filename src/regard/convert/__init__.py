@@ -163,19 +163,22 @@ def write(
     for part in parts:
         ours = [state[name] for name in part.holds]
         if any(isinstance(part, ByHead) and t.shape[0] != ours[0].shape[0] for t in ours):
-            raise ShapeError("key_value_heads", shared, f"{heads}, the heads of the queries",
-                             f"Layout {layout.name!r} has no fewer heads of keys and values.")  # fmt: skip
+            raise ShapeError(
+                "key_value_heads",
+                shared,
+                f"{heads}, the heads of the queries",
+                f"Layout {layout.name!r} has no fewer heads of keys and values.",
+            )
         kinds = dict.fromkeys(str(t.dtype) for t in ours)
         if len(kinds) > 1:
-            raise DtypeError(part.name, " and ".join(kinds), "one dtype",
-                             f"It holds {', '.join(part.holds)}: convert them first.")  # fmt: skip
+            raise DtypeError(
+                part.name, " and ".join(kinds), "one dtype", f"It holds {', '.join(part.holds)}: convert them first."
+            )
         theirs[prefix + part.name] = part.join(ours, heads)
     return theirs
 
 
-def sizes(
-    state: Mapping[str, Tensor], *, heads: int, key_value_heads: int | None = None
-) -> dict[str, Any]:
+def sizes(state: Mapping[str, Tensor], *, heads: int, key_value_heads: int | None = None) -> dict[str, Any]:
     """The arguments of the `MultiHeadAttention` that a state dict of ours belongs to.
 
     What is no shape is not known: masks, positions, the score, and which `qk_norm` it is that has weights.
@@ -203,8 +206,12 @@ def _layout(layout: str | Layout) -> Layout:
     for known in LAYOUTS:
         if known.name == layout:
             return known
-    raise OptionError("layout", repr(layout), ", ".join(repr(known.name) for known in LAYOUTS),
-                      "find(state) tells which one it is; a Layout describes another.")  # fmt: skip
+    raise OptionError(
+        "layout",
+        repr(layout),
+        ", ".join(repr(known.name) for known in LAYOUTS),
+        "find(state) tells which one it is; a Layout describes another.",
+    )
 
 
 def _shared(heads: int, key_value_heads: int | None) -> int:
@@ -212,25 +219,30 @@ def _shared(heads: int, key_value_heads: int | None) -> int:
         raise OptionError("heads", heads, "a whole number ≥ 1", "The model's config has it.")
     shared = heads if key_value_heads is None else key_value_heads
     if shared < 1 or heads % shared:
-        raise OptionError("key_value_heads", shared, f"a divisor of heads, {heads}",
-                          "None: every query head has a key head of its own.")  # fmt: skip
+        raise OptionError(
+            "key_value_heads",
+            shared,
+            f"a divisor of heads, {heads}",
+            "None: every query head has a key head of its own.",
+        )
     return shared
 
 
 def _check_names(
-    prefix: str,
-    given: Iterable[str],
-    names: Mapping[str, bool],
-    extra: Sequence[str],
-    allowed: str,
+    prefix: str, given: Iterable[str], names: Mapping[str, bool], extra: Sequence[str], allowed: str
 ) -> None:
     missing = [name for name, needed in names.items() if needed and name not in given]
     if missing:
-        raise OptionError("state", f"no {_some(prefix, missing)}, but {_some(prefix, list(given))}", allowed,
-                          "find(state) tells the layouts and prefixes that are there.")  # fmt: skip
+        raise OptionError(
+            "state",
+            f"no {_some(prefix, missing)}, but {_some(prefix, list(given))}",
+            allowed,
+            "find(state) tells the layouts and prefixes that are there.",
+        )
     if extra:
-        raise OptionError("state", _some(prefix, extra), allowed,
-                          "Leave out what is no part of it; nothing is dropped in silence.")  # fmt: skip
+        raise OptionError(
+            "state", _some(prefix, extra), allowed, "Leave out what is no part of it; nothing is dropped in silence."
+        )
 
 
 def _some(prefix: str, names: Sequence[str]) -> str:
@@ -238,17 +250,19 @@ def _some(prefix: str, names: Sequence[str]) -> str:
     return (", ".join(repr(prefix + name) for name in names[:4]) or "nothing") + more
 
 
-def _expected(
-    ours: Mapping[str, Tensor], heads: int, shared: int
-) -> Iterable[tuple[str, tuple[int | str, ...]]]:
+def _expected(ours: Mapping[str, Tensor], heads: int, shared: int) -> Iterable[tuple[str, tuple[int | str, ...]]]:
     """The shape that each tensor of a layer should have; a word where several numbers would do.
 
     In an order in which each is known to fit before the next is measured by it.
     """
     for name in PROJECTIONS:
         if f"{name}.weight" not in ours:
-            raise OptionError("state", f"no '{name}.weight'", "a state dict of MultiHeadAttention",
-                              "read(…) makes one of other layouts.")  # fmt: skip
+            raise OptionError(
+                "state",
+                f"no '{name}.weight'",
+                "a state dict of MultiHeadAttention",
+                "read(…) makes one of other layouts.",
+            )
     yield "query.weight", (_multiple(ours["query.weight"], heads), "any")
     d = ours["query.weight"].shape[0] // heads
     yield "key.weight", (shared * d, "any")
@@ -276,5 +290,9 @@ def _fits(shape: Sequence[int], expected: Sequence[int | str]) -> bool:
 
 
 def _misfit(name: str, tensor: Tensor, expected: Sequence[object]) -> ShapeError:
-    return ShapeError(name, f"shape {tuple(tensor.shape)}", f"({', '.join(map(str, expected))})",
-                      "Check heads and key_value_heads, which no layout stores.")  # fmt: skip
+    return ShapeError(
+        name,
+        f"shape {tuple(tensor.shape)}",
+        f"({', '.join(map(str, expected))})",
+        "Check heads and key_value_heads, which no layout stores.",
+    )

@@ -75,9 +75,7 @@ class Layout:
         return ", ".join(part.name if part.needed else f"[{part.name}]" for part in self.parts)
 
 
-def _linear(
-    theirs: str, *ours: str, weight: type[Part] = Part, bias: type[Part] = Part
-) -> tuple[Part, ...]:
+def _linear(theirs: str, *ours: str, weight: type[Part] = Part, bias: type[Part] = Part) -> tuple[Part, ...]:
     """The weight of a projection, or of several that are stored as one, and its bias if it has one."""
     return (
         weight(f"{theirs}.weight", tuple(f"{name}.weight" for name in ours)),
@@ -101,11 +99,7 @@ _IN_BIAS = Part("in_proj_bias", tuple(f"{name}.bias" for name in _QKV), needed=F
 LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "torch",
-        (
-            Part("in_proj_weight", tuple(f"{name}.weight" for name in _QKV)),
-            _IN_BIAS,
-            *_linear("out_proj", "output"),
-        ),
+        (Part("in_proj_weight", tuple(f"{name}.weight" for name in _QKV)), _IN_BIAS, *_linear("out_proj", "output")),
     ),
     Layout(
         "torch-cross",
@@ -116,39 +110,22 @@ LAYOUTS: tuple[Layout, ...] = (
         ),
     ),
     Layout("timm", (*_linear("qkv", *_QKV), *_NORMS, *_linear("proj", "output"))),
-    Layout(
-        "bert",
-        _separate("self.query", "self.key", "self.value", "output.dense"),
-        beside=("output.LayerNorm.",),
-    ),
+    Layout("bert", _separate("self.query", "self.key", "self.value", "output.dense"), beside=("output.LayerNorm.",)),
     Layout("vit", _separate("attention.query", "attention.key", "attention.value", "output.dense")),
     Layout(
         "gpt2",
         (*_linear("c_attn", *_QKV, weight=Turned), *_linear("c_proj", "output", weight=Turned)),
         beside=("bias", "masked_bias"),  # the causal mask, in old files
     ),
-    Layout(
-        "llama",
-        (*_separate("q_proj", "k_proj", "v_proj", "o_proj"), *_NORMS),
-        beside=("rotary_emb.",),
-    ),
+    Layout("llama", (*_separate("q_proj", "k_proj", "v_proj", "o_proj"), *_NORMS), beside=("rotary_emb.",)),
     Layout("bart", _separate("q_proj", "k_proj", "v_proj", "out_proj")),
     Layout(
-        "t5",
-        (
-            *_separate("q", "k", "v", "o"),
-            Part("relative_attention_bias.weight", ("bias.table",), needed=False),
-        ),
+        "t5", (*_separate("q", "k", "v", "o"), Part("relative_attention_bias.weight", ("bias.table",), needed=False))
     ),
     Layout(
         "neox",
-        (
-            *_linear("query_key_value", *_QKV, weight=ByHead, bias=ByHead),
-            *_linear("dense", "output"),
-        ),
+        (*_linear("query_key_value", *_QKV, weight=ByHead, bias=ByHead), *_linear("dense", "output")),
         beside=("bias", "masked_bias", "rotary_emb."),
     ),
-    Layout(
-        "phi3", (*_linear("qkv_proj", *_QKV), *_linear("o_proj", "output")), beside=("rotary_emb.",)
-    ),
+    Layout("phi3", (*_linear("qkv_proj", *_QKV), *_linear("o_proj", "output")), beside=("rotary_emb.",)),
 )

@@ -5,6 +5,6 @@ coarse ones come from pyramids that are built once and kept on disk (`pyramid`, 
 makes one HTML file of a recording, in which a worker computes what the server would.
 """
 
-from regard.explorer.offline import write_page
+from regard.export.offline_page import write_page
 
 __all__ = ["write_page"]

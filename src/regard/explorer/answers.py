@@ -19,9 +19,11 @@ def raw(values: np.ndarray, exact: bool, pixel: str, snapped: int = 0) -> Respon
     """An answer in numbers, with what they are in its headers, and where its edges fell."""
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     headers = {
-        "X-Regard-Shape": ",".join(map(str, values.shape)), "X-Regard-Dtype": values.dtype.name,
-        "X-Regard-Exact": "1" if exact else "0", "X-Regard-Pixel": pixel,
-    }  # fmt: skip
+        "X-Regard-Shape": ",".join(map(str, values.shape)),
+        "X-Regard-Dtype": values.dtype.name,
+        "X-Regard-Exact": "1" if exact else "0",
+        "X-Regard-Pixel": pixel,
+    }
     if snapped:
         headers["X-Regard-Edges"] = str(snapped)
     return Response(little.tobytes(), 200, headers, "application/octet-stream")

@@ -21,10 +21,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from regard.errors import OptionError, RegardError
-from regard.masks import Causal, Mask, as_mask
 from regard.recording import Recording
-from regard.recording.words import no_constant
-from regard.scores import Dot
+from regard.recording.text import no_constant
+from regard.spec.masks import Causal, Mask, as_mask
+from regard.spec.scores import Dot
 
 NAMES = "q", "k", "v", "mask", "bias", "tokens"
 """What a file may hold; q and k it must."""
@@ -61,9 +61,7 @@ def holds(path: Path) -> bool:
         return False
 
 
-def recorded(
-    path: Path, to: Path, name: str, causal: bool = False, scale: float | None = None
-) -> Recording:
+def recorded(path: Path, to: Path, name: str, causal: bool = False, scale: float | None = None) -> Recording:
     """A recording of the arrays of a file, each query with each key: one layer.
 
     Args:
@@ -92,9 +90,16 @@ def recorded(
     if causal:
         mask = Causal() if mask is None else Causal() & mask
     return Recording.of(
-        found.q, found.k, found.v, to=to, mask=mask, bias=found.bias,
-        score=None if scale is None else Dot(scale=scale), name=name, tokens=found.tokens,
-    )  # fmt: skip
+        found.q,
+        found.k,
+        found.v,
+        to=to,
+        mask=mask,
+        bias=found.bias,
+        score=None if scale is None else Dot(scale=scale),
+        name=name,
+        tokens=found.tokens,
+    )
 
 
 def read(path: Path, name: str) -> Arrays:
@@ -105,29 +110,43 @@ def read(path: Path, name: str) -> Arrays:
         found, tokens = _npz(path, name) if packed else _safetensors(path, name)
     except RegardError:
         raise
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
-            SafetensorError, SyntaxError, TokenError) as error:  # fmt: skip
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        RuntimeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        SafetensorError,
+        SyntaxError,
+        TokenError,
+    ) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:120]
-        raise _bad(name, f"which cannot be read ({reason})", "an .npz or a .safetensors file",
-                   "Write one: numpy.savez(path, q=q, k=k).") from error  # fmt: skip
+        raise _bad(
+            name,
+            f"which cannot be read ({reason})",
+            "an .npz or a .safetensors file",
+            "Write one: numpy.savez(path, q=q, k=k).",
+        ) from error
     parts: dict[str, Tensor | None] = dict.fromkeys(NAMES[:-1])
     for part, tensor in found.items():
         if tensor.dtype not in ((torch.bool,) if part == "mask" else _FLOATS):
             said = str(tensor.dtype).removeprefix("torch.")
-            raise _bad(
-                name, f"whose {part} is {said}", "bool for mask, floats for all else", "Convert it."
-            )
+            raise _bad(name, f"whose {part} is {said}", "bool for mask, floats for all else", "Convert it.")
         least = 2 if part in ("q", "k", "v") else 0
         if not least <= tensor.ndim <= _MOST_DIMS:
             shape = "×".join(map(str, tensor.shape))
-            raise _bad(name, f"whose {part} is {shape}", "(n, d), (heads, n, d) or (batch, heads, n, d)",
-                       "Reshape it.")  # fmt: skip
+            raise _bad(name, f"whose {part} is {shape}", "(n, d), (heads, n, d) or (batch, heads, n, d)", "Reshape it.")
         whole = (1,) * (_MOST_DIMS - tensor.ndim) + tuple(tensor.shape)
         parts[part] = tensor.reshape(whole) if least else tensor
     q, k = parts["q"], parts["k"]
     if q is None or k is None:
-        raise _bad(name, f"with {', '.join(found) or 'nothing'}", "q and k, at least",
-                   "Name them so: numpy.savez(path, q=q, k=k).")  # fmt: skip
+        raise _bad(
+            name,
+            f"with {', '.join(found) or 'nothing'}",
+            "q and k, at least",
+            "Name them so: numpy.savez(path, q=q, k=k).",
+        )
     return Arrays(q, k, parts["v"], parts["mask"], parts["bias"], tokens)
 
 
@@ -146,14 +165,17 @@ def _npz(path: Path, name: str) -> tuple[dict[str, Tensor], list[str] | None]:
     tokens = None
     if words is not None:
         if words.dtype.kind != "U" or words.ndim > 1:
-            raise _bad(name, f"whose tokens are {words.dtype}", "an array of words, or a list in JSON",
-                       "Write tokens=numpy.array(list_of_strings).")  # fmt: skip
+            raise _bad(
+                name,
+                f"whose tokens are {words.dtype}",
+                "an array of words, or a list in JSON",
+                "Write tokens=numpy.array(list_of_strings).",
+            )
         tokens = _list(name, str(words)) if words.ndim == 0 else [str(word) for word in words]
     made: dict[str, Tensor] = {}
     for part, array in arrays.items():
         if array.dtype.kind not in "bfiu":
-            raise _bad(name, f"whose {part} is {array.dtype}", "bool for mask, floats for all else",
-                       "Convert it.")  # fmt: skip
+            raise _bad(name, f"whose {part} is {array.dtype}", "bool for mask, floats for all else", "Convert it.")
         made[part] = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
     return made, tokens
 
@@ -163,14 +185,15 @@ def _check(name: str, part: str, file: Any, size: int) -> None:
     version = np.lib.format.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of format {version}")
-    reads = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
+    reads = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, dtype = reads[version](file)
     if dtype.hasobject:
-        raise _bad(name, f"whose {part} holds Python objects", "numbers",
-                   "Nothing is unpickled: convert it to an array of numbers, or of words.")  # fmt: skip
+        raise _bad(
+            name,
+            f"whose {part} holds Python objects",
+            "numbers",
+            "Nothing is unpickled: convert it to an array of numbers, or of words.",
+        )
     if file.tell() + math.prod(shape) * dtype.itemsize != size:
         raise ValueError(f"{part} is not as large as it says")
 
@@ -182,19 +205,28 @@ def _safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], list[str] | 
         told = (file.metadata() or {}).get("tokens")
         made = {part: file.get_tensor(part) for part in names}
     if "tokens" in made:
-        raise _bad(name, "whose tokens are numbers", "a list in JSON, in the file's metadata",
-                   'Write save_file(arrays, path, {"tokens": json.dumps(words)}).')  # fmt: skip
+        raise _bad(
+            name,
+            "whose tokens are numbers",
+            "a list in JSON, in the file's metadata",
+            'Write save_file(arrays, path, {"tokens": json.dumps(words)}).',
+        )
     return made, None if told is None else _list(name, told)
 
 
 def _known(name: str, parts: Iterable[str], size: int) -> None:
     other = sorted(set(parts) - set(NAMES))
     if other:
-        raise _bad(name, f"with {', '.join(map(repr, other))[:100]}", ", ".join(NAMES),
-                   "Name the arrays so, and leave others out.")  # fmt: skip
+        raise _bad(
+            name,
+            f"with {', '.join(map(repr, other))[:100]}",
+            ", ".join(NAMES),
+            "Name the arrays so, and leave others out.",
+        )
     if size > MOST_BYTES:
-        raise _bad(name, f"of {size:,} bytes unpacked", f"{MOST_BYTES:,} bytes",
-                   "Give fewer queries or heads, or float16.")  # fmt: skip
+        raise _bad(
+            name, f"of {size:,} bytes unpacked", f"{MOST_BYTES:,} bytes", "Give fewer queries or heads, or float16."
+        )
 
 
 def _list(name: str, told: str) -> list[str]:
@@ -203,8 +235,12 @@ def _list(name: str, told: str) -> list[str]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
-        raise _bad(name, "whose tokens are no list of words in JSON", 'such as ["the", " cat"]',
-                   "Write json.dumps(list_of_strings).")  # fmt: skip
+        raise _bad(
+            name,
+            "whose tokens are no list of words in JSON",
+            'such as ["the", " cat"]',
+            "Write json.dumps(list_of_strings).",
+        )
     return found
 
 

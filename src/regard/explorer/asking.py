@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from regard.explorer.building import Book
-from regard.explorer.carried import Wanted
-from regard.explorer.layers import Layer
+from regard.analysis.layers import Layer
+from regard.analysis.map_tiles import View
+from regard.analysis.pyramid_builder import Book
 from regard.explorer.refusals import Refused
-from regard.explorer.tiles import View
+from regard.export.options import Wanted
 from regard.recording import DTYPES
 
 MOST_PIXELS = 1024
@@ -38,8 +38,13 @@ def whole(name: str, given: str, least: int, most: int, status: int = 400) -> in
     """A whole number in decimal digits from `least` to `most`."""
     good = given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS
     if not good or not least <= int(given) <= most:
-        raise Refused(status, name, repr(given), f"a whole number from {least} to {most}",
-                      "Count from 0." if least == 0 else "Ask for less.")  # fmt: skip
+        raise Refused(
+            status,
+            name,
+            repr(given),
+            f"a whole number from {least} to {most}",
+            "Count from 0." if least == 0 else "Ask for less.",
+        )
     return int(given)
 
 
@@ -65,12 +70,9 @@ def span(query: Query, name: str, most: int) -> range:
     if given is None:
         return range(most)
     ends = given.split(",")
-    good = len(ends) == 2 and all(
-        one.isascii() and one.isdigit() and len(one) <= MOST_DIGITS for one in ends
-    )
+    good = len(ends) == 2 and all(one.isascii() and one.isdigit() and len(one) <= MOST_DIGITS for one in ends)
     if not good or not 0 <= int(ends[0]) < int(ends[1]) <= most:
-        raise Refused(400, name, repr(given), f"START,STOP with 0 ≤ START < STOP ≤ {most}",
-                      "Spans are half-open.")  # fmt: skip
+        raise Refused(400, name, repr(given), f"START,STOP with 0 ≤ START < STOP ≤ {most}", "Spans are half-open.")
     return range(int(ends[0]), int(ends[1]))
 
 
@@ -88,8 +90,7 @@ def real(query: Query, name: str, default: str) -> float | None:
     try:
         return None if given is None else float(given)
     except ValueError:
-        raise Refused(400, name, repr(given)[:40], "a number",
-                      f"Leave it out for {default}.") from None  # fmt: skip
+        raise Refused(400, name, repr(given)[:40], "a number", f"Leave it out for {default}.") from None
 
 
 def text(query: Query, name: str) -> str:
@@ -106,11 +107,17 @@ def book(books: Mapping[str, Book], id: str) -> Book:  # noqa: A002  it is what 
     """A recording that is open."""
     found = books.get(id)
     if found is None:
-        raise Refused(404, "recording", repr(id[:40]), ", ".join(books) or "none is open yet",
-                      "GET /api/recordings lists them.")  # fmt: skip
+        raise Refused(
+            404, "recording", repr(id[:40]), ", ".join(books) or "none is open yet", "GET /api/recordings lists them."
+        )
     if found.recording.overwritten:
-        raise Refused(409, "recording", f"{found.name}, which was written over since it was opened",
-                      "a file that stays as it is", "Start regard explore again.")  # fmt: skip
+        raise Refused(
+            409,
+            "recording",
+            f"{found.name}, which was written over since it was opened",
+            "a file that stays as it is",
+            "Start regard explore again.",
+        )
     return found
 
 
@@ -124,14 +131,10 @@ def head(of: Book, layer: str, head: str) -> tuple[int, Layer, int]:
 def view(query: Query, layer: Layer, head: int) -> View:
     """A map of a head."""
     q, k = span(query, "q", layer.queries), span(query, "k", layer.keys)
-    rows, cols = (
-        number(query, name, min(256, len(side)), 1, MOST_PIXELS)
-        for name, side in (("rows", q), ("cols", k))
-    )
+    rows, cols = (number(query, name, min(256, len(side)), 1, MOST_PIXELS) for name, side in (("rows", q), ("cols", k)))
     for name, count, side in (("rows", rows, q), ("cols", cols, k)):
         if count > len(side):
-            raise Refused(400, name, count, f"at most the {len(side)} of the span",
-                          "A weight is the smallest pixel.")  # fmt: skip
+            raise Refused(400, name, count, f"at most the {len(side)} of the span", "A weight is the smallest pixel.")
     return View(head, q, k, rows, cols, chosen(query, "how", "max", HOW))
 
 
@@ -139,19 +142,14 @@ def part(books: Mapping[str, Book], query: Query, name: str) -> tuple[Book, int,
     """A parameter that is ID/LAYER/HEAD."""
     parts = query.get(name, "").split("/")
     if len(parts) != 3:
-        raise Refused(400, name, repr(query.get(name, ""))[:60], "ID/LAYER/HEAD",
-                      "GET /api/recordings lists the IDs.")  # fmt: skip
+        raise Refused(400, name, repr(query.get(name, ""))[:60], "ID/LAYER/HEAD", "GET /api/recordings lists the IDs.")
     found = book(books, parts[0])
     return found, *head(found, parts[1], parts[2])
 
 
 def wanted(query: Query) -> Wanted:
     """What an offline page is to hold; layers and heads are held against the recording when it is made."""
-    some = {
-        f"{name}s": (number(query, name, None, 0, 10**6),)
-        for name in ("layer", "head")
-        if name in query
-    }
+    some = {f"{name}s": (number(query, name, None, 0, 10**6),) for name in ("layer", "head") if name in query}
     dtype = chosen(query, "dtype", "", ("", *DTYPES)) or None
     return Wanted(**some, dtype=dtype, values=chosen(query, "values", "0", ("0", "1")) == "1")
 

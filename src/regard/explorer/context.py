@@ -18,7 +18,7 @@ from torch.nn.functional import cosine_similarity
 from regard import models
 from regard.explorer.refusals import Refused
 from regard.models.tokens import START
-from regard.observers import Rows
+from regard.spec.observers import Rows
 
 A = "from time import time\nstart = time"
 B = "def wait(time):\n    return time"
@@ -39,9 +39,7 @@ class _Read(NamedTuple):
     """The same token's weights in each layer, (heads, tokens)."""
 
 
-def context(
-    a: str = A, b: str = B, layer: int | None = None, head: int | None = None
-) -> dict[str, Any]:
+def context(a: str = A, b: str = B, layer: int | None = None, head: int | None = None) -> dict[str, Any]:
     """A token that two texts share: which weights it gives in each, and how far it comes apart.
 
     Args:
@@ -68,9 +66,13 @@ def context(
         layer, head = most["layer"], most["head"]
     elif not any((one["layer"], one["head"]) == (layer, head) for one in heads):
         last = heads[-1]
-        raise Refused(400, "layer, head", f"{layer}, {head}",
-                      f"both, from 0, 0 to {last['layer']}, {last['head']}",
-                      "Leave both out for the head that is most apart.")  # fmt: skip
+        raise Refused(
+            400,
+            "layer, head",
+            f"{layer}, {head}",
+            f"both, from 0, 0 to {last['layer']}, {last['head']}",
+            "Leave both out for the head that is most apart.",
+        )
     return told | {"chosen": {"layer": layer, "head": head}}
 
 
@@ -87,11 +89,16 @@ def _told(a: str, b: str) -> dict[str, Any]:
         for x, y in zip(one.hidden, two.hidden, strict=True)
     ]
     heads = [
-        {"layer": layer, "head": head, "a": rows[0].tolist(), "b": rows[1].tolist(),
-         "apart": _apart((one.texts, rows[0]), (two.texts, rows[1]))}
+        {
+            "layer": layer,
+            "head": head,
+            "a": rows[0].tolist(),
+            "b": rows[1].tolist(),
+            "apart": _apart((one.texts, rows[0]), (two.texts, rows[1])),
+        }
         for layer, pair in enumerate(zip(one.rows, two.rows, strict=True))
         for head, rows in enumerate(zip(*pair, strict=True))
-    ]  # fmt: skip
+    ]
     told: dict[str, Any] = {"model": "python", "token": one.texts[places[0]]}
     for name, text, side, at in zip("ab", (a, b), read, places, strict=True):
         told[name] = {"text": text, "tokens": side.texts, "at": at}
@@ -105,8 +112,13 @@ def _embedded() -> models.Embedded:
 
 def _encoded(embedded: models.Embedded, name: str, text: str) -> tuple[list[int], list[str]]:
     if not text.strip() or len(text) > MOST_TEXT:
-        raise Refused(413 if text.strip() else 400, name, f"{len(text)} characters",
-                      f"1 to {MOST_TEXT}, some of them letters", "A line or two are enough.")  # fmt: skip
+        raise Refused(
+            413 if text.strip() else 400,
+            name,
+            f"{len(text)} characters",
+            f"1 to {MOST_TEXT}, some of them letters",
+            "A line or two are enough.",
+        )
     found = embedded.encode(text)
     return [embedded.tokens.start, *found.ids], [START, *found.texts]
 
@@ -120,8 +132,13 @@ def _shared(a: tuple[list[int], list[str]], b: tuple[list[int], list[str]]) -> i
 
     places = [i for i, token in enumerate(a[0]) if i and token in b[0][1:] and a[1][i].strip()]
     if not places:
-        raise Refused(400, "a, b", "texts that share no token", "two texts with one word in both",
-                      "A word with a space before it is another token than one without.")  # fmt: skip
+        raise Refused(
+            400,
+            "a, b",
+            "texts that share no token",
+            "two texts with one word in both",
+            "A word with a space before it is another token than one without.",
+        )
     return a[0][max(places, key=weight)]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from regard.analysis.layers import Layer
+from regard.analysis.pyramid_builder import Book
 from regard.explorer import asking
-from regard.explorer.building import Book
-from regard.explorer.layers import Layer
-from regard.masks import And, Or
 from regard.recording import rounding_in_words
-from regard.values import Value
+from regard.spec.masks import And, Or
+from regard.spec.values import Value
 
 _NO_BOUND = 1 << 30
 """A distance that no text reaches: how a window without an end is written (`regard.huggingface`)."""
@@ -22,10 +22,7 @@ _NO_BOUND = 1 << 30
 def line(book: Book) -> dict[str, Any]:
     """A recording in a list."""
     run = book.recording
-    return {
-        "id": book.id, "name": book.name, "model": run.model, "tokens": length(book),
-        "bytes": run.size,
-    }  # fmt: skip
+    return {"id": book.id, "name": book.name, "model": run.model, "tokens": length(book), "bytes": run.size}
 
 
 def recording(book: Book) -> dict[str, Any]:
@@ -33,11 +30,16 @@ def recording(book: Book) -> dict[str, Any]:
     run = book.recording
     told = dict.fromkeys(rounding_in_words(layer.rounding) for layer in run)
     return {
-        "id": book.id, "name": book.name, "model": run.model, "versions": run.versions,
-        "tokens": length(book), "batch": run.layer(0).q.shape[0], "exact": run.exact,
+        "id": book.id,
+        "name": book.name,
+        "model": run.model,
+        "versions": run.versions,
+        "tokens": length(book),
+        "batch": run.layer(0).q.shape[0],
+        "exact": run.exact,
         "error": "; ".join(told),
         "layers": [_layer(i, layer) for i, layer in enumerate(book.layers)],
-    }  # fmt: skip
+    }
 
 
 def length(book: Book) -> int:
@@ -82,13 +84,19 @@ def _layer(number: int, layer: Layer) -> dict[str, Any]:
     one = layer.recorded
     names = {name: type(getattr(one, name)).__name__ for name in ("mask", "bias")}
     return {
-        "index": number, "name": one.name, "heads": one.heads, "groups": one.k.shape[1],
-        "queries": one.queries, "keys": one.keys, "size": one.q.shape[3],
+        "index": number,
+        "name": one.name,
+        "heads": one.heads,
+        "groups": one.k.shape[1],
+        "queries": one.queries,
+        "keys": one.keys,
+        "size": one.q.shape[3],
         "mask": None if names["mask"] == "Everything" else _short(one.mask),
         "bias": None if names["bias"] == "Nothing" else _short(one.bias),
-        "score": _short(one.score), "values": one.v is not None,
+        "score": _short(one.score),
+        "values": one.v is not None,
         "inputs": one.inputs is not None,
-    }  # fmt: skip
+    }
 
 
 def _said(value: Any) -> str:

@@ -49,9 +49,7 @@ POSTS: tuple[tuple[str, str], ...] = (
 
 
 def interface(
-    explorer: Explorer,
-    others: Sequence[Route] = (),
-    lifespan: Callable[[Starlette], Any] | None = None,
+    explorer: Explorer, others: Sequence[Route] = (), lifespan: Callable[[Starlette], Any] | None = None
 ) -> Starlette:
     """The application without a guard: whoever reaches it may ask."""
     routes = [
@@ -60,9 +58,12 @@ def interface(
         for path, name in each
     ]
     handlers: dict[Any, Any] = {
-        RegardError: _refused, HTTPException: _missing, Gone: _gone, ClientDisconnect: _gone,
+        RegardError: _refused,
+        HTTPException: _missing,
+        Gone: _gone,
+        ClientDisconnect: _gone,
         Exception: _failure,
-    }  # fmt: skip
+    }
     app = Starlette(routes=[*routes, *others], exception_handlers=handlers, lifespan=lifespan)
     app.router.redirect_slashes = False
     return app
@@ -85,13 +86,13 @@ async def _missing(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         methods = {one.strip() for one in (error.headers or {}).get("Allow", "").split(",")}
         allowed = ", ".join(sorted(methods - {"HEAD"}))
-        refused = Refused(405, "method", request.method[:20], allowed,
-                          "GET asks and POST opens; nothing can be changed or removed.")  # fmt: skip
+        refused = Refused(
+            405, "method", request.method[:20], allowed, "GET asks and POST opens; nothing can be changed or removed."
+        )
         answer = refusal(refused)
         answer.headers["Allow"] = allowed
         return answer
-    return refusal(Refused(error.status_code, "path", path, "what /api/openapi.json describes",
-                           "Check its spelling."))  # fmt: skip
+    return refusal(Refused(error.status_code, "path", path, "what /api/openapi.json describes", "Check its spelling."))
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -99,6 +100,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    refused = Refused(500, "server", type(error).__name__, "no failures",
-                      "This is a defect of regard: please report it.")  # fmt: skip
+    refused = Refused(
+        500, "server", type(error).__name__, "no failures", "This is a defect of regard: please report it."
+    )
     return refusal(refused)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from regard import models
+from regard.analysis.pyramid_builder import Told
 from regard.errors import OptionError, RegardError
 from regard.explorer import arrays
-from regard.explorer.building import Told, cached
 from regard.explorer.refusals import Refused
-from regard.pretrained import open_pretrained
+from regard.integrations.pretrained import open_pretrained
 from regard.recording import Progress, Recording, record
-from regard.source import Source
+from regard.system.cache_folder import cached
+from regard.system.text_source import Source
 
 EMBEDDED = "python"
 """What the embedded model is called."""
@@ -34,9 +35,7 @@ class Cancelled(Exception):
     """Nobody wants the recording any more."""
 
 
-def of_text(
-    source: Source, model: str, progress: Callable[[Progress], None] | None = None
-) -> Recording:
+def of_text(source: Source, model: str, progress: Callable[[Progress], None] | None = None) -> Recording:
     """The recording of a text, made now or before: with values and, of all but long ones, what layers read.
 
     Raises:
@@ -48,9 +47,15 @@ def of_text(
         return kept
     opened, tokenizer, count = _opened(model, source.text)
     return record(
-        opened, source.text, to=place, name=model, values=True, tokenizer=tokenizer, progress=progress,
+        opened,
+        source.text,
+        to=place,
+        name=model,
+        values=True,
+        tokenizer=tokenizer,
+        progress=progress,
         layer_inputs=count <= MOST_TOKENS,
-    )  # fmt: skip
+    )
 
 
 def of_arrays(path: Path, name: str, causal: bool = False, scale: float | None = None) -> Recording:
@@ -138,13 +143,23 @@ class Opening:
             Refused: a model that was not named; another text is being recorded.
         """
         if model not in self.models:
-            raise Refused(400, "model", repr(model[:80]), ", ".join(self.models),
-                          "Name others when you start: regard explore --model NAME_OR_PATH.")  # fmt: skip
+            raise Refused(
+                400,
+                "model",
+                repr(model[:80]),
+                ", ".join(self.models),
+                "Name others when you start: regard explore --model NAME_OR_PATH.",
+            )
         with self._lock:
             if (other := self.running) is not None:
                 still = "that ends after its layer" if other.failed else "that is being recorded"
-                raise Refused(429, "text", f"a second text beside one {still}", "one at a time",
-                              "Wait until it has ended, or cancel it.")  # fmt: skip
+                raise Refused(
+                    429,
+                    "text",
+                    f"a second text beside one {still}",
+                    "one at a time",
+                    "Wait until it has ended, or cancel it.",
+                )
             for old in [*self._jobs][: -_KEPT + 1]:
                 del self._jobs[old]
             job = Job()
@@ -164,8 +179,7 @@ class Opening:
         """
         found = self._jobs.get(id)
         if found is None:
-            raise Refused(404, "job", repr(id[:40]), "what POST /api/open answered",
-                          "Open the text again.")  # fmt: skip
+            raise Refused(404, "job", repr(id[:40]), "what POST /api/open answered", "Open the text again.")
         return found
 
     def close(self) -> None:
@@ -184,15 +198,18 @@ def outcome(job: Job) -> str | None:
     """
     error = job.failed
     if isinstance(error, Cancelled):
-        raise Refused(
-            409, "job", "one that was cancelled", "jobs that go on", "Open the text again."
-        )
+        raise Refused(409, "job", "one that was cancelled", "jobs that go on", "Open the text again.")
     if isinstance(error, RegardError):
         raise error
     if error is not None:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise Refused(400, "text", f"what the model failed on: {reason}", "a text that the model can read",
-                      "Try a shorter one, or another model.") from error  # fmt: skip
+        raise Refused(
+            400,
+            "text",
+            f"what the model failed on: {reason}",
+            "a text that the model can read",
+            "Try a shorter one, or another model.",
+        ) from error
     return job.opened
 
 
@@ -243,8 +260,9 @@ def _opened(model: str, text: str) -> tuple[Any, Any, int]:
     found = open_pretrained(model)
     count = len(found.tokenizer(text, verbose=False)["input_ids"])
     if found.positions is not None and count > found.positions:
-        raise OptionError("text", f"{count:,} tokens", f"up to {found.positions:,}, the positions of {model}",
-                          "Give less of it.")  # fmt: skip
+        raise OptionError(
+            "text", f"{count:,} tokens", f"up to {found.positions:,}, the positions of {model}", "Give less of it."
+        )
     if not count:
         raise OptionError("text", "no tokens", "at least one", "Give it a word.")
     return found.model, found.tokenizer, count

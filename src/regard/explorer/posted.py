@@ -9,10 +9,10 @@ from typing import Any
 
 from starlette.requests import Request
 
-from regard.explorer.building import cached
 from regard.explorer.refusals import Refused
-from regard.pages import full
-from regard.recording.words import no_constant
+from regard.recording.text import no_constant
+from regard.system.atomic_files import full
+from regard.system.cache_folder import cached
 
 MOST_CHARACTERS = 2_000_000
 """Of a text."""
@@ -45,8 +45,13 @@ async def file(request: Request, path: Path) -> None:
     except OSError as error:
         if not full(error):
             raise
-        raise Refused(413, "file", "more than the disk holds", "a file for which there is room",
-                      "Free some, or set XDG_CACHE_HOME to a larger disk.") from error  # fmt: skip
+        raise Refused(
+            413,
+            "file",
+            "more than the disk holds",
+            "a file for which there is room",
+            "Free some, or set XDG_CACHE_HOME to a larger disk.",
+        ) from error
     if not size:
         raise Refused(400, "file", "nothing", "an .npz or .safetensors file", "Send its bytes.")
 
@@ -76,8 +81,13 @@ def text(sent: bytes) -> tuple[str, str | None]:
     if not isinstance(model, str):
         raise _malformed("a model that is no name")
     if len(given) > MOST_CHARACTERS:
-        raise Refused(413, "text", f"{len(given):,} characters", f"at most {MOST_CHARACTERS:,}",
-                      "Shorten it, or record it: regard record FILE -o run.safetensors.")  # fmt: skip
+        raise Refused(
+            413,
+            "text",
+            f"{len(given):,} characters",
+            f"at most {MOST_CHARACTERS:,}",
+            "Shorten it, or record it: regard record FILE -o run.safetensors.",
+        )
     try:
         given.encode()
     except UnicodeEncodeError:
@@ -86,15 +96,13 @@ def text(sent: bytes) -> tuple[str, str | None]:
 
 
 def _malformed(what: str) -> Refused:
-    return Refused(400, "body", what, '{"text": "…", "model": "…"}, or the text alone',
-                   "Send such an object.")  # fmt: skip
+    return Refused(400, "body", what, '{"text": "…", "model": "…"}, or the text alone', "Send such an object.")
 
 
 async def _parts(request: Request, kind: str, most: int) -> AsyncIterator[bytes]:
     given = request.headers.get("content-type", "")
     if given.split(";")[0].strip().lower() != kind:
-        raise Refused(415, "Content-Type", repr(given[:60]) if given else "none", kind,
-                      "Say what you send.")  # fmt: skip
+        raise Refused(415, "Content-Type", repr(given[:60]) if given else "none", kind, "Say what you send.")
     said, size = request.headers.get("content-length", ""), 0
     if said.isdecimal() and int(said[:20]) > most:
         raise _large(int(said[:20]), most)
@@ -106,5 +114,10 @@ async def _parts(request: Request, kind: str, most: int) -> AsyncIterator[bytes]
 
 
 def _large(size: int, most: int) -> Refused:
-    return Refused(413, "body", f"{size:,} bytes or more", f"at most {most:,}",
-                   "Record it: regard record FILE -o run.safetensors; or regard.Recording.of.")  # fmt: skip
+    return Refused(
+        413,
+        "body",
+        f"{size:,} bytes or more",
+        f"at most {most:,}",
+        "Record it: regard record FILE -o run.safetensors; or regard.Recording.of.",
+    )

@@ -8,9 +8,7 @@ from regard.errors import RegardError
 class Refused(RegardError):
     """A request that is not answered, and the status that says of which kind it is."""
 
-    def __init__(
-        self, status: int, argument: str, given: object, allowed: str, remedy: str
-    ) -> None:
+    def __init__(self, status: int, argument: str, given: object, allowed: str, remedy: str) -> None:
         super().__init__(argument, given, allowed, remedy)
         self.status = status
 

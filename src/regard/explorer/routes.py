@@ -14,20 +14,20 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from regard.analysis.layers import Layer
+from regard.analysis.map_tiles import DIRECT, Check, NotBuilt, Tile, View, half, tile
+from regard.analysis.pyramid import Damaged
+from regard.analysis.pyramid_builder import Book, Building
+from regard.analysis.strongest_links import strongest
+from regard.analysis.weight_arithmetic import cell, heads, words
 from regard.explorer import asking, described, openapi, posted
 from regard.explorer.answers import as_json, raw
-from regard.explorer.building import Book, Building
-from regard.explorer.carried import Wanted
-from regard.explorer.cell import cell, heads, words
 from regard.explorer.context import A, B, context
-from regard.explorer.layers import Layer
-from regard.explorer.offline import Page
 from regard.explorer.opening import Job, Opening, model_in_words, of_arrays, outcome
-from regard.explorer.pyramid import Damaged
 from regard.explorer.refusals import Refused
-from regard.explorer.strongest import strongest
-from regard.explorer.tiles import DIRECT, Check, NotBuilt, Tile, View, half, tile
 from regard.explorer.work import Work
+from regard.export.offline_page import Page
+from regard.export.options import Wanted
 from regard.recording import Recording
 
 Made = TypeVar("Made")
@@ -39,9 +39,7 @@ _EVERY = 0.1  # seconds between looks at what is being built
 class Explorer:
     """The recordings that are open, and what is asked about them."""
 
-    def __init__(
-        self, books: Mapping[str, Book], threads: int = 2, models: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, books: Mapping[str, Book], threads: int = 2, models: Sequence[str] = ()) -> None:
         self.books = dict(books)
         self.work = Work(threads)
         self.building = {name: self._builds(book) for name, book in self.books.items()}
@@ -89,32 +87,23 @@ class Explorer:
         start = asking.number(query, "start", 0, 0, max(count - 1, 0))
         stop = asking.number(query, "stop", min(start + 2000, count), start, count)
         if stop - start > asking.MOST_TOKENS:
-            raise Refused(413, "stop", f"{stop - start} tokens", f"at most {asking.MOST_TOKENS} at once",
-                          "Ask for some of them.")  # fmt: skip
+            raise Refused(
+                413, "stop", f"{stop - start} tokens", f"at most {asking.MOST_TOKENS} at once", "Ask for some of them."
+            )
         texts, starts = described.texts(book)
         return as_json({"start": start, "texts": texts[start:stop], "starts": starts[start:stop]})
 
     async def search(self, request: Request) -> Response:
         _parameters(request, "text", "from")
         book, wanted = self._book(request), asking.text(request.query_params, "text")
-        first = asking.number(
-            request.query_params, "from", 0, 0, max(described.length(book) - 1, 0)
-        )
-        return as_json(
-            await self._work(
-                request, lambda check: {"tokens": described.search(book, wanted, first)}
-            )
-        )
+        first = asking.number(request.query_params, "from", 0, 0, max(described.length(book) - 1, 0))
+        return as_json(await self._work(request, lambda check: {"tokens": described.search(book, wanted, first)}))
 
     async def atlas(self, request: Request) -> Response:
         _parameters(request)
         building = self.building[self._book(request).id]
         heads = building.heads()
-        return (
-            self._later(building)
-            if heads is None
-            else as_json({"heads": heads, "telling": building.telling()})
-        )
+        return self._later(building) if heads is None else as_json({"heads": heads, "telling": building.telling()})
 
     async def thumbnail(self, request: Request) -> Response:
         _parameters(request)
@@ -139,11 +128,8 @@ class Explorer:
             found.append((book, number, layer, asking.view(query, layer, head)))
         sides = [(view.q, view.k) for *_, view in found]
         if sides[0] != sides[1]:
-            raise Refused(400, "q, k", "two recordings of other lengths", "spans that both have",
-                          "Give q and k.")  # fmt: skip
-        return await self._map(
-            request, None, [one[1:] for one in found], books=[one[0] for one in found]
-        )
+            raise Refused(400, "q, k", "two recordings of other lengths", "spans that both have", "Give q and k.")
+        return await self._map(request, None, [one[1:] for one in found], books=[one[0] for one in found])
 
     async def row(self, request: Request) -> Response:
         _parameters(request)
@@ -197,13 +183,8 @@ class Explorer:
         )
         size = layer.recorded.q.shape[3]
         component = asking.optional(request.query_params, "component", 0, size - 1)
-        told = {
-            "query": described.token(book, query, max(layer.shift, 0)),
-            "key": described.token(book, key),
-        }
-        return as_json(
-            told | await self._work(request, lambda check: cell(layer, head, query, key, component))
-        )
+        told = {"query": described.token(book, query, max(layer.shift, 0)), "key": described.token(book, key)}
+        return as_json(told | await self._work(request, lambda check: cell(layer, head, query, key, component)))
 
     async def heads(self, request: Request) -> Response:
         _parameters(request, "component")
@@ -212,9 +193,7 @@ class Explorer:
         query = asking.whole("query", path["query"], 0, layer.queries - 1, 404)
         component = asking.optional(request.query_params, "component", 0, 10**asking.MOST_DIGITS)
         told = {"query": described.token(book, query, max(layer.shift, 0))}
-        return as_json(
-            told | await self._work(request, lambda check: heads(layer, query, component))
-        )
+        return as_json(told | await self._work(request, lambda check: heads(layer, query, component)))
 
     async def page(self, request: Request) -> Response:
         _parameters(request, "size", "dtype", "layer", "head", "values")
@@ -247,8 +226,7 @@ class Explorer:
         _parameters(request, "text", "tied", "causal", "divisor")
         query = request.query_params
         tied, causal = (
-            asking.chosen(query, name, default, ("0", "1")) == "1"
-            for name, default in (("tied", "0"), ("causal", "1"))
+            asking.chosen(query, name, default, ("0", "1")) == "1" for name, default in (("tied", "0"), ("causal", "1"))
         )
         by = asking.real(query, "divisor", "√d")
         return as_json(words(asking.text(query, "text"), tied, causal, by))
@@ -344,9 +322,7 @@ class Explorer:
                 building.damaged(number)
         raise NotBuilt
 
-    async def _checked(
-        self, request: Request, book: Book, number: int, job: Callable[[Check], Made]
-    ) -> Made | None:
+    async def _checked(self, request: Request, book: Book, number: int, job: Callable[[Check], Made]) -> Made | None:
         """What a job gives that reads what was built; None where that has changed, and is built again."""
         try:
             return await self._work(request, job)
@@ -363,8 +339,9 @@ class Explorer:
 
     def _later(self, building: Building) -> Response:
         if building.failed is not None:
-            raise Refused(404, "atlas", f"not built: {building.failed}", "what could be built",
-                          "Mend that, and start again.")  # fmt: skip
+            raise Refused(
+                404, "atlas", f"not built: {building.failed}", "what could be built", "Mend that, and start again."
+            )
         told = building.told
         return as_json({"progress": min(told.progress, 0.999), "doing": told.doing}, 202)
 

@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regard.errors import OptionError
 from regard.explorer.interface import interface, refusal
-from regard.explorer.page import STATIC, files
 from regard.explorer.refusals import Refused
 from regard.explorer.routes import Explorer
+from regard.export.front_end import STATIC, files
 
 HOST = "127.0.0.1"
 
@@ -75,8 +75,9 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
         explorer.close()
 
     routes = [Route("/", index, methods=["GET"]), Route("/assets/{name}", asset, methods=["GET"])]
-    routes += [Route(f"/{name}", _fixed(found), methods=["GET"])
-               for name, found in page.items() if name != "index.html"]  # fmt: skip
+    routes += [
+        Route(f"/{name}", _fixed(found), methods=["GET"]) for name, found in page.items() if name != "index.html"
+    ]
     return _Guard(interface(explorer, routes, living), port, token)
 
 
@@ -113,15 +114,22 @@ class _Guard:
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
             given = hosts[0].decode("latin-1")[:80] if hosts else "none"
-            return Refused(403, "Host", repr(given), "127.0.0.1 and localhost, with this server's port",
-                           "Open the URL that regard explore printed.")  # fmt: skip
+            return Refused(
+                403,
+                "Host",
+                repr(given),
+                "127.0.0.1 and localhost, with this server's port",
+                "Open the URL that regard explore printed.",
+            )
         given = [value for name, value in headers if name == b"x-regard-token"]
-        if scope["path"].startswith("/api") and not (
-            len(given) == 1 and secrets.compare_digest(given[0], self.token)
-        ):
-            return Refused(401, "X-Regard-Token", "another token" if given else "none",
-                           "the one in the URL that regard explore printed",
-                           "Open that URL again.")  # fmt: skip
+        if scope["path"].startswith("/api") and not (len(given) == 1 and secrets.compare_digest(given[0], self.token)):
+            return Refused(
+                401,
+                "X-Regard-Token",
+                "another token" if given else "none",
+                "the one in the URL that regard explore printed",
+                "Open that URL again.",
+            )
         return None
 
 
@@ -139,8 +147,9 @@ def listening(port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         made.close()
         reason = getattr(error, "strerror", None) or str(error)
-        raise OptionError("--port", f"{port} ({reason})", "a port that nothing else listens on",
-                          "Leave it out: a free one is taken.") from None  # fmt: skip
+        raise OptionError(
+            "--port", f"{port} ({reason})", "a port that nothing else listens on", "Leave it out: a free one is taken."
+        ) from None
     return made
 
 
@@ -150,11 +159,18 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, explorer: Explorer) -> None:
         super().__init__(
             uvicorn.Config(
-                app, log_level="warning", access_log=False, lifespan="on", ws="none", http="h11",
-                timeout_graceful_shutdown=2, h11_max_incomplete_event_size=16384, server_header=False,
+                app,
+                log_level="warning",
+                access_log=False,
+                lifespan="on",
+                ws="none",
+                http="h11",
+                timeout_graceful_shutdown=2,
+                h11_max_incomplete_event_size=16384,
+                server_header=False,
                 timeout_keep_alive=30,
             )
-        )  # fmt: skip
+        )
         self.explorer = explorer
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -30,9 +30,7 @@ class Work:
         self.cancelled = 0
         """How many ended before their work did."""
 
-    async def run(
-        self, job: Callable[[Callable[[], None]], Made], gone: Callable[[], Awaitable[None]]
-    ) -> Made:
+    async def run(self, job: Callable[[Callable[[], None]], Made], gone: Callable[[], Awaitable[None]]) -> Made:
         """What a job gives, done in a thread.
 
         Args:
@@ -44,8 +42,7 @@ class Work:
             Gone: nobody waits.
         """
         if self.waiting >= MOST:
-            raise Refused(429, "requests", f"{self.waiting} at once", f"{MOST} that wait",
-                          "Ask again in a moment.")  # fmt: skip
+            raise Refused(429, "requests", f"{self.waiting} at once", f"{MOST} that wait", "Ask again in a moment.")
         stop = threading.Event()
 
         def check() -> None:
@@ -58,9 +55,7 @@ class Work:
 
         self.waiting += 1
         leaving = asyncio.ensure_future(gone())
-        working = asyncio.ensure_future(
-            asyncio.get_running_loop().run_in_executor(self._pool, done)
-        )
+        working = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._pool, done))
         working.add_done_callback(self._less)
         try:
             await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)

@@ -17,15 +17,7 @@ from regard.huggingface.caches import GrowingLayer, growing_cache
 from regard.huggingface.calls import NAME, attending, attention_for
 from regard.huggingface.masks import LazyMask, mask_for
 
-__all__ = [
-    "NAME",
-    "GrowingLayer",
-    "LazyMask",
-    "attending",
-    "attention_for",
-    "growing_cache",
-    "mask_for",
-]
+__all__ = ["NAME", "GrowingLayer", "LazyMask", "attending", "attention_for", "growing_cache", "mask_for"]
 
 AttentionInterface.register(NAME, attention_for)
 AttentionMaskInterface.register(NAME, mask_for)

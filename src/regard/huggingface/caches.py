@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from regard.stored import Stored
+from regard.cache.buffers import Stored
 
 
 class GrowingLayer(DynamicLayer):
@@ -19,9 +19,7 @@ class GrowingLayer(DynamicLayer):
 
     _stored: Stored | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """All keys and values, these behind those before."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)

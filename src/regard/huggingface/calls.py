@@ -14,9 +14,9 @@ from transformers.utils import output_capturing
 from regard.attend import attention, taken_over
 from regard.errors import OptionError, ShapeError
 from regard.huggingface.masks import LazyMask
-from regard.masks import Causal, Documents, Mask, as_mask
-from regard.normalizers import Normalizer, Softmax
-from regard.scores import Dot, Score
+from regard.spec.masks import Causal, Documents, Mask, as_mask
+from regard.spec.normalizers import Normalizer, Softmax
+from regard.spec.scores import Dot, Score
 from regard.weights import Weights
 
 NAME = "regard"
@@ -68,27 +68,25 @@ def attention_for(
         out = attention(query, key, value, **call, dropout=dropout)
     weights = None
     if output_attentions or _collected():
-        weights = Weights.of(query, key, mask=mask, bias=bias, score=score, normalizer=normalizer)[
-            :
-        ]
+        weights = Weights.of(query, key, mask=mask, bias=bias, score=score, normalizer=normalizer)[:]
         weights = weights.to(query.dtype)
     return out.transpose(1, 2), weights
 
 
 def _mask_and_bias(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    given: Tensor | LazyMask | None,
-    is_causal: bool | None,
+    module: nn.Module, query: Tensor, key: Tensor, given: Tensor | LazyMask | None, is_causal: bool | None
 ) -> tuple[Mask | Tensor | None, Tensor | None]:
     queries, keys = query.shape[2], key.shape[2]
     if given is None:
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         return (Causal(offset=0) if queries > 1 and causal else None), None
     if given.shape[-1] < keys:
-        raise ShapeError("attention_mask", f"{given.shape[-1]} keys", f"at least the {keys} of the call",
-                         "Make the mask for all keys, those of the cache included.")  # fmt: skip
+        raise ShapeError(
+            "attention_mask",
+            f"{given.shape[-1]} keys",
+            f"at least the {keys} of the call",
+            "Make the mask for all keys, those of the cache included.",
+        )
     if isinstance(given, LazyMask):
         return (given.mask if given.shape[-1] == keys else given[..., :keys]), None
     given = given[..., :keys]
@@ -103,10 +101,22 @@ def _collected() -> bool:
     return any("attentions" in wanted for wanted in collector.get() or ())
 
 
-_ASIDE = frozenset({
-    "position_ids", "sliding_window", "use_cache", "cache_position", "output_hidden_states", "return_dict",
-    "deterministic", "max_length_q", "max_length_k", "layer_idx", "num_items_in_batch", "past_key_values",
-})  # fmt: skip
+_ASIDE = frozenset(
+    {
+        "position_ids",
+        "sliding_window",
+        "use_cache",
+        "cache_position",
+        "output_hidden_states",
+        "return_dict",
+        "deterministic",
+        "max_length_q",
+        "max_length_k",
+        "layer_idx",
+        "num_items_in_batch",
+        "past_key_values",
+    }
+)
 """Arguments that change nothing here: the mask has the window, and the keys are those of the cache."""
 
 
@@ -116,19 +126,22 @@ def _understood(module: nn.Module, others: dict[str, Any]) -> Documents | None:
     for name, given in others.items():
         if name not in _ASIDE and given is not None and given is not False:
             raise OptionError(
-                f"{type(module).__name__}({name}=…)", f"a {type(given).__name__}",
+                f"{type(module).__name__}({name}=…)",
+                f"a {type(given).__name__}",
                 "arguments whose meaning regard knows",
                 "It may change what is computed: leave it out, or use attn_implementation='eager'.",
-            )  # fmt: skip
+            )
     if first is None:
         return None
     if second is not None and not torch.equal(first, second):
-        raise OptionError("cu_seq_lens_k", "other documents than cu_seq_lens_q", "the same for both",
-                          "Attend to packed documents of the same lengths.")  # fmt: skip
+        raise OptionError(
+            "cu_seq_lens_k",
+            "other documents than cu_seq_lens_q",
+            "the same for both",
+            "Attend to packed documents of the same lengths.",
+        )
     lengths = first.diff()
-    return Documents(
-        torch.repeat_interleave(torch.arange(len(lengths), device=first.device), lengths)
-    )
+    return Documents(torch.repeat_interleave(torch.arange(len(lengths), device=first.device), lengths))
 
 
 @contextmanager

@@ -12,18 +12,8 @@ from torch import Tensor, nn
 from transformers import masking_utils
 
 from regard.attend import taken_over
-from regard.masks import (
-    Causal,
-    Documents,
-    Everything,
-    Given,
-    Mask,
-    Where,
-    Window,
-    dense,
-    indices_of,
-)
 from regard.shapes import Sizes
+from regard.spec.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense, indices_of
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -88,14 +78,10 @@ def mask_for(
     place = None
     if q_length == 1 and not allow_is_causal_skip and not watched:
         # A step on a static cache may be compiled: a number in its mask would be compiled anew each time.
-        mask = _tabled(
-            mask_function, 1, kv_length, q_offset, kv_offset, batch_size, use_vmap, device
-        )
+        mask = _tabled(mask_function, 1, kv_length, q_offset, kv_offset, batch_size, use_vmap, device)
         return mask.table if padding is None else mask.table & padding.table
     if isinstance(q_offset, Tensor) and torch.compiler.is_compiling():
-        mask = _tabled(
-            mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, use_vmap, device
-        )
+        mask = _tabled(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, use_vmap, device)
     else:
         offsets = int(q_offset), int(kv_offset)
         found = _named(mask_function, *offsets, kv_length)
@@ -104,9 +90,7 @@ def mask_for(
         if found is not None:
             mask = _simplest(found, q_length, kv_length)
         elif torch.compiler.is_compiling():
-            mask = _tabled(
-                mask_function, q_length, kv_length, *offsets, batch_size, use_vmap, device
-            )
+            mask = _tabled(mask_function, q_length, kv_length, *offsets, batch_size, use_vmap, device)
         else:
             mask = Where(functools.partial(_asked, mask_function, *offsets, use_vmap))
     if padding is not None:
@@ -145,9 +129,15 @@ def _tabled(
 
 
 def _asked(
-    function: MaskFunction, q_offset: int | Tensor, kv_offset: int, one_by_one: bool,
-    b: Tensor, h: Tensor, q: Tensor, k: Tensor,
-) -> Tensor:  # fmt: skip
+    function: MaskFunction,
+    q_offset: int | Tensor,
+    kv_offset: int,
+    one_by_one: bool,
+    b: Tensor,
+    h: Tensor,
+    q: Tensor,
+    k: Tensor,
+) -> Tensor:
     """A mask function of transformers, asked about the pairs that `Where` asks about."""
     q, k = q + q_offset, k + kv_offset
     if not one_by_one:
@@ -198,19 +188,14 @@ _FAR = 1 << 30
 
 def _closure(function: Any) -> tuple[str, dict[str, Any]]:
     """The name of a function inside a function of `masking_utils`, and what it holds; "" for any other."""
-    if (
-        torch.compiler.is_compiling()
-        or getattr(function, "__module__", "") != masking_utils.__name__
-    ):
+    if torch.compiler.is_compiling() or getattr(function, "__module__", "") != masking_utils.__name__:
         return "", {}
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return function.__qualname__, {name: cell.cell_contents for name, cell in cells}
 
 
 def _by_distance(mask: Mask | None) -> bool:
-    return mask is not None and all(
-        isinstance(part, Causal | Window | Everything) for part in mask.conjuncts()
-    )
+    return mask is not None and all(isinstance(part, Causal | Window | Everything) for part in mask.conjuncts())
 
 
 def _simplest(mask: Mask, queries: int, keys: int) -> Mask:

@@ -16,21 +16,11 @@ from torch.nn import functional
 from regard import attend
 from regard._native import core
 from regard.backends import native
-from regard.hardware import free_memory
-from regard.lab.cases import (
-    ASCENDING,
-    CAUSAL,
-    DROPOUT,
-    PENALTY,
-    RELATIVE,
-    SINKS,
-    SOFTCAP,
-    WIDE,
-    Case,
-)
+from regard.lab.cases import ASCENDING, CAUSAL, DROPOUT, PENALTY, RELATIVE, SINKS, SOFTCAP, WIDE, Case
 from regard.lab.inputs import CAP, Inputs
 from regard.lab.seen import in_pytorch, observers
 from regard.problem import Problem
+from regard.system.hardware import free_memory
 
 Result = tuple[Tensor, ...]
 """The output, after it the statistics, and then the gradients, where the case asks for them."""
@@ -58,9 +48,7 @@ class Arm:
             if inputs.case.backward:
                 lowered = (result[1].mean(),) if inputs.case.seen == PENALTY else ()
                 result += torch.autograd.grad(
-                    (result[0], *lowered),
-                    inputs.learned,
-                    (inputs.upstream, *(None for _ in lowered)),
+                    (result[0], *lowered), inputs.learned, (inputs.upstream, *(None for _ in lowered))
                 )
             return result
 

@@ -21,14 +21,14 @@ from rich.console import Console
 from regard._native import core
 from regard.backends import native
 from regard.errors import OptionError
-from regard.hardware import processor
 from regard.lab import models
 from regard.lab.files import Machine, read, write
 from regard.lab.measure import Row, grown, measured
 from regard.lab.picture import picture
 from regard.lab.sections import CASES, TITLES, chosen
 from regard.lab.tables import markdown, terminal
-from regard.pages import put
+from regard.system.atomic_files import put
+from regard.system.hardware import processor
 
 SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0, "models": 8.0}
 """Time for the turns of one case, about, in each kind of run. An SDPA backward pass may take longer alone."""
@@ -47,8 +47,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     options = _parser().parse_args(arguments)
     if options.threads is not None:
         if options.threads < 1:
-            raise OptionError("--threads", options.threads, "1 or more",
-                              "Leave it out for PyTorch's own choice.")  # fmt: skip
+            raise OptionError("--threads", options.threads, "1 or more", "Leave it out for PyTorch's own choice.")
         torch.set_num_threads(options.threads)
     if options.child is not None:
         print(*grown(*options.child))
@@ -62,8 +61,9 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     for name in ("json", "picture"):
         path = getattr(options, name)
         if path is not None and not path.parent.is_dir():
-            raise OptionError(f"--{name}", str(path), "a path in a directory that exists",
-                              f"Make {str(path.parent)!r} first.")  # fmt: skip
+            raise OptionError(
+                f"--{name}", str(path), "a path in a directory that exists", f"Make {str(path.parent)!r} first."
+            )
     machine, rows = _figures(options)
     if options.json is not None:
         write(options.json, machine, rows)
@@ -85,8 +85,12 @@ def _figures(options: argparse.Namespace) -> tuple[Machine, list[Row]]:
     run = next((name for name in ("quick", "goals", "all") if getattr(options, name)), "default")
     cases = chosen(CASES, run, options.only)
     if not cases:
-        raise OptionError("--only", options.only, f"words of a case's name in the {run} run",
-                          f"Names begin with {', '.join(TITLES)}; --all has every case.")  # fmt: skip
+        raise OptionError(
+            "--only",
+            options.only,
+            f"words of a case's name in the {run} run",
+            f"Names begin with {', '.join(TITLES)}; --all has every case.",
+        )
     machine = described(run)
     rows = measured(cases, run, SECONDS[run])
     machine["load after"] = _load()
@@ -126,15 +130,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="a few cases, no memory: seconds")
-    which.add_argument("--goals", action="store_true",
-                       help="native beside SDPA, on all that the goals speak of: minutes")  # fmt: skip
+    which.add_argument(
+        "--goals", action="store_true", help="native beside SDPA, on all that the goals speak of: minutes"
+    )
     which.add_argument("--all", action="store_true", help="every case and arm: an hour and more")
-    which.add_argument("--models", action="store_true",
-                       help="whole models of transformers, and the embedded one: minutes")  # fmt: skip
-    which.add_argument("--from", dest="figures", type=Path, metavar="PATH",
-                       help="measure nothing: show what --json wrote")  # fmt: skip
-    parser.add_argument("--only", default="", metavar="TEXT",
-                        help="cases whose name has all these words, such as 'decode bfloat16'")  # fmt: skip
+    which.add_argument(
+        "--models", action="store_true", help="whole models of transformers, and the embedded one: minutes"
+    )
+    which.add_argument(
+        "--from", dest="figures", type=Path, metavar="PATH", help="measure nothing: show what --json wrote"
+    )
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="cases whose name has all these words, such as 'decode bfloat16'"
+    )
     parser.add_argument("--json", type=Path, metavar="PATH", help="write all figures here too")
     parser.add_argument("--picture", type=Path, metavar="PATH.svg", help="draw the speeds here too")
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")

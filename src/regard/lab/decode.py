@@ -12,9 +12,7 @@ from regard.lab.inputs import Inputs
 def flagged(inputs: Inputs) -> Call:
     """SDPA, told that heads are grouped."""
     i = inputs
-    return lambda: (
-        functional.scaled_dot_product_attention(i.q, i.k, i.v, enable_gqa=True),
-    )  # fmt: skip
+    return lambda: (functional.scaled_dot_product_attention(i.q, i.k, i.v, enable_gqa=True),)
 
 
 def as_rows(inputs: Inputs) -> Call:

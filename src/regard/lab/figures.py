@@ -7,19 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from regard.lab.arms import EAGER, NATIVE, NATIVE_PLAIN, SDPA
-from regard.lab.cases import (
-    ASCENDING,
-    BOTH,
-    CAUSAL,
-    DOCUMENTS,
-    FORWARD,
-    FOUR,
-    FULL,
-    PENALTY,
-    SIX,
-    WIDE,
-    Case,
-)
+from regard.lab.cases import ASCENDING, BOTH, CAUSAL, DOCUMENTS, FORWARD, FOUR, FULL, PENALTY, SIX, WIDE, Case
 from regard.lab.decode import DECODE_ARMS
 from regard.lab.measure import Row
 from regard.lab.sections import CASES, FEATURES, WINDOWS, chosen
@@ -113,9 +101,7 @@ def best_sdpa(row: Row) -> str | None:
 
 def plain_speeds(rows: Sequence[Row], kind: str, passes: str, name: str) -> list[float]:
     """How many times as fast as SDPA an arm is, in each plain case of this dtype and these passes."""
-    mine = [
-        r for r in rows if (r.case.section, r.case.kind, r.case.passes) == ("plain", kind, passes)
-    ]
+    mine = [r for r in rows if (r.case.section, r.case.kind, r.case.passes) == ("plain", kind, passes)]
     return [speed for row in mine if (speed := row.times(name, SDPA.name))]
 
 
@@ -177,11 +163,7 @@ class Goal:
 
 
 def _verdict(goal: Goal, rows: Sequence[Row]) -> Verdict:
-    mine = [
-        (row, figure)
-        for row in rows
-        if goal.of(row.case) and (figure := goal.figure(row, rows)) is not None
-    ]
+    mine = [(row, figure) for row in rows if goal.of(row.case) and (figure := goal.figure(row, rows)) is not None]
     limit = f"{goal.sign} {goal.shown.format(goal.bound)}"
     cases = sum(goal.of(case) for case in chosen(CASES, "goals"))
     if not mine:
@@ -209,9 +191,7 @@ def _of(section: str) -> Callable[[Case], bool]:
     return lambda case: case.section == section
 
 
-def _plain(
-    kind: str, passes: str, mean: float, least: float, share: float | None
-) -> Iterator[Goal]:
+def _plain(kind: str, passes: str, mean: float, least: float, share: float | None) -> Iterator[Goal]:
     def of(case: Case) -> bool:
         return (case.section, case.kind, case.passes) == ("plain", kind, passes)
 
@@ -220,8 +200,9 @@ def _plain(
     yield Goal(f"{what}: least, in SDPAs", "≥", least, "{:.2f}×", of, _speed)
     if share is not None:
         said = f"{what}: least share of FMA peak, n ≥ {LONG}"
-        yield Goal(said, "≥", share, "{:.0%}", lambda case: of(case) and case.shape[2] >= LONG,
-                   share_of_peak, (NATIVE.name,))  # fmt: skip
+        yield Goal(
+            said, "≥", share, "{:.0%}", lambda case: of(case) and case.shape[2] >= LONG, share_of_peak, (NATIVE.name,)
+        )
 
 
 def _feature(case: Case) -> Iterator[Goal]:
@@ -233,13 +214,27 @@ def _feature(case: Case) -> Iterator[Goal]:
     arms = (NATIVE.name, NATIVE_PLAIN.name)
     fair = case.twist == WIDE  # twice the values are more work by themselves
     text = f"{what}: time of plain attention"
-    yield Goal(text + (", for the same work" if fair else ""), "≤", FEATURE, "{:.2f}×", of,
-               lambda row, rows: cost(row, per_flop=fair), arms)  # fmt: skip
+    yield Goal(
+        text + (", for the same work" if fair else ""),
+        "≤",
+        FEATURE,
+        "{:.2f}×",
+        of,
+        lambda row, rows: cost(row, per_flop=fair),
+        arms,
+    )
     if "memory" in case.sets:
         yield Goal(f"{what}: extra memory, in maps of scores", "≤", LINEAR, "{:.2f}", of, _maps, ())
     if case.pattern == DOCUMENTS:
-        yield Goal(f"{text}, for each visible pair", "≤", FEATURE, "{:.2f}×", of,
-                   lambda row, rows: cost(row, per_flop=True), arms)  # fmt: skip
+        yield Goal(
+            f"{text}, for each visible pair",
+            "≤",
+            FEATURE,
+            "{:.2f}×",
+            of,
+            lambda row, rows: cost(row, per_flop=True),
+            arms,
+        )
 
 
 def _seeing(seen: str, twist: str, kind: str, most: float, least: float | None) -> Iterator[Goal]:
@@ -248,8 +243,15 @@ def _seeing(seen: str, twist: str, kind: str, most: float, least: float | None) 
         return mine and case.shape[2] >= 4096 and not case.alone
 
     what = ", ".join(filter(None, (seen, twist, kind)))
-    yield Goal(f"{what}: time of plain attention", "≤", most, "{:.2f}×", of,
-               lambda row, rows: cost(row, per_flop=False), (NATIVE.name, NATIVE_PLAIN.name))  # fmt: skip
+    yield Goal(
+        f"{what}: time of plain attention",
+        "≤",
+        most,
+        "{:.2f}×",
+        of,
+        lambda row, rows: cost(row, per_flop=False),
+        (NATIVE.name, NATIVE_PLAIN.name),
+    )
     if least is not None:
         yield Goal(f"{what}: least, in SDPAs that see nothing", "≥", least, "{:.2f}×", of, _speed)
 
@@ -274,31 +276,84 @@ def _best(row: Row, rows: Sequence[Row]) -> float | None:
 
 GOALS = (
     *(goal for row in PLAIN_GOALS for goal in _plain(*row)),
-    Goal("decoding: least share of read bandwidth", "≥", BANDWIDTH, "{:.0%}", _of("decode"),
-         lambda row, rows: share_of_bandwidth(row), (NATIVE.name,)),
-    Goal("decoding: least, in the best SDPAs", "≥", BEST_SDPA, "{:.2f}×", _of("decode"),
-         _best, tuple(arm.name for arm in DECODE_ARMS)),
+    Goal(
+        "decoding: least share of read bandwidth",
+        "≥",
+        BANDWIDTH,
+        "{:.0%}",
+        _of("decode"),
+        lambda row, rows: share_of_bandwidth(row),
+        (NATIVE.name,),
+    ),
+    Goal(
+        "decoding: least, in the best SDPAs",
+        "≥",
+        BEST_SDPA,
+        "{:.2f}×",
+        _of("decode"),
+        _best,
+        tuple(arm.name for arm in DECODE_ARMS),
+    ),
     *(goal for case in FEATURES for goal in _feature(case)),
-    Goal("dense learned bias: extra memory, in maps like it", "≤", DENSE_MAPS, "{:.2f}", _of("bias"),
-         _maps, ()),
+    Goal("dense learned bias: extra memory, in maps like it", "≤", DENSE_MAPS, "{:.2f}", _of("bias"), _maps, ()),
     *(goal for row in SEEING for goal in _seeing(*row)),
-    *(Goal(f"{SIX}, {mask}: least, in eagers", "≥", least, "{:.2f}×", _beside_eager(mask),
-           lambda row, rows: row.times(NATIVE.name, EAGER.name), (NATIVE.name, EAGER.name))
-      for mask, least in EAGERS),
-    Goal(f"{SIX}: least extra memory of eager, in ours", "≥", EAGER_MEMORY, "{:.1f}×", _beside_eager(),
-         _memory_of_eager, ()),
-    Goal(f"{SIX}, n = 131072: time", "≤", FAR_SECONDS, "{:.1f} s", _far,
-         _time(NATIVE.name, 1), (NATIVE.name,)),
-    Goal(f"{SIX}, n = 131072: extra memory", "≤", FAR_MEBIBYTES, "{:.0f} MiB", _far,
-         lambda row, rows: grown / 2**20 if (grown := row.extra_bytes.get(NATIVE.name)) else None, ()),
-    Goal("256×256 weights at n = 131072: time", "≤", SQUARE_MILLISECONDS, "{:.2f} ms", _of("square"),
-         _time(WEIGHTS.name, 1e3), (WEIGHTS.name,)),
-    Goal("window 512: time when n doubles", "≤", DOUBLING, "{:.2f}×",
-         lambda case: case.section == "window" and case.shape[2] > WINDOWS[0].shape[2],
-         lambda row, rows: dict(doublings(rows)).get(row.case), (NATIVE.name,)),
-    Goal("AVX2 forced, float32: least of SDPA's speed", "≥", AVX2, "{:.2f}×",
-         lambda case: case.section == "isa" and case.kind == "float32",
-         lambda row, rows: row.times("native avx2", SDPA.name), ("native avx2", SDPA.name)),
-    Goal("call overhead", "≤", MICROSECONDS, "{:.1f} µs", _of("overhead"),
-         _time(NATIVE.name, 1e6), (NATIVE.name,)),
-)  # fmt: skip
+    *(
+        Goal(
+            f"{SIX}, {mask}: least, in eagers",
+            "≥",
+            least,
+            "{:.2f}×",
+            _beside_eager(mask),
+            lambda row, rows: row.times(NATIVE.name, EAGER.name),
+            (NATIVE.name, EAGER.name),
+        )
+        for mask, least in EAGERS
+    ),
+    Goal(
+        f"{SIX}: least extra memory of eager, in ours",
+        "≥",
+        EAGER_MEMORY,
+        "{:.1f}×",
+        _beside_eager(),
+        _memory_of_eager,
+        (),
+    ),
+    Goal(f"{SIX}, n = 131072: time", "≤", FAR_SECONDS, "{:.1f} s", _far, _time(NATIVE.name, 1), (NATIVE.name,)),
+    Goal(
+        f"{SIX}, n = 131072: extra memory",
+        "≤",
+        FAR_MEBIBYTES,
+        "{:.0f} MiB",
+        _far,
+        lambda row, rows: grown / 2**20 if (grown := row.extra_bytes.get(NATIVE.name)) else None,
+        (),
+    ),
+    Goal(
+        "256×256 weights at n = 131072: time",
+        "≤",
+        SQUARE_MILLISECONDS,
+        "{:.2f} ms",
+        _of("square"),
+        _time(WEIGHTS.name, 1e3),
+        (WEIGHTS.name,),
+    ),
+    Goal(
+        "window 512: time when n doubles",
+        "≤",
+        DOUBLING,
+        "{:.2f}×",
+        lambda case: case.section == "window" and case.shape[2] > WINDOWS[0].shape[2],
+        lambda row, rows: dict(doublings(rows)).get(row.case),
+        (NATIVE.name,),
+    ),
+    Goal(
+        "AVX2 forced, float32: least of SDPA's speed",
+        "≥",
+        AVX2,
+        "{:.2f}×",
+        lambda case: case.section == "isa" and case.kind == "float32",
+        lambda row, rows: row.times("native avx2", SDPA.name),
+        ("native avx2", SDPA.name),
+    ),
+    Goal("call overhead", "≤", MICROSECONDS, "{:.1f} µs", _of("overhead"), _time(NATIVE.name, 1e6), (NATIVE.name,)),
+)

@@ -14,7 +14,7 @@ from regard.errors import OptionError
 from regard.lab.cases import Case
 from regard.lab.figures import verdicts
 from regard.lab.measure import Row, Timing
-from regard.pages import put
+from regard.system.atomic_files import put
 
 Machine = dict[str, str]
 
@@ -35,8 +35,9 @@ def read(path: Path) -> tuple[Machine, list[Row]]:
         whole = json.loads(path.read_text(encoding="utf-8"))
         return whole["machine"], [_row(entry) for entry in whole["rows"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OptionError("--from", str(path), "a file that --json wrote",
-                          f"Measure again ({type(error).__name__}: {error}).") from error  # fmt: skip
+        raise OptionError(
+            "--from", str(path), "a file that --json wrote", f"Measure again ({type(error).__name__}: {error})."
+        ) from error
 
 
 def _plain(row: Row) -> dict[str, Any]:
@@ -44,12 +45,7 @@ def _plain(row: Row) -> dict[str, Any]:
         "name": row.case.name,
         "case": {**dataclasses.asdict(row.case), "dtype": row.case.kind},
         "timings": {
-            name: {
-                "seconds": timing.seconds,
-                "spread": timing.spread,
-                "once": timing.once,
-                "turns": timing.times,
-            }
+            name: {"seconds": timing.seconds, "spread": timing.spread, "once": timing.once, "turns": timing.times}
             for name, timing in row.timings.items()
         },
         "extra_bytes": row.extra_bytes,

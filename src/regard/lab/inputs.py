@@ -9,23 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from regard.biases import ALiBi, Dense, Relative
-from regard.lab.cases import (
-    ALIBI,
-    ASCENDING,
-    CAUSAL,
-    DENSE,
-    DOCUMENTS,
-    DROPOUT,
-    RELATIVE,
-    SINKS,
-    SOFTCAP,
-    WINDOW,
-    Case,
-)
-from regard.masks import Causal, Documents, Mask, Window
-from regard.normalizers import Softmax
-from regard.scores import Dot
+from regard.lab.cases import ALIBI, ASCENDING, CAUSAL, DENSE, DOCUMENTS, DROPOUT, RELATIVE, SINKS, SOFTCAP, WINDOW, Case
+from regard.spec.biases import ALiBi, Dense, Relative
+from regard.spec.masks import Causal, Documents, Mask, Window
+from regard.spec.normalizers import Softmax
+from regard.spec.scores import Dot
 
 CAP = 5.0
 """Where soft-capped scores end: low enough that it shows in scores of random numbers."""

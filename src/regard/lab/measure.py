@@ -16,11 +16,11 @@ from rich.progress import Progress
 
 from regard._native import core
 from regard.backends import native
-from regard.hardware import forget_peak, peak_memory
 from regard.lab.arms import Arm
 from regard.lab.cases import Case
 from regard.lab.inputs import Inputs
 from regard.lab.sections import CASES, arms_of, left_out, once_is_enough, weighs
+from regard.system.hardware import forget_peak, peak_memory
 
 LEAST_TURNS, MOST_TURNS = 3, 40
 """Turns of a case. The least are taken only where they fit into twice the case's time."""
@@ -189,10 +189,7 @@ def taking_turns(
     took = {name: [_first(call, clock)] for name, call in calls.items()}
     names = [name for name in calls if name not in once]
     if sum(took[name][0] for name in names) <= seconds:
-        repeats = {
-            name: max(1, min(MOST_CALLS, round(BURST / max(took[name].pop(), 1e-9))))
-            for name in names
-        }
+        repeats = {name: max(1, min(MOST_CALLS, round(BURST / max(took[name].pop(), 1e-9)))) for name in names}
         start = clock()
         turn = 0
         while names and _another(turn, clock() - start, seconds):
@@ -231,10 +228,17 @@ def grown_apart(case: Case, arm: Arm) -> tuple[int, float] | None:
     """Bytes by which a fresh process grows, and seconds; None where it does not come back."""
     # Without a fixed threshold glibc keeps what was freed, and what is allocated next shows no growth.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    asked = [sys.executable, "-m", "regard.lab.bench", "--child", case.name, arm.name,
-             "--threads", str(torch.get_num_threads())]  # fmt: skip
-    done = subprocess.run(asked, capture_output=True, text=True, check=False,
-                          env=environment)  # fmt: skip
+    asked = [
+        sys.executable,
+        "-m",
+        "regard.lab.bench",
+        "--child",
+        case.name,
+        arm.name,
+        "--threads",
+        str(torch.get_num_threads()),
+    ]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         return None
     size, took = done.stdout.split()
@@ -245,9 +249,7 @@ def grown(case_name: str, arm_name: str) -> tuple[int, float]:
     """In the fresh process: the growth of its peak from just before the case to after it, and the seconds."""
     case = next(case for case in CASES if case.name == case_name)
     arm = next(arm for arm in arms_of(case) if arm.name == arm_name)
-    arm.call(
-        Inputs.of(case.small(64))
-    )()  # libraries load their parts on first use: not the case's own
+    arm.call(Inputs.of(case.small(64)))()  # libraries load their parts on first use: not the case's own
     call = arm.call(Inputs.of(case))
     forget_peak()
     before = peak_memory()

@@ -24,23 +24,32 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from regard.attend import taken_over
-from regard.hardware import forget_peak, peak_memory
+from regard.capture.watch import watch
 from regard.lab.measure import Timing, taking_turns, times
-from regard.masks import as_mask, dense
-from regard.observers import Entropy, Received, TopK
 from regard.shapes import Box, Sizes
-from regard.watching import watch
+from regard.spec.masks import as_mask, dense
+from regard.spec.observers import Entropy, Received, TopK
+from regard.system.hardware import forget_peak, peak_memory
 
 TOKENS, CONTEXT = (32, 128, 512), 8192
 WATCHED = Entropy(), TopK(8), Received()
 MINILM: dict[str, Any] = {
-    "hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536,
-    "vocab_size": 30522, "max_position_embeddings": 512,
-}  # fmt: skip
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+}
 LLAMA: dict[str, Any] = {
-    "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8,
-    "num_key_value_heads": 2, "vocab_size": 1000, "max_position_embeddings": 2 * CONTEXT,
-}  # fmt: skip
+    "hidden_size": 512,
+    "intermediate_size": 1408,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "vocab_size": 1000,
+    "max_position_embeddings": 2 * CONTEXT,
+}
 
 GROWING = "regard, growing_cache"
 
@@ -72,10 +81,7 @@ def encoding(tokens: int, dtype: torch.dtype) -> dict[str, Call]:
         model = transformers.BertModel(transformers.BertConfig(**MINILM))
     model = model.to(dtype).eval()
     words = torch.randint(1000, 20000, (1, tokens))
-    return {
-        name: _on(model, name, lambda: model(input_ids=words))
-        for name in ("eager", "sdpa", "regard")
-    }
+    return {name: _on(model, name, lambda: model(input_ids=words)) for name in ("eager", "sdpa", "regard")}
 
 
 def _on(model: Any, attention: str, call: Call) -> Call:
@@ -114,9 +120,7 @@ def prefill() -> dict[str, Call]:
             model(input_ids=words)
         return seen
 
-    calls: dict[str, Call] = {
-        name: _on(model, name, lambda: model(input_ids=words)) for name in ("sdpa", "regard")
-    }
+    calls: dict[str, Call] = {name: _on(model, name, lambda: model(input_ids=words)) for name in ("sdpa", "regard")}
     return calls | {"regard, watched": _on(model, "regard", watched)}
 
 
@@ -161,9 +165,7 @@ def training() -> dict[str, Call]:
 def in_pytorch() -> Iterator[None]:
     """Our modules on `scaled_dot_product_attention`: masks are built once, biases in each call."""
 
-    def attend(
-        q: Tensor, k: Tensor, v: Tensor, *, mask: Any, bias: Any, dropout: float, **_: Any
-    ) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, bias: Any, dropout: float, **_: Any) -> Tensor:
         n = q.shape[2]
         sizes = Sizes(1, q.shape[1], k.shape[1], n, n, q.shape[3], v.shape[3], q.device)
         key = repr(mask), n
@@ -188,8 +190,13 @@ _KINDS = ((torch.float32, "float32", 1.05), (torch.bfloat16, "bfloat16", 1.15))
 
 CASES = (
     *(
-        ModelCase(f"MiniLM, {n} tokens, {kind}", lambda n=n, dtype=dtype: encoding(n, dtype), "regard",
-                  "sdpa", goal if n == 512 else 1.0)
+        ModelCase(
+            f"MiniLM, {n} tokens, {kind}",
+            lambda n=n, dtype=dtype: encoding(n, dtype),
+            "regard",
+            "sdpa",
+            goal if n == 512 else 1.0,
+        )
         for dtype, kind, goal in _KINDS
         for n in TOKENS
     ),
@@ -197,7 +204,7 @@ CASES = (
     ModelCase(f"Llama, a token after {CONTEXT:,}", decoding, "regard", "sdpa", 1.3),
     ModelCase(f"Llama, a token after {CONTEXT:,}, growing_cache", decoding, GROWING, "sdpa", 1.3),
     ModelCase("embedded model, training step", training, "regard", "sdpa", 1.1),
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -230,9 +237,7 @@ def main(seconds: float, console: Console, markdown: bool = False, only: str = "
         markdown: As Markdown.
         only: Words that a row's name must hold.
     """
-    cases = [
-        case for case in CASES if all(word in case.name.lower() for word in only.lower().split())
-    ]
+    cases = [case for case in CASES if all(word in case.name.lower() for word in only.lower().split())]
     lines = [ModelRow(case, taking_turns(case.ready(), seconds * case.longer)) for case in cases]
     cells = [line.cells() for line in lines]
     if markdown:
@@ -261,8 +266,13 @@ def _watching(timings: dict[str, Timing]) -> str:
 
 def _grown() -> int:
     """Bytes by which a fresh process grows that makes the watched pass, model and activations included."""
-    done = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, check=True,
-                          env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", __name__],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
+    )
     return int(done.stdout)
 
 

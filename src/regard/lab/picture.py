@@ -69,9 +69,7 @@ def picture(machine: Mapping[str, str], rows: Sequence[Row]) -> str:
     ...          "system": "s", "date": "d", "load before": "0", "load after": "0"}, [])[:4]
     '<svg'
     """
-    panels = [
-        (section, title, entries) for section in TITLES for title, entries in _panels(section, rows)
-    ]
+    panels = [(section, title, entries) for section in TITLES for title, entries in _panels(section, rows)]
     body: list[str] = []
     top = 62
     for section, title, entries in panels:
@@ -79,18 +77,25 @@ def picture(machine: Mapping[str, str], rows: Sequence[Row]) -> str:
         body += _panel(title, entries, rows, top, max(most, 1.2))
         top += HEAD + LINE * len(entries)
     height = top + 44
-    return "\n".join([
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}"'
-        f' height="{height}" role="img" aria-label="Speed of attention in multiples of PyTorch\'s SDPA">',
-        f"<style>{STYLE}</style>",
-        f'<rect class="paper" width="{WIDTH}" height="{height}" rx="8"/>',
-        _text(20, 30, "Speed in multiples of PyTorch’s SDPA: longer is faster", "title"),
-        *_legend([entry for _, _, entries in panels for entry in entries]),
-        *body,
-        *(_text(20, height - 12 - 15 * i, line, "quiet small")
-          for i, line in enumerate(reversed(_folded(" ".join(headlines(machine)))))),
-        "</svg>",
-    ]) + "\n"  # fmt: skip
+    return (
+        "\n".join(
+            [
+                f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}"'
+                f' height="{height}" role="img" aria-label="Speed of attention in multiples of PyTorch\'s SDPA">',
+                f"<style>{STYLE}</style>",
+                f'<rect class="paper" width="{WIDTH}" height="{height}" rx="8"/>',
+                _text(20, 30, "Speed in multiples of PyTorch’s SDPA: longer is faster", "title"),
+                *_legend([entry for _, _, entries in panels for entry in entries]),
+                *body,
+                *(
+                    _text(20, height - 12 - 15 * i, line, "quiet small")
+                    for i, line in enumerate(reversed(_folded(" ".join(headlines(machine)))))
+                ),
+                "</svg>",
+            ]
+        )
+        + "\n"
+    )
 
 
 def _panels(section: str, rows: Sequence[Row]) -> list[tuple[str, list[Entry]]]:
@@ -115,9 +120,7 @@ def _entries(row: Row) -> list[Entry]:
     return [Entry(row, name, row.times(name, base) or 0.0, marks, base) for name in ours]
 
 
-def _panel(
-    title: str, entries: Sequence[Entry], rows: Sequence[Row], top: int, most: float
-) -> Iterator[str]:
+def _panel(title: str, entries: Sequence[Entry], rows: Sequence[Row], top: int, most: float) -> Iterator[str]:
     scale = (WIDTH - LEFT - RIGHT) / most
     low, high = top + 42, top + 42 + LINE * len(entries)
     yield _text(20, top + 16, title, "head")

@@ -71,8 +71,14 @@ ARMS: dict[str, tuple[Arm, ...]] = {
 }
 """The arms of each section but "isa", whose arms depend on the machine."""
 
-GOAL_SHAPES = ((1, 12, 128, 64), (8, 12, 128, 64), (1, 12, 512, 64), (1, 8, 2048, 64),
-               (1, 8, 4096, 128), (1, 4, 8192, 64))  # fmt: skip
+GOAL_SHAPES = (
+    (1, 12, 128, 64),
+    (8, 12, 128, 64),
+    (1, 12, 512, 64),
+    (1, 8, 2048, 64),
+    (1, 8, 4096, 128),
+    (1, 4, 8192, 64),
+)
 _SMALL, _MIDDLE = GOAL_SHAPES[2], GOAL_SHAPES[3]
 _FEATURES = (1, 8, 4096, 64)
 _F32, _BF16 = torch.float32, torch.bfloat16
@@ -80,8 +86,13 @@ _F32, _BF16 = torch.float32, torch.bfloat16
 _QUICK, _DEFAULT = ("quick", "default", "goals"), ("default", "goals")
 _GOALS, _WEIGHED = ("goals",), ("default", "goals", "memory")
 
-_PLAIN_QUICK = {(_SMALL, FULL, _F32, FORWARD), (_SMALL, CAUSAL, _F32, FORWARD), (_SMALL, CAUSAL, _F32, BOTH),
-                (_SMALL, FULL, _BF16, FORWARD), (_MIDDLE, CAUSAL, _F32, FORWARD)}  # fmt: skip
+_PLAIN_QUICK = {
+    (_SMALL, FULL, _F32, FORWARD),
+    (_SMALL, CAUSAL, _F32, FORWARD),
+    (_SMALL, CAUSAL, _F32, BOTH),
+    (_SMALL, FULL, _BF16, FORWARD),
+    (_MIDDLE, CAUSAL, _F32, FORWARD),
+}
 _WITH_EAGER = {*_PLAIN_QUICK, (_SMALL, FULL, _F32, BOTH), (_MIDDLE, CAUSAL, _F32, BOTH)}
 _WITH_FLEX = {(_MIDDLE, CAUSAL, _F32, FORWARD), (_MIDDLE, FULL, _BF16, FORWARD)}
 
@@ -178,18 +189,7 @@ ISAS = tuple(
     )
 )
 
-CASES = (
-    *PLAIN,
-    *KINDS,
-    *FEATURES,
-    *BIAS,
-    *STATISTICS,
-    *SQUARE,
-    *DECODE,
-    *WINDOWS,
-    *OVERHEAD,
-    *ISAS,
-)
+CASES = (*PLAIN, *KINDS, *FEATURES, *BIAS, *STATISTICS, *SQUARE, *DECODE, *WINDOWS, *OVERHEAD, *ISAS)
 
 SLOW_BF16 = (
     "was left out: its bfloat16 backward pass takes many seconds a call on processors without bfloat16 "
@@ -225,9 +225,7 @@ def left_out(case: Case, arm: Arm, run: str, native: str | None) -> str | None:
     stands_in = arm.name == CHUNKED.name and native is not None and run != "goals"
     dear = dear or (case.alone and arm is not NATIVE)
     chosen = arm.name in case.also and (
-        run == "default"
-        or (run == "quick" and arm is not FLEX)
-        or (run == "goals" and case.section == "statistics")
+        run == "default" or (run == "quick" and arm is not FLEX) or (run == "goals" and case.section == "statistics")
     )
     if run == "all" or not dear or stands_in or chosen:
         return None

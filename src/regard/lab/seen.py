@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from regard.lab.cases import PENALTY, SIX, Case
-from regard.observers import Entropy, MeanDistance, Observer, Pooled, Received, SpanMass, TopK
+from regard.spec.observers import Entropy, MeanDistance, Observer, Pooled, Received, SpanMass, TopK
 
 TOP, SPANS, MAP = 8, 16, 512
 """How many of the strongest keys, how many spans of keys, and the sides of the map."""

@@ -38,9 +38,7 @@ def terminal(console: Console, machine: Mapping[str, str], rows: Sequence[Row]) 
     for line in headlines(machine):
         console.print(Text(line))
     for title, heads, cells in sections(machine, rows):
-        table = RichTable(
-            box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), show_edge=False
-        )
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 0, 0, 1), show_edge=False)
         for place, head in enumerate(heads):
             table.add_column(Text(head), justify="right" if place else "left", overflow="fold")
         for row in cells:

@@ -75,10 +75,9 @@ def compared(rows: Sequence[Row], title: str, more: Columns = MappingProxyType({
         mine = _alike(rows, passes, kind)
         names = _names(mine)
         cells = [
-            [row.case.short, *(_timed(row, name, names[0]) for name in names),
-             *(cell(row) for cell in more.values())]
+            [row.case.short, *(_timed(row, name, names[0]) for name in names), *(cell(row) for cell in more.values())]
             for row in mine
-        ]  # fmt: skip
+        ]
         found.append((f"{title}: {passes}, {kind}", ["case", *names, *more], cells))
     return found + weighed(rows, title)
 
@@ -89,10 +88,7 @@ def weighed(rows: Sequence[Row], title: str) -> list[Table]:
     if not mine:
         return []
     names = list(dict.fromkeys(name for row in mine for name in row.extra_bytes))
-    cells = [
-        [_with_passes(row.case), *(mebibytes(row.extra_bytes.get(name)) for name in names)]
-        for row in mine
-    ]
+    cells = [[_with_passes(row.case), *(mebibytes(row.extra_bytes.get(name)) for name in names)] for row in mine]
     return [(f"{title}: extra peak memory", ["case", *names], cells)]
 
 
@@ -117,9 +113,16 @@ def means(rows: Sequence[Row], name: str, title: str) -> list[Table]:
             continue
         most = figures.peak(rows, kind)
         once = sum(figures.once(row, (name, SDPA.name)) for row in _alike(rows, passes, kind))
-        cells.append([f"{passes}, {kind}", counted(len(speeds), once), times(figures.geomean(speeds)),
-                      times(min(speeds)), times(max(speeds)),
-                      NONE if most is None else f"{_giga(most)} GFLOP/s"])  # fmt: skip
+        cells.append(
+            [
+                f"{passes}, {kind}",
+                counted(len(speeds), once),
+                times(figures.geomean(speeds)),
+                times(min(speeds)),
+                times(max(speeds)),
+                NONE if most is None else f"{_giga(most)} GFLOP/s",
+            ]
+        )
     heads = ["passes, dtype", "cases", "geometric mean", "least", "greatest", "FMA peak"]
     return [] if not cells else [(f"{title}: {name}, in SDPAs", heads, cells)]
 
@@ -127,16 +130,29 @@ def means(rows: Sequence[Row], name: str, title: str) -> list[Table]:
 def features(rows: Sequence[Row], title: str) -> list[Table]:
     """Time in multiples of the same backend's plain attention, here and in SDPA."""
     cells = [
-        [f"{row.case.twist or row.case.mask}, {row.case.kind}",
-         _time(row, NATIVE_PLAIN.name), _time(row, NATIVE.name),
-         times(figures.cost(row, per_flop=False)), times(figures.cost(row, per_flop=True)),
-         _time(row, SDPA_PLAIN.name), _time(row, SDPA.name),
-         times(row.times(SDPA_PLAIN.name, SDPA.name)),
-         *([_time(row, CHUNKED.name)] if _has(rows, CHUNKED.name) else [])]
+        [
+            f"{row.case.twist or row.case.mask}, {row.case.kind}",
+            _time(row, NATIVE_PLAIN.name),
+            _time(row, NATIVE.name),
+            times(figures.cost(row, per_flop=False)),
+            times(figures.cost(row, per_flop=True)),
+            _time(row, SDPA_PLAIN.name),
+            _time(row, SDPA.name),
+            times(row.times(SDPA_PLAIN.name, SDPA.name)),
+            *([_time(row, CHUNKED.name)] if _has(rows, CHUNKED.name) else []),
+        ]
         for row in rows
-    ]  # fmt: skip
-    heads = ["feature", "native, plain", "native", "÷ plain", "÷ plain, same work",
-             "SDPA, plain", "SDPA", "÷ SDPA plain"]  # fmt: skip
+    ]
+    heads = [
+        "feature",
+        "native, plain",
+        "native",
+        "÷ plain",
+        "÷ plain, same work",
+        "SDPA, plain",
+        "SDPA",
+        "÷ SDPA plain",
+    ]
     heads += [CHUNKED.name] if _has(rows, CHUNKED.name) else []
     shape = rows[0].case.plain()
     return [(f"{title}: {shape.short}, {shape.passes}", heads, cells), *weighed(rows, title)]
@@ -150,11 +166,17 @@ def statistics(rows: Sequence[Row], title: str) -> list[Table]:
 def bias(rows: Sequence[Row], title: str) -> list[Table]:
     """Extra memory in maps as large as the bias: 1 is its gradient alone."""
     cells = [
-        [_with_passes(row.case), name, _time(row, name), mebibytes(row.case.map_bytes),
-         mebibytes(row.extra_bytes.get(name)), times(figures.maps(row, name))]
+        [
+            _with_passes(row.case),
+            name,
+            _time(row, name),
+            mebibytes(row.case.map_bytes),
+            mebibytes(row.extra_bytes.get(name)),
+            times(figures.maps(row, name)),
+        ]
         for row in rows
         for name in row.timings
-    ]  # fmt: skip
+    ]
     heads = ["case", "arm", "time", "the bias", "extra peak memory", "÷ the bias"]
     return [(title, heads, cells)]
 
@@ -166,12 +188,16 @@ def decode(rows: Sequence[Row], title: str) -> list[Table]:
     cells: list[list[str]] = []
     for row in rows:
         rate, best = row.rate(ours, row.case.read_bytes), figures.best_sdpa(row)
-        cells.append([f"{row.case.key_shape[2]} keys, {row.case.kind}",
-                      *(_time(row, name) for name in names),
-                      NONE if rate is None else f"{rate / 1e9:.1f} GB/s",
-                      NONE if row.ceiling is None else f"{row.ceiling / 1e9:.1f} GB/s",
-                      share(figures.share_of_bandwidth(row, ours)),
-                      times(row.times(ours, best) if best else None)])  # fmt: skip
+        cells.append(
+            [
+                f"{row.case.key_shape[2]} keys, {row.case.kind}",
+                *(_time(row, name) for name in names),
+                NONE if rate is None else f"{rate / 1e9:.1f} GB/s",
+                NONE if row.ceiling is None else f"{row.ceiling / 1e9:.1f} GB/s",
+                share(figures.share_of_bandwidth(row, ours)),
+                times(row.times(ours, best) if best else None),
+            ]
+        )
     first = rows[0].case
     shape = f"{first.shape[1]} query heads, {first.key_shape[1]} key heads, d {first.shape[3]}"
     heads = ["case", *names, f"{ours} reads", "a plain sum reads", "share", "× the best SDPA"]
@@ -183,11 +209,15 @@ def window(rows: Sequence[Row], title: str) -> list[Table]:
     names = _names(rows)
     more = {name: dict(figures.doublings(rows, name)) for name in names}
     cells = [
-        [_with_passes(row.case),
-         *(f"{_time(row, name)}" + (f"  {times(more[name][row.case])}" if row.case in more[name] else "")
-           for name in names)]
+        [
+            _with_passes(row.case),
+            *(
+                f"{_time(row, name)}" + (f"  {times(more[name][row.case])}" if row.case in more[name] else "")
+                for name in names
+            ),
+        ]
         for row in rows
-    ]  # fmt: skip
+    ]
     return [(f"{title}: × is to the time at half the length", ["case", *names], cells)]
 
 

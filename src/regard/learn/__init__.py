@@ -1,6 +1,6 @@
 """`regard learn`: self-attention worked through in the terminal, every number from embedding to output.
 
-All numbers come from `regard.lesson`; this room only chooses sentences and draws.
+All numbers come from `regard.analysis.worked_example`; this room only chooses sentences and draws.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from rich.padding import Padding
 from rich.rule import Rule
 from rich.text import Text
 
+from regard.analysis.worked_example import TEXT, Lesson
 from regard.learn.html import Shown
 from regard.learn.steps import Step, steps
-from regard.lesson import TEXT, Lesson
 
 WIDEST = 100
 """Columns beyond which lines get hard to read."""

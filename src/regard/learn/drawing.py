@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from regard.lesson import COLOURS, Head, How, Lesson, Matrix, Number, Role, Vector
+from regard.analysis.worked_example import COLOURS, Head, How, Lesson, Matrix, Number, Role, Vector
 
 FEW = 3
 """Words up to which every sum is written out; of more, those of the last word."""
@@ -113,9 +113,7 @@ def working(made: Number) -> Text:
     if made.how is How.PRODUCTS:
         return equation(made)
     of = [number(one.value) for one in made.operands]
-    spoken = {
-        How.ROOT: "√{0}", How.DIVIDE: "{0} ÷ {1}", How.SUBTRACT: "{0} − {1}", How.EXP: "exp({0})",
-    }  # fmt: skip
+    spoken = {How.ROOT: "√{0}", How.DIVIDE: "{0} ÷ {1}", How.SUBTRACT: "{0} − {1}", How.EXP: "exp({0})"}
     if made.how is How.SUBTRACT and of[1].startswith("−"):
         of[1] = f"({of[1]})"
     line = Text.assemble((made.name, style(made.role)), " = ")
@@ -138,9 +136,7 @@ class Equations:
     def __init__(self, rows: Matrix) -> None:
         self.made = [made for row in rows for made in row]
 
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         for made in self.made:
             before, after = _sides(made)
             if before.cell_len + after.cell_len <= options.max_width:
@@ -190,11 +186,7 @@ def table(
 
 
 def pairs(
-    lesson: Lesson,
-    rows: Matrix,
-    extra: tuple[str, Vector] | None = None,
-    colour: str = "",
-    corner: str = "",
+    lesson: Lesson, rows: Matrix, extra: tuple[str, Vector] | None = None, colour: str = "", corner: str = ""
 ) -> Table:
     """A matrix with a row for each query and a column for each key."""
     corner = corner or ("query ↓ key →" if len(rows) <= FEW else "q ↓ k →")
@@ -207,9 +199,7 @@ class Beside:
     def __init__(self, *drawn: RenderableType) -> None:
         self.drawn = drawn
 
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         gap = 4
         widths = [Measurement.get(console, options, one).maximum for one in self.drawn]
         if sum(widths) + gap * (len(widths) - 1) <= options.max_width:
@@ -242,11 +232,7 @@ def vectors(lesson: Lesson, head: Head) -> RenderableType:
     """The queries, keys and values of a head."""
     drawn = (
         table(lesson.labels, (f"{letter}₁", f"{letter}₂"), rows, style(role))
-        for letter, role, rows in (
-            ("q", Role.QUERY, head.q),
-            ("k", Role.KEY, head.k),
-            ("v", Role.VALUE, head.v),
-        )
+        for letter, role, rows in (("q", Role.QUERY, head.q), ("k", Role.KEY, head.k), ("v", Role.VALUE, head.v))
     )
     return Beside(*drawn)
 

@@ -9,11 +9,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from regard import glance
-from regard.glance import Html
+from regard.analysis.worked_example import Lesson, Matrix
+from regard.display import repr_html
+from regard.display.repr_html import Html
 from regard.learn.drawing import Beside, Equations, equation, working
 from regard.learn.steps import steps
-from regard.lesson import Lesson, Matrix
 
 _PLAIN = Console(file=io.StringIO(), color_system="truecolor", width=200)
 _LINE = "margin:.2em 0"
@@ -31,12 +31,12 @@ class Shown:
     def _repr_html_(self) -> str:
         """Every step, the first one open."""
         parts = [
-            f"<details{'' if place > 1 else ' open'}><summary>{place}  {glance.safe(one.title)}</summary>"
+            f"<details{'' if place > 1 else ' open'}><summary>{place}  {repr_html.safe(one.title)}</summary>"
             f'<div style="margin:.2em 1em .8em">{"".join(map(_drawn, one.drawn))}{_working(one.made)}</div>'
             "</details>"
             for place, one in enumerate(steps(self.lesson), 1)
         ]
-        return glance.block(f"Self-attention on “{' '.join(self.lesson.words)}”", *parts)
+        return repr_html.block(f"Self-attention on “{' '.join(self.lesson.words)}”", *parts)
 
 
 def _working(made: Matrix) -> str:
@@ -45,10 +45,7 @@ def _working(made: Matrix) -> str:
     if not numbers:
         return ""
     lines = "".join(_line(working(number)) for number in numbers)
-    return (
-        f"<details><summary>each of the {len(numbers)} numbers, and what it was made of</summary>"
-        f"{lines}</details>"
-    )
+    return f"<details><summary>each of the {len(numbers)} numbers, and what it was made of</summary>{lines}</details>"
 
 
 def _drawn(one: RenderableType) -> str:
@@ -71,7 +68,7 @@ def _table(drawn: Table) -> str:
     columns = drawn.columns
     head = [_words(column.header) for column in columns] if drawn.show_header else []
     cells = zip(*(list(column.cells) for column in columns), strict=True)
-    return glance.table(head, ([_words(cell) for cell in row] for row in cells))
+    return repr_html.table(head, ([_words(cell) for cell in row] for row in cells))
 
 
 def _line(text: Text) -> str:
@@ -85,7 +82,7 @@ def _words(text: RenderableType) -> Html:
 
 def _spans(text: Text) -> Iterator[str]:
     for words, style, _ in text.render(_PLAIN):
-        shown = glance.safe(words)
+        shown = repr_html.safe(words)
         css = list[str]()
         if style is not None and style.color is not None and style.color.triplet is not None:
             css.append(f"color:{style.color.triplet.hex}")

@@ -10,7 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from regard import lesson as taught
+from regard.analysis import worked_example as taught
+from regard.analysis.worked_example import COLOURS, HEADS, Head, Lesson, Matrix, Role
 from regard.attend import attention
 from regard.learn.drawing import (
     Beside,
@@ -26,8 +27,7 @@ from regard.learn.drawing import (
     vector,
     vectors,
 )
-from regard.lesson import COLOURS, HEADS, Head, Lesson, Matrix, Role
-from regard.masks import Causal
+from regard.spec.masks import Causal
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ def steps(lesson: Lesson) -> list[Step]:
     head, two = lesson.heads
     return [
         Step("Words become vectors", _embeddings(lesson), lesson.x),
-        Step("Three maps make a query, a key and a value", _projections(lesson, head),
-             (*head.q, *head.k, *head.v)),
+        Step("Three maps make a query, a key and a value", _projections(lesson, head), (*head.q, *head.k, *head.v)),
         Step("Scores: how well does each query fit each key?", _scores(lesson, head), head.scores),
         Step("Divide by √d", _scaling(lesson, head), ((head.divisor,), *head.scaled)),
         Step("Causal mask: no word sees the words after it", _masking(lesson, head), head.masked),
@@ -55,12 +54,26 @@ def steps(lesson: Lesson) -> list[Step]:
         Step("Output: the weighted sum of the values", _output(lesson, head), head.out),
         Step("Why separate query, key and value vectors?", _why_three(lesson, head)),
         Step("How does attention help a model understand context?", _context(lesson)),
-        Step("A second head, at the same time", _second(lesson),
-             (*two.q, *two.k, *two.v, *two.scores, *two.scaled, two.maxima, *two.shifted, *two.exps,
-              two.sums, *two.weights, *two.out)),
+        Step(
+            "A second head, at the same time",
+            _second(lesson),
+            (
+                *two.q,
+                *two.k,
+                *two.v,
+                *two.scores,
+                *two.scaled,
+                two.maxima,
+                *two.shifted,
+                *two.exps,
+                two.sums,
+                *two.weights,
+                *two.out,
+            ),
+        ),
         Step("Concatenate the heads and project", _together(lesson), lesson.out),
         Step("What to try next", _next()),
-    ]  # fmt: skip
+    ]
 
 
 Drawn = tuple[RenderableType, ...]
@@ -80,9 +93,7 @@ def _embeddings(lesson: Lesson) -> Drawn:
             "These numbers are made up from the letters of your words, always the same for the same "
             "word. They come from no trained model and mean nothing; the arithmetic is true."
         )
-    legend = Text.assemble(
-        "One colour for each role: ", *_spread((role.value, style(role)) for role in COLOURS)
-    )
+    legend = Text.assemble("One colour for each role: ", *_spread((role.value, style(role)) for role in COLOURS))
     return (
         say(
             "Self-attention lets every word gather what it needs from the others. Here is all of it: "
@@ -103,10 +114,7 @@ def _projections(lesson: Lesson, head: Head) -> Drawn:
         (Role.VALUE, "what the word passes on when it is found", "v = x · W_v", head.v),
     )
     blocks = [
-        Group(
-            Text.assemble((role.value, f"bold {style(role)}"), f": {why}.  {formula}"),
-            Equations(shown_rows(rows)),
-        )
+        Group(Text.assemble((role.value, f"bold {style(role)}"), f": {why}.  {formula}"), Equations(shown_rows(rows)))
         for role, why, formula, rows in meant
     ]
     return (
@@ -116,7 +124,7 @@ def _projections(lesson: Lesson, head: Head) -> Drawn:
         *blocks,
         say("All of them:" if shown_rows(head.q) is head.q else "The other words likewise. All of them:"),
         vectors(lesson, head),
-    )  # fmt: skip
+    )
 
 
 def _scores(lesson: Lesson, head: Head) -> Drawn:
@@ -126,9 +134,7 @@ def _scores(lesson: Lesson, head: Head) -> Drawn:
             "One below zero: they point apart."
         ),
         Equations(shown_rows(head.scores)),
-        say(
-            f"{_fits(lesson, head)} The same as a table, a row for each query and a column for each key:"
-        ),
+        say(f"{_fits(lesson, head)} The same as a table, a row for each query and a column for each key:"),
         pairs(lesson, head.scores),
     )
 
@@ -164,10 +170,7 @@ def _masking(lesson: Lesson, head: Head) -> Drawn:
             "own place; the scores of later ones become −∞, which will make their weights 0."
         ),
         pairs(lesson, head.masked),
-        say(
-            f"“{lesson.labels[0]}” sees itself alone; “{lesson.labels[-1]}” sees all "
-            f"{len(lesson.words)} words."
-        ),
+        say(f"“{lesson.labels[0]}” sees itself alone; “{lesson.labels[-1]}” sees all {len(lesson.words)} words."),
     )
 
 
@@ -201,8 +204,7 @@ def _weights(lesson: Lesson, head: Head) -> Drawn:
         )
     return (
         say(
-            "Now every weight lies between 0 and 1, and each row sums to 1. (Steps 6 to 8 together are "
-            "called softmax.)"
+            "Now every weight lies between 0 and 1, and each row sums to 1. (Steps 6 to 8 together are called softmax.)"
         ),
         pairs(lesson, head.weights, colour=style(Role.WEIGHT)),
         bars,
@@ -251,15 +253,13 @@ def _why_three(lesson: Lesson, head: Head) -> Drawn:
             "too, and both scores are the same, whatever the words and the maps, since a·b = b·a:"
         ),
         compared,
-        say(
-            "A relation with a direction, such as from a verb to its subject, could no longer be learned."
-        ),
+        say("A relation with a direction, such as from a verb to its subject, could no longer be learned."),
         say(
             f"Key and value: what a word is found by is not what it has to say. “{b}” is found by its key "
             f"{vector(head.k[j])} and passes on its value {vector(head.v[j])}. With one vector for both, a "
             "head could pass on nothing but what it matched."
         ),
-    )  # fmt: skip
+    )
 
 
 def _context(lesson: Lesson) -> Drawn:
@@ -288,7 +288,7 @@ def _context(lesson: Lesson) -> Drawn:
             "The same word and the same x go in; another vector comes out. What the next layer reads is "
             f"no longer “{word}”, but “{word}” in this text."
         ),
-    ]  # fmt: skip
+    ]
     if len(set(words)) < len(words):
         said.append(
             say(
@@ -304,16 +304,13 @@ def _second(lesson: Lesson) -> Drawn:
     weights, output = style(Role.WEIGHT), style(Role.OUTPUT)
     return (
         say(
-            "One head asks one question of a text. A second head, with maps of its own, asks another one "
-            "of the same x:"
+            "One head asks one question of a text. A second head, with maps of its own, asks another one of the same x:"
         ),
         maps(two),
         vectors(lesson, two),
         say(f"Its scores for “{lesson.labels[-1]}”, and as a table before and after ÷ √d:"),
         Equations(two.scores[-1:]),
-        Beside(
-            pairs(lesson, two.scores, corner="scores"), pairs(lesson, two.scaled, corner="scaled")
-        ),
+        Beside(pairs(lesson, two.scores, corner="scores"), pairs(lesson, two.scaled, corner="scaled")),
         say("Mask and softmax as before. The weights of head 1 and of head 2:"),
         Beside(
             pairs(lesson, one.weights, colour=weights, corner="head 1"),
@@ -334,8 +331,7 @@ def _together(lesson: Lesson) -> Drawn:
             "W_o, mixes them into as many numbers as x has:"
         ),
         Beside(
-            table(lesson.labels, ("head 1", "", "head 2", ""), lesson.concat, output),
-            named("W_o", lesson.w_o, output),
+            table(lesson.labels, ("head 1", "", "head 2", ""), lesson.concat, output), named("W_o", lesson.w_o, output)
         ),
         Equations(shown_rows(lesson.out)),
         table(lesson.labels, ("out₁", "out₂"), lesson.out, output),

@@ -14,14 +14,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from regard.analysis.layers import Layer
+from regard.analysis.strongest_links import strongest
+from regard.analysis.weight_arithmetic import cell, heads
+from regard.analysis.worked_example import Role
+from regard.display.text import printable
 from regard.errors import OptionError
-from regard.explorer.cell import cell, heads
-from regard.explorer.layers import Layer
-from regard.explorer.strongest import strongest
 from regard.learn.drawing import number, say, style
 from regard.learn.steps import Drawn, Step
-from regard.lesson import Role
-from regard.pages import printable
 from regard.recording import Recording
 
 LARGEST = 8
@@ -32,7 +32,7 @@ Numbers = dict[str, Any]
 
 def weight_steps(
     run: Recording, *, layer: int = 0, head: int = 0, query: int | None = None, key: int | None = None
-) -> list[Step]:  # fmt: skip
+) -> list[Step]:
     """How one weight of a recording comes about, screen by screen.
 
     Args:
@@ -46,12 +46,8 @@ def weight_steps(
     _within("--layer", layer, len(run))
     recorded = run.layer(layer)
     one = Layer(recorded)
-    for name, given, count in (
-        ("head", head, one.heads),
-        ("query", query, one.queries),
-        ("key", key, one.keys),
-    ):
-        _within(f"--{name}", given, count)  # fmt: skip
+    for name, given, count in (("head", head, one.heads), ("query", query, one.queries), ("key", key, one.keys)):
+        _within(f"--{name}", given, count)
     query, key = _chosen(one, head, query, key)
     told = cell(one, head, query, key)
     return _Told(run, one, layer, head, query, key, told).steps()
@@ -60,20 +56,26 @@ def weight_steps(
 def _within(option: str, given: int | None, count: int) -> None:
     if given is not None and not 0 <= given < count:
         what = option.strip("-")
-        raise OptionError(option, given, f"0 to {count - 1}", f"The recording has {count}; each {what} "
-                          "is counted from 0.")  # fmt: skip
+        raise OptionError(
+            option, given, f"0 to {count - 1}", f"The recording has {count}; each {what} is counted from 0."
+        )
 
 
 def _chosen(one: Layer, head: int, query: int | None, key: int | None) -> tuple[int, int]:
     """The pair that is asked for, filled in with what is strongest."""
     if query is None:
         if key is not None:
-            raise OptionError("--key", f"{key} without a query", "--query and --key, or --query alone",
-                              "Say whose weight on it: --query N.")  # fmt: skip
+            raise OptionError(
+                "--key",
+                f"{key} without a query",
+                "--query and --key, or --query alone",
+                "Say whose weight on it: --query N.",
+            )
         found = strongest(one, head, 1, False, None, lambda: None)
         if not found:
-            raise OptionError("--head", head, "a head with a weight on another token",
-                              "Name a pair: --query N --key N.")  # fmt: skip
+            raise OptionError(
+                "--head", head, "a head with a weight on another token", "Name a pair: --query N --key N."
+            )
         return found[0]["query"], found[0]["key"]
     if key is None:
         row = one.row(query)[head].clone()
@@ -88,7 +90,7 @@ class _Told:
 
     def __init__(
         self, run: Recording, layer: Layer, number: int, head: int, query: int, key: int, told: Numbers
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.run, self.layer, self.number, self.head = run, layer, number, head
         self.query, self.key, self.told = query, key, told
 
@@ -131,21 +133,22 @@ class _Told:
             )
         drawn = list[RenderableType]([say(where)])
         for letter, role, token in (
-            ("q", Role.QUERY, self._asker), ("k", Role.KEY, self._name(self.key)),
+            ("q", Role.QUERY, self._asker),
+            ("k", Role.KEY, self._name(self.key)),
             ("v", Role.VALUE, self._name(self.key)),
-        ):  # fmt: skip
+        ):
             part = inputs[letter]
             if part is not None:
                 drawn += self._projected(letter, role, token, part)
         return tuple(drawn)
 
-    def _projected(
-        self, letter: str, role: Role, token: str, part: Numbers
-    ) -> list[RenderableType]:
+    def _projected(self, letter: str, role: Role, token: str, part: Numbers) -> list[RenderableType]:
         place = part["component"]
         products = [x * w for x, w in zip(part["x"], part["w"], strict=True)]
-        head = Text.assemble((f"{letter}[{place}]", f"bold {style(role)}"), f" of {token}: the sum of "
-                             f"{len(products)} products, the largest first")  # fmt: skip
+        head = Text.assemble(
+            (f"{letter}[{place}]", f"bold {style(role)}"),
+            f" of {token}: the sum of {len(products)} products, the largest first",
+        )
         after = f"{letter}[{place}] = {number(part['projected'])}"
         if part["bias"] is not None:
             added = f"{number(part['sum'])} + {number(part['bias'])}"
@@ -161,9 +164,7 @@ class _Told:
         told = self.told
         if not told["products"]:
             return (say("This layer's score is no dot product; the recording gives it whole."),)
-        table = _summed(
-            ("i", "q", "k"), told["products"], (told["q"], told["k"]), style(Role.SCORE)
-        )
+        table = _summed(("i", "q", "k"), told["products"], (told["q"], told["k"]), style(Role.SCORE))
         return (
             say(
                 f"Query and key have {len(told['products'])} numbers each. The largest products, their "
@@ -186,13 +187,9 @@ class _Told:
         if told["bias"]:
             drawn.append(say(f"bias: {number(told['bias'])} is added"))
         if not told["allowed"]:
-            drawn.append(
-                say("The mask hides this key from this query: its score is −∞, its weight 0.")
-            )
+            drawn.append(say("The mask hides this key from this query: its score is −∞, its weight 0."))
         else:
-            drawn.append(
-                say(f"The mask lets the query see this key. Score: {number(told['score'])}")
-            )
+            drawn.append(say(f"The mask lets the query see this key. Score: {number(told['score'])}"))
         return tuple(drawn)
 
     def _softmax(self) -> Drawn:
@@ -218,15 +215,13 @@ class _Told:
             )
         others = 1 - sum(row["weights"][i] for i in order)
         extra = None if told["sink"] is None else told["sink"] / told["sum"]
-        table.add_row(
-            Text("all others", "dim"), "", "", "", Text(small(max(others - (extra or 0), 0)), "dim"), ""
-        )  # fmt: skip
+        table.add_row(Text("all others", "dim"), "", "", "", Text(small(max(others - (extra or 0), 0)), "dim"), "")
         if extra is not None:
             table.add_row(Text("the sink", "dim"), "", "", "", Text(small(extra), "dim"), "")
         drawn: list[RenderableType] = [
             say(f"The largest score of the row is {number(told['max'])}. Less that, and through exp:"),
             table,
-        ]  # fmt: skip
+        ]
         if told["allowed"]:
             drawn.append(
                 Text.assemble(
@@ -262,21 +257,15 @@ class _Told:
         rest = values["rest"][place] + sum(parts[i] for i in range(len(parts)) if i not in order)
         table.add_row(Text("all others", "dim"), "", "", Text(small(rest), "dim"))
         return (
-            say(
-                f"The head's output has {len(out)} numbers. The largest, number {place}, as a sum over keys:"
-            ),
+            say(f"The head's output has {len(out)} numbers. The largest, number {place}, as a sum over keys:"),
             table,
-            Text.assemble(
-                f"output[{place}] = ", (number(out[place]), f"bold {style(Role.OUTPUT)}")
-            ),
+            Text.assemble(f"output[{place}] = ", (number(out[place]), f"bold {style(Role.OUTPUT)}")),
         )
 
     def _heads(self) -> Drawn:
         table = _table(("head", "score", "weight", ""), left=(0, 3))
         for other in range(min(self.layer.heads, 16)):
-            told = (
-                self.told if other == self.head else cell(self.layer, other, self.query, self.key)
-            )
+            told = self.told if other == self.head else cell(self.layer, other, self.query, self.key)
             score = told["score"]
             mark = "bold" if other == self.head else ""
             table.add_row(
@@ -285,16 +274,10 @@ class _Told:
                 Text(small(told["weight"]), f"{mark} {style(Role.WEIGHT)}".strip()),
                 Text("█" * round(24 * told["weight"]), style(Role.WEIGHT)),
             )
-        drawn: list[RenderableType] = [
-            say("The same two tokens in every head of the layer:"),
-            table,
-        ]
+        drawn: list[RenderableType] = [say("The same two tokens in every head of the layer:"), table]
         projected = heads(self.layer, self.query, None)["projected"]
         if projected is not None:
-            terms = [
-                *projected["parts"],
-                *([] if projected["bias"] is None else [projected["bias"]]),
-            ]
+            terms = [*projected["parts"], *([] if projected["bias"] is None else [projected["bias"]])]
             summed = " + ".join(number(term) for term in terms).replace("+ −", "− ")
             which = f"component {projected['component']} of the layer's output"
             drawn.append(
@@ -325,17 +308,17 @@ def _table(columns: Sequence[str], left: Sequence[int]) -> Table:
 
 
 def _summed(
-    names: tuple[str, str, str], products: Sequence[float], factors: tuple[Sequence[float], Sequence[float]],
+    names: tuple[str, str, str],
+    products: Sequence[float],
+    factors: tuple[Sequence[float], Sequence[float]],
     colour: str,
-) -> Table:  # fmt: skip
+) -> Table:
     """The largest products with their running sum, and what is left."""
     order = sorted(range(len(products)), key=lambda i: -abs(products[i]))[:LARGEST]
     table, total = _table((*names, "product", "sum so far"), left=()), 0.0
     for i in order:
         total += products[i]
-        table.add_row(
-            str(i), *(number(one[i]) for one in factors), number(products[i]), number(total)
-        )
+        table.add_row(str(i), *(number(one[i]) for one in factors), number(products[i]), number(total))
     rest = len(products) - len(order)
     if rest:
         whole = sum(products)

@@ -17,9 +17,7 @@ def shrink(head: Head, n: int, rows: int, cols: int) -> Float[ndarray, "r c"]:
     values = head.map
     height = -(-values.shape[0] // rows)
     width = -(-values.shape[1] // cols)
-    down, right = (
-        np.arange(0, size, step) for size, step in zip(values.shape, (height, width), strict=True)
-    )
+    down, right = (np.arange(0, size, step) for size, step in zip(values.shape, (height, width), strict=True))
     if head.pooling == "max":
         return np.maximum.reduceat(np.maximum.reduceat(values, down, axis=0), right, axis=1)
     queries = np.bincount(np.arange(n) * len(values) // n, minlength=len(values))

@@ -11,13 +11,13 @@ from jaxtyping import Int
 from torch import Tensor
 
 from regard import models
+from regard.capture.watch import on_regard
 from regard.errors import OptionError
+from regard.integrations.pretrained import Pretrained, open_pretrained
 from regard.look.words import START, Words, words
 from regard.models.model import build
 from regard.models.tokens import Tokens
 from regard.nn import Transformer
-from regard.pretrained import Pretrained, open_pretrained
-from regard.watching import on_regard
 
 EMBEDDED = "python"
 CHECKPOINT = "checkpoint.pt"
@@ -101,14 +101,21 @@ class OfTransformers:
         if first is not None and whole > first:
             added = self.tokenizer.num_special_tokens_to_add()
             if first <= added:
-                raise OptionError("--first", first, f"more than the {added} tokens that the model adds",
-                                  "Let it read some of the text.")  # fmt: skip
+                raise OptionError(
+                    "--first",
+                    first,
+                    f"more than the {added} tokens that the model adds",
+                    "Let it read some of the text.",
+                )
             read = self.tokenizer(text, truncation=True, max_length=first, **how)
         ids, spans = read["input_ids"], [(int(a), int(b)) for a, b in read["offset_mapping"]]
         if self.positions is not None and len(ids) > self.positions:
-            raise OptionError("FILE", f"a text of {len(ids):,} tokens",
-                              f"up to {self.positions:,}, the positions of {self.name}",
-                              f"Let it read the beginning: --first {self.positions}.")  # fmt: skip
+            raise OptionError(
+                "FILE",
+                f"a text of {len(ids):,} tokens",
+                f"up to {self.positions:,}, the positions of {self.name}",
+                f"Let it read the beginning: --first {self.positions}.",
+            )
         if not ids:
             raise OptionError("FILE", "a text of no tokens", "at least one", "Give it a word.")
         tokens = self.tokenizer.convert_ids_to_tokens(ids)
@@ -150,9 +157,12 @@ def open_model(given: str = EMBEDDED) -> Openable:
     files = models.TOKENIZER, models.WEIGHTS, CHECKPOINT
     spelling, finished, running = (folder / name for name in files)
     if not spelling.is_file() or not (finished.is_file() or running.is_file()):
-        raise OptionError("--model", given, f"a folder with {files[0]} and {files[1]} (or {files[2]}), "
-                          "or with config.json, of a model of transformers",
-                          "Give the folder that regard.models.train or save_pretrained wrote.")  # fmt: skip
+        raise OptionError(
+            "--model",
+            given,
+            f"a folder with {files[0]} and {files[1]} (or {files[2]}), or with config.json, of a model of transformers",
+            "Give the folder that regard.models.train or save_pretrained wrote.",
+        )
     unfinished = path == running or not finished.is_file()
     try:
         if unfinished:
@@ -160,8 +170,12 @@ def open_model(given: str = EMBEDDED) -> Openable:
         embedded = models.load(folder)
     except Exception as error:  # whatever torch, tokenizers and safetensors raise for damaged files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise OptionError("--model", f"{given} ({reason})", "files of this version's model",
-                          "Train again, or look with the version that wrote them.") from error  # fmt: skip
+        raise OptionError(
+            "--model",
+            f"{given} ({reason})",
+            "files of this version's model",
+            "Train again, or look with the version that wrote them.",
+        ) from error
     return Opened(folder.resolve().name, embedded.model, embedded.tokens)
 
 

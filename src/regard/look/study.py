@@ -19,25 +19,16 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from regard.analysis.uniform_baseline import Even, even
 from regard.attend import Seen, observe, taken_over
 from regard.errors import OptionError
-from regard.explorer.even import Even, even
 from regard.look.band import bands
 from regard.look.opening import Openable
 from regard.look.words import Words
-from regard.masks import Mask, Window, as_mask
-from regard.observers import (
-    DistanceMass,
-    Entropy,
-    MeanDistance,
-    Observer,
-    Pooled,
-    Received,
-    SpanMass,
-    TopK,
-)
 from regard.shapes import Sizes
-from regard.source import Source
+from regard.spec.masks import Mask, Window, as_mask
+from regard.spec.observers import DistanceMass, Entropy, MeanDistance, Observer, Pooled, Received, SpanMass, TopK
+from regard.system.text_source import Source
 from regard.weights import Weights
 
 LINKS = 8
@@ -137,9 +128,14 @@ class Study:
 
 @torch.no_grad()
 def study(
-    opened: Openable, source: Source, *, layer: int | None = None, head: int | None = None,
-    first: int | None = None, progress: Progress | None = None,
-) -> Study:  # fmt: skip
+    opened: Openable,
+    source: Source,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    first: int | None = None,
+    progress: Progress | None = None,
+) -> Study:
     """Run a model over a text, or its first tokens, and observe its heads, or those of one layer, or one.
 
     Raises:
@@ -147,9 +143,7 @@ def study(
     """
     began = time.monotonic()
     if first is not None and first < 1:
-        raise OptionError(
-            "--first", first, "1 or more tokens", "Leave it out to read the whole text."
-        )
+        raise OptionError("--first", first, "1 or more tokens", "Leave it out to read the whole text.")
     words = opened.words(source.text, first)
     looking = _Looking(layer, head, opened.depth, progress)
     handing = taken_over.set(looking.attend)
@@ -159,31 +153,30 @@ def study(
         taken_over.reset(handing)
     counts = looking.counts
     if not counts:
-        raise OptionError("--model", opened.name, "models that use the attention interface of transformers",
-                          "This one computes attention by itself, where nothing can watch it.")  # fmt: skip
+        raise OptionError(
+            "--model",
+            opened.name,
+            "models that use the attention interface of transformers",
+            "This one computes attention by itself, where nothing can watch it.",
+        )
     _within("--layer", layer, len(counts))
     _within("--head", head, max(counts) if layer is None else counts[layer])
     return Study(
-        source, opened.name, words, looking.heads, looking.sees, max(counts),
-        time.monotonic() - began, peak_memory(),
-    )  # fmt: skip
+        source, opened.name, words, looking.heads, looking.sees, max(counts), time.monotonic() - began, peak_memory()
+    )
 
 
 class _Looking:
     """Answers a model's calls of `attention`, layer after layer, and keeps of each what is shown."""
 
-    def __init__(
-        self, layer: int | None, head: int | None, depth: int, progress: Progress | None
-    ) -> None:
+    def __init__(self, layer: int | None, head: int | None, depth: int, progress: Progress | None) -> None:
         self.layer, self.head, self.depth, self.progress = layer, head, depth, progress
         self.heads: list[Head] = []
         self.sees: list[str] = []
         self.counts: list[int] = []
         self._shares: list[tuple[Mask, int, Even]] = []
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, *, place: tuple[int, int] | None = None, **call: Any
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *, place: tuple[int, int] | None = None, **call: Any) -> Tensor:
         del place  # of a whole text, which begins at 0
         i, mask = len(self.counts), as_mask(call["mask"])
         shares = self._even(mask, q, k)
@@ -194,9 +187,7 @@ class _Looking:
         seen, maps = _observed(q, k, v, shares, call)
         if self.progress is not None:
             self.progress(i + 1, max(self.depth, i + 1))
-        self.heads += [
-            _head(i, j, seen, shares, maps) for j in range(q.shape[1]) if self.head in (None, j)
-        ]
+        self.heads += [_head(i, j, seen, shares, maps) for j in range(q.shape[1]) if self.head in (None, j)]
         return seen.out
 
     def _even(self, mask: Mask, q: Tensor, k: Tensor) -> Even:
@@ -215,23 +206,17 @@ def _ends(n: int) -> SpanMass:
 
 
 def _statistics(n: int) -> tuple[Observer[Any], ...]:
-    return (
-        Entropy(), DistanceMass(1), DistanceMass(-1), _ends(n), MeanDistance(), Received(), TopK(LINKS),
-    )  # fmt: skip
+    return (Entropy(), DistanceMass(1), DistanceMass(-1), _ends(n), MeanDistance(), Received(), TopK(LINKS))
 
 
-def _observed(
-    q: Tensor, k: Tensor, v: Tensor, shares: Even, call: dict[str, Any]
-) -> tuple[Seen, Tensor]:
+def _observed(q: Tensor, k: Tensor, v: Tensor, shares: Even, call: dict[str, Any]) -> tuple[Seen, Tensor]:
     """What was seen of a layer's weights, and their maps.
 
     These are of keys; of distances where a map of keys would show a thin line and nothing else.
     """
     statistics = _statistics(k.shape[2])
     if _by_distance(shares):
-        meaning = {
-            name: value for name, value in call.items() if name not in ("dropout", "backend")
-        }
+        meaning = {name: value for name, value in call.items() if name not in ("dropout", "backend")}
         seen = observe(q, k, v, *statistics, **call)
         return seen, bands(Weights.of(q, k, **meaning), CELLS, int(shares.visible.max()))
     pooled = Pooled(CELLS, CELLS, "max")
@@ -258,9 +243,7 @@ def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Tensor) -> Head
     top, ends = seen[TopK(LINKS)], _array(seen[_ends(n)], head)
     choosing = slice(None) if shares.ahead else slice(1, None)
     all_but_last = slice(None, -1)
-    ahead = Ahead(
-        mean(_array(seen[DistanceMass(-1)], head), all_but_last), mean(ends[:, 1], all_but_last)
-    )
+    ahead = Ahead(mean(_array(seen[DistanceMass(-1)], head), all_but_last), mean(ends[:, 1], all_but_last))
     return Head(
         layer,
         head,
@@ -300,8 +283,9 @@ def _sees(mask: Mask, shares: Even) -> str:
 def _within(option: str, given: int | None, count: int) -> None:
     if given is not None and not 0 <= given < count:
         what = option.strip("-")
-        raise OptionError(option, given, f"0 to {count - 1}, the {what}s of this model",
-                          f"{what.capitalize()}s are counted from 0.")  # fmt: skip
+        raise OptionError(
+            option, given, f"0 to {count - 1}, the {what}s of this model", f"{what.capitalize()}s are counted from 0."
+        )
 
 
 def peak_memory() -> int | None:

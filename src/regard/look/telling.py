@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from regard.explorer.telling import LINKED, linked, scored
-from regard.explorer.telling import telling as picked
+from regard.analysis.head_ranking import LINKED, linked, scored
+from regard.analysis.head_ranking import telling as picked
 from regard.look.study import Ahead, Head, Study, Words
 
 CANDIDATES = 4000
@@ -70,8 +70,7 @@ def telling(study: Study, most: int = 5) -> list[Pick]:
         return [Pick(only, "the head asked for", "as asked")]
     scores = scored({title: np.array(each) for title, each in _scores(study).items()})
     return [
-        Pick(study.heads[one.head], one.criterion.title, one.why, one.criterion.reach)
-        for one in picked(scores, most)
+        Pick(study.heads[one.head], one.criterion.title, one.why, one.criterion.reach) for one in picked(scores, most)
     ]
 
 

@@ -34,11 +34,7 @@ class Words:
 
 
 def words(
-    text: str,
-    ids: list[int],
-    spans: list[tuple[int, int]],
-    names: dict[int, str],
-    whole: int | None = None,
+    text: str, ids: list[int], spans: list[tuple[int, int]], names: dict[int, str], whole: int | None = None
 ) -> Words:
     """Tokens by their ids and spans; `names` are of those, by their places, that cover no characters."""
     breaks = [i for i, character in enumerate(text) if character == "\n"]

@@ -48,8 +48,12 @@ def load(folder: str | Path | None = None) -> Embedded:
 
     where = Path(folder) if folder is not None else Path(__file__).parent
     if not (where / WEIGHTS).is_file() or not (where / TOKENIZER).is_file():
-        raise OptionError("folder", str(where), f"a folder with {WEIGHTS} and {TOKENIZER}",
-                          "Train one: python -m regard.models.train --out FOLDER.")  # fmt: skip
+        raise OptionError(
+            "folder",
+            str(where),
+            f"a folder with {WEIGHTS} and {TOKENIZER}",
+            "Train one: python -m regard.models.train --out FOLDER.",
+        )
     tokens = Tokens.read(where / TOKENIZER)
     model = build(tokens.size)
     with safe_open(str(where / WEIGHTS), framework="pt") as file:

@@ -21,17 +21,7 @@ HELD_OUT_ONE_IN = 20
 
 # Generated tables, other people's packages, and fixtures: broken or foreign on purpose (and the folders of
 # fixtures and tests that some packages carry as `tests`).
-_SKIP = frozenset(
-    (
-        "site-packages",
-        "encodings",
-        "pydoc_data",
-        "lib2to3",
-        "__phello__",
-        "encoded_modules",
-        "tests",
-    )
-)
+_SKIP = frozenset(("site-packages", "encodings", "pydoc_data", "lib2to3", "__phello__", "encoded_modules", "tests"))
 _SKIP_NAME = re.compile(r"_sysconfigdata|badsyntax|bad_|test_lib2to3|test_unicode_identifiers")
 _TEST_DIRS = frozenset(("test", "idle_test"))
 

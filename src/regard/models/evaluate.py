@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from regard.models import Embedded, load
 from regard.models.data import Source, corpus
 from regard.nn import Transformer
-from regard.observers import DistanceMass
+from regard.spec.observers import DistanceMass
 
 HALF = 16_384
 """Long windows are twice this; their second half is scored, at positions 16k to 32k."""
@@ -144,9 +144,7 @@ def best_head(model: Transformer, tokens: Tensor, distance: int, skip: int) -> H
 def main(arguments: list[str] | None = None) -> None:
     """Print the figures, what each is held to, and where they were measured."""
     parser = argparse.ArgumentParser(prog="python -m regard.models.evaluate", description=__doc__)
-    parser.add_argument(
-        "--model", type=Path, help="folder of another model; the shipped one if absent"
-    )
+    parser.add_argument("--model", type=Path, help="folder of another model; the shipped one if absent")
     options = parser.parse_args(arguments)
     embedded, code = load(options.model), corpus()
     began = time.monotonic()
@@ -156,19 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     drift = found.far_bits / found.near_bits - 1
     rows = (
         ("bits per byte", f"{found.bits:.3f}", "at most 1.40", found.bits <= 1.40),
-        (
-            "xz -9e on the same",
-            f"{found.xz_bits:.3f}",
-            "more than the model",
-            found.bits < found.xz_bits,
-        ),
+        ("xz -9e on the same", f"{found.xz_bits:.3f}", "more than the model", found.bits < found.xz_bits),
         ("positions 512-1024", f"{found.near_bits:.3f}", "", True),
-        (
-            "positions 16k-32k",
-            f"{found.far_bits:.3f}  ({drift:+.1%})",
-            "within 10 %",
-            abs(drift) <= 0.1,
-        ),
+        ("positions 16k-32k", f"{found.far_bits:.3f}  ({drift:+.1%})", "within 10 %", abs(drift) <= 0.1),
         ("previous-token head", str(found.previous), "at least 0.8", found.previous.mass >= 0.8),
         ("  on held-out text", str(found.previous_on_text), "", True),
         ("induction head", str(found.induction), "at least 0.5", found.induction.mass >= 0.5),

@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from regard.cache import KVCache
 from regard.models import Embedded, load
 from regard.models.data import corpus
-from regard.observers import Received
+from regard.spec.observers import Received
 
 ROWS, LENGTH, SKIPPED, STEP = 8, 1536, 512, 8
 BUDGETS = (32, 64, 128, 256)
@@ -78,9 +78,7 @@ POLICIES: dict[str, Policy] = {
 
 
 @torch.no_grad()
-def loss(
-    embedded: Embedded, tokens: Tensor, policy: Policy | None, budget: int, skipped: int
-) -> float:
+def loss(embedded: Embedded, tokens: Tensor, policy: Policy | None, budget: int, skipped: int) -> float:
     """Bits per byte of each row's tokens after `skipped`; a policy holds the far layers to a budget."""
     model, width = embedded.model, torch.tensor(embedded.tokens.byte_lengths)
     caches, total = model.new_caches(), 0.0
@@ -118,8 +116,9 @@ def table(embedded: Embedded, tokens: Tensor, budgets: Sequence[int], skipped: i
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(prog="python -m regard.models.evict", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m regard.models.evict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=ROWS, help="windows of held-out text")
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of each")
     parser.add_argument("--budgets", type=int, nargs="+", default=BUDGETS, help="keys to keep")
@@ -129,11 +128,14 @@ def main(arguments: list[str] | None = None) -> None:
     embedded, began = load(), time.monotonic()
     tokens = windows(embedded, options.rows, options.length)
     skipped = min(SKIPPED, options.length // 3)
-    print(f"bits per byte of held-out code, {options.rows} windows, tokens {skipped} to {options.length};\n"
-          "a layer that sees everything holds at most so many keys:")  # fmt: skip
+    print(
+        f"bits per byte of held-out code, {options.rows} windows, tokens {skipped} to {options.length};\n"
+        "a layer that sees everything holds at most so many keys:"
+    )
     print(table(embedded, tokens, options.budgets, skipped))
-    print(f"on {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__},"
-          f" {time.monotonic() - began:.0f} s")  # fmt: skip
+    print(
+        f"on {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.monotonic() - began:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from regard.biases import ALiBi, Relative
-from regard.masks import Causal, Window
 from regard.nn import MultiHeadAttention, Transformer
 from regard.positions import Rotary
+from regard.spec.biases import ALiBi, Relative
+from regard.spec.masks import Causal, Window
 
 WIDTH, HEADS = 192, 6
 LAYERS = ("near", "local", "far", "local", "far")
@@ -37,22 +37,17 @@ def _layer(kind: str) -> MultiHeadAttention:
     match kind:
         case "near":
             return MultiHeadAttention(
-                WIDTH, HEADS, qk_norm=nn.RMSNorm, mask=Causal() & Window(NEAR - 1),
-                bias=Relative.learned(HEADS, max_distance=NEAR),
-            )  # fmt: skip
-        case "local":
-            return MultiHeadAttention(
                 WIDTH,
                 HEADS,
                 qk_norm=nn.RMSNorm,
-                mask=Causal() & Window(LOCAL - 1),
-                position=Rotary(),
+                mask=Causal() & Window(NEAR - 1),
+                bias=Relative.learned(HEADS, max_distance=NEAR),
+            )
+        case "local":
+            return MultiHeadAttention(
+                WIDTH, HEADS, qk_norm=nn.RMSNorm, mask=Causal() & Window(LOCAL - 1), position=Rotary()
             )
         case _:
             return MultiHeadAttention(
-                WIDTH,
-                HEADS,
-                qk_norm=nn.RMSNorm,
-                mask=Causal(),
-                bias=ALiBi(slopes=torch.tensor(SLOPES)),
+                WIDTH, HEADS, qk_norm=nn.RMSNorm, mask=Causal(), bias=ALiBi(slopes=torch.tensor(SLOPES))
             )

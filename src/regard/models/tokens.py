@@ -85,8 +85,9 @@ class Tokens:
             text.encode()
         except UnicodeEncodeError as error:
             given = repr(text[error.start : error.end])
-            raise OptionError("text", given, "Unicode text without lone surrogates",
-                              "Read the file with errors='replace'.") from error  # fmt: skip
+            raise OptionError(
+                "text", given, "Unicode text without lone surrogates", "Read the file with errors='replace'."
+            ) from error
         return self.tokenizer.encode(text)
 
 

@@ -126,8 +126,9 @@ class Run:
         self.model = build(vocabulary)
         self.steps, self.seed, self.step = steps, seed, 0
         named = dict(self.model.named_parameters())
-        is_matrix = {name: p.ndim == 2 and name.endswith(".weight") and "embedding" not in name
-                     for name, p in named.items()}  # fmt: skip
+        is_matrix = {
+            name: p.ndim == 2 and name.endswith(".weight") and "embedding" not in name for name, p in named.items()
+        }
         self.matrices = [p for name, p in named.items() if is_matrix[name]]
         tables = [p for name, p in named.items() if name.endswith(".table")]
         self.others = [p for name, p in named.items() if not is_matrix[name]]
@@ -135,8 +136,9 @@ class Run:
         plain = [p for p in self.others if all(p is not t for t in tables)]
         self.adam = torch.optim.Adam(
             [{"params": plain, "full": OTHER_RATE}, {"params": tables, "full": TABLE_RATE}],
-            betas=(0.8, 0.95), eps=1e-10,
-        )  # fmt: skip
+            betas=(0.8, 0.95),
+            eps=1e-10,
+        )
         self.pool = ThreadPoolExecutor(WORKERS, initializer=torch.set_num_threads, initargs=(1,))
 
     def update(self, tokens: Tensor) -> float:
@@ -169,8 +171,13 @@ class Run:
 
     def save(self, path: Path) -> None:
         """Write a checkpoint beside `path`, then put it in its place."""
-        state = {"model": self.model.state_dict(), "momenta": self.muon.momenta,
-                 "adam": self.adam.state_dict(), "step": self.step, "seed": self.seed}  # fmt: skip
+        state = {
+            "model": self.model.state_dict(),
+            "momenta": self.muon.momenta,
+            "adam": self.adam.state_dict(),
+            "step": self.step,
+            "seed": self.seed,
+        }
         beside = path.with_suffix(".new")
         torch.save(state, beside)
         beside.replace(path)
@@ -186,9 +193,7 @@ class Run:
 
 
 @torch.no_grad()
-def bits_per_token(
-    model: Transformer, stream: Tensor, length: int = 1024, windows: int = 8
-) -> float:
+def bits_per_token(model: Transformer, stream: Tensor, length: int = 1024, windows: int = 8) -> float:
     """A quick look at held-out text while training: some windows spread over it."""
     starts = torch.linspace(0, len(stream) - length - 1, windows).long().tolist()
     total = 0.0
@@ -217,9 +222,7 @@ def export(model: Transformer, facts: dict[str, str], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m regard.models.train", description=__doc__)
-    parser.add_argument(
-        "--out", type=Path, default=Path("model"), help="folder for what is written"
-    )
+    parser.add_argument("--out", type=Path, default=Path("model"), help="folder for what is written")
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
@@ -235,10 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     tests = streams(tokens, tuple(s for s in code.train if s.is_test))
     kept = streams(tokens, code.held_out)
     bytes_per_token = sum(len(s.text.encode()) for s in code.held_out) / len(kept)
-    print(
-        f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(kept):,} held out",
-        flush=True,
-    )
+    print(f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(kept):,} held out", flush=True)
 
     run = Run(tokens.size, options.steps, options.seed)
     checkpoint = out / "checkpoint.pt"
@@ -253,15 +253,17 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"wrote {out / WEIGHTS}")
 
 
-def train(
-    run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, checkpoint: Path
-) -> None:
+def train(run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, checkpoint: Path) -> None:
     """Take the steps that are left, with a progress bar, a line now and then, and checkpoints."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     smooth, seen, began = None, 0, time.monotonic()
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(),
-               TextColumn("{task.fields[state]}"))  # fmt: skip
+    columns = (
+        *Progress.get_default_columns()[:2],
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
     with Progress(*columns) as progress:
         task = progress.add_task("training", total=run.steps, completed=run.step, state="")
         while run.step < run.steps:
@@ -278,9 +280,7 @@ def train(
                 run.save(checkpoint)
             if run.step % 250 == 0 or run.step == run.steps:
                 held = bits_per_token(run.model, kept) / bytes_per_token
-                progress.console.print(
-                    f"step {run.step}: held-out {held:.4f} bits/byte at 1024 tokens"
-                )
+                progress.console.print(f"step {run.step}: held-out {held:.4f} bits/byte at 1024 tokens")
     print(f"trained {run.step} steps in {(time.monotonic() - began) / 60:.1f} minutes")
 
 

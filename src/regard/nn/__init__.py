@@ -10,11 +10,4 @@ torch.Size([1, 10, 64])
 from regard.nn.attention import LayerSeen, MultiHeadAttention
 from regard.nn.transformer import Block, FeedForward, Transformer, TransformerSeen
 
-__all__ = [
-    "Block",
-    "FeedForward",
-    "LayerSeen",
-    "MultiHeadAttention",
-    "Transformer",
-    "TransformerSeen",
-]
+__all__ = ["Block", "FeedForward", "LayerSeen", "MultiHeadAttention", "Transformer", "TransformerSeen"]

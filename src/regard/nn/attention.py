@@ -17,16 +17,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from regard.attend import Seen, attention, observe
-from regard.biases import Bias, as_bias
 from regard.cache import KVCache
 from regard.errors import OptionError, ShapeError
-from regard.held import Held
-from regard.masks import Mask, Window, as_mask
 from regard.nn.torch_module import taken
-from regard.normalizers import Normalizer
-from regard.observers import Observer, Received
 from regard.positions import Position, Positions
-from regard.scores import Score, as_score
+from regard.spec.biases import Bias, as_bias
+from regard.spec.masks import Mask, Window, as_mask
+from regard.spec.normalizers import Normalizer
+from regard.spec.observers import Observer, Received
+from regard.spec.parameters import Held
+from regard.spec.scores import Score, as_score
 from regard.weights import Weights
 
 
@@ -51,7 +51,7 @@ class MultiHeadAttention(nn.Module):
     The paper is Vaswani et al. (2017). Query, key and value projections start normal with deviation
     1/√(inputs), which keeps a unit variance; the output projection likewise.
 
-    >>> from regard.masks import Causal
+    >>> from regard.spec.masks import Causal
     >>> from regard.positions import Rotary
     >>> layer = MultiHeadAttention(64, heads=4, key_value_heads=2, position=Rotary(), mask=Causal())
     >>> layer(torch.randn(1, 10, 64)).shape
@@ -83,12 +83,20 @@ class MultiHeadAttention(nn.Module):
         shared = heads if key_value_heads is None else key_value_heads
         if head_size is None:
             if width < 1 or heads < 1 or width % heads:
-                raise OptionError("heads", f"{heads} for width {width}", "a divisor of the width",
-                                  "Give head_size to choose both freely.")  # fmt: skip
+                raise OptionError(
+                    "heads",
+                    f"{heads} for width {width}",
+                    "a divisor of the width",
+                    "Give head_size to choose both freely.",
+                )
             head_size = width // heads
         if shared < 1 or heads % shared:
-            raise OptionError("key_value_heads", shared, f"a divisor of heads, {heads}",
-                              "None gives every query head a key head of its own.")  # fmt: skip
+            raise OptionError(
+                "key_value_heads",
+                shared,
+                f"a divisor of heads, {heads}",
+                "None gives every query head a key head of its own.",
+            )
         for name, rate in (("dropout", dropout), ("head_dropout", head_dropout)):
             if not 0 <= rate < 1:
                 raise OptionError(name, rate, "a number from 0 up to 1", "0 turns it off.")
@@ -101,8 +109,12 @@ class MultiHeadAttention(nn.Module):
         names = "query", "key", "value", "output"
         biased = names if projection_bias is True else projection_bias or ()
         if isinstance(biased, str) or not set(biased) <= set(names):
-            raise OptionError("projection_bias", repr(projection_bias), f"True, False or some of {names}",
-                              "Name the projections that have a bias.")  # fmt: skip
+            raise OptionError(
+                "projection_bias",
+                repr(projection_bias),
+                f"True, False or some of {names}",
+                "Name the projections that have a bias.",
+            )
 
         def linear(name: str, inputs: int, outputs: int) -> nn.Linear:
             layer = nn.Linear(inputs, outputs, bias=name in biased)
@@ -114,9 +126,7 @@ class MultiHeadAttention(nn.Module):
         self.query = linear("query", width, heads * head_size)
         self.key = linear("key", self.context_width, shared * head_size)
         self.value = linear("value", self.context_width, shared * value_size)
-        self.output = linear(
-            "output", heads * value_size, width if out_width is None else out_width
-        )
+        self.output = linear("output", heads * value_size, width if out_width is None else out_width)
         self.query_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
         self.key_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
         self.position = None if position is None else Held(position)
@@ -177,7 +187,7 @@ class MultiHeadAttention(nn.Module):
     ) -> LayerSeen:
         """The same as calling the layer, with statistics of its weights; `seen.out` is the layer's output.
 
-        >>> from regard.observers import Entropy
+        >>> from regard.spec.observers import Entropy
         >>> layer = MultiHeadAttention(64, heads=4)
         >>> layer.observe(torch.randn(1, 10, 64), Entropy())[Entropy()].shape
         torch.Size([1, 4, 10])
@@ -213,7 +223,7 @@ class MultiHeadAttention(nn.Module):
         of them. `real` is False where a token is padding (`KVCache.extend`), whose output means nothing. A
         `mask` for this call counts positions, a bool tensor the slots of the cache after this step.
 
-        >>> from regard.masks import Causal
+        >>> from regard.spec.masks import Causal
         >>> layer, x = MultiHeadAttention(64, heads=4, mask=Causal()), torch.randn(1, 10, 64)
         >>> first, cache = layer.extend(x[:, :7], layer.new_cache())
         >>> then, cache = layer.extend(x[:, 7:], cache)
@@ -236,8 +246,8 @@ class MultiHeadAttention(nn.Module):
 
         With ``Received()`` among the observers the cache adds it to `cache.received`.
 
-        >>> from regard.observers import Received
-        >>> from regard.masks import Causal
+        >>> from regard.spec.observers import Received
+        >>> from regard.spec.masks import Causal
         >>> layer, x = MultiHeadAttention(64, heads=4, mask=Causal()), torch.randn(1, 10, 64)
         >>> seen, cache = layer.extend_observed(x, layer.new_cache(), Received())
         >>> cache.keep(6, by=cache.received)
@@ -298,8 +308,12 @@ class MultiHeadAttention(nn.Module):
         _check_input("x", x, self.width)
         if context is None:
             if self.context_width != self.width:
-                raise ShapeError("context", "None", f"a tensor (b, m, {self.context_width})",
-                                 "The layer has a context_width: it is for cross-attention.")  # fmt: skip
+                raise ShapeError(
+                    "context",
+                    "None",
+                    f"a tensor (b, m, {self.context_width})",
+                    "The layer has a context_width: it is for cross-attention.",
+                )
         else:
             _check_input("context", context, self.context_width)
         position = None if self.position is None else self.position()
@@ -326,11 +340,7 @@ class MultiHeadAttention(nn.Module):
     def _values(self, mask: Mask | Tensor | None) -> dict[str, Any]:
         values = {
             name: None if held is None else held()
-            for name, held in (
-                ("bias", self.bias),
-                ("score", self.score),
-                ("normalizer", self.normalizer),
-            )
+            for name, held in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer))
         }
         own = None if self.mask is None else self.mask()
         given = None if mask is None else as_mask(mask)
@@ -354,8 +364,12 @@ class MultiHeadAttention(nn.Module):
 
 def _check_input(name: str, x: Tensor, width: int) -> None:
     if x.ndim != 3 or x.shape[-1] != width:
-        raise ShapeError(name, f"shape {tuple(x.shape)}", f"(batch, sequence, {width})",
-                         "Its last dimension is the width that the layer was made for.")  # fmt: skip
+        raise ShapeError(
+            name,
+            f"shape {tuple(x.shape)}",
+            f"(batch, sequence, {width})",
+            "Its last dimension is the width that the layer was made for.",
+        )
 
 
 def _split(x: Tensor, heads: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from regard import convert
 from regard.errors import DtypeError, OptionError
-from regard.normalizers import Softmax
+from regard.spec.normalizers import Softmax
 
 
 def taken(module: nn.MultiheadAttention) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
@@ -20,15 +20,26 @@ def taken(module: nn.MultiheadAttention) -> tuple[dict[str, Any], Mapping[str, T
     and value, which our layer does not have.
     """
     if not isinstance(module, nn.MultiheadAttention):
-        raise DtypeError("module", f"a {type(module).__name__}", "an nn.MultiheadAttention",
-                         "regard.convert.read takes state dicts of other layers.")  # fmt: skip
+        raise DtypeError(
+            "module",
+            f"a {type(module).__name__}",
+            "an nn.MultiheadAttention",
+            "regard.convert.read takes state dicts of other layers.",
+        )
     if module.bias_k is not None or module.bias_v is not None:
-        raise OptionError("module", "one with add_bias_kv=True", "one without a learned key and value",
-                          "Append bias_k and bias_v to the projected keys and values, and call "
-                          "regard.attention.")  # fmt: skip
+        raise OptionError(
+            "module",
+            "one with add_bias_kv=True",
+            "one without a learned key and value",
+            "Append bias_k and bias_v to the projected keys and values, and call regard.attention.",
+        )
     if module.kdim != module.vdim:
-        raise OptionError("module", f"kdim={module.kdim} and vdim={module.vdim}", "the same width for both",
-                          "Our layer makes both from one context: project one of them first.")  # fmt: skip
+        raise OptionError(
+            "module",
+            f"kdim={module.kdim} and vdim={module.vdim}",
+            "the same width for both",
+            "Our layer makes both from one context: project one of them first.",
+        )
     heads = module.num_heads
     layout = "torch" if module.in_proj_weight is not None else "torch-cross"
     with torch.enable_grad():  # so that what is frozen can be told from what learns

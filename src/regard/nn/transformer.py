@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from regard.cache import KVCache
 from regard.errors import OptionError
-from regard.masks import Mask
 from regard.nn.attention import LayerSeen, MultiHeadAttention
-from regard.observers import Observer
 from regard.positions import Positions
+from regard.spec.masks import Mask
+from regard.spec.observers import Observer
 
 
 class FeedForward(nn.Module):
@@ -50,17 +50,19 @@ class Block(nn.Module):
         nn.init.zeros_(self.feed_forward.down.weight)
 
     def forward(
-        self, x: Float[Tensor, "b n width"], *, mask: Mask | Tensor | None = None,
-        positions: Positions | None = None,
-    ) -> Float[Tensor, "b n width"]:  # fmt: skip
+        self, x: Float[Tensor, "b n width"], *, mask: Mask | Tensor | None = None, positions: Positions | None = None
+    ) -> Float[Tensor, "b n width"]:
         """The stream after this block."""
         x = x + self.attention(self.attention_norm(x), mask=mask, positions=positions)
         return x + self.feed_forward(self.feed_forward_norm(x))
 
     def observe(
-        self, x: Float[Tensor, "b n width"], *observers: Observer[Any],
-        mask: Mask | Tensor | None = None, positions: Positions | None = None,
-    ) -> tuple[Float[Tensor, "b n width"], LayerSeen]:  # fmt: skip
+        self,
+        x: Float[Tensor, "b n width"],
+        *observers: Observer[Any],
+        mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> tuple[Float[Tensor, "b n width"], LayerSeen]:
         """The stream after this block, and what was seen of its attention."""
         normed = self.attention_norm(x)
         seen = self.attention.observe(normed, *observers, mask=mask, positions=positions)
@@ -68,9 +70,12 @@ class Block(nn.Module):
         return x + self.feed_forward(self.feed_forward_norm(x)), seen
 
     def extend_observed(
-        self, x: Float[Tensor, "b n width"], cache: KVCache, *observers: Observer[Any],
+        self,
+        x: Float[Tensor, "b n width"],
+        cache: KVCache,
+        *observers: Observer[Any],
         real: Bool[Tensor, "b n"] | None = None,
-    ) -> tuple[Float[Tensor, "b n width"], LayerSeen, KVCache]:  # fmt: skip
+    ) -> tuple[Float[Tensor, "b n width"], LayerSeen, KVCache]:
         """The stream of the next tokens after this block, what was seen, and the cache with these tokens."""
         normed = self.attention_norm(x)
         seen, cache = self.attention.extend_observed(normed, cache, *observers, real=real)
@@ -92,7 +97,7 @@ class Transformer(nn.Module):
     Its layers are given, so each may have its own mask, positions and heads; `mask=Causal()` in every
     layer makes it a language model.
 
-    >>> from regard.masks import Causal, Window
+    >>> from regard.spec.masks import Causal, Window
     >>> masks = Causal() & Window(8), Causal()
     >>> layers = [MultiHeadAttention(32, 2, mask=mask) for mask in masks]
     >>> model = Transformer(vocabulary=100, layers=layers)
@@ -100,14 +105,16 @@ class Transformer(nn.Module):
     torch.Size([1, 5, 100])
     """
 
-    def __init__(
-        self, vocabulary: int, layers: Sequence[MultiHeadAttention], *, hidden: int | None = None
-    ) -> None:
+    def __init__(self, vocabulary: int, layers: Sequence[MultiHeadAttention], *, hidden: int | None = None) -> None:
         super().__init__()
         widths = {layer.width for layer in layers} | {layer.output.out_features for layer in layers}
         if len(widths) != 1:
-            raise OptionError("layers", f"widths {sorted(widths)}", "one width, of one layer or more",
-                              "Every layer reads and adds to the same stream.")  # fmt: skip
+            raise OptionError(
+                "layers",
+                f"widths {sorted(widths)}",
+                "one width, of one layer or more",
+                "Every layer reads and adds to the same stream.",
+            )
         (width,) = widths
         self.embedding = nn.Embedding(vocabulary, width)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -121,16 +128,14 @@ class Transformer(nn.Module):
         return [block.attention for block in self.blocks if isinstance(block, Block)]
 
     def forward(
-        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None,
-        positions: Positions | None = None,
-    ) -> Float[Tensor, "b n vocabulary"]:  # fmt: skip
+        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None, positions: Positions | None = None
+    ) -> Float[Tensor, "b n vocabulary"]:
         """Logits of the token after each token."""
         return self.logits(self.hidden(tokens, mask=mask, positions=positions))
 
     def hidden(
-        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None,
-        positions: Positions | None = None,
-    ) -> Float[Tensor, "b n width"]:  # fmt: skip
+        self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None, positions: Positions | None = None
+    ) -> Float[Tensor, "b n width"]:
         """The normed output of the last layer: all but the logits, which for long inputs are the most."""
         x = self.embedding_norm(self.embedding(tokens))
         for block in self.blocks:
@@ -142,12 +147,15 @@ class Transformer(nn.Module):
         return F.linear(hidden, self.embedding.weight)
 
     def observe(
-        self, tokens: Int[Tensor, "b n"], *observers: Observer[Any],
-        mask: Mask | Tensor | None = None, positions: Positions | None = None,
-    ) -> TransformerSeen:  # fmt: skip
+        self,
+        tokens: Int[Tensor, "b n"],
+        *observers: Observer[Any],
+        mask: Mask | Tensor | None = None,
+        positions: Positions | None = None,
+    ) -> TransformerSeen:
         """Run without logits, with statistics of every layer's weights.
 
-        >>> from regard.observers import Entropy
+        >>> from regard.spec.observers import Entropy
         >>> model = Transformer(100, [MultiHeadAttention(32, 2)])
         >>> model.observe(torch.zeros(1, 5, dtype=torch.long), Entropy()).layers[0][Entropy()].shape
         torch.Size([1, 2, 5])
@@ -165,15 +173,14 @@ class Transformer(nn.Module):
         return [layer.new_cache(size) for layer in self.attentions]
 
     def extend(
-        self, tokens: Int[Tensor, "b n"], caches: Sequence[KVCache], *,
-        real: Bool[Tensor, "b n"] | None = None,
-    ) -> tuple[Float[Tensor, "b n width"], list[KVCache]]:  # fmt: skip
+        self, tokens: Int[Tensor, "b n"], caches: Sequence[KVCache], *, real: Bool[Tensor, "b n"] | None = None
+    ) -> tuple[Float[Tensor, "b n width"], list[KVCache]]:
         """`hidden` for the tokens that come next, and the caches with these tokens.
 
         The tokens may be a prompt, a chunk of it, one token or several guessed ones: with causal layers all
         is as in one run over the whole. `real` is False where a token is padding.
 
-        >>> from regard.masks import Causal
+        >>> from regard.spec.masks import Causal
         >>> model = Transformer(100, [MultiHeadAttention(32, 2, mask=Causal())])
         >>> tokens = torch.randint(100, (1, 9))
         >>> hidden, caches = model.extend(tokens[:, :8], model.new_caches())
@@ -185,13 +192,17 @@ class Transformer(nn.Module):
         return seen.hidden, caches
 
     def extend_observed(
-        self, tokens: Int[Tensor, "b n"], caches: Sequence[KVCache], *observers: Observer[Any],
+        self,
+        tokens: Int[Tensor, "b n"],
+        caches: Sequence[KVCache],
+        *observers: Observer[Any],
         real: Bool[Tensor, "b n"] | None = None,
-    ) -> tuple[TransformerSeen, list[KVCache]]:  # fmt: skip
+    ) -> tuple[TransformerSeen, list[KVCache]]:
         """The same as `extend`, with statistics of every layer's weights, see `MultiHeadAttention`."""
         if len(caches) != len(self.blocks):
-            raise OptionError("caches", f"{len(caches)}", f"{len(self.blocks)}, one for each layer",
-                              "Begin with model.new_caches().")  # fmt: skip
+            raise OptionError(
+                "caches", f"{len(caches)}", f"{len(self.blocks)}, one for each layer", "Begin with model.new_caches()."
+            )
         x = self.embedding_norm(self.embedding(tokens))
         layers, extended = list[LayerSeen](), list[KVCache]()
         for block, cache in zip(self.blocks, caches, strict=True):
@@ -203,9 +214,13 @@ class Transformer(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, tokens: Int[Tensor, "b n"], count: int, *, temperature: float = 0.0,
+        self,
+        tokens: Int[Tensor, "b n"],
+        count: int,
+        *,
+        temperature: float = 0.0,
         real: Bool[Tensor, "b n"] | None = None,
-    ) -> Int[Tensor, "b count"]:  # fmt: skip
+    ) -> Int[Tensor, "b count"]:
         """`count` tokens that go on after each prompt: the likeliest, or drawn at a temperature above 0.
 
         Prompts of unequal lengths are padded on the left, and `real` is False there. Call
@@ -218,12 +233,14 @@ class Transformer(nn.Module):
         '1, 2):'
         """
         if not temperature >= 0:
-            raise OptionError(
-                "temperature", temperature, "0 or more", "0 takes the likeliest token."
-            )
+            raise OptionError("temperature", temperature, "0 or more", "0 takes the likeliest token.")
         if real is not None and not bool(real[:, -1].all()):
-            raise OptionError("real", "padding at the end of a prompt", "padding on the left",
-                              "The last token of a prompt says what comes next.")  # fmt: skip
+            raise OptionError(
+                "real",
+                "padding at the end of a prompt",
+                "padding on the left",
+                "The last token of a prompt says what comes next.",
+            )
         caches, made = self.new_caches(), list[Tensor]()
         for _ in range(count):
             hidden, caches = self.extend(tokens, caches, real=real)

@@ -18,17 +18,18 @@ from regard.recording import Recording
 try:
     from regard.notebook.widget import Cell, ExplorerWidget
 except ImportError as error:
-    raise OptionError("regard.notebook", f"no {error.name}", "an installation with the extra notebook",
-                      'Install it: pip install "regard[notebook]"') from error  # fmt: skip
+    raise OptionError(
+        "regard.notebook",
+        f"no {error.name}",
+        "an installation with the extra notebook",
+        'Install it: pip install "regard[notebook]"',
+    ) from error
 
 __all__ = ["Cell", "ExplorerWidget", "explore", "lesson"]
 
 
 def explore(
-    recording: Recording | str | Path,
-    *others: Recording | str | Path,
-    height: int = 700,
-    place: str | None = None,
+    recording: Recording | str | Path, *others: Recording | str | Path, height: int = 700, place: str | None = None
 ) -> ExplorerWidget:
     """The explorer of a recording as a widget; others can be compared with it.
 
@@ -44,9 +45,7 @@ def explore(
     Raises:
         OptionError: a file that is no recording, a height of no pixels, or a page that is not built.
     """
-    runs = [
-        one if isinstance(one, Recording) else Recording.open(one) for one in (recording, *others)
-    ]
+    runs = [one if isinstance(one, Recording) else Recording.open(one) for one in (recording, *others)]
     return ExplorerWidget(runs, height=height, place=place)
 
 

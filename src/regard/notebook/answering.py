@@ -27,9 +27,7 @@ class Answering:
         self._thread = threading.Thread(target=self._run, name="regard-notebook", daemon=True)
         self._thread.start()
 
-    def ask(
-        self, ident: str, path: str, method: str = "GET", body: bytes = b"", kind: str = ""
-    ) -> None:
+    def ask(self, ident: str, path: str, method: str = "GET", body: bytes = b"", kind: str = "") -> None:
         """Answer a request, in time."""
         self._soon(self._answer(ident, path, method, body, kind), ident)
 
@@ -107,10 +105,19 @@ def _scope(path: str, method: str, kind: str, size: int) -> Scope:
     if kind:
         headers.append((b"content-type", kind.encode("latin-1")))
     return {
-        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http",
-        "method": method, "path": unquote(name), "raw_path": name.encode(), "root_path": "",
-        "query_string": query.encode(), "headers": headers, "client": None, "server": (SERVER, None),
-    }  # fmt: skip
+        "type": "http",
+        "asgi": {"version": "3.0"},
+        "http_version": "1.1",
+        "scheme": "http",
+        "method": method,
+        "path": unquote(name),
+        "raw_path": name.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": headers,
+        "client": None,
+        "server": (SERVER, None),
+    }
 
 
 def _words(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:

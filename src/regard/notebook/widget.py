@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, urlencode
 import anywidget
 import traitlets
 
+from regard.analysis.pyramid_builder import Book
 from regard.errors import OptionError
-from regard.explorer import page
-from regard.explorer.building import Book
 from regard.explorer.interface import interface
 from regard.explorer.routes import Explorer
+from regard.export import front_end
 from regard.notebook.answering import Answering
 from regard.recording import Recording
 
@@ -52,17 +52,22 @@ class ExplorerWidget(anywidget.AnyWidget):
 
     def __init__(self, runs: Sequence[Recording], *, height: int, place: str | None) -> None:
         if type(height) is not int or height not in _HEIGHTS:
-            raise OptionError("height", repr(height), f"{_HEIGHTS.start} to {_HEIGHTS.stop - 1} pixels",
-                              "Leave it out for 700.")  # fmt: skip
+            raise OptionError(
+                "height", repr(height), f"{_HEIGHTS.start} to {_HEIGHTS.stop - 1} pixels", "Leave it out for 700."
+            )
         if place is not None and not isinstance(place, str):
-            raise OptionError("place", repr(place), "the part behind # in the address of regard explore",
-                              "Leave it out for the atlas.")  # fmt: skip
+            raise OptionError(
+                "place",
+                repr(place),
+                "the part behind # in the address of regard explore",
+                "Leave it out for the atlas.",
+            )
         books = [Book.of(run) for run in runs]
         if place is None:
             place = START if books else "open"
         if "r" not in _parameters(place) and books and place != "lesson":
             place = _with(place, r=books[0].id)
-        self._page = "".join(page.html({"transport": "parent", "start": place}, title="regard"))
+        self._page = "".join(front_end.html({"transport": "parent", "start": place}, title="regard"))
         self._runs = {book.id: book.recording for book in books}
         self._explorer = Explorer({book.id: book for book in books})
         self._home = _loop_here()
@@ -76,12 +81,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         self.on_msg(_heard)
 
     def go(
-        self,
-        *,
-        layer: int | None = None,
-        head: int | None = None,
-        query: int | None = None,
-        key: int | None = None,
+        self, *, layer: int | None = None, head: int | None = None, query: int | None = None, key: int | None = None
     ) -> None:
         """Show a head, or one of its weights; what is not given stays as it is.
 
@@ -89,8 +89,12 @@ class ExplorerWidget(anywidget.AnyWidget):
             OptionError: a layer, head, query or key that is not there.
         """
         if not self._runs:
-            raise OptionError("go(…)", "a widget without a recording", "regard.notebook.explore(run)",
-                              "The lesson has no map to point at.")  # fmt: skip
+            raise OptionError(
+                "go(…)",
+                "a widget without a recording",
+                "regard.notebook.explore(run)",
+                "The lesson has no map to point at.",
+            )
         asked = _parameters(self.place)
         ident = asked.get("r", "")
         run = self._runs.get(ident)
@@ -99,16 +103,13 @@ class ExplorerWidget(anywidget.AnyWidget):
         number = _bounded("layer", self.layer if layer is None else layer, len(run))
         of = run.layer(number)
         here = min(self.head, of.heads - 1) if head is None else head
-        changes: dict[str, Any] = {
-            "r": ident,
-            "layer": number,
-            "head": _bounded("head", here, of.heads),
-        }
+        changes: dict[str, Any] = {"r": ident, "layer": number, "head": _bounded("head", here, of.heads)}
         if query is not None or key is not None:
             held: Cell | None = self.cell
             if held is None and (query is None or key is None):
-                raise OptionError("go(…)", "a query or a key alone", "both, while no weight is held",
-                                  "Say go(query=…, key=…).")  # fmt: skip
+                raise OptionError(
+                    "go(…)", "a query or a key alone", "both, while no weight is held", "Say go(query=…, key=…)."
+                )
             cell = [
                 _bounded(name, getattr(held, name) if given is None else given, most)
                 for name, given, most in (("query", query, of.queries), ("key", key, of.keys))

@@ -21,21 +21,25 @@ import numpy as np
 from numpy import ndarray
 from torch import Tensor
 
+from regard.display.images import DECADES, signed
+from regard.display.repr_html import ceiling
+from regard.display.text import printable
 from regard.errors import OptionError
-from regard.glance import ceiling
-from regard.observers import Pooled
-from regard.pages import printable
-from regard.pictures import DECADES, signed
 from regard.plot.source import HOW, Drawable, bound, maps_of, pixel, sizes, source_of
 from regard.recording import Recording
+from regard.spec.observers import Pooled
 
 try:
     from matplotlib import colors
     from matplotlib import pyplot as plt
     from matplotlib.ticker import FixedLocator, MaxNLocator
 except ImportError as error:
-    raise OptionError("regard.plot", f"no {error.name}", "an installation with the extra plot",
-                      'Install it: pip install "regard[plot]"') from error  # fmt: skip
+    raise OptionError(
+        "regard.plot",
+        f"no {error.name}",
+        "an installation with the extra plot",
+        'Install it: pip install "regard[plot]"',
+    ) from error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,14 +140,12 @@ def heads(
         what = "attention weight, pooled"
     maps = {name: maps_of(one, name, batch) for name, one in layers.items()}
     if not maps:
-        raise OptionError("heads(…)", "no layers", "at least one",
-                          "Give a recording, or a map for each head.")  # fmt: skip
+        raise OptionError("heads(…)", "no layers", "at least one", "Give a recording, or a map for each head.")
     most = max(len(one) for one in maps.values())
     side = max(0.35, min(0.9, 6.9 / (most + 1.5)))
     figure, axes = plt.subplots(
-        len(maps), most, squeeze=False, layout="constrained",
-        figsize=(side * most + 1.2, side * len(maps) + 0.5),
-    )  # fmt: skip
+        len(maps), most, squeeze=False, layout="constrained", figsize=(side * most + 1.2, side * len(maps) + 0.5)
+    )
     every = [one for layer in maps.values() for one in layer]
     colours, image = _colours(every, log), None
     for row, (name, layer) in zip(axes, maps.items(), strict=True):
@@ -152,9 +154,7 @@ def heads(
             if i >= len(layer):
                 ax.set_axis_off()
                 continue
-            image = ax.imshow(
-                _shown(layer[i], log), interpolation="nearest", aspect="auto", **colours
-            )
+            image = ax.imshow(_shown(layer[i], log), interpolation="nearest", aspect="auto", **colours)
         row[0].set_ylabel(name, fontsize=_SMALL, rotation=0, ha="right", va="center")
     for i, ax in enumerate(axes[0]):
         ax.set_title(str(i), fontsize=_SMALL)
@@ -196,8 +196,7 @@ def row(
     if type(query) is not int or not 0 <= query < source.shape[0]:
         raise OptionError("query", repr(query), f"0 to {source.shape[0] - 1}", "Count from 0.")
     if top is not None and (type(top) is not int or top < 1):
-        raise OptionError("top", repr(top), "1 or more keys, or None for all in order",
-                          "Leave it out for 16.")  # fmt: skip
+        raise OptionError("top", repr(top), "1 or more keys, or None for all in order", "Leave it out for 16.")
     values = source.row(query)
     if top is None:
         ax = _axes((2 * COLUMN, COLUMN * 0.6)) if ax is None else ax
@@ -205,13 +204,7 @@ def row(
         edges = np.minimum(np.arange(0, len(values) + step, step), len(values)) - 0.5
         greatest = np.maximum.reduceat(values, np.arange(0, len(values), step))
         ax.stairs(greatest, edges, fill=True, color=_BAR)
-        ax.plot(
-            np.arange(len(values)),
-            np.cumsum(values),
-            color=_LINE,
-            linewidth=0.8,
-            drawstyle="steps-mid",
-        )
+        ax.plot(np.arange(len(values)), np.cumsum(values), color=_LINE, linewidth=0.8, drawstyle="steps-mid")
         ax.set(xlim=(-0.5, len(values) - 0.5), ylim=(0, 1.02))
         of = "weight" if step == 1 else f"greatest of {step} weights"
         ax.set_ylabel(f"{of}\nline: mass so far", fontsize=_SMALL + 1)
@@ -222,14 +215,10 @@ def row(
         ax = _axes((COLUMN, 0.8 + 0.16 * len(order))) if ax is None else ax
         places = np.arange(len(order))
         ax.barh(places, values[order], color=_BAR, height=0.8)
-        ax.plot(
-            np.cumsum(values[order]), places, color=_LINE, linewidth=0.8, marker=".", markersize=3
-        )
+        ax.plot(np.cumsum(values[order]), places, color=_LINE, linewidth=0.8, marker=".", markersize=3)
         ax.set(xlim=(0, 1.02), ylim=(len(order) - 0.4, -0.6))
         ax.set_xlabel("weight; line: mass so far", fontsize=_SMALL + 1)
-        ax.set_yticks(
-            places, [_token(int(key), source.key_texts) for key in order], fontsize=_SMALL
-        )
+        ax.set_yticks(places, [_token(int(key), source.key_texts) for key in order], fontsize=_SMALL)
         ax.set_ylabel("key", fontsize=_SMALL + 1)
     ax.set_title(f"weights of query {_token(query, source.query_texts)}", fontsize=_SMALL + 1)
     ax.tick_params(labelsize=_SMALL)
@@ -248,10 +237,7 @@ def _colours(maps: Sequence[ndarray], log: bool) -> dict[str, Any]:
     """The colours and the scale that all maps share."""
     high = max(float(np.nan_to_num(np.abs(one)).max()) for one in maps) or 1.0
     if any((one < 0).any() for one in maps):
-        return {
-            "cmap": colors.ListedColormap(signed() / 255),
-            "norm": colors.Normalize(-high, high),
-        }
+        return {"cmap": colors.ListedColormap(signed() / 255), "norm": colors.Normalize(-high, high)}
     blank = plt.get_cmap("viridis").with_extremes(bad=(1, 1, 1, 0), under=(1, 1, 1, 0))
     if not log:
         return {"cmap": blank, "norm": colors.Normalize(0, high)}
@@ -273,9 +259,7 @@ def _ticks(axis: Any, side: range, texts: Sequence[str] | None, what: str, turne
     """Numbers along an axis, with the tokens that stand there: each of a few, some of many."""
     axis.set_label_text(what, fontsize=_SMALL + 1)
     if texts is None:
-        axis.set_major_locator(
-            MaxNLocator(6, integer=True) if len(side) > 1 else FixedLocator([side[0]])
-        )
+        axis.set_major_locator(MaxNLocator(6, integer=True) if len(side) > 1 else FixedLocator([side[0]]))
         axis.set_tick_params(labelsize=_SMALL)
         return
     few = len(side) <= READABLE

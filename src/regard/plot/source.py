@@ -12,9 +12,9 @@ from numpy import ndarray
 from torch import Tensor
 
 from regard.errors import DtypeError, OptionError, ShapeError
-from regard.observers import Block, Pooled, Rows
 from regard.recording import RecordedHead
 from regard.shapes import Sizes
+from regard.spec.observers import Block, Pooled, Rows
 from regard.weights import HeadWeights, Weights
 
 HOW = {"max": "maximum", "mean": "mean", "sum": "sum"}
@@ -53,19 +53,22 @@ class Source:
         return self.weights[query].float().numpy()
 
 
-def source_of(
-    weights: Any, head: int | None, batch: int, tokens: Sequence[str] | None
-) -> Source:  # fmt: skip
+def source_of(weights: Any, head: int | None, batch: int, tokens: Sequence[str] | None) -> Source:
     """One head's weights as what is drawn of them; `tokens` are those of the whole text."""
     shift, named = 0, tokens
     if isinstance(weights, Weights):
         if head is None:
-            raise OptionError("head", "none", f"0 to {weights.shape[1] - 1}, for Weights of several heads",
-                              "Say which: head=0.")  # fmt: skip
+            raise OptionError(
+                "head", "none", f"0 to {weights.shape[1] - 1}, for Weights of several heads", "Say which: head=0."
+            )
         weights = weights.head(head, batch)
     elif head is not None or batch:
-        raise OptionError("head, batch", f"given with a {type(weights).__name__}", "both with Weights alone",
-                          "It is of one head already: leave them out.")  # fmt: skip
+        raise OptionError(
+            "head, batch",
+            f"given with a {type(weights).__name__}",
+            "both with Weights alone",
+            "It is of one head already: leave them out.",
+        )
     if isinstance(weights, RecordedHead):
         layer = weights.layer
         shape = layer.queries, layer.keys
@@ -78,32 +81,39 @@ def source_of(
         shift = shape[1] - shape[0]
     else:
         if not isinstance(weights, Tensor | ndarray):
-            raise DtypeError("weights", f"a {type(weights).__name__}",
-                             "a head of a recording, Weights, or a tensor (queries, keys)",
-                             "For a whole recording there is regard.plot.heads.")  # fmt: skip
+            raise DtypeError(
+                "weights",
+                f"a {type(weights).__name__}",
+                "a head of a recording, Weights, or a tensor (queries, keys)",
+                "For a whole recording there is regard.plot.heads.",
+            )
         weights = torch.as_tensor(weights).detach().to("cpu", torch.float32)
         if weights.ndim != 2 or 0 in weights.shape:
-            raise ShapeError("weights", f"shape {tuple(weights.shape)}", "(queries, keys), neither 0",
-                             "Take one batch row and head: weights[0, 3].")  # fmt: skip
+            raise ShapeError(
+                "weights",
+                f"shape {tuple(weights.shape)}",
+                "(queries, keys), neither 0",
+                "Take one batch row and head: weights[0, 3].",
+            )
         shape = weights.shape[0], weights.shape[1]
         shift = shape[1] - shape[0]
     most = max(shape[1], shape[0] + shift)
     if named is not None and len(named) < most:
-        raise ShapeError("tokens", f"{len(named)} texts", f"one for each of {most} tokens",
-                         "Give those of the whole text.")  # fmt: skip
+        raise ShapeError(
+            "tokens", f"{len(named)} texts", f"one for each of {most} tokens", "Give those of the whole text."
+        )
     queries = None if named is None else named[max(shift, 0) :]
     return Source(weights, shape, queries, named)
 
 
-def bound(
-    source: Source, size: int, how: str, queries: tuple[int, int] | None, keys: tuple[int, int] | None
-) -> Pooled:  # fmt: skip
+def bound(source: Source, size: int, how: str, queries: tuple[int, int] | None, keys: tuple[int, int] | None) -> Pooled:
     """The map that is asked for, none of whose sides is empty."""
     asked = Pooled(size, size, how, queries, keys).bind(sizes(*source.shape))
     for name, side in zip(("queries", "keys"), asked.rectangle, strict=True):
         if not side:
-            raise OptionError(name, f"({side.start}, {side.stop}), which is empty", "start < stop",
-                              "Ask for one at least.")  # fmt: skip
+            raise OptionError(
+                name, f"({side.start}, {side.stop}), which is empty", "start < stop", "Ask for one at least."
+            )
     return asked
 
 
@@ -126,19 +136,19 @@ def maps_of(maps: Any, name: str, batch: int) -> ndarray:
     if given.ndim == 4 and 0 <= batch < given.shape[0]:
         given = given[batch]
     if given.ndim != 3 or 0 in given.shape:
-        raise ShapeError(f"heads(…): layer {name}", f"shape {tuple(given.shape)}, batch row {batch}",
-                         "(batch, heads, rows, cols), or (heads, rows, cols)",
-                         "Give what seen[Pooled(64, 64, 'max')] is.")  # fmt: skip
+        raise ShapeError(
+            f"heads(…): layer {name}",
+            f"shape {tuple(given.shape)}, batch row {batch}",
+            "(batch, heads, rows, cols), or (heads, rows, cols)",
+            "Give what seen[Pooled(64, 64, 'max')] is.",
+        )
     return given.numpy()
 
 
 def pixel(asked: Pooled, values: ndarray | None = None) -> str:
     """What a pixel is, in words."""
     what = "difference" if values is not None and (values < 0).any() else "attention weight"
-    down, right = (
-        -(-len(side) // n)
-        for side, n in zip(asked.rectangle, (asked.rows, asked.cols), strict=True)
-    )
+    down, right = (-(-len(side) // n) for side, n in zip(asked.rectangle, (asked.rows, asked.cols), strict=True))
     if down == right == 1:
         return f"{what}\n1 px = 1 weight"
     how = "farthest from 0" if what == "difference" and asked.how == "max" else HOW[asked.how]

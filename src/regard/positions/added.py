@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 from regard.errors import OptionError, ShapeError
 from regard.positions.base import Position, Positions, checked
-from regard.values import readable
+from regard.spec.values import readable
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,9 @@ class Sinusoidal(Position):
 
     def __post_init__(self) -> None:
         if not self.base > 1:
-            raise OptionError(
-                "Sinusoidal(base=…)", self.base, "a number above 1", "The paper uses 10000."
-            )
+            raise OptionError("Sinusoidal(base=…)", self.base, "a number above 1", "The paper uses 10000.")
 
-    def add(
-        self, x: Float[Tensor, "b n width"], positions: Positions
-    ) -> Float[Tensor, "b n width"]:
+    def add(self, x: Float[Tensor, "b n width"], positions: Positions) -> Float[Tensor, "b n width"]:
         width = x.shape[-1]
         positions = checked(positions, x.shape[-2])
         wide = torch.float32 if x.device.type == "mps" else torch.float64
@@ -59,25 +55,35 @@ class Learned(Position):
 
     def __post_init__(self) -> None:
         if self.table.ndim != 2 or not self.table.is_floating_point():
-            raise ShapeError("Learned(table=…)", f"a {self.table.dtype} tensor {tuple(self.table.shape)}",
-                             "a float tensor (length, width)", "Learned.fresh makes one.")  # fmt: skip
+            raise ShapeError(
+                "Learned(table=…)",
+                f"a {self.table.dtype} tensor {tuple(self.table.shape)}",
+                "a float tensor (length, width)",
+                "Learned.fresh makes one.",
+            )
 
     @classmethod
     def fresh(cls, length: int, width: int) -> Self:
         """With a fresh parameter, normal with deviation 0.02 as in BERT and GPT-2."""
         return cls(Parameter(torch.randn(length, width) * 0.02))
 
-    def add(
-        self, x: Float[Tensor, "b n width"], positions: Positions
-    ) -> Float[Tensor, "b n width"]:
+    def add(self, x: Float[Tensor, "b n width"], positions: Positions) -> Float[Tensor, "b n width"]:
         length, width = self.table.shape
         if width != x.shape[-1]:
-            raise ShapeError("Learned(table=…)", f"width {width}", f"the width of the inputs, {x.shape[-1]}",
-                             "Make the table as wide as the model.")  # fmt: skip
+            raise ShapeError(
+                "Learned(table=…)",
+                f"width {width}",
+                f"the width of the inputs, {x.shape[-1]}",
+                "Make the table as wide as the model.",
+            )
         positions = checked(positions, x.shape[-2])
         if readable(positions) and positions.numel():
             low, high = int(positions.min()), int(positions.max())
             if low < 0 or high >= length:
-                raise OptionError("positions", f"{low} to {high}", f"0 to {length - 1}, the learned ones",
-                                  "Make a longer table, or use Rotary or a bias by distance.")  # fmt: skip
+                raise OptionError(
+                    "positions",
+                    f"{low} to {high}",
+                    f"0 to {length - 1}, the learned ones",
+                    "Make a longer table, or use Rotary or a bias by distance.",
+                )
         return x + self.table[positions].to(x.dtype)

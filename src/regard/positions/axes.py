@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from regard.errors import OptionError
-from regard.values import Value
+from regard.spec.values import Value
 
 
 class Dealt(NamedTuple):
@@ -108,11 +108,16 @@ class Sections(Axes):
     def __post_init__(self) -> None:
         object.__setattr__(self, "pairs", tuple(self.pairs))
         if not self.pairs or min(self.pairs) < 0:
-            raise OptionError("Sections(pairs=…)", self.pairs, "whole numbers ≥ 0",
-                              "Give the pairs of each axis; Qwen2-VL has (16, 24, 24).")  # fmt: skip
+            raise OptionError(
+                "Sections(pairs=…)",
+                self.pairs,
+                "whole numbers ≥ 0",
+                "Give the pairs of each axis; Qwen2-VL has (16, 24, 24).",
+            )
         if self.order not in ("blocks", "woven"):
-            raise OptionError("Sections(order=…)", repr(self.order), "'blocks' or 'woven'",
-                              "Qwen2-VL has blocks, Qwen3-VL is woven.")  # fmt: skip
+            raise OptionError(
+                "Sections(order=…)", repr(self.order), "'blocks' or 'woven'", "Qwen2-VL has blocks, Qwen3-VL is woven."
+            )
 
     @property
     def number(self) -> int:
@@ -120,9 +125,12 @@ class Sections(Axes):
 
     def deal(self, size: int) -> Dealt:
         if 2 * sum(self.pairs) != size:
-            raise OptionError("Sections(pairs=…)", f"{self.pairs}, {sum(self.pairs)} pairs",
-                              f"{size // 2} pairs in all, half of what is turned",
-                              "Every pair turns with one axis.")  # fmt: skip
+            raise OptionError(
+                "Sections(pairs=…)",
+                f"{self.pairs}, {sum(self.pairs)} pairs",
+                f"{size // 2} pairs in all, half of what is turned",
+                "Every pair turns with one axis.",
+            )
         axes = list(_blocks(self.pairs))
         if self.order == "woven":
             axes = [0] * len(axes)
@@ -144,6 +152,10 @@ def _at_least_one(name: str, count: int) -> None:
 def _share(name: str, count: int, size: int) -> int:
     """The pairs of each axis."""
     if size % (2 * count):
-        raise OptionError(name, f"{count} for {size} components", "a divisor of the pairs of components",
-                          "Give Rotary(size=…), as many components as can be shared equally.")  # fmt: skip
+        raise OptionError(
+            name,
+            f"{count} for {size} components",
+            "a divisor of the pairs of components",
+            "Give Rotary(size=…), as many components as can be shared equally.",
+        )
     return size // (2 * count)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from regard.errors import DtypeError, ShapeError
-from regard.values import Value
+from regard.spec.values import Value
 
 Positions = Int[Tensor, "..."]
 """The place of every token: (n,), or (b, n) where batch rows differ; with axes (n, axes) or (b, n, axes)."""
@@ -19,9 +19,7 @@ Positions = Int[Tensor, "..."]
 class Position(Value):
     """A way to tell a model where tokens stand: adds to the inputs, or turns queries and keys."""
 
-    def add(
-        self, x: Float[Tensor, "b n width"], positions: Positions
-    ) -> Float[Tensor, "b n width"]:
+    def add(self, x: Float[Tensor, "b n width"], positions: Positions) -> Float[Tensor, "b n width"]:
         """The inputs of a layer with their positions added; unchanged by default."""
         del positions
         return x
@@ -45,14 +43,17 @@ class Position(Value):
 def checked(positions: Tensor, n: int, axes: int | None = None, name: str = "positions") -> Tensor:
     """The positions, once they are known to be whole numbers of n tokens, each of so many axes."""
     if positions.is_floating_point() or positions.dtype == torch.bool:
-        raise DtypeError(name, f"a {positions.dtype} tensor", "an integer tensor",
-                         "Convert it with .long().")  # fmt: skip
+        raise DtypeError(name, f"a {positions.dtype} tensor", "an integer tensor", "Convert it with .long().")
     last = () if axes is None else (axes,)
     places = positions.shape[: positions.ndim - len(last)]
     if len(places) not in (1, 2) or places[-1] != n or positions.shape[len(places) :] != last:
         each = "" if axes is None else f", {axes}"
         alone = f"({n},)" if axes is None else f"({n}, {axes})"
         what = "place" if axes is None else "place on each axis"
-        raise ShapeError(name, f"shape {tuple(positions.shape)}", f"{alone} or (batch, {n}{each})",
-                         f"Give the {what} of every token.")  # fmt: skip
+        raise ShapeError(
+            name,
+            f"shape {tuple(positions.shape)}",
+            f"{alone} or (batch, {n}{each})",
+            f"Give the {what} of every token.",
+        )
     return positions

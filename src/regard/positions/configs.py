@@ -7,15 +7,7 @@ from typing import Any, NamedTuple
 
 from regard.errors import OptionError
 from regard.positions.axes import Axes, Sections
-from regard.positions.scaling import (
-    DynamicNTK,
-    Linear,
-    Llama3,
-    LongRoPE,
-    Proportional,
-    Scaling,
-    YaRN,
-)
+from regard.positions.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, Scaling, YaRN
 
 
 class Read(NamedTuple):
@@ -29,9 +21,14 @@ class Read(NamedTuple):
 
 
 _ANY = {
-    "rope_type", "type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings",
-    "mrope_section", "mrope_interleaved",
-}  # fmt: skip
+    "rope_type",
+    "type",
+    "rope_theta",
+    "partial_rotary_factor",
+    "original_max_position_embeddings",
+    "mrope_section",
+    "mrope_interleaved",
+}
 _KEYS: dict[str, set[str]] = {
     "default": set(),
     "linear": {"factor"},
@@ -40,7 +37,7 @@ _KEYS: dict[str, set[str]] = {
     "llama3": {"factor", "low_freq_factor", "high_freq_factor"},
     "longrope": {"short_factor", "long_factor", "factor", "attention_factor"},
     "proportional": {"factor"},
-}  # fmt: skip
+}
 _OLD = {"su": "longrope", "mrope": "default"}
 """Names of earlier configs."""
 
@@ -48,23 +45,38 @@ _OLD = {"su": "longrope", "mrope": "default"}
 def read(rope: Mapping[str, Any], trained: int | None, base: float, share: float) -> Read:
     """What the dict says; `trained`, `base` and `share` are what the config says beside it."""
     if rope and all(isinstance(x, Mapping) or x is None for x in rope.values()):
-        raise OptionError("rope", f"a dict for each of {', '.join(rope)}", "the dict of one kind of layer",
-                          f"Write rope[{next(iter(rope))!r}], and so for each kind.")  # fmt: skip
+        raise OptionError(
+            "rope",
+            f"a dict for each of {', '.join(rope)}",
+            "the dict of one kind of layer",
+            f"Write rope[{next(iter(rope))!r}], and so for each kind.",
+        )
     said = {key: x for key, x in rope.items() if x is not None}
     kind = said.get("rope_type", said.get("type", "default"))
     kind = _OLD.get(kind, kind)
     if kind == "axial":
-        raise OptionError("rope['rope_type']", "'axial'", f"one of {', '.join(_KEYS)}",
-                          "Write Rotary(base=…, axes=Axial(2)) for Qwen2-VL's vision, "
-                          "Rotary(base=…, axes=Alternating(2)) for Pixtral.")  # fmt: skip
+        raise OptionError(
+            "rope['rope_type']",
+            "'axial'",
+            f"one of {', '.join(_KEYS)}",
+            "Write Rotary(base=…, axes=Axial(2)) for Qwen2-VL's vision, "
+            "Rotary(base=…, axes=Alternating(2)) for Pixtral.",
+        )
     if kind not in _KEYS:
-        raise OptionError("rope['rope_type']", repr(kind), f"one of {', '.join(_KEYS)}",
-                          "Write a Scaling of your own: Rotary(scaling=…).")  # fmt: skip
+        raise OptionError(
+            "rope['rope_type']",
+            repr(kind),
+            f"one of {', '.join(_KEYS)}",
+            "Write a Scaling of your own: Rotary(scaling=…).",
+        )
     unknown = set(said) - _ANY - _KEYS[kind]
     if unknown:
-        raise OptionError("rope", f"{', '.join(sorted(unknown))} for {kind!r}",
-                          ", ".join(sorted(_ANY | _KEYS[kind])),
-                          "Drop what should mean nothing here.")  # fmt: skip
+        raise OptionError(
+            "rope",
+            f"{', '.join(sorted(unknown))} for {kind!r}",
+            ", ".join(sorted(_ANY | _KEYS[kind])),
+            "Drop what should mean nothing here.",
+        )
     base = float(said.get("rope_theta", base))
     share = float(said.get("partial_rotary_factor", share))
     scaling = _scaling(kind, said, trained, share)
@@ -74,14 +86,19 @@ def read(rope: Mapping[str, Any], trained: int | None, base: float, share: float
 def _scaling(kind: str, said: dict[str, Any], trained: int | None, share: float) -> Scaling | None:
     def needed(key: str) -> Any:
         if key not in said:
-            raise OptionError("rope", f"no {key} for {kind!r}", f"a dict with {key}",
-                              "Give rope_parameters (or rope_scaling) whole.")  # fmt: skip
+            raise OptionError(
+                "rope", f"no {key} for {kind!r}", f"a dict with {key}", "Give rope_parameters (or rope_scaling) whole."
+            )
         return said[key]
 
     def of_config() -> int:
         if trained is None:
-            raise OptionError("from_config(trained=…)", "None", f"a length, for this {kind!r}",
-                              "Give the config's max_position_embeddings.")  # fmt: skip
+            raise OptionError(
+                "from_config(trained=…)",
+                "None",
+                f"a length, for this {kind!r}",
+                "Give the config's max_position_embeddings.",
+            )
         return trained
 
     def original() -> int:

@@ -19,7 +19,7 @@ from regard.positions.axes import Axes
 from regard.positions.base import Position, Positions, checked
 from regard.positions.configs import read
 from regard.positions.scaling import Scaling, plain
-from regard.values import readable
+from regard.spec.values import readable
 
 
 class _Wheel(NamedTuple):
@@ -62,15 +62,18 @@ class Rotary(Position):
 
     def __post_init__(self) -> None:
         if not self.base > 1:
-            raise OptionError(
-                "Rotary(base=…)", self.base, "a number above 1", "Most models use 10000."
-            )
+            raise OptionError("Rotary(base=…)", self.base, "a number above 1", "Most models use 10000.")
         if self.size is not None and (self.size < 2 or self.size % 2):
-            raise OptionError("Rotary(size=…)", self.size, "an even number ≥ 2, or None",
-                              "None turns every component of a head.")  # fmt: skip
+            raise OptionError(
+                "Rotary(size=…)", self.size, "an even number ≥ 2, or None", "None turns every component of a head."
+            )
         if self.pairs not in ("halves", "interleaved"):
-            raise OptionError("Rotary(pairs=…)", repr(self.pairs), "'halves' or 'interleaved'",
-                              "Llama has halves, GPT-J is interleaved.")  # fmt: skip
+            raise OptionError(
+                "Rotary(pairs=…)",
+                repr(self.pairs),
+                "'halves' or 'interleaved'",
+                "Llama has halves, GPT-J is interleaved.",
+            )
 
     @classmethod
     def from_config(
@@ -131,8 +134,12 @@ class Rotary(Position):
         d = q.shape[-1]
         size = d if self.size is None else self.size
         if size > d or size % 2:
-            raise ShapeError("Rotary", f"head size {d}", f"an even head size of at least {max(size, 2)}",
-                             "Give Rotary(size=…), the components to turn.")  # fmt: skip
+            raise ShapeError(
+                "Rotary",
+                f"head size {d}",
+                f"an even head size of at least {max(size, 2)}",
+                "Give Rotary(size=…), the components to turn.",
+            )
         axes = None if self.axes is None else self.axes.number
         positions = checked(positions, q.shape[-2], axes)
         if key_positions is None:
@@ -152,10 +159,7 @@ class Rotary(Position):
         return of_q, of_q if same else _angles(key_positions, frequencies, wheel.axes)
 
     def turned(
-        self,
-        x: Float[Tensor, "b h n d"],
-        cos: Float[Tensor, "... n half"],
-        sin: Float[Tensor, "... n half"],
+        self, x: Float[Tensor, "b h n d"], cos: Float[Tensor, "... n half"], sin: Float[Tensor, "... n half"]
     ) -> Float[Tensor, "b h n d"]:
         """Each pair of components turned, by the cosine and the sine of its angle."""
         half, wide = cos.shape[-1], torch.promote_types(x.dtype, torch.float32)
@@ -206,11 +210,13 @@ class XPos(Position):
     def __post_init__(self) -> None:
         for name, number in (("scale", self.scale), ("gamma", self.gamma)):
             if not 0 < number < math.inf:
-                raise OptionError(f"XPos({name}=…)", number, "a number above 0",
-                                  "The paper has scale=512 and gamma=0.4.")  # fmt: skip
+                raise OptionError(
+                    f"XPos({name}=…)", number, "a number above 0", "The paper has scale=512 and gamma=0.4."
+                )
         if self.rotary.axes is not None:
-            raise OptionError("XPos(rotary=…)", self.rotary, "positions on one axis",
-                              "Decay needs one distance; leave axes out.")  # fmt: skip
+            raise OptionError(
+                "XPos(rotary=…)", self.rotary, "positions on one axis", "Decay needs one distance; leave axes out."
+            )
 
     def turn(
         self,
@@ -254,9 +260,13 @@ class XPos(Position):
         farthest = int(torch.maximum(of_q.abs().amax(), of_k.abs().amax()).ceil())
         if farthest > most:
             allowed = f"at most {most} from the centre, in {str(x.dtype).removeprefix('torch.')}"
-            raise OptionError("positions", f"{farthest} from the centre of XPos", allowed,
-                              "Give XPos(centre=…) amid the positions, or None for each call's middle; "
-                              "for positions farther apart, a greater scale or a wider dtype.")  # fmt: skip
+            raise OptionError(
+                "positions",
+                f"{farthest} from the centre of XPos",
+                allowed,
+                "Give XPos(centre=…) amid the positions, or None for each call's middle; "
+                "for positions farther apart, a greater scale or a wider dtype.",
+            )
 
 
 def _angles(positions: Tensor, frequencies: Tensor, axes: Tensor | None) -> Tensor:
@@ -281,9 +291,7 @@ def _wheel(rotary: Rotary, size: int, device: torch.device) -> _Wheel:
     dealt = None if rotary.axes is None else rotary.axes.deal(size)
     inner = size if dealt is None else dealt.size
     scaling = rotary.scaling
-    numbers = (
-        plain(rotary.base, inner) if scaling is None else scaling.frequencies(rotary.base, inner)
-    )
+    numbers = plain(rotary.base, inner) if scaling is None else scaling.frequencies(rotary.base, inner)
     # Angles want more than float32 where positions are many: 24 bits at position 10^6 are 0.06 rad.
     wide = torch.float32 if device.type == "mps" else torch.float64
     frequencies = torch.tensor(numbers, dtype=wide, device=device)

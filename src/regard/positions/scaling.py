@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from regard.errors import OptionError
-from regard.values import Value
+from regard.spec.values import Value
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,23 @@ class YaRN(Scaling):
         _positive("YaRN(factor=…)", self.factor)
         _at_least("YaRN(trained=…)", self.trained, 1)
         if not self.fast >= self.slow > 0:
-            raise OptionError("YaRN(fast=…, slow=…)", f"{self.fast} and {self.slow}", "fast ≥ slow > 0",
-                              "They are turns in the trained length; the paper has 32 and 1.")  # fmt: skip
+            raise OptionError(
+                "YaRN(fast=…, slow=…)",
+                f"{self.fast} and {self.slow}",
+                "fast ≥ slow > 0",
+                "They are turns in the trained length; the paper has 32 and 1.",
+            )
         if self.ends not in ("whole", "exact"):
-            raise OptionError("YaRN(ends=…)", repr(self.ends), "'whole' or 'exact'",
-                              "A config's truncate=False is 'exact'.")  # fmt: skip
+            raise OptionError(
+                "YaRN(ends=…)", repr(self.ends), "'whole' or 'exact'", "A config's truncate=False is 'exact'."
+            )
         if self.attention is not None and self.mscale is not None:
-            raise OptionError("YaRN(attention=…, mscale=…)", f"{self.attention} and {self.mscale}",
-                              "one of them", "Both say how much scores grow.")  # fmt: skip
+            raise OptionError(
+                "YaRN(attention=…, mscale=…)",
+                f"{self.attention} and {self.mscale}",
+                "one of them",
+                "Both say how much scores grow.",
+            )
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         def pair(turns: float) -> float:
@@ -197,8 +206,12 @@ class Llama3(Scaling):
         _positive("Llama3(factor=…)", self.factor)
         _at_least("Llama3(trained=…)", self.trained, 1)
         if not self.fast > self.slow > 0:
-            raise OptionError("Llama3(fast=…, slow=…)", f"{self.fast} and {self.slow}", "fast > slow > 0",
-                              "They are turns in the trained length; Llama 3.1 has 4 and 1.")  # fmt: skip
+            raise OptionError(
+                "Llama3(fast=…, slow=…)",
+                f"{self.fast} and {self.slow}",
+                "fast > slow > 0",
+                "They are turns in the trained length; Llama 3.1 has 4 and 1.",
+            )
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         scaled: list[float] = []
@@ -233,9 +246,12 @@ class LongRoPE(Scaling):
         object.__setattr__(self, "long", tuple(self.long))
         _at_least("LongRoPE(trained=…)", self.trained, 2)
         if len(self.short) != len(self.long) or not all(x > 0 for x in (*self.short, *self.long)):
-            raise OptionError("LongRoPE(short=…, long=…)", f"{len(self.short)} and {len(self.long)} divisors",
-                              "as many of one as of the other, all above 0",
-                              "Each has one divisor for each pair of components.")  # fmt: skip
+            raise OptionError(
+                "LongRoPE(short=…, long=…)",
+                f"{len(self.short)} and {len(self.long)} divisors",
+                "as many of one as of the other, all above 0",
+                "Each has one divisor for each pair of components.",
+            )
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         return self._divided(base, size, self.short)
@@ -261,9 +277,12 @@ class LongRoPE(Scaling):
 
     def _divided(self, base: float, size: int, by: tuple[float, ...]) -> tuple[float, ...]:
         if len(by) != size // 2:
-            raise OptionError("LongRoPE(short=…, long=…)", f"{len(by)} divisors",
-                              f"{size // 2}, one for each pair of {size} components",
-                              "They belong to one head size.")  # fmt: skip
+            raise OptionError(
+                "LongRoPE(short=…, long=…)",
+                f"{len(by)} divisors",
+                f"{size // 2}, one for each pair of {size} components",
+                "They belong to one head size.",
+            )
         return tuple(f / x for f, x in zip(plain(base, size), by, strict=True))
 
 
@@ -281,14 +300,11 @@ class Proportional(Scaling):
     def __post_init__(self) -> None:
         _positive("Proportional(factor=…)", self.factor)
         if not 0 <= self.share <= 1:
-            raise OptionError("Proportional(share=…)", self.share, "a number from 0 to 1",
-                              "1 turns every pair.")  # fmt: skip
+            raise OptionError("Proportional(share=…)", self.share, "a number from 0 to 1", "1 turns every pair.")
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         turned = int(self.share * size // 2)
-        return tuple(
-            f / self.factor if i < turned else 0.0 for i, f in enumerate(plain(base, size))
-        )
+        return tuple(f / self.factor if i < turned else 0.0 for i, f in enumerate(plain(base, size)))
 
 
 def _positive(name: str, number: float) -> None:
@@ -298,11 +314,11 @@ def _positive(name: str, number: float) -> None:
 
 def _at_least(name: str, number: float, least: int) -> None:
     if not least <= number < math.inf:
-        raise OptionError(name, number, f"a number ≥ {least}",
-                          "Take it from the model's config.")  # fmt: skip
+        raise OptionError(name, number, f"a number ≥ {least}", "Take it from the model's config.")
 
 
 def _two_pairs(kind: str, size: int) -> None:
     if size < 4:
-        raise OptionError(kind, f"{size} components to turn", "at least 4",
-                          "With a single pair there is none to slow down.")  # fmt: skip
+        raise OptionError(
+            kind, f"{size} components to turn", "at least 4", "With a single pair there is none to slow down."
+        )

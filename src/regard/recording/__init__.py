@@ -8,12 +8,23 @@ observer can be asked later.
 from regard.recording.head import RecordedHead
 from regard.recording.inputs import Inputs, Output, Projection
 from regard.recording.layer import RecordedLayer
-from regard.recording.making import record
-from regard.recording.opened import Recording
-from regard.recording.words import Rounding, rounding_in_words, size_in_words
-from regard.recording.writing import DTYPES, Progress, sampled_rows
+from regard.recording.reader import Recording
+from regard.recording.recorder import record
+from regard.recording.text import Rounding, rounding_in_words, size_in_words
+from regard.recording.writer import DTYPES, Progress, sampled_rows
 
 __all__ = [
-    "DTYPES", "Inputs", "Output", "Progress", "Projection", "RecordedHead", "RecordedLayer", "Recording",
-    "Rounding", "record", "rounding_in_words", "sampled_rows", "size_in_words",
-]  # fmt: skip
+    "DTYPES",
+    "Inputs",
+    "Output",
+    "Progress",
+    "Projection",
+    "RecordedHead",
+    "RecordedLayer",
+    "Recording",
+    "Rounding",
+    "record",
+    "rounding_in_words",
+    "sampled_rows",
+    "size_in_words",
+]

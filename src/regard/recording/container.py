@@ -21,16 +21,22 @@ import torch
 from torch import Tensor
 
 from regard.errors import OptionError
-from regard.pages import beside
-from regard.recording.words import no_constant, shown
+from regard.recording.text import no_constant, shown
+from regard.system.atomic_files import beside
 
 FORMAT, VERSION = "regard.recording", 1
 """What a header says that a file is, and the newest format that is read here."""
 
 DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 ALIGN = 64
@@ -94,8 +100,13 @@ class Writer:
         """Write the header and put the file in its place."""
         words = json.dumps(about, ensure_ascii=True, allow_nan=False)
         self._digest.update(words.encode())
-        told = {"format": FORMAT, "version": str(VERSION), **metadata, "about": words,
-                "digest": self._digest.hexdigest()}  # fmt: skip
+        told = {
+            "format": FORMAT,
+            "version": str(VERSION),
+            **metadata,
+            "about": words,
+            "digest": self._digest.hexdigest(),
+        }
         header = json.dumps({"__metadata__": told, **self._entries}).encode()
         start = max(self._start, _aligned(8 + len(header)))
         self._shift(start)
@@ -109,12 +120,7 @@ class Writer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        at: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self.file.close()
         except OSError:
@@ -191,11 +197,13 @@ class Reader:
                 }
                 self._bytes = _mapped(file, self.size)
         except FileNotFoundError:
-            raise OptionError("Recording.open", f"{path}, which is not there",
-                              "a file that regard.record wrote", "Check the path.") from None  # fmt: skip
+            raise OptionError(
+                "Recording.open", f"{path}, which is not there", "a file that regard.record wrote", "Check the path."
+            ) from None
         except IsADirectoryError:
-            raise OptionError("Recording.open", f"{path}, a folder", "a file that regard.record wrote",
-                              "Name a file in it.") from None  # fmt: skip
+            raise OptionError(
+                "Recording.open", f"{path}, a folder", "a file that regard.record wrote", "Name a file in it."
+            ) from None
 
     def tensor(self, name: str) -> Tensor:
         """A tensor where it lies in the file: what is written to it stays in memory."""
@@ -248,9 +256,12 @@ def _metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
         raise damaged(path, f"its format is {version[:20]!r}")
     if int(version) > VERSION:
         by = shown(told.get("regard", "of a newer version")[:40])
-        raise OptionError("Recording.open", f"{path}, of format {version}, which regard {by} wrote",
-                          f"recordings of format {VERSION} or older",
-                          "Update regard, or record again with this version.")  # fmt: skip
+        raise OptionError(
+            "Recording.open",
+            f"{path}, of format {version}, which regard {by} wrote",
+            f"recordings of format {VERSION} or older",
+            "Update regard, or record again with this version.",
+        )
     return told
 
 
@@ -268,18 +279,30 @@ def _mapped(file: IO[bytes], size: int) -> Tensor:
 
 def damaged(path: Path, how: str) -> OptionError:
     """The error for a file that was a recording once."""
-    return OptionError("Recording.open", f"{path}, a recording that is damaged: {how}",
-                       "a file as regard.record wrote it", "Copy it anew, or record again.")  # fmt: skip
+    return OptionError(
+        "Recording.open",
+        f"{path}, a recording that is damaged: {how}",
+        "a file as regard.record wrote it",
+        "Copy it anew, or record again.",
+    )
 
 
 def _cut(path: Path, wanted: str, size: int) -> OptionError:
-    return OptionError("Recording.open", f"{path}, which is cut off: it has {size:,} bytes of {wanted}",
-                       "a whole file", "Copy it anew, or record again.")  # fmt: skip
+    return OptionError(
+        "Recording.open",
+        f"{path}, which is cut off: it has {size:,} bytes of {wanted}",
+        "a whole file",
+        "Copy it anew, or record again.",
+    )
 
 
 def _foreign(path: Path, what: str) -> OptionError:
-    return OptionError("Recording.open", f"{path}, {what}", "a file that regard.record wrote",
-                       "Make one: regard record FILE -o run.safetensors.")  # fmt: skip
+    return OptionError(
+        "Recording.open",
+        f"{path}, {what}",
+        "a file that regard.record wrote",
+        "Make one: regard record FILE -o run.safetensors.",
+    )
 
 
 def _reason(error: Exception) -> str:

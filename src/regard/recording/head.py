@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from regard import glance
+from regard.capture.watch import Pass, observed
+from regard.display import repr_html
 from regard.errors import OptionError
-from regard.masks import Given
-from regard.normalizers import Softmax
-from regard.observers import (
-    DistanceMass,
-    Entropy,
-    MeanDistance,
-    Observer,
-    Pooled,
-    SpanMass,
-    Top,
-    TopK,
-)
-from regard.watching import Pass, observed
+from regard.spec.masks import Given
+from regard.spec.normalizers import Softmax
+from regard.spec.observers import DistanceMass, Entropy, MeanDistance, Observer, Pooled, SpanMass, Top, TopK
 from regard.weights import HeadWeights, one_of
 
 if TYPE_CHECKING:
@@ -62,8 +53,7 @@ class RecordedHead:
         rows = layer.lse.shape[0]
         for name, given, most in (("head", number, layer.heads), ("batch", batch, rows)):
             if type(given) is not int or not 0 <= given < most:
-                raise OptionError(f"layer.head({name}=…)", repr(given), f"0 to {most - 1}",
-                                  "Count from 0.")  # fmt: skip
+                raise OptionError(f"layer.head({name}=…)", repr(given), f"0 to {most - 1}", "Count from 0.")
         self.layer, self.number, self.batch = layer, number, batch
 
     @property
@@ -86,16 +76,15 @@ class RecordedHead:
         Those of ``layer.see`` for this head, at the cost of this head alone.
         """
         if not observers:
-            raise OptionError("see(…)", "no observers", "observers: Entropy(), TopK(8), Received() …",
-                              "Say what to see.")  # fmt: skip
+            raise OptionError(
+                "see(…)", "no observers", "observers: Entropy(), TopK(8), Received() …", "Say what to see."
+            )
         layer = self.layer
         sides = layer.place, layer.mask, layer.queries, layer.keys
         results = layer._guarded(lambda: observed(self._look, observers, *sides))
         return Pass(layer.place, layer.queries, layer.keys, results)
 
-    def _look(
-        self, observers: Sequence[Observer[Any]], real: Given | None
-    ) -> dict[Observer[Any], Any]:
+    def _look(self, observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
         layer = self.layer
         if real is None and isinstance(layer.normalizer, Softmax):
             return self.weights.seen(observers)
@@ -110,54 +99,60 @@ class RecordedHead:
 
     def __repr__(self) -> str:
         of = f"{self.layer.number}, {self.layer.name!r}"
-        return (
-            f"RecordedHead({self.number} of layer {of}, {self.layer.queries} × {self.layer.keys})"
-        )
+        return f"RecordedHead({self.number} of layer {of}, {self.layer.queries} × {self.layer.keys})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: its map, its statistics and its strongest links."""
         layer, (q, k) = self.layer, (self.layer.queries, self.layer.keys)
         title = f"{layer.run.path.name}: layer {layer.number} ({layer.name}), head {self.number}"
-        sides = glance.said(f"{q:,} queries × {k:,} keys")
+        sides = repr_html.said(f"{q:,} queries × {k:,} keys")
         if q * k > CHEAP:
             many = f"They are {q * k:,} weights, which takes a while:"
-            ask = glance.Html("<code>head.see(Pooled(512, 512, 'max'))</code>")
-            return glance.block(title, sides, glance.said(many, ask, "makes a map of them."))
+            ask = repr_html.Html("<code>head.see(Pooled(512, 512, 'max'))</code>")
+            return repr_html.block(title, sides, repr_html.said(many, ask, "makes a map of them."))
         drawn = Pooled(_SIDE, _SIDE, "max")
         seen = self.see(drawn, Entropy(), MeanDistance(), *_MASSES.values(), _TOP)
         values = seen[drawn].float().numpy()
-        high = glance.ceiling([values])
+        high = repr_html.ceiling([values])
         pixel = f"{-(-q // len(values))}×{-(-k // values.shape[1])} weights, maximum"
-        return glance.block(
-            title, sides,
-            glance.picture(values, f"map of the weights: {pixel}", high, 2 * _SIDE),
-            glance.said(glance.legend(high, pixel)),
-            self._figures(seen), self._links(seen[_TOP]),
-        )  # fmt: skip
+        return repr_html.block(
+            title,
+            sides,
+            repr_html.picture(values, f"map of the weights: {pixel}", high, 2 * _SIDE),
+            repr_html.said(repr_html.legend(high, pixel)),
+            self._figures(seen),
+            self._links(seen[_TOP]),
+        )
 
     def _figures(self, seen: Pass) -> str:
         entropy = seen[Entropy()]
         told = {
-            "entropy, nats": entropy, "effective keys": entropy.exp(),
+            "entropy, nats": entropy,
+            "effective keys": entropy.exp(),
             "mean distance": seen[MeanDistance()],
             **{f"mass on the {name}": seen[one].reshape(-1) for name, one in _MASSES.items()},
-        }  # fmt: skip
+        }
         each = ((name, one.float().numpy()) for name, one in told.items())
-        rows = [(name, *glance.figures(one), glance.line(one, f"{name}, from first query to last"))
-                for name, one in each]  # fmt: skip
-        return glance.table(["of each query", *glance.FIGURES, "from first to last"], rows)
+        rows = [
+            (name, *repr_html.figures(one), repr_html.line(one, f"{name}, from first query to last"))
+            for name, one in each
+        ]
+        return repr_html.table(["of each query", *repr_html.FIGURES, "from first to last"], rows)
 
     def _links(self, top: Top) -> str:
         shift = self.layer.place.query - self.layer.place.key
         rows = [
-            (glance.number(weight), f"{query:,}", _quoted(self.token("query", query)), f"{key:,}",
-             _quoted(self.token("key", key)))
+            (
+                repr_html.number(weight),
+                f"{query:,}",
+                _quoted(self.token("query", query)),
+                f"{key:,}",
+                _quoted(self.token("key", key)),
+            )
             for query, key, weight in strongest(top, shift, _LINKS)
-        ]  # fmt: skip
+        ]
         names = ["weight", "query", "", "key", ""]
-        return glance.said("Strongest links but those of a token to itself:") + glance.table(
-            names, rows
-        )
+        return repr_html.said("Strongest links but those of a token to itself:") + repr_html.table(names, rows)
 
 
 def strongest(top: Top, shift: int, count: int) -> list[tuple[int, int, float]]:
@@ -171,31 +166,29 @@ def strongest(top: Top, shift: int, count: int) -> list[tuple[int, int, float]]:
     kept = (keys >= 0) & (keys != queries + shift) & np.isfinite(weights)
     found = queries[kept], keys[kept], weights[kept]
     order = np.lexsort((found[1], found[0], -found[2]))[:count]
-    return [
-        (int(q), int(k), float(w)) for q, k, w in zip(*(one[order] for one in found), strict=True)
-    ]
+    return [(int(q), int(k), float(w)) for q, k, w in zip(*(one[order] for one in found), strict=True)]
 
 
 def thumbnails(layers: Sequence[RecordedLayer]) -> str:
     """A small map of every head, if that takes no time to speak of; else how to see one."""
     heads = sum(layer.heads for layer in layers)
-    if (
-        heads > _THUMBNAILS
-        or sum(one.heads * one.queries * one.keys for one in layers) > CHEAP // 8
-    ):
-        ask = glance.Html("<code>run.layer(0).head(0)</code>")
-        return glance.said("Maps of all heads would take a while:", ask, "shows one of them.")
+    if heads > _THUMBNAILS or sum(one.heads * one.queries * one.keys for one in layers) > CHEAP // 8:
+        ask = repr_html.Html("<code>run.layer(0).head(0)</code>")
+        return repr_html.said("Maps of all heads would take a while:", ask, "shows one of them.")
     drawn = Pooled(_SMALL, _SMALL, "max")
     rows = [
-        (layer.number, *(
-            glance.picture(one.float().numpy(), f"map of head {i} of layer {layer.number}", 1.0, 48, 31)
-            for i, one in enumerate(layer.see(drawn)[drawn][0])
-        ))
+        (
+            layer.number,
+            *(
+                repr_html.picture(one.float().numpy(), f"map of head {i} of layer {layer.number}", 1.0, 48, 31)
+                for i, one in enumerate(layer.see(drawn)[drawn][0])
+            ),
+        )
         for layer in layers
-    ]  # fmt: skip
+    ]
     most = max(layer.heads for layer in layers)
-    return glance.table(["layer", *(f"head {i}" for i in range(most))], rows) + glance.said(
-        glance.legend(1.0, "the maximum of its weights")
+    return repr_html.table(["layer", *(f"head {i}" for i in range(most))], rows) + repr_html.said(
+        repr_html.legend(1.0, "the maximum of its weights")
     )
 
 

@@ -81,8 +81,7 @@ class Projections:
             if isinstance(module, MultiHeadAttention)
         }
         self._known = {
-            prefix: (_sources(layout), self._part(state, prefix, layout))
-            for prefix, layout in found.items()
+            prefix: (_sources(layout), self._part(state, prefix, layout)) for prefix, layout in found.items()
         }
         self._model = model
         self._at: str | None = None
@@ -148,14 +147,10 @@ class Projections:
             self._read[name] = arguments[0]
 
     @staticmethod
-    def _part(
-        state: dict[str, Tensor], prefix: str, layout: Layout
-    ) -> tuple[Layout, dict[str, Tensor]]:
+    def _part(state: dict[str, Tensor], prefix: str, layout: Layout) -> tuple[Layout, dict[str, Tensor]]:
         """The layer's projections alone, without its norms and what else lies there."""
         parts = tuple(part for part in layout.parts if _projects(part))
-        found = {
-            part.name: state[prefix + part.name] for part in parts if prefix + part.name in state
-        }
+        found = {part.name: state[prefix + part.name] for part in parts if prefix + part.name in state}
         return Layout(layout.name, parts), found
 
     def _between(self, prefix: str) -> tuple[str, ...]:
@@ -165,9 +160,7 @@ class Projections:
             norm = not isinstance(module.query_norm, nn.Identity)
             turned = module.position is not None
         else:
-            norm = any(
-                name.endswith(("q_norm", "query_norm")) for name, _ in module.named_modules()
-            )
+            norm = any(name.endswith(("q_norm", "query_norm")) for name, _ in module.named_modules())
             turned = "position_embeddings" in inspect.signature(module.forward).parameters
         return (NORM,) * norm + (POSITION,) * turned
 
@@ -185,12 +178,14 @@ def about_of(inputs: Inputs, hold: Callable[[Tensor], str]) -> dict[str, Any]:
 
     made: dict[str, Any] = {
         part: {
-            "x": name_of(one.x), "weight": name_of(one.weight), "bias": name_of(one.bias),
+            "x": name_of(one.x),
+            "weight": name_of(one.weight),
+            "bias": name_of(one.bias),
             "between": list(one.between),
         }
         for part in READING
         for one in [getattr(inputs, part)]
-    }  # fmt: skip
+    }
     out = inputs.output
     return made | {"output": {"weight": name_of(out.weight), "bias": name_of(out.bias)}}
 
@@ -199,8 +194,7 @@ def numbers_of(inputs: Inputs) -> int:
     """How many numbers are kept at most."""
     parts = [inputs.query, inputs.key, inputs.value]
     tensors = {id(one.x): one.x for one in parts}
-    tensors |= {id(t): t for one in (*parts, inputs.output) for t in (one.weight, one.bias)
-                if t is not None}  # fmt: skip
+    tensors |= {id(t): t for one in (*parts, inputs.output) for t in (one.weight, one.bias) if t is not None}
     return sum(t.numel() for t in tensors.values())
 
 
@@ -268,9 +262,7 @@ def _sources(layout: Layout) -> dict[str, str]:
     }
 
 
-def _ours(
-    kept: tuple[Layout, dict[str, Tensor]], heads: int, shared: int
-) -> dict[str, Tensor] | None:
+def _ours(kept: tuple[Layout, dict[str, Tensor]], heads: int, shared: int) -> dict[str, Tensor] | None:
     """The projections' tensors by our names; None where they do not fit this call's heads."""
     layout, state = kept
     try:

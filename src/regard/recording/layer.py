@@ -10,26 +10,23 @@ import torch
 from torch import Tensor
 
 from regard.attend import attention, observe
-from regard.biases import Bias
+from regard.capture.watch import Pass, Place, observed
 from regard.errors import OptionError, RegardError
-from regard.masks import Given, Mask
-from regard.normalizers import Normalizer, Softmax
-from regard.observers import Observer, Pooled, Rows
 from regard.recording.container import Entry, Reader, damaged
-from regard.recording.forms import AnyValue, value_of
 from regard.recording.head import RecordedHead
 from regard.recording.inputs import Inputs, inputs_of
-from regard.recording.words import (
-    Rounding,
-    shown,
-)
-from regard.scores import Score
+from regard.recording.schema import AnyValue, value_of
+from regard.recording.text import Rounding, shown
 from regard.shapes import Keys, Output, Queries, Values
-from regard.watching import Pass, Place, observed
+from regard.spec.biases import Bias
+from regard.spec.masks import Given, Mask
+from regard.spec.normalizers import Normalizer, Softmax
+from regard.spec.observers import Observer, Pooled, Rows
+from regard.spec.scores import Score
 from regard.weights import Weights
 
 if TYPE_CHECKING:
-    from regard.recording.opened import Recording
+    from regard.recording.reader import Recording
 
 Result = TypeVar("Result")
 
@@ -42,7 +39,7 @@ class RecordedLayer:
 
     def __init__(
         self, reader: Reader, number: int, name: str, place: Place, rounding: Rounding | None, about: Any
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.number, self.name, self.place = number, name, place
         self.rounding = rounding
         """How far its weights are from the run's; None: they are the same."""
@@ -145,11 +142,10 @@ class RecordedLayer:
         torch.Size([1, 2, 10])
         """
         if not observers:
-            raise OptionError("see(…)", "no observers", "observers: Entropy(), TopK(8), Received() …",
-                              "Say what to see.")  # fmt: skip
-        results = self._guarded(
-            lambda: observed(self._look, observers, self.place, self.mask, self.queries, self.keys)
-        )
+            raise OptionError(
+                "see(…)", "no observers", "observers: Entropy(), TopK(8), Received() …", "Say what to see."
+            )
+        results = self._guarded(lambda: observed(self._look, observers, self.place, self.mask, self.queries, self.keys))
         return Pass(self.place, self.queries, self.keys, results)
 
     def out(self) -> Output:
@@ -160,11 +156,13 @@ class RecordedLayer:
         """
         v = self.v
         if v is None:
-            raise OptionError("out()", "a recording without values", "one made with values=True",
-                              "Record again: regard record --values, or record(…, values=True).")  # fmt: skip
-        return self._guarded(
-            lambda: attention(self.q, self.k, v, mask=self.mask, **self._scoring)
-        )  # fmt: skip
+            raise OptionError(
+                "out()",
+                "a recording without values",
+                "one made with values=True",
+                "Record again: regard record --values, or record(…, values=True).",
+            )
+        return self._guarded(lambda: attention(self.q, self.k, v, mask=self.mask, **self._scoring))
 
     def __repr__(self) -> str:
         b, h, q, d = self._entry("q").shape
@@ -174,9 +172,7 @@ class RecordedLayer:
     def _scoring(self) -> dict[str, Any]:
         return {"bias": self.bias, "score": self.score, "normalizer": self.normalizer}
 
-    def _look(
-        self, observers: Sequence[Observer[Any]], real: Given | None
-    ) -> dict[Observer[Any], Any]:
+    def _look(self, observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
         mask = self.mask if real is None else self.mask & real
         apart = [one for one in observers if isinstance(one, Pooled | Rows)]
         if not isinstance(self.normalizer, Softmax) or len(apart) < len(observers):
@@ -236,11 +232,7 @@ def layer_of(reader: Reader, number: int, about: Any) -> RecordedLayer:
     q, k, v, lse = parts["q"], parts["k"], parts.get("v"), parts["lse"]
     good = len(q.shape) == len(k.shape) == 4 and 0 not in (*q.shape, *k.shape)
     good = good and q.shape[0] == k.shape[0] and q.shape[3] == k.shape[3] and q.dtype == k.dtype
-    good = (
-        good
-        and q.shape[1] % k.shape[1] == 0
-        and q.dtype in (torch.float32, torch.bfloat16, torch.float16)
-    )
+    good = good and q.shape[1] % k.shape[1] == 0 and q.dtype in (torch.float32, torch.bfloat16, torch.float16)
     good = good and lse.shape == q.shape[:3] and lse.dtype == torch.float32
     if v is not None:
         good = good and len(v.shape) == 4 and v.shape[:3] == k.shape[:3] and v.dtype == q.dtype
@@ -251,9 +243,7 @@ def layer_of(reader: Reader, number: int, about: Any) -> RecordedLayer:
         raise ValueError(f"the place of layer {number}")
     rounding = about["rounding"]
     if rounding is not None:
-        rounding = Rounding(
-            float(rounding["greatest"]), float(rounding["rms"]), int(rounding["rows"])
-        )
+        rounding = Rounding(float(rounding["greatest"]), float(rounding["rms"]), int(rounding["rows"]))
     return RecordedLayer(reader, number, word(about["name"]), Place(query, key), rounding, about)
 
 

@@ -5,7 +5,7 @@ import { type Arrays, type Part, row } from "./arrays";
 /** Queries and keys in a tile of the mask, and in a block of work. */
 export const SIDE = 64;
 
-/** The arrays of a head. Those of the mask and the bias are as regard.tiles.Tabled and regard.backends.normal say. */
+/** The arrays of a head. Those of the mask and the bias are as regard.lowering.tiles.Tabled and regard.lowering.canonical say. */
 export interface HeadArrays {
   readonly q: Float32Array;
   readonly k: Float32Array;

@@ -1,4 +1,4 @@
-// The lesson on a few words, from nothing. Every number is the library's (regard.lesson) and knows what it was made of.
+// The lesson on a few words, from nothing. Every number is the library's (regard.analysis.worked_example) and knows what it was made of.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";

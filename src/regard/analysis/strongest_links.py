@@ -1,0 +1,57 @@
+"""The strongest weights of a head, exactly, without all of them: by cells, the greatest maximum first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from regard.analysis.layers import Layer
+from regard.analysis.map_tiles import Check, cells
+from regard.analysis.pyramid import Pyramid
+
+_CELL = 64  # weights along the side of a cell where there is no pyramid
+_COARSE = 3  # the level of a pyramid whose few cells tell what the strongest weights reach at least
+_AT_ONCE = 32  # cells of a row of cells whose weights are looked at before the next question
+
+
+def strongest(
+    layer: Layer, head: int, count: int, diagonal: bool, pyramid: Pyramid | None, check: Check
+) -> list[dict[str, Any]]:
+    """The `count` strongest weights above 0, strongest first; of equal ones the lower query, then key.
+
+    `diagonal` is whether the key at a query's own place counts.
+    """
+    cell = pyramid.cell if pyramid is not None and pyramid.cell else _CELL
+    rows, cols = (-(-n // cell) for n in (layer.queries, layer.keys))
+    if pyramid is not None and pyramid.cell:
+        maxima = pyramid.level(head, 0, 0, range(rows), range(cols))
+        tops = pyramid.level(head, _COARSE, 0, *(range(-(-n >> _COARSE)) for n in (rows, cols)))
+    else:
+        maxima = tops = cells(layer, head, "max", cell, check)
+    # The greatest of as many different cells are reached by as many weights; the diagonal, which may not
+    # count, meets two in each row of cells at most.
+    most = count + (0 if diagonal else 2 * len(tops))
+    enough = np.partition(tops, -most, None)[-most] if most < tops.size else 0
+    some = np.flatnonzero((maxima > 0) & (maxima >= enough))
+    order = some[np.argsort(-maxima.ravel()[some], kind="stable")]
+    bounds = maxima.ravel()[order]
+    kept = np.zeros((0, 3))
+    for at, place in enumerate(order):
+        if len(kept) >= count and bounds[at] < kept[count - 1, 0]:
+            break
+        if at % _AT_ONCE == 0:
+            check()
+        row, col = divmod(int(place), cols)
+        q = range(row * cell, min((row + 1) * cell, layer.queries))
+        k = range(col * cell, min((col + 1) * cell, layer.keys))
+        weights = layer.box(head, q, k).numpy().astype(np.float64)
+        queries, keys = np.meshgrid(np.array(q), np.array(k), indexing="ij")
+        least = kept[count - 1, 0] if len(kept) >= count else 0
+        wanted = (weights > 0) & (weights >= least)
+        if not diagonal:
+            wanted &= queries + layer.shift != keys
+        found = np.stack((weights[wanted], queries[wanted], keys[wanted]), 1)
+        kept = np.concatenate((kept, found))
+        kept = kept[np.lexsort((kept[:, 2], kept[:, 1], -kept[:, 0]))][:count]
+    return [{"query": int(q), "key": int(k), "weight": float(weight)} for weight, q, k in kept]

@@ -1,0 +1,396 @@
+"""Watching the attention of a whole model while it runs: of ours, or of transformers'.
+
+    with regard.watch(model, Entropy(), TopK(8), Received()) as seen:
+        model(**inputs)                       # or model.generate(**inputs)
+    seen.layer(3)[Entropy()]                  # (b, h, q)
+
+Nothing of the model changes, and no weights are formed: `regard.observe` makes each layer's call in place of
+`regard.attention`, with the same output.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from regard.attend import Seen, observe, taken_over
+from regard.display import repr_html
+from regard.errors import DtypeError, OptionError
+from regard.integrations.torch_functions import torch_functions
+from regard.spec.masks import Given, Mask, Padding, as_mask
+from regard.spec.observers import Observer, Received, SpanMass, Top, TopK
+from regard.spec.values import Aligned
+
+Result = TypeVar("Result")
+Look = Callable[[Sequence[Observer[Any]], Given | None], "Seen | dict[Observer[Any], Any]"]
+
+
+class Place(NamedTuple):
+    """Where the queries and keys of a call stand in the text."""
+
+    query: int
+    """The position of the first query."""
+    key: int
+    """That of the first key: above 0 where a cache has let go of the oldest."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """What one call of a layer gave: a forward pass has one, `generate` one for each step."""
+
+    place: Place
+    queries: int
+    keys: int
+    _results: dict[Observer[Any], Any]
+
+    def __getitem__(self, observer: Observer[Result]) -> Result:
+        if observer not in self._results:
+            asked = ", ".join(repr(one) for one in self._results)
+            raise OptionError(
+                "seen.layer(…)[…]",
+                repr(observer),
+                f"the observers asked for: {asked}",
+                "Ask for it in watch(…), or of a recording.",
+            )
+        return cast("Result", self._results[observer])
+
+    def __repr__(self) -> str:
+        return f"Pass(queries={self.queries}, keys={self.keys}, first query {self.place.query})"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: each result in small."""
+        return repr_html.results(f"{self.queries:,} queries × {self.keys:,} keys", self._results)
+
+
+class WatchedLayer:
+    """What was seen of one attention layer, in one pass or in several that continue each other."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.passes: list[Pass] = []
+
+    def __getitem__(self, observer: Observer[Result]) -> Result:
+        """The statistic of all queries: of later passes, as `generate` makes them, after those of earlier.
+
+        Raises:
+            OptionError: an observer that was not asked for; passes that do not continue each other.
+        """
+        first, *later = self.passes
+        found = first[observer]
+        for before, now in zip(self.passes, later, strict=False):
+            if now.place.query != before.place.query + before.queries:
+                raise OptionError(
+                    f"seen.layer({self.name!r})[…]",
+                    f"{len(self.passes)} passes that do not continue each other",
+                    "one pass, or the steps of one generation",
+                    f"Take one: seen.layer({self.name!r}).passes[0][…].",
+                )
+            found = _append(observer, found, now[observer])
+        return found
+
+    def __repr__(self) -> str:
+        return f"WatchedLayer({self.name!r}, {len(self.passes)} passes)"
+
+
+class Watched:
+    """What `watch` saw, layer by layer."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, WatchedLayer] = {}
+        self.calls: torch_functions | None = None
+        """What became of calls of PyTorch's own attention, where the model is not of transformers."""
+
+    def layer(self, which: int | str) -> WatchedLayer:
+        """A layer by its number, in the order in which they were first called, or by its module's name.
+
+        Raises:
+            OptionError: a layer that was not called, or is not watched.
+        """
+        if not self._layers:
+            stayed = "; ".join(self.calls.left) if self.calls is not None else ""
+            raise OptionError(
+                "watch",
+                "a model none of whose layers called regard.attention",
+                "models of transformers that take attn_implementation, regard.nn, and what calls "
+                "regard.attention or PyTorch's attention functions",
+                f"PyTorch kept its calls: {stayed}."
+                if stayed
+                else "Run the model inside `with watch(…)`. If it did run, it computes attention by itself: "
+                "let its layers call regard.attention.",
+            )
+        names = self.names
+        if isinstance(which, str) and which in self._layers:
+            return self._layers[which]
+        if isinstance(which, int) and -len(names) <= which < len(names):
+            return self._layers[names[which]]
+        raise OptionError(
+            "seen.layer", repr(which), f"0 to {len(names) - 1}, or one of {', '.join(names)}", "seen.names lists them."
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the modules that attended, in the order of their first calls."""
+        return tuple(self._layers)
+
+    def __iter__(self) -> Iterator[WatchedLayer]:
+        return iter(self._layers.values())
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __repr__(self) -> str:
+        passes = max((len(layer.passes) for layer in self), default=0)
+        return f"Watched({len(self)} layers, {passes} passes)"
+
+
+@contextmanager
+def watch(
+    model: nn.Module, *observers: Observer[Any], layers: str | int | Sequence[str | int] | None = None
+) -> Iterator[Watched]:
+    """Watch the attention of a model while it runs: exact statistics of every layer's weights.
+
+    Args:
+        model: A model of transformers (it runs on ``attn_implementation="regard"`` while it is watched), one
+            made of `regard.nn`, or any that calls `regard.attention` or PyTorch's attention functions.
+        observers: What to see: ``Entropy()``, ``TopK(8)``, ``Received()``, ``SpanMass(…)`` and the others.
+        layers: Which layers, all by default: numbers in the order of their calls, or names of modules, in
+            which ``*`` stands for anything.
+
+    Yields:
+        `Watched`: ``seen.layer(3)[Entropy()]``. In `generate`, later steps follow earlier ones,
+        and ``seen.layer(3).passes[i][…]`` is one step. Positions are those of the whole text, also where a
+        cache lets go of old keys. Padded queries are not counted in what keys receive. In a beam search a
+        row is whatever beam stands there at that step.
+
+    Raises:
+        OptionError: no observers; a layer that was not called.
+
+    Statistics carry gradients where their observer does, so that a loss may ask for them. A compiled model
+    runs uncompiled while it is watched.
+
+    >>> import torch
+    >>> from regard import Causal, Entropy, Received, watch
+    >>> from regard.nn import MultiHeadAttention, Transformer
+    >>> model = Transformer(100, [MultiHeadAttention(32, 2, mask=Causal()) for _ in range(2)])
+    >>> with watch(model, Entropy(), Received()) as seen:
+    ...     logits = model(torch.zeros(1, 10, dtype=torch.long))
+    >>> seen.names
+    ('blocks.0.attention', 'blocks.1.attention')
+    >>> seen.layer(1)[Entropy()].shape, seen.layer(1)[Received()].shape
+    (torch.Size([1, 2, 10]), torch.Size([1, 2, 10]))
+    """
+    if not isinstance(cast("object", model), nn.Module):
+        raise DtypeError(
+            "watch(model)",
+            f"a {type(model).__name__}",
+            "a module of PyTorch",
+            "Give the model first, then the observers.",
+        )
+    wrong = next((one for one in observers if not isinstance(cast("object", one), Observer)), None)
+    if not observers or wrong is not None:
+        raise OptionError(
+            "watch(…)",
+            "no observers" if wrong is None else repr(wrong),
+            "observers: Entropy(), TopK(8), Received() …",
+            "Say what to see.",
+        )
+    seen = Watched()
+    watcher = _Watcher(seen, tuple(dict.fromkeys(observers)), layers)
+    with on_regard(model) as seen.calls, watcher.on(model):
+        yield seen
+
+
+@contextmanager
+def on_regard(model: nn.Module) -> Iterator[torch_functions | None]:
+    """Have a model attend by regard, and by what it did before when the context ends.
+
+    A model of transformers is switched; in any other, PyTorch's own attention functions are taken over.
+    """
+    if hasattr(model, "set_attn_implementation"):
+        from regard import huggingface
+
+        with huggingface.attending(cast("Any", model)):
+            yield None
+    else:
+        with torch_functions() as calls:
+            yield calls
+
+
+class Listener:
+    """Takes calls of `attention` over, and knows from hooks which module they come from."""
+
+    def __init__(self, layers: str | int | Sequence[str | int] | None) -> None:
+        single = isinstance(layers, str | int)
+        self.wanted = None if layers is None else (layers,) if single else tuple(layers)
+        self.inside: list[str] = []
+        self.called: dict[str, int] = {}
+
+    def hear(self, name: str, q: Tensor, k: Tensor, v: Tensor, place: Place | None, call: dict[str, Any]) -> Tensor:
+        """A call of a wanted layer: what `attention` would answer. `call` has its other arguments."""
+        raise NotImplementedError
+
+    @contextmanager
+    def on(self, model: nn.Module) -> Iterator[None]:
+        """Listen to this model's modules in this context, and to no others; compiled ones run as written."""
+        hooks: list[Any] = []
+        token = taken_over.set(self._attend)
+        try:
+            for name, module in model.named_modules():
+                enter = functools.partial(self._enter, name)
+                hooks.append(module.register_forward_pre_hook(enter, prepend=True))
+                hooks.append(module.register_forward_hook(self._leave, always_call=True))
+            with _uncompiled():
+                yield
+        finally:
+            taken_over.reset(token)
+            for hook in hooks:
+                hook.remove()
+            self.inside.clear()
+
+    def wants(self, name: str, number: int) -> bool:
+        """Whether a layer of this name, the `number`-th to be called, is one of those asked for."""
+        return self.wanted is None or any(_matches(one, name, number) for one in self.wanted)
+
+    def _enter(self, name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        del module, arguments
+        self.inside.append(name)
+
+    def _leave(self, module: nn.Module, arguments: tuple[Any, ...], out: Any) -> None:
+        del module, arguments, out
+        if self.inside:
+            self.inside.pop()
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, place: tuple[int, int] | None = None, **call: Any) -> Tensor:
+        if not self.inside:  # another model's
+            return observe(q, k, v, **call).out
+        name = self.inside[-1]
+        number = self.called.setdefault(name, len(self.called))
+        if not self.wants(name, number):
+            return observe(q, k, v, **call).out
+        where = None if place is None else Place(*place)
+        return self.hear(name, q, k, v, where, call | {"mask": as_mask(call.get("mask"))})
+
+
+class _Watcher(Listener):
+    """Puts the statistics of each call where they are looked for."""
+
+    def __init__(
+        self, seen: Watched, observers: tuple[Observer[Any], ...], layers: str | int | Sequence[str | int] | None
+    ) -> None:
+        super().__init__(layers)
+        self.seen, self.observers = seen, observers
+
+    def hear(self, name: str, q: Tensor, k: Tensor, v: Tensor, place: Place | None, call: dict[str, Any]) -> Tensor:
+        queries, keys = q.shape[2], k.shape[2]
+        mask: Mask = call["mask"]
+        before = self.seen._layers.get(name)  # pyright: ignore[reportPrivateUsage]
+        where = place_of(before, queries, keys, mask) if place is None else place
+        outs: list[Tensor] = []
+
+        def look(observers: Sequence[Observer[Any]], real: Given | None) -> Seen:
+            here = call if real is None else call | {"mask": mask & real, "dropout": 0.0}
+            found = observe(q, k, v, *observers, **here)
+            outs.append(found.out)
+            return found
+
+        results = observed(look, self.observers, where, mask, queries, keys)
+        # What checkpointing computes again in the backward was seen before.
+        if torch._C._current_graph_task_id() == -1:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+            layer = self.seen._layers.setdefault(name, WatchedLayer(name))  # pyright: ignore[reportPrivateUsage]
+            layer.passes.append(Pass(where, queries, keys, results))
+        return outs[0]
+
+
+def place_of(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) -> Place:
+    """Where queries stand of which nobody said it: after those before, or the last one at the last key."""
+    if layer is not None and layer.passes and queries < keys:
+        before = layer.passes[-1]
+        if keys in (before.keys, before.keys + queries):
+            return Place(before.place.query + before.queries, 0)
+    among = any(isinstance(part, Aligned) for part in mask.conjuncts())
+    return Place(max(keys - queries, 0) if among else 0, 0)
+
+
+def observed(
+    look: Look, observers: Sequence[Observer[Any]], place: Place, mask: Mask, queries: int, keys: int
+) -> dict[Observer[Any], Any]:
+    """The statistics of one call, with positions in the whole text; padded queries give keys nothing.
+
+    `look` observes the call, with all queries first; where it is given a mask of queries, those alone count.
+    """
+    local = {one: _among(one, place, keys) for one in observers}
+    padded = _padded_queries(mask, queries, keys)
+    apart = [] if padded is None else [one for one in local.values() if not one.by_row]
+    seen = look([one for one in local.values() if one not in apart], None)
+    rest = look(apart, padded) if apart else seen
+    return {one: _in_text(mine, (rest if mine in apart else seen)[mine], place.key) for one, mine in local.items()}
+
+
+def _padded_queries(mask: Mask, queries: int, keys: int) -> Given | None:
+    """The queries that are no padding, where the keys' padding tells: in self-attention, query i is key i."""
+    if queries != keys:
+        return None
+    real: Tensor | None = None
+    for part in mask.conjuncts():
+        if isinstance(part, Padding):
+            places = torch.arange(keys, device=part.lengths.device)
+            lengths = part.lengths[:, None]
+            own = places < lengths if part.side == "right" else places >= keys - lengths
+        elif isinstance(part, Given) and part.table.ndim == 4 and part.table.shape[1:3] == (1, 1):
+            own = part.table[:, 0, 0].expand(-1, keys)
+        else:
+            continue
+        real = own if real is None else real & own
+    if real is None or bool(real.all()):
+        return None
+    return Given(real[:, None, :, None])
+
+
+def _among(observer: Observer[Any], place: Place, keys: int) -> Observer[Any]:
+    """The observer for a call whose keys are some of the text's."""
+    if isinstance(observer, Aligned) and observer.offset is None:
+        return observer._with(offset=place.query - place.key)
+    if isinstance(observer, SpanMass):
+        moved = tuple(
+            (min(max(start - place.key, 0), keys), min(max(stop - place.key, 0), keys))
+            for start, stop in observer.spans
+        )
+        return observer._with(spans=moved)
+    return observer
+
+
+def _in_text(observer: Observer[Any], result: Any, first: int) -> Any:
+    """A result about keys, with their places in the whole text."""
+    if first and isinstance(observer, TopK):
+        return Top(torch.where(result.keys < 0, -1, result.keys + first), result.weights)
+    if first and isinstance(observer, Received):
+        return nn.functional.pad(result, (first, 0))
+    return result
+
+
+def _append(observer: Observer[Any], before: Any, now: Any) -> Any:
+    parts = (one if isinstance(one, tuple) else (one,) for one in (before, now))
+    return observer.result(*observer.append(*parts))
+
+
+def _matches(wanted: str | int, name: str, number: int) -> bool:
+    return wanted == number if isinstance(wanted, int) else fnmatch.fnmatchcase(name, wanted)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Compiled code runs as it was written, so that its calls are seen."""
+    import sys
+
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

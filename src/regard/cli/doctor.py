@@ -1,0 +1,75 @@
+"""What runs here, and what does not, and why: the facts behind `regard doctor`."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from regard import backends
+from regard._native import core
+from regard.system.hardware import processor
+
+Facts = list[tuple[str, str]]
+
+# Rooms that the plan names and this version does not have yet. A row goes when its backend comes.
+NOT_YET = {"flex": "not built yet: on CUDA the chunked backend runs every call in this version"}
+
+
+def report() -> Facts:
+    """Every fact, as (name, value), in the order in which `regard doctor` prints them.
+
+    >>> dict(report())["python"] == platform.python_version()
+    True
+    """
+    return [*versions(), *machine(), *runs()]
+
+
+def versions() -> Facts:
+    """What is installed, and how the compiled core was built."""
+    probe = core.probe()
+    cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
+    return [
+        ("regard", metadata.version("regard")),
+        ("python", platform.python_version()),
+        ("torch", torch.__version__ + cuda),
+        ("compiled core", f"{probe.version} by {probe.compiler}, C++{probe.standard // 100 % 100}"),
+        ("its flags", probe.flags or "none"),
+    ]
+
+
+def machine() -> Facts:
+    """The system, the processor and the threads that may be used."""
+    probe = core.probe()
+    absent = [isa for isa in probe.known if isa not in probe.isas]
+    return [
+        ("system", platform.platform(terse=True)),
+        ("processor", processor()),
+        ("architecture", probe.architecture),
+        ("instruction sets", ", ".join(probe.isas)),
+        ("not here", ", ".join(absent) or "none"),
+        ("kernels", f"{core.isa()} of {', '.join(core.kernels())}; REGARD_ISA asks for another"),
+        ("threads", f"{torch.get_num_threads()} for torch, {probe.threads} in hardware"),
+        *((f"gpu {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())),
+    ]
+
+
+def runs() -> Facts:
+    """For each backend, in the order of choice: "runs here", or the one sentence why not."""
+    said = {backend.name: backend.here() for backend in backends.ORDER}
+    said |= {name: why for name, why in NOT_YET.items() if name not in said}
+    return [(f"backend {name}", f"no: {why}" if why else "runs here") for name, why in said.items()]
+
+
+def main(console: Console) -> None:
+    """Print the report as a table."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in report():
+        style = "yellow" if value.startswith("no: ") else ""
+        table.add_row(name, value, style=style)
+    console.print(table)

@@ -1,0 +1,161 @@
+"""`regard explore`, from its options to the server that runs until Ctrl-C."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import webbrowser
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from regard.analysis.pyramid_builder import Book
+from regard.errors import OptionError
+from regard.explorer import arrays, opening
+from regard.export import front_end
+from regard.export.offline_page import SMALLER, prepare
+from regard.export.options import Wanted
+from regard.recording import Progress as Recorded
+from regard.recording import Recording, size_in_words
+from regard.system.atomic_files import writable
+from regard.system.text_source import read
+
+_SUFFIX = ".safetensors"
+
+LARGE = 32 << 20
+"""Bytes of a page from which on it is said how to get a smaller one."""
+
+
+def main(options: Namespace, console: Console) -> None:
+    """Serve recordings, or none yet, and say where; or write them as one page."""
+    for name in ("causal", "scale"):
+        if getattr(options, name) and not any(arrays.holds(Path(what)) for what in options.what):
+            raise OptionError(
+                f"--{name}",
+                "no arrays",
+                f"--{name} with a file of arrays, q and k",
+                "Leave it out: a recording knows its own.",
+            )
+    if options.out is not None:
+        if not options.what:
+            raise OptionError(
+                "--out",
+                "nothing to write",
+                "a recording, a file, arrays or a text",
+                "Name it: regard explore WHAT --out front_end.html.",
+            )
+        place = writable(Path(options.out))
+        wanted = Wanted(_several(options.layer), _several(options.head), options.dtype, options.values)
+        books = _books(options, console)
+        write(books, place, wanted, console)
+        return
+    for name in ("layer", "head", "dtype", "values"):
+        if getattr(options, name):
+            raise OptionError(
+                f"--{name}",
+                "no --out",
+                f"--{name} with --out, for a page that is written",
+                "Add --out front_end.html, or leave it out: the server shows all.",
+            )
+    try:
+        from regard.explorer.routes import Explorer
+        from regard.explorer.server import HOST, Server, application, listening
+    except ImportError as error:
+        raise OptionError(
+            "explore",
+            f"no {error.name}",
+            "an installation with the extra explore",
+            'Install it: pip install "regard[explore]"',
+        ) from error
+    port: int = options.port
+    if not 0 <= port < 65536:
+        raise OptionError("--port", port, "a port from 0 to 65535", "Leave it out: a free one is taken.")
+    _page(console)
+    with listening(port) as ear:
+        books = _books(options, console)
+        port = ear.getsockname()[1]
+        token = secrets.token_urlsafe(24)
+        explorer = Explorer({book.id: book for book in books}, models=(options.model,))
+        server = Server(application(explorer, port, token), explorer)
+        url = f"http://{HOST}:{port}/#token={token}"
+        console.print("open", end=" ")
+        console.print(url, style="bold", markup=False, soft_wrap=True)
+        console.print("[dim]only this machine can, and only with this URL; Ctrl-C ends it")
+        console.file.flush()
+        if options.browser:
+            threading.Timer(0.3, webbrowser.open, (url,)).start()
+        try:
+            server.run(sockets=[ear])
+        except KeyboardInterrupt:
+            pass  # how it is meant to end; all has been closed
+        finally:
+            explorer.close()
+    console.print("ended")
+
+
+def write(books: Sequence[Book], place: Path, wanted: Wanted, console: Console) -> None:
+    """Write recordings as one page; say before how large it will be, and what its numbers are."""
+    front_end.ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
+    errors = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=1.0)
+        made = prepare(books, wanted, lambda told: bar.update(task, completed=told.progress, description=told.doing))
+    with made:
+        told = made.told
+        console.print(
+            f"will write {size_in_words(made.size)}: queries and keys in {told['dtype']}, {told['error']}",
+            markup=False,
+            soft_wrap=True,
+        )
+        if made.size > LARGE:
+            console.print(f"[dim]{SMALLER}", soft_wrap=True)
+        console.file.flush()
+        made.write(place)
+    console.print("the page, one file that needs no other, is", end=" ")
+    console.print(str(place.resolve()), style="bold", markup=False, soft_wrap=True)
+
+
+def _several(given: list[int] | None) -> tuple[int, ...] | None:
+    return None if given is None else tuple(given)
+
+
+def _page(console: Console) -> None:
+    """Have the page built; without one the server still answers, and says at / what is missing."""
+    try:
+        front_end.ensure_built(lambda line: console.print(line, markup=False, style="dim"))
+    except OptionError as error:
+        console.print(str(error), markup=False, soft_wrap=True)
+
+
+def _books(options: Namespace, console: Console) -> list[Book]:
+    """What the options name, each once."""
+    books = [_book(what, options, console) for what in options.what]
+    return [*{book.id: book for book in books}.values()]
+
+
+def _book(what: str, options: Namespace, console: Console) -> Book:
+    """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
+    path = Path(what)
+    if arrays.holds(path):
+        if not path.is_file():
+            raise OptionError("FILE", f"{what}, which is not there", "a file of arrays, q and k", "Check the path.")
+        return Book.of(opening.of_arrays(path, path.name, options.causal, options.scale), path.name)
+    if what.endswith(_SUFFIX):
+        return Book.of(Recording.open(path))
+    source = read(what)
+
+    def told(now: Recorded) -> None:
+        if not now.done:
+            console.print(
+                f"recording {source.name} with {options.model}, about {size_in_words(now.whole)} …",
+                markup=False,
+                style="dim",
+                soft_wrap=True,
+            )
+            console.file.flush()
+
+    return Book.of(opening.of_text(source, options.model, told), source.name)

@@ -1,0 +1,106 @@
+"""A small picture of a head's map in block characters."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy import ndarray
+from rich.console import Console, RenderableType
+from rich.style import Style
+from rich.table import Table
+from rich.text import Text
+
+from regard.display.images import DECADES, Scale, viridis
+from regard.look.maps import shrink
+from regard.look.study import Head, Study
+
+SHADES, PLAIN = " ░▒▓█", " .:*#"
+SHADE_DECADES = 2
+"""Four shades cannot tell more powers of ten apart."""
+
+SMALL, LARGE = 40, 96
+
+
+def blocks(console: Console) -> bool:
+    """Whether the terminal's encoding has block characters."""
+    return console.encoding.lower().startswith("utf")
+
+
+def of_map(study: Study, head: Head, console: Console, *, large: bool) -> RenderableType:
+    """A head's map: queries downwards, keys (or distances) to the right; lines or tokens name the places."""
+    most = min(LARGE if large else SMALL, console.width - 12)
+    values = shrink(head, len(study.words), most, most)
+    colour = console.color_system is not None and blocks(console)
+    drawn = _coloured(values) if colour else _shaded(values, head.pooling, blocks(console))
+    rows, cols = values.shape
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(justify="right", style="dim", no_wrap=True, min_width=5)
+    grid.add_column()
+    step = max(len(drawn) // 4, 1)
+    for i, line in enumerate(drawn):
+        named = i % step == 0 and i + step // 2 < len(drawn)
+        grid.add_row(str(_place(study, 2 * i, rows)) if named else "", line)
+    names = [_place(study, place, cols) for place in range(cols)]
+    if head.band:
+        reach = head.map.shape[1]
+        names = [reach - 1 - place * -(-reach // cols) for place in range(cols)]
+    grid.add_row("back" if head.band else "token" if study.prose else "line", _ruler(names))
+    grid.add_row("", Text(_legend(study, head, rows, cols, colour), style="dim"))
+    return grid
+
+
+def _coloured(values: ndarray) -> list[Text]:
+    """Two cells in a character: its upper half and the ground behind it."""
+    levels = Scale(1.0).of(values)
+    colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in viridis().tolist()]
+    if len(levels) % 2:
+        levels = np.concatenate((levels, np.zeros_like(levels[:1])))
+    lines = list[Text]()
+    for upper, lower in zip(levels[::2].tolist(), levels[1::2].tolist(), strict=True):
+        line = Text()
+        for top, bottom in zip(upper, lower, strict=True):
+            if top:
+                ground = colours[bottom - 1] if bottom else None
+                line.append("▀", Style(color=colours[top - 1], bgcolor=ground))
+            elif bottom:
+                line.append("▄", Style(color=colours[bottom - 1]))
+            else:
+                line.append(" ")
+        lines.append(line)
+    return lines
+
+
+def _shaded(values: ndarray, how: str, unicode: bool) -> list[Text]:
+    """Two cells in a character, pooled as they are themselves."""
+    shades = SHADES if unicode else PLAIN
+    starts = np.arange(0, len(values), 2)
+    pairs = np.maximum.reduceat(values, starts, axis=0)
+    if how == "mean":
+        pairs = np.add.reduceat(values, starts, axis=0) / np.diff(np.append(starts, len(values)))[:, None]
+    levels = Scale(1.0, len(shades) - 1, SHADE_DECADES).of(pairs)
+    return [Text("".join(shades[level] for level in row)) for row in levels.tolist()]
+
+
+def _place(study: Study, cell: int, cells: int) -> int:
+    """Where the first token of a row or column stands."""
+    return study.place(min(-(-cell * len(study.words) // cells), len(study.words) - 1))
+
+
+def _ruler(names: list[int]) -> Text:
+    ruler = ""
+    for place in range(0, len(names), 10):
+        named = str(names[place])
+        if place >= len(ruler) and place + len(named) <= len(names):
+            ruler = ruler.ljust(place) + named
+    return Text(ruler, style="dim")
+
+
+def _legend(study: Study, head: Head, rows: int, cols: int, colour: bool) -> str:
+    queries = -(-len(study.words) // rows) * (1 if colour else 2)
+    keys = -(-(head.map.shape[1] if head.band else len(study.words)) // cols)
+    across = "distances back" if head.band else "keys"
+    how = "maximum" if head.pooling == "max" else "mean"
+    low = 10.0 ** -(DECADES if colour else SHADE_DECADES)
+    return (
+        f"1 cell = {queries:,}×{keys:,} weights, {how}, log scale: blank under {low:g}, "
+        f"{'yellow' if colour else 'darkest'} 1; queries downwards, {across} to the right"
+    )

@@ -1,0 +1,66 @@
+"""`regard record`: a run of a model over a text, kept in a file."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from regard import recording
+from regard.look.opening import Openable, Opened, open_model
+from regard.look.words import Words
+from regard.recording import Recording, record, size_in_words
+from regard.system.text_source import Source, read
+
+
+def main(options: Namespace, console: Console) -> None:
+    """Record what the options name, say the size before, and in the end what the file holds."""
+    path = Path(options.out)
+    source = read(options.what)
+    opened = open_model(options.model)
+    words = opened.words(source.text, options.first)
+    given: list[str] | None = options.layers
+    layers = given and [int(one) if one.isdecimal() else one for one in given]
+    errors = Console(stderr=True)
+    columns = (TextColumn("recording"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def told(now: recording.Progress) -> None:
+            if not now.done:
+                console.print(f"will write about {size_in_words(now.whole)} to", end=" ")
+                console.print(str(path), style="bold", markup=False, soft_wrap=True, end="; ")
+                console.print(f"{size_in_words(now.free)} are free")
+            bar.update(task, completed=now.done, total=now.layers, description=now.layer)
+
+        run = recorded(
+            opened,
+            source,
+            words,
+            path,
+            values=options.values,
+            layer_inputs=options.inputs,
+            layers=layers,
+            progress=told,
+            dtype=None if options.dtype is None else recording.DTYPES[options.dtype],
+        )
+    console.print(str(run), markup=False, soft_wrap=True)
+
+
+def recorded(opened: Openable, source: Source, words: Words, to: Path, **how: Any) -> Recording:
+    """A run over what a model reads of a text, as `record` keeps it."""
+    ids = torch.from_numpy(words.ids)[None]
+    return record(
+        opened.model,
+        ids if isinstance(opened, Opened) else {"input_ids": ids},
+        to=to,
+        text=source.text[: max(stop for _, stop in words.spans)],
+        tokens=words.texts,
+        spans=words.spans,
+        name=opened.name,
+        **how,
+    )

@@ -1,0 +1,163 @@
+"""What an offline page carries of a recording: which layers and heads, in which numbers, and coarse maps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from regard.analysis.layers import Layer
+from regard.analysis.map_tiles import Check, cells
+from regard.analysis.pyramid import Pyramid
+from regard.analysis.pyramid_builder import Book
+from regard.backends import choose
+from regard.errors import OptionError
+from regard.lowering import canonical
+from regard.problem import Problem
+from regard.recording import DTYPES, Rounding, sampled_rows
+from regard.spec.normalizers import Softmax
+from regard.spec.observers import LogSumExp, Rows
+
+ALONE = 1 << 22
+"""Weights of a head up to which its whole map is computed when it is looked at."""
+
+LEAST_CELL, MOST_CELLS = 32, 512
+"""Weights along a cell of a coarse map, at least, and cells along the map, at most."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a recording a page is to hold; None is all of it."""
+
+    layers: tuple[int, ...] | None = None
+    heads: tuple[int, ...] | None = None
+    """Of each layer."""
+    dtype: str | None = None
+    """Of queries, keys and values; None is as they were recorded while the page is small, else float16."""
+    values: bool = False
+
+    def __post_init__(self) -> None:
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise OptionError("dtype", repr(self.dtype), ", ".join(DTYPES), "Choose one of them.")
+
+    def of(self, layer: Layer) -> list[int]:
+        """Which heads of a layer."""
+        return _among("head", self.heads, layer.heads)
+
+    def layers_of(self, book: Book) -> list[int]:
+        """Which layers of a recording."""
+        return _among("layer", self.layers, len(book.layers))
+
+
+def _among(what: str, given: tuple[int, ...] | None, count: int) -> list[int]:
+    if given is None:
+        return [*range(count)]
+    for one in given:
+        if not 0 <= one < count:
+            raise OptionError(what, one, f"0 to {count - 1}", f"{what.capitalize()}s are counted from 0.")
+    if not given:
+        raise OptionError(what, "none", f"0 to {count - 1}", f"Name a {what}, or leave it out for all.")
+    return sorted({*given})
+
+
+def normal_of(layer: Layer, number: int) -> Problem:
+    """A layer's call in its normal form, or why there is none."""
+    one = layer.recorded
+    normalizer = one.normalizer
+    problem = layer.whole if isinstance(normalizer, Softmax) else None
+    if problem is None:
+        why = normalizer if not isinstance(normalizer, Softmax) else one.score
+        raise OptionError(
+            "page",
+            f"layer {number}, {one.name}, of {type(why).__name__} weights",
+            "layers whose weights are a softmax of dot products: a page computes those",
+            "Name the others (--layer); regard explore shows all.",
+        )
+    return problem
+
+
+def estimated(layer: Layer, wanted: Wanted) -> int:
+    """Bytes that a layer takes in a page as it was recorded, of its largest parts."""
+    recorded, heads = layer.recorded, wanted.of(layer)
+    q, k, v = recorded.q, recorded.k, recorded.v if wanted.values else None
+    groups = len({head // (q.shape[1] // k.shape[1]) for head in heads})
+    width = q.shape[3] * q.element_size()
+    whole = len(heads) * layer.queries * (width + 8) + groups * layer.keys * (width + 4)
+    whole += 0 if v is None else groups * layer.keys * v.shape[3] * v.element_size()
+    return whole * 4 // 3  # in base64
+
+
+def dtype_of(own: torch.dtype, wanted: Wanted, small: bool, tensors: Sequence[Tensor]) -> torch.dtype:
+    """In what a layer's queries, keys and values are kept."""
+    if wanted.dtype is None and (small or own.itemsize == 2):
+        return own
+    dtype = DTYPES[wanted.dtype or "float16"]
+    if dtype != torch.float16 or own == dtype:
+        return dtype
+    most = max(float(tensor.abs().amax()) for tensor in tensors)
+    if most <= torch.finfo(dtype).max or not math.isfinite(most):
+        return dtype
+    if wanted.dtype is None:
+        return torch.bfloat16
+    raise OptionError(
+        "dtype",
+        f"float16, for numbers up to {most:.3g}",
+        f"float16 up to {torch.finfo(dtype).max:.0f}, bfloat16, float32",
+        "Take bfloat16, or leave it out.",
+    )
+
+
+def rounded(
+    problem: Problem, tensors: canonical.Tensors, dtype: torch.dtype, heads: Sequence[int]
+) -> tuple[Tensor, Rounding]:
+    """The log-sum-exp of rounded queries and keys, and how far their weights are from those before."""
+    sampled = sampled_rows(problem.sizes)
+    rows = Rows(*sampled)
+    q, k = tensors.q.to(dtype), tensors.k.to(dtype)
+    _, before = _seen(problem, rows)
+    lse, after = _seen(replace(problem, q=q, k=k, v=k[..., :1]), rows)
+    apart = (after.double() - before.double()).abs()[:, [*heads]]
+    return lse, Rounding(float(apart.amax()), float(apart.square().mean().sqrt()), len(sampled))
+
+
+def in_words(rounding: Sequence[Rounding]) -> str:
+    """What a reader should know of numbers that were rounded for the page."""
+    greatest = max(one.greatest for one in rounding)
+    rms = max(one.rms for one in rounding)
+    rows = min(one.rows for one in rounding)
+    return (
+        f"rounded for this page: weights within {greatest:.1e} of the recording's, at most {rms:.1e} "
+        f"root mean square, in {rows} rows of each head"
+    )
+
+
+def _seen(problem: Problem, rows: Rows) -> tuple[Tensor, Tensor]:
+    asked = tuple(one.bind(problem.sizes) for one in (LogSumExp(), rows))
+    with torch.no_grad():
+        asking = replace(problem, observers=asked)
+        seen = choose(asking)[0].run(asking).observed
+    lse, weights = (one.result(*found) for one, found in zip(asked, seen, strict=True))
+    return lse, weights
+
+
+def cell_of(layer: Layer) -> int:
+    """Weights along the side of a cell of a coarse map; 0 where none is needed."""
+    if layer.queries * layer.keys <= ALONE:
+        return 0
+    cell = LEAST_CELL
+    while -(-max(layer.queries, layer.keys) // cell) > MOST_CELLS:
+        cell *= 2
+    return cell
+
+
+def coarse(layer: Layer, head: int, how: str, cell: int, pyramid: Pyramid, check: Check) -> np.ndarray:
+    """A head's map in cells of `cell` × `cell` weights, the last row and column what is left."""
+    rows, cols = (-(-n // cell) for n in (layer.queries, layer.keys))
+    if pyramid.cell:
+        level = (cell // pyramid.cell).bit_length() - 1
+        return pyramid.level(head, level, 0 if how == "max" else 1, range(rows), range(cols))
+    return cells(layer, head, how, cell, check)

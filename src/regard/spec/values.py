@@ -1,0 +1,187 @@
+"""Masks, biases, scores, normalizers and observers are values: immutable, comparable, composable."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from regard.errors import DeviceError, OptionError
+from regard.shapes import Sizes
+
+
+def _names(value: Value) -> tuple[str, ...]:
+    if torch.compiler.is_compiling():  # a trace takes no part in what is remembered
+        return tuple(part.name for part in dataclasses.fields(value))
+    return _remembered_names(type(value))
+
+
+@functools.cache
+def _remembered_names(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(part.name for part in dataclasses.fields(kind))
+
+
+_PLAIN: tuple[type[Any], ...] = (int, float, str, tuple, NoneType)
+
+
+@dataclass(frozen=True)
+class Value:
+    """An immutable description of one part of an attention call.
+
+    Its fields may hold tensors and other values. The tensors can be taken out and put back, so that
+    autograd sees them (`tensors`, `with_tensors`), and `bind` fits the value to the sizes of a call.
+    """
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor that this value holds, its own first field first, those of inner values in place."""
+        found: list[Tensor] = []
+        for content in self._contents():
+            if isinstance(content, Tensor):
+                found.append(content)
+            elif isinstance(content, Value):
+                found.extend(content.tensors())
+        return tuple(found)
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Self:
+        """The same value with other tensors, given in the order of `tensors`."""
+        return self._refilled(iter(tensors))
+
+    def bind(self, sizes: Sizes) -> Self:
+        """This value for a call of these sizes: checked, and with what depends on them filled in."""
+        changes: dict[str, Any] = {}
+        for name in _names(self):
+            content = getattr(self, name)
+            if isinstance(content, Tensor) and content.device != sizes.device:
+                raise DeviceError(
+                    type(self).__name__,
+                    f"a tensor on {content.device}",
+                    f"the device of the queries, {sizes.device}",
+                    f"Move it with .to({str(sizes.device)!r}).",
+                )
+            if isinstance(content, Value):
+                changes[name] = content.bind(sizes)
+        return self._with(**changes) if changes else self
+
+    def cast(self, dtype: torch.dtype) -> Self:
+        """This value with its floating-point tensors in the dtype that a backend computes in."""
+        tensors = self.tensors()
+        if all(not t.is_floating_point() or t.dtype == dtype for t in tensors):
+            return self
+        return self.with_tensors([t.to(dtype) if t.is_floating_point() else t for t in tensors])
+
+    def plain(self) -> bool:
+        """Whether it holds numbers and words only: no tensor, no function. Such values may be remembered."""
+        return all(
+            content.plain() if isinstance(content, Value) else isinstance(content, _PLAIN)
+            for content in self._contents()
+        )
+
+    def spelled(self) -> str | None:
+        """This value in words, each of its tensors as "..."; None where it holds what has none, a function.
+
+        `read` makes the value again: what a graph can hold of it.
+        """
+        kind = type(self)
+        if "<locals>" in kind.__qualname__:
+            return None
+        words: list[str] = []
+        for name in _names(self):
+            content = getattr(self, name)
+            if isinstance(content, Tensor):
+                word = "..."
+            elif isinstance(content, Value):
+                word = content.spelled()
+            else:
+                word = repr(content) if isinstance(content, _PLAIN) else None
+            if word is None:
+                return None
+            words.append(f"{name!r}: {word}")
+        return f"({f'{kind.__module__}:{kind.__qualname__}'!r}, {{{', '.join(words)}}})"
+
+    def cut(self, b: range, h: range, q: range) -> Self:
+        """The part of this value that these batch rows, heads and queries need; views, no copies.
+
+        Only a value that holds something for each query (a dense bias) has less to give than itself.
+        """
+        del b, h, q
+        return self
+
+    def _contents(self) -> Iterator[Any]:
+        return (getattr(self, name) for name in _names(self))
+
+    def _with(self, **changes: Any) -> Self:
+        """The same value with other contents, which are known to fit: quicker than a check of all again."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__, **changes)
+        return made
+
+    def _refilled(self, tensors: Iterator[Tensor]) -> Self:
+        changes: dict[str, Any] = {}
+        for part in dataclasses.fields(self):
+            content = getattr(self, part.name)
+            if isinstance(content, Tensor):
+                changes[part.name] = next(tensors)
+            elif isinstance(content, Value):
+                changes[part.name] = content._refilled(tensors)
+        return dataclasses.replace(self, **changes) if changes else self
+
+
+def read(words: str, tensors: Iterator[Tensor]) -> Value:
+    """The value that `Value.spelled` put into words, with tensors in the order of `Value.tensors`."""
+
+    def made(form: Any) -> Value:
+        module, name = form[0].split(":")
+        if module not in sys.modules:
+            raise OptionError(
+                "a graph",
+                f"a value of {form[0]}",
+                "classes that are imported",
+                f"Write import {module} before the graph runs.",
+            )
+        kind: Any = functools.reduce(getattr, name.split("."), sys.modules[module])
+        value = object.__new__(kind)
+        for name, content in form[1].items():
+            inner = isinstance(content, tuple) and isinstance((None, *content)[-1], dict)
+            value.__dict__[name] = made(content) if inner else next(tensors) if content is ... else content
+        return value
+
+    return made(ast.literal_eval(words))
+
+
+@dataclass(frozen=True)
+class Aligned(Value):
+    """A value that depends on where queries stand among the keys.
+
+    Query ``i`` stands at key position ``i + offset``. Without an offset the last query stands at the
+    last key; ``offset=0`` puts the first query at the first key, as PyTorch's causal mask does.
+    """
+
+    offset: int | None = field(default=None, kw_only=True)
+
+    def bind(self, sizes: Sizes) -> Self:
+        bound = super().bind(sizes)
+        return bound if self.offset is not None else bound._with(offset=sizes.offset)
+
+    @property
+    def shift(self) -> int:
+        """The offset of a bound value."""
+        if self.offset is None:
+            raise AssertionError(f"{type(self).__name__} was used before bind()")
+        return self.offset
+
+
+def readable(tensor: Tensor) -> bool:
+    """Whether the tensor's numbers can be looked at now: not while tracing, nor inside a vmap."""
+    if torch.compiler.is_compiling():
+        return False
+    if tensor.is_meta:
+        return False
+    return not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
