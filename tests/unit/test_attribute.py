@@ -22,7 +22,7 @@ from torch import Tensor
 from largest import Largest
 from regard import Attribution, attribute, cli, leave_one_out
 from regard.analysis.attribution import CAVEAT, PLAIN, Prompt, sentences
-from regard.analysis.attribution.summary import Told
+from regard.analysis.attribution.summary import AttributionReport
 from regard.analysis.attribution.value import among
 from regard.cli import attribute_tables
 from regard.errors import OptionError
@@ -311,13 +311,13 @@ def test_models_that_do_not_answer() -> None:
 # ---------------------------------------------------------------- how it is told
 
 
-def told(found: Attribution, **how: Any) -> Told:
+def told(found: Attribution, **how: Any) -> AttributionReport:
     names = tuple(f"<d{i}>.txt" for i in range(len(found.prompt.contexts)))
     plain: dict[str, Any] = {"layer": None, "head": None, "over": "mean", "owed": None}
-    return Told("tiny <model>", names, found, False, **plain | how)
+    return AttributionReport("tiny <model>", names, found, False, **plain | how)
 
 
-def printed(what: Told, width: int = 120, **how: Any) -> str:
+def printed(what: AttributionReport, width: int = 120, **how: Any) -> str:
     out = io.StringIO()
     attribute_tables.show(Console(file=out, width=width, **how), what)
     return out.getvalue()

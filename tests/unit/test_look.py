@@ -19,7 +19,7 @@ from rich.console import Console
 
 from largest import Largest
 from regard import Causal, Weights, Window
-from regard.analysis.uniform_baseline import even
+from regard.analysis.uniform_baseline import uniform_baseline
 from regard.cli import look_tables
 from regard.cli.look_snippets import snippet
 from regard.display import images
@@ -147,7 +147,7 @@ def test_even_counts_what_a_mask_lets_be_seen(mask: Any) -> None:
     sizes = Sizes(1, 2, 2, 600, 600, 1, 1, torch.device("cpu"))
     allowed = dense(mask, sizes)[0].numpy()
     counts = allowed.sum(-1)
-    found = even(mask, sizes)
+    found = uniform_baseline(mask, sizes)
     assert (found.visible == counts).all()
     share = (allowed / np.maximum(counts, 1)[..., None]).sum(1)
     np.testing.assert_allclose(found.share, share)

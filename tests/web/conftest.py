@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 
 from regard import ALiBi, Causal, Dot, Recording, Softmax, Window, record
 from regard.analysis import pyramid
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.explorer import write_page
 from regard.explorer.routes import Explorer
 from regard.explorer.server import Server, application, listening
@@ -87,7 +87,7 @@ def explorer(run: Recording) -> Iterator[Explorer]:
     """All that is asked of it, built."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pyramid, "LEAST", 100)
-        made = Explorer({book.id: book for book in [Book.of(run)]})
+        made = Explorer({book.id: book for book in [OpenRecording.of(run)]})
         for one in made.building.values():
             one.start()
             one.wait()

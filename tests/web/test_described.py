@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from regard import Causal, Dot, Recording, Window
-from regard.analysis.head_ranking import CRITERIA, telling
+from regard.analysis.head_ranking import CRITERIA, rank_heads
 from regard.analysis.map_tiles import half
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.explorer.described import recording
 from regard.spec.masks import Mask
 
@@ -28,13 +28,13 @@ def test_windows_without_an_end_and_scales_are_short(tmp_path: Path, mask: Mask,
     q, k = torch.randn(2, 1, 2, 5, 32)
     score = Dot(scale=32**-0.5)
     run = Recording.of(q, k, to=tmp_path / "run.safetensors", mask=mask, score=score)
-    layer = recording(Book.of(run))["layers"][0]
+    layer = recording(OpenRecording.of(run))["layers"][0]
     assert (layer["mask"], layer["score"]) == (said, "Dot(scale=0.176777)")
 
 
 def test_a_head_that_spreads_over_nothing_is_not_told_of() -> None:
     """Of one token there is nothing to tell."""
-    assert telling(np.zeros((1, len(CRITERIA)))) == []
+    assert rank_heads(np.zeros((1, len(CRITERIA)))) == []
 
 
 def test_a_small_weight_is_not_masked_in_half_precision() -> None:

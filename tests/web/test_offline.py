@@ -21,7 +21,7 @@ from starlette.testclient import TestClient
 from offline_page import CODE, Parsed
 from regard import Additive, Recording, Sigmoid, cli, record
 from regard.analysis import pyramid
-from regard.analysis.pyramid_builder import Building
+from regard.analysis.pyramid_builder import PyramidBuilder
 from regard.errors import OptionError
 from regard.explorer import write_page
 from regard.explorer.routes import Explorer
@@ -236,13 +236,13 @@ def test_a_page_is_never_without_its_atlas(
     short_run: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where what was built goes while a page is made of it, the page is made anew."""
-    built, asked = Building.heads, list[int]()
+    built, asked = PyramidBuilder.heads, list[int]()
 
-    def heads(self: Building) -> Any:
+    def heads(self: PyramidBuilder) -> Any:
         asked.append(1)
         return built(self) if len(asked) > 1 else None
 
-    monkeypatch.setattr(Building, "heads", heads)
+    monkeypatch.setattr(PyramidBuilder, "heads", heads)
     assert len(Parsed.of(made(short_run)).run["heads"]) == 8
     assert len(asked) == 2
 

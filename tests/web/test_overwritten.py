@@ -9,7 +9,7 @@ import torch
 from starlette.testclient import TestClient
 
 from regard import Recording
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
 
@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Recording:
 
 def test_a_file_that_is_written_over_is_refused(run: Recording) -> None:
     """As ``cp other run.safetensors`` does it: reading what was mapped would show another run, or crash."""
-    explorer = Explorer({(book := Book.of(run)).id: book})
+    explorer = Explorer({(book := OpenRecording.of(run)).id: book})
     app = application(explorer, PORT, TOKEN)
     with TestClient(app, base_url=f"http://127.0.0.1:{PORT}", headers={"X-Regard-Token": TOKEN}) as client:
         path = f"/api/recordings/{book.id}/row/0/1/3"

@@ -13,7 +13,7 @@ from torch.nn.functional import linear
 
 from regard import Recording, record
 from regard.analysis.layers import Layer
-from regard.analysis.weight_arithmetic import cell, heads
+from regard.analysis.weight_arithmetic import head_outputs, weight_derivation
 from regard.nn import MultiHeadAttention, Transformer
 
 N = 2500
@@ -107,14 +107,14 @@ def test_what_was_not_recorded_is_not_told(tmp_path: Path) -> None:
     model = Transformer(50, [MultiHeadAttention(16, 2, value_size=3)])
     tokens = torch.arange(9)[None]
     bare = Layer(record(model, tokens, to=tmp_path / "bare").layer(0))
-    assert cell(bare, 0, 3, 1)["inputs"] is None
-    assert heads(bare, 3, None) == {"heads": None, "projected": None}
+    assert weight_derivation(bare, 0, 3, 1)["inputs"] is None
+    assert head_outputs(bare, 3, None) == {"heads": None, "projected": None}
     values = Layer(record(model, tokens, to=tmp_path / "values", values=True).layer(0))
-    told = heads(values, 3, None)
+    told = head_outputs(values, 3, None)
     assert np.shape(told["heads"]) == (2, 3)
     assert told["projected"] is None
     read = Layer(record(model, tokens, to=tmp_path / "read", layer_inputs=True).layer(0))
-    found = cell(read, 1, 3, 1, 7)["inputs"]
+    found = weight_derivation(read, 1, 3, 1, 7)["inputs"]
     assert (found["q"]["component"], found["v"]["component"]) == (7, 2), "values have three"
     assert found["v"]["recorded"] is None
     assert found["v"]["projected"] == found["v"]["sum"]

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from regard import Recording, models
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.explorer import opening, posted
 from regard.explorer.opening import of_text
 from regard.explorer.refusals import Refused
@@ -263,7 +263,7 @@ def test_what_opens_is_not_asked_for(client: TestClient, path: str) -> None:
 
 
 def test_an_open_recording_is_not_opened_twice(home: Path, run: Recording) -> None:
-    explorer = Explorer({book.id: book for book in [Book.of(run)]})
+    explorer = Explorer({book.id: book for book in [OpenRecording.of(run)]})
     assert explorer.add(Recording.open(run.path)) == run.key[:16]
     assert len(explorer.books) == 1
     assert explorer.opening.models == ("python",)

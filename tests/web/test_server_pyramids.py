@@ -16,9 +16,10 @@ from starlette.testclient import TestClient
 from regard import Additive, Blocks, Causal, Pooled, Recording, Window, record
 from regard.analysis import head_statistics, pyramid
 from regard.analysis.layers import Layer
-from regard.analysis.map_tiles import NotBuilt, View, tile
-from regard.analysis.pyramid import Damaged, Pyramid, Writer
-from regard.analysis.pyramid_builder import Book, Building
+from regard.analysis.map_tiles import MapView, NotBuilt, map_tile
+from regard.analysis.open_recording import OpenRecording
+from regard.analysis.pyramid import Damaged, Pyramid, PyramidWriter
+from regard.analysis.pyramid_builder import PyramidBuilder
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
 from regard.nn import MultiHeadAttention, Transformer
@@ -46,8 +47,8 @@ def one(tmp_path: Path, small: None, home: Path) -> Recording:
     return recorded(tmp_path, MultiHeadAttention(8, 2, mask=Causal() & Window(100)))
 
 
-def built(run: Recording) -> Building:
-    building = Building(Book.of(run))
+def built(run: Recording) -> PyramidBuilder:
+    building = PyramidBuilder(OpenRecording.of(run))
     building.start()
     building.wait()
     assert building.failed is None
@@ -98,7 +99,7 @@ def test_cells_that_change_while_the_server_runs_are_built_again(one: Recording,
     path = files(one)[0]
     data = bytearray(path.read_bytes())
     whole = bytes(data)
-    explorer = Explorer({book.id: book for book in [Book.of(one)]})
+    explorer = Explorer({book.id: book for book in [OpenRecording.of(one)]})
     (building,) = explorer.building.values()
     client = TestClient(application(explorer, 81, "t"), "http://127.0.0.1:81", headers={"X-Regard-Token": "t"})
     building.start()
@@ -143,8 +144,8 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(one: Recording, monkeypa
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Writer, "strip", full)
-    building = Building(Book.of(one))
+    monkeypatch.setattr(PyramidWriter, "strip", full)
+    building = PyramidBuilder(OpenRecording.of(one))
     building.start()
     building.wait()
     assert building.failed is not None
@@ -154,15 +155,15 @@ def test_a_build_that_fails_says_why_and_leaves_nothing(one: Recording, monkeypa
 
 
 def test_a_build_ends_between_two_strips(one: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
-    building = Building(Book.of(one))
-    strip = Writer.strip
+    building = PyramidBuilder(OpenRecording.of(one))
+    strip = PyramidWriter.strip
 
-    def first(self: Writer, number: int, left: int, cells: np.ndarray) -> None:
+    def first(self: PyramidWriter, number: int, left: int, cells: np.ndarray) -> None:
         building._stop.set()
         assert number == 0, "it went on"
         strip(self, number, left, cells)
 
-    monkeypatch.setattr(Writer, "strip", first)
+    monkeypatch.setattr(PyramidWriter, "strip", first)
     building.start()
     building.wait()
     assert (building.failed, building.heads(), files(one)) == (None, None, [])
@@ -170,7 +171,7 @@ def test_a_build_ends_between_two_strips(one: Recording, monkeypatch: pytest.Mon
 
 def test_a_layer_that_is_asked_for_comes_first(tmp_path: Path, small: None, home: Path) -> None:
     run = recorded(tmp_path, *(MultiHeadAttention(8, 1, mask=Causal()) for _ in range(3)), n=200)
-    building = Building(Book.of(run))
+    building = PyramidBuilder(OpenRecording.of(run))
     assert building.layer(2) is None
     told, build = list[int](), building._build
 
@@ -186,15 +187,15 @@ def test_a_layer_that_is_asked_for_comes_first(tmp_path: Path, small: None, home
 
 def test_two_who_build_the_same_do_not_meet(one: Recording, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As two widgets of one recording do: each is in the middle of a file when the other ends."""
-    both, meeting = [Building(Book.of(one)) for _ in range(2)], threading.Barrier(2)
-    put = Writer.put
+    both, meeting = [PyramidBuilder(OpenRecording.of(one)) for _ in range(2)], threading.Barrier(2)
+    put = PyramidWriter.put
 
-    def together(self: Writer, name: str, array: np.ndarray) -> None:
+    def together(self: PyramidWriter, name: str, array: np.ndarray) -> None:
         if name == "means":
             meeting.wait(10)
         put(self, name, array)
 
-    monkeypatch.setattr(Writer, "put", together)
+    monkeypatch.setattr(PyramidWriter, "put", together)
     for building in both:
         building.start()
     for building in both:
@@ -207,7 +208,7 @@ def test_two_who_build_the_same_do_not_meet(one: Recording, small: None, monkeyp
 
 def test_a_layer_that_is_damaged_while_others_are_built_is_built_again(tmp_path: Path, small: None, home: Path) -> None:
     run = recorded(tmp_path, *(MultiHeadAttention(8, 1, mask=Causal()) for _ in range(3)), n=200)
-    building = Building(Book.of(run))
+    building = PyramidBuilder(OpenRecording.of(run))
     told, build = list[int](), building._build
 
     def built(number: int, done: int, total: int) -> None:
@@ -257,10 +258,10 @@ def test_every_map_of_a_pyramid_is_pooled_from_the_weights(tmp_path: Path, small
             q0, k0 = range(*q), range(*k)
             rows, cols = (-(-len(side) // pixel) for side in (q0, k0))
             for how in ("max", "sum", "mean"):
-                found = tile(layer, View(head, q0, k0, rows, cols, how), made, False, lambda: None)
+                found = map_tile(layer, MapView(head, q0, k0, rows, cols, how), made, False, lambda: None)
                 plain = run.layer(0).weights.see(Pooled(rows, cols, how, queries=q, keys=k))[0, head]
                 np.testing.assert_allclose(found.values, plain.numpy(), rtol=1e-5, atol=1e-6)
-    whole = tile(layer, View(0, range(N), range(N), 28, 28, "max"), made, False, lambda: None)
+    whole = map_tile(layer, MapView(0, range(N), range(N), 28, 28, "max"), made, False, lambda: None)
     assert whole.values.max() == weights[0].max()
 
 
@@ -271,7 +272,7 @@ def test_a_map_whose_edges_are_on_cells_takes_no_weights(one: Recording, monkeyp
     for q, k, pixel in [((0, 448), (0, 448), 16), ((448, N), (0, 448), 64), ((448, N),) * 2 + (64,)]:
         q, k = range(*q), range(*k)
         rows, cols = (-(-len(side) // pixel) for side in (q, k))
-        found = tile(layer, View(0, q, k, rows, cols, "max"), made, False, lambda: None)
+        found = map_tile(layer, MapView(0, q, k, rows, cols, "max"), made, False, lambda: None)
         assert (found.snapped, found.values.shape) == (0, (rows, cols))
 
 
@@ -282,7 +283,7 @@ def test_a_view_without_a_pyramid_is_pooled(run: Recording, data: st.DataObject)
     q, k = (range(at, data.draw(st.integers(at + 1, 2500))) for at in (q0, k0))
     rows, cols = (data.draw(st.integers(1, min(len(side), 90))) for side in (q, k))
     how = data.draw(st.sampled_from(["max", "sum"]))
-    found = tile(layer, View(2, q, k, rows, cols, how), None, False, lambda: None).values
+    found = map_tile(layer, MapView(2, q, k, rows, cols, how), None, False, lambda: None).values
     asked = Pooled(rows, cols, how, queries=(q.start, q.stop), keys=(k.start, k.stop))
     wanted = run.layer(1).weights.see(asked)[0, 2].numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
@@ -299,8 +300,8 @@ def test_blocks_of_a_map_are_joined(run: Recording, monkeypatch: pytest.MonkeyPa
         asked += 1
 
     for rows, cols in ((700, 600), (97, 41)):
-        view = View(1, range(300, 1000), range(100, 700), rows, cols, "max")
-        found = tile(layer, view, None, False, check).values
+        view = MapView(1, range(300, 1000), range(100, 700), rows, cols, "max")
+        found = map_tile(layer, view, None, False, check).values
         wanted = run.layer(0).weights.see(Pooled(rows, cols, "max", (300, 1000), (100, 700)))[0, 1]
         assert (found == wanted.numpy()).all()
     assert asked > 50
@@ -318,14 +319,14 @@ def test_edges_between_cells_are_moved_where_a_map_is_large(
     assert made is not None
     layer, weights = Layer(run.layer(0)), run.layer(0).weights[0, 0].numpy()
     q = range(100, 2300)
-    found = tile(layer, View(0, q, q, pixels, pixels, "max"), made, False, lambda: None)
+    found = map_tile(layer, MapView(0, q, q, pixels, pixels, "max"), made, False, lambda: None)
     assert found.snapped == step
     edges = [100 + -(-i * 2200 // pixels) for i in range(pixels + 1)]
     moved = [(edge + step // 2) // step * step for edge in edges]
     tall = np.maximum.reduceat(weights[: moved[-1], : moved[-1]], moved[:-1], 0)
     assert (found.values == np.maximum.reduceat(tall, moved[:-1], 1)).all()
     with pytest.raises(NotBuilt):
-        tile(layer, View(0, q, q, 30, 30, "max"), None, True, lambda: None)
+        map_tile(layer, MapView(0, q, q, 30, 30, "max"), None, True, lambda: None)
 
 
 def test_a_pyramid_holds_only_what_is_seen(tmp_path: Path, small: None, home: Path) -> None:
@@ -340,7 +341,7 @@ def test_a_pyramid_holds_only_what_is_seen(tmp_path: Path, small: None, home: Pa
 
 def test_a_file_of_something_else_is_not_taken(tmp_path: Path) -> None:
     about = {"cell": 16, "queries": 40, "keys": 40, "key": "a"}
-    with Writer(tmp_path / "x", about) as writer:
+    with PyramidWriter(tmp_path / "x", about) as writer:
         writer.put("numbers", np.arange(5))
         writer.finish()
     assert Pyramid(tmp_path / "x", about).array("numbers").tolist() == [0, 1, 2, 3, 4]

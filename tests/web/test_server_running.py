@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from regard import Recording
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.cli import main
 from regard.errors import OptionError
 from regard.explorer import routes, work
@@ -183,7 +183,7 @@ def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_progress_is_told_while_it_is_made(run: Recording) -> None:
-    explorer = Explorer({book.id: book for book in [Book.of(run)]})
+    explorer = Explorer({book.id: book for book in [OpenRecording.of(run)]})
     (building,) = explorer.building.values()
 
     async def main() -> list[float]:

@@ -14,7 +14,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from starlette.testclient import TestClient
 
 from regard import Recording
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.explorer.interface import POSTS, ROUTES
 from regard.explorer.openapi import described
 from regard.explorer.routes import Explorer
@@ -45,7 +45,7 @@ def own(short_run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A server of its own, in which what is opened stays."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        explorer = Explorer({book.id: book for book in [Book.of(short_run)]})
+        explorer = Explorer({book.id: book for book in [OpenRecording.of(short_run)]})
         with serving(explorer) as port:
             while not all(one.ended for one in explorer.building.values()):
                 time.sleep(0.05)

@@ -38,11 +38,11 @@ CRITERIA = (
 )
 """In this order; a head is shown once, under the first that it wins."""
 
-LINKED = "induction", "same token", "sharp and far"
+LINK_CRITERIA = "induction", "same token", "sharp and far"
 """Criteria that are counted among the strongest links of a query alone, so that they are lower bounds."""
 
 
-class Won(NamedTuple):
+class RankedHead(NamedTuple):
     """A head, by its place among all, and in one phrase why it is shown."""
 
     head: int
@@ -50,35 +50,35 @@ class Won(NamedTuple):
     why: str
 
 
-def scored(by_title: Mapping[str, Float[ndarray, " heads"]]) -> Float[ndarray, "heads criteria"]:
+def criteria_scores(by_title: Mapping[str, Float[ndarray, " heads"]]) -> Float[ndarray, "heads criteria"]:
     """The scores of heads, in the order of the criteria."""
     return np.stack([by_title[one.title] for one in CRITERIA], -1)
 
 
-def telling(scores: Float[ndarray, "heads criteria"], most: int = 6) -> list[Won]:
+def rank_heads(scores: Float[ndarray, "heads criteria"], most: int = 6) -> list[RankedHead]:
     """The heads that tell most, each for another reason.
 
     >>> scores = np.zeros((2, len(CRITERIA)))
     >>> scores[1, 0] = 0.75
-    >>> telling(scores)[0].head, telling(scores)[0].why
+    >>> rank_heads(scores)[0].head, rank_heads(scores)[0].why
     (1, 'gives 75% of its weight to the token just before, the most of all heads')
     """
-    won = list[Won]()
+    won = list[RankedHead]()
     for criterion, mine in zip(CRITERIA, scores.T, strict=True):
         best = int(mine.argmax())
         if mine[best] >= criterion.least and best not in {one.head for one in won}:
-            won.append(Won(best, criterion, criterion.phrase.format(mine[best])))
+            won.append(RankedHead(best, criterion, criterion.phrase.format(mine[best])))
     return won[:most]
 
 
-def linked(
+def link_kinds(
     keys: Int[ndarray, "*h q links"],
     places: Int[ndarray, " q"],
     ids: Int[ndarray, " n"] | None,
     count: int,
     ahead: bool,
 ) -> dict[str, Bool[ndarray, "*h q links"]]:
-    """Which of the strongest links fulfil a criterion of `LINKED`.
+    """Which of the strongest links fulfil a criterion of `LINK_CRITERIA`.
 
     Args:
         keys: The keys of each query's links; −1 where there are none.
@@ -93,8 +93,8 @@ def linked(
     far = (keys > 0) & (keys < last) & (np.abs(own - keys) >= FAR)
     if ids is None:
         nothing = np.zeros_like(far)
-        return dict(zip(LINKED, (nothing, nothing, far), strict=True))
+        return dict(zip(LINK_CRITERIA, (nothing, nothing, far), strict=True))
     mine = ids[own]
     induction = (keys > 0) & (keys < own) & (ids[np.maximum(keys - 1, 0)] == mine) & (not ahead)
     same = (keys >= 0) & (keys != own) & (ids[keys] == mine)
-    return dict(zip(LINKED, (induction, same, far), strict=True))
+    return dict(zip(LINK_CRITERIA, (induction, same, far), strict=True))

@@ -11,10 +11,10 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from regard.analysis.head_ranking import LINKED, linked, scored, telling
+from regard.analysis.head_ranking import LINK_CRITERIA, criteria_scores, link_kinds, rank_heads
 from regard.analysis.layers import Layer
-from regard.analysis.pyramid import STRIP, Pyramid, Writer
-from regard.analysis.uniform_baseline import even
+from regard.analysis.pyramid import STRIP, Pyramid, PyramidWriter
+from regard.analysis.uniform_baseline import uniform_baseline
 from regard.spec.observers import DistanceMass, Entropy, MeanDistance, Observer, Pooled, SpanMass, TopK
 
 TOP = 8
@@ -26,7 +26,7 @@ SAMPLED = 256
 MEANS = ("entropy", "support", "first", "previous", "distance", "top")
 """Means over the queries that may see more than one key, in the order in which they are kept."""
 
-_TOLD = "next", "last", *LINKED
+_TOLD = "next", "last", *LINK_CRITERIA
 """What else is kept of each query, to say which heads tell most."""
 
 _STRIP = 2048  # queries in a strip where there is no pyramid
@@ -52,7 +52,9 @@ class _Piece(NamedTuple):
         return [received, *(Pooled(self.rows, self.cols, how, **ends) for how in ("max", "sum"))]
 
 
-def build(layer: Layer, cell: int, writer: Writer, progress: Progress, ids: Int[ndarray, " n"] | None = None) -> None:
+def build(
+    layer: Layer, cell: int, writer: PyramidWriter, progress: Progress, ids: Int[ndarray, " n"] | None = None
+) -> None:
     """Pass once over a layer's weights: its pyramid, if `cell` is not 0, and the statistics of its heads.
 
     `ids` are those of the text's tokens, equal where these are.
@@ -60,7 +62,7 @@ def build(layer: Layer, cell: int, writer: Writer, progress: Progress, ids: Int[
     h, n, keys = layer.heads, layer.queries, layer.keys
     by_row = {name: torch.zeros(h, n, dtype=torch.float64) for name in (*MEANS, *_TOLD)}
     problem = layer.weights.problem
-    evenly = even(problem.mask, problem.sizes, layer.shift)
+    evenly = uniform_baseline(problem.mask, problem.sizes, layer.shift)
     if ids is not None and not layer.shift + n <= keys == len(ids):
         ids = None  # of another text than the keys are
     received = torch.zeros(h, keys, dtype=torch.float64)
@@ -74,7 +76,7 @@ def build(layer: Layer, cell: int, writer: Writer, progress: Progress, ids: Int[
         seen, drawn = layer.see(queries, _passing(first, keys), asked)
         _keep(by_row, queries, seen)
         top, places = seen[-1], np.arange(first, first + len(queries))
-        kinds = linked(top.keys[0].numpy(), places, ids, keys, evenly.ahead)
+        kinds = link_kinds(top.keys[0].numpy(), places, ids, keys, evenly.ahead)
         for name, hit in kinds.items():
             found = (top.weights[0] * torch.from_numpy(hit)).sum(-1)
             by_row[name][:, queries.start : queries.stop] = found
@@ -104,7 +106,7 @@ def build(layer: Layer, cell: int, writer: Writer, progress: Progress, ids: Int[
     beyond = (received - torch.from_numpy(evenly.share)).amax(-1)
     both = float(evenly.ahead)  # only of these it is told
     scores = {
-        **{name: mean[name] for name in LINKED},
+        **{name: mean[name] for name in LINK_CRITERIA},
         "previous token": mean["previous"],
         "next token": mean["next"] * both,
         "the start": mean["first"],
@@ -112,7 +114,7 @@ def build(layer: Layer, cell: int, writer: Writer, progress: Progress, ids: Int[
         "collector": beyond,
         "widest": mean["support"],
     }
-    writer.put("telling", scored({name: each.numpy() for name, each in scores.items()}))
+    writer.put("telling", criteria_scores({name: each.numpy() for name, each in scores.items()}))
 
 
 def of_heads(number: int, pyramid: Pyramid) -> list[dict[str, Any]]:
@@ -135,7 +137,7 @@ def tell(scores: Sequence[ndarray]) -> list[dict[str, Any]]:
     heads = [(i, head) for i, each in enumerate(scores) for head in range(len(each))]
     return [
         {"layer": heads[one.head][0], "head": heads[one.head][1], "title": one.criterion.title, "why": one.why}
-        for one in telling(np.concatenate(scores))
+        for one in rank_heads(np.concatenate(scores))
     ]
 
 

@@ -31,7 +31,7 @@ class NotBuilt(Exception):
 
 
 @dataclass(frozen=True)
-class View:
+class MapView:
     """A rectangle of one head's weights, and the size at which it is wanted.
 
     Row r of the map pools the queries from ``q.start + r · len(q) // rows`` on, and columns likewise.
@@ -59,7 +59,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Tile:
+class MapTile:
     """The numbers of a view."""
 
     values: Float[ndarray, "rows cols"]
@@ -67,7 +67,7 @@ class Tile:
     """Where edges of pixels were moved to multiples of so many weights, that number; else 0."""
 
 
-def tile(layer: Layer, view: View, pyramid: Pyramid | None, building: bool, check: Check) -> Tile:
+def map_tile(layer: Layer, view: MapView, pyramid: Pyramid | None, building: bool, check: Check) -> MapTile:
     """The numbers of a map.
 
     Args:
@@ -85,18 +85,18 @@ def tile(layer: Layer, view: View, pyramid: Pyramid | None, building: bool, chec
         cell = pyramid.cell
         rows, cols = (_edges(side, n) for side, n in ((view.q, view.rows), (view.k, view.cols)))
         if _on(rows, cell, layer.queries) and _on(cols, cell, layer.keys):
-            return Tile(_from_pyramid(layer, view, pyramid, rows, cols, cell))
+            return MapTile(_from_pyramid(layer, view, pyramid, rows, cols, cell))
         pixel = min(len(view.q) // view.rows, len(view.k) // view.cols)
         if work > DIRECT and pixel >= cell:
             while 2 * cell * FINE <= pixel:
                 cell *= 2
-            return Tile(_from_pyramid(layer, view, pyramid, rows, cols, cell), cell)
+            return MapTile(_from_pyramid(layer, view, pyramid, rows, cols, cell), cell)
     if building and work > DIRECT:
         raise NotBuilt
-    return Tile(_direct(layer, view, check))
+    return MapTile(_direct(layer, view, check))
 
 
-def cells(layer: Layer, head: int, how: str, cell: int, check: Check) -> Float[ndarray, "rows cols"]:
+def head_cells(layer: Layer, head: int, how: str, cell: int, check: Check) -> Float[ndarray, "rows cols"]:
     """A head's whole map, by the kernels, in cells of `cell` × `cell` weights, the last cut by the end."""
     sides = [
         [part for part in (range(n // cell * cell), range(n // cell * cell, n)) if len(part)]
@@ -104,13 +104,13 @@ def cells(layer: Layer, head: int, how: str, cell: int, check: Check) -> Float[n
     ]
 
     def part(q: range, k: range) -> ndarray:
-        view = View(head, q, k, -(-len(q) // cell), -(-len(k) // cell), how)
+        view = MapView(head, q, k, -(-len(q) // cell), -(-len(k) // cell), how)
         return _direct(layer, view, check)
 
     return np.block([[part(q, k) for k in sides[1]] for q in sides[0]])
 
 
-def _direct(layer: Layer, view: View, check: Check) -> Float[ndarray, "rows cols"]:
+def _direct(layer: Layer, view: MapView, check: Check) -> Float[ndarray, "rows cols"]:
     """By the kernels, some rows of the map at a time."""
     edges = _edges(view.q, view.rows)
     step = max(BLOCK // max(len(view.k) * -(-len(view.q) // view.rows), 1), 1)
@@ -157,7 +157,7 @@ def _on(edges: ndarray, cell: int, whole: int) -> bool:
 
 
 def _from_pyramid(
-    layer: Layer, view: View, pyramid: Pyramid, rows: ndarray, cols: ndarray, step: int
+    layer: Layer, view: MapView, pyramid: Pyramid, rows: ndarray, cols: ndarray, step: int
 ) -> Float[ndarray, "rows cols"]:
     """From cells, with edges of pixels moved to the nearest multiples of so many weights."""
     part = 0 if view.how == "max" else 1

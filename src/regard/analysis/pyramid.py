@@ -65,7 +65,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class Block:
+class CellBlock:
     """Where of a strip of one head and level the cells lie that are not all 0."""
 
     offset: int
@@ -75,7 +75,7 @@ class Block:
     check: int
 
 
-class Writer:
+class PyramidWriter:
     """A file in the making, beside its place until it is whole.
 
     Args:
@@ -148,7 +148,7 @@ def _joined(one: Cells, other: Cells) -> Cells:
 
 
 class Pyramid:
-    """A file that a `Writer` wrote.
+    """A file that a `PyramidWriter` wrote.
 
     Args:
         path: Where it is.
@@ -165,7 +165,7 @@ class Pyramid:
             index = self._index()
             if index["about"] != json.loads(json.dumps(dict(about))):
                 raise Damaged("it is of something else")
-            self._blocks = {(level, strip, head): Block(*place) for level, strip, head, *place in index["blocks"]}
+            self._blocks = {(level, strip, head): CellBlock(*place) for level, strip, head, *place in index["blocks"]}
             self._arrays: dict[str, list[Any]] = index["arrays"]
             self.cell: int = index["about"]["cell"]
             self.cells: tuple[int, int] = (
@@ -203,7 +203,7 @@ class Pyramid:
                 into[:, left - cols.start : right - cols.start] = cells[:, left - block.first : right - block.first]
         return found
 
-    def _cells(self, block: Block, part: int, rows: range) -> ndarray:
+    def _cells(self, block: CellBlock, part: int, rows: range) -> ndarray:
         """Whole rows of a part of a block, of which no more is read once it was checked."""
         wide = block.last - block.first
         whole = 4 * _PARTS * block.rows * wide
@@ -252,7 +252,7 @@ class Pyramid:
         return data
 
 
-def opened(path: Path, about: Mapping[str, Any], elsewhere: Callable[[], Path] | None = None) -> Pyramid | None:
+def open_pyramid(path: Path, about: Mapping[str, Any], elsewhere: Callable[[], Path] | None = None) -> Pyramid | None:
     """The file, if it is there and whole; `elsewhere` is where it may be if it could not be written there."""
     for place in (path, *(() if elsewhere is None else (elsewhere(),))):
         try:

@@ -7,17 +7,15 @@ import functools
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from regard.analysis import head_statistics
-from regard.analysis.layers import Layer
-from regard.analysis.pyramid import FORMAT, Damaged, Pyramid, Writer, cell_for, opened
+from regard.analysis.open_recording import OpenRecording
+from regard.analysis.pyramid import FORMAT, Damaged, Pyramid, PyramidWriter, cell_for, open_pyramid
 from regard.errors import RegardError
-from regard.recording import Recording
 from regard.system.cache_folder import cache_folder
 
 _REST = 0.25  # seconds that a strip waits at most for requests to be done
@@ -27,33 +25,17 @@ class Stopped(Exception):
     """The server ends."""
 
 
-class Told(NamedTuple):
+class BuildProgress(NamedTuple):
     """Where building stands."""
 
     doing: str
     progress: float
 
 
-@dataclass(frozen=True)
-class Book:
-    """A recording that is open in the server."""
-
-    id: str
-    name: str
-    recording: Recording
-    layers: tuple[Layer, ...]
-
-    @classmethod
-    def of(cls, recording: Recording, name: str | None = None) -> Book:
-        """A recording, known by the beginning of its key, and called as its file where no name is given."""
-        layers = tuple(Layer(one) for one in recording)
-        return cls(recording.key[:16], name or recording.path.name, recording, layers)
-
-
-class Building:
+class PyramidBuilder:
     """Builds what is missing for one recording, a layer at a time, those first that are asked for."""
 
-    def __init__(self, book: Book, busy: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, book: OpenRecording, busy: Callable[[], bool] = lambda: False) -> None:
         self.book, self.busy = book, busy
         self.failed: str | None = None
         """Why nothing more is built, in words."""
@@ -61,7 +43,7 @@ class Building:
         self._working = False
         self._stop = threading.Event()
         self._wanted: list[int] = []
-        self._told = Told("looking for what is kept", 0.0)
+        self._told = BuildProgress("looking for what is kept", 0.0)
         self._made: dict[int, Pyramid] = {}
         self._spoilt: set[int] = set()  # layers whose file is not to be believed again
         self._heads: list[dict[str, Any]] | None = None
@@ -88,7 +70,7 @@ class Building:
             self._thread.join(seconds)
 
     @property
-    def told(self) -> Told:
+    def progress(self) -> BuildProgress:
         """Where it stands; 1.0 where nothing is left to do."""
         return self._told
 
@@ -101,7 +83,7 @@ class Building:
         """What the atlas tells; None until all is built."""
         return self._heads
 
-    def telling(self) -> list[dict[str, Any]]:
+    def ranked_heads(self) -> list[dict[str, Any]]:
         """The heads that tell most, and why, once all is built."""
         return self._telling
 
@@ -135,7 +117,7 @@ class Building:
         except Exception as error:
             # The disk is full, a layer cannot be observed …: told to whoever asks.
             self.failed = str(error) or type(error).__name__
-            self._told = Told(f"stopped: {self.failed}", 1.0)
+            self._told = BuildProgress(f"stopped: {self.failed}", 1.0)
             self._working = False
 
     def _complete(self) -> None:
@@ -167,7 +149,7 @@ class Building:
         with self._lock:
             if len(self._made) < len(self.book.layers):
                 return False
-            self._telling, self._heads, self._told = telling, told, Told("", 1.0)
+            self._telling, self._heads, self._told = telling, told, BuildProgress("", 1.0)
             self._working = False
         return True
 
@@ -176,7 +158,7 @@ class Building:
             return next((i for i in self._wanted if i in left), left[0])
 
     def _found(self, number: int) -> bool:
-        found = opened(self._path(number), self._about(number), lambda: self._path(number, False))
+        found = open_pyramid(self._path(number), self._about(number), lambda: self._path(number, False))
         if found is not None:
             self._made[number] = found
         return found is not None
@@ -186,7 +168,7 @@ class Building:
         doing = f"layer {number + 1} of {len(self.book.layers)}"
 
         def progress(part: float) -> None:
-            self._told = Told(doing, 0.95 * (done + part) / total)
+            self._told = BuildProgress(doing, 0.95 * (done + part) / total)
             self._pause()
 
         progress(0.0)
@@ -201,13 +183,13 @@ class Building:
         """How alike heads are, kept in a file beside those of the layers."""
         path = self._path(len(self.book.layers))
         about = {"format": FORMAT, "key": self.book.recording.key, "alike": True, "cell": 0, "queries": 0, "keys": 0}
-        kept = opened(path, about, lambda: self._path(len(self.book.layers), False))
+        kept = open_pyramid(path, about, lambda: self._path(len(self.book.layers), False))
         if kept is not None:
             with contextlib.suppress(Damaged):
                 return np.array(kept.array("alike"))
 
         def progress(part: float) -> None:
-            self._told = Told("comparing heads", 0.95 + 0.05 * part)
+            self._told = BuildProgress("comparing heads", 0.95 + 0.05 * part)
             self._pause()
 
         alike = head_statistics.similar(self.book.layers, progress)
@@ -246,14 +228,14 @@ class Building:
         folder = recording.path.with_name(f"{recording.path.name}.explorer") if beside else cache_folder() / "pyramids"
         return folder / f"{recording.key}-{number}.pyramid"
 
-    def _writer(self, number: int, about: dict[str, Any] | None = None) -> Writer:
+    def _writer(self, number: int, about: dict[str, Any] | None = None) -> PyramidWriter:
         """Beside the recording or, where that may not be written to, in the cache folder."""
         about = self._about(number) if about is None else about
         try:
             path = self._path(number)
             path.parent.mkdir(exist_ok=True)
-            return Writer(path, about)
+            return PyramidWriter(path, about)
         except OSError:
             path = self._path(number, False)
             path.parent.mkdir(parents=True, exist_ok=True)
-            return Writer(path, about)
+            return PyramidWriter(path, about)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from regard.analysis.layers import Layer
-from regard.analysis.map_tiles import Check, cells
+from regard.analysis.map_tiles import Check, head_cells
 from regard.analysis.pyramid import Pyramid
 
 _CELL = 64  # weights along the side of a cell where there is no pyramid
@@ -15,7 +15,7 @@ _COARSE = 3  # the level of a pyramid whose few cells tell what the strongest we
 _AT_ONCE = 32  # cells of a row of cells whose weights are looked at before the next question
 
 
-def strongest(
+def strongest_links(
     layer: Layer, head: int, count: int, diagonal: bool, pyramid: Pyramid | None, check: Check
 ) -> list[dict[str, Any]]:
     """The `count` strongest weights above 0, strongest first; of equal ones the lower query, then key.
@@ -28,7 +28,7 @@ def strongest(
         maxima = pyramid.level(head, 0, 0, range(rows), range(cols))
         tops = pyramid.level(head, _COARSE, 0, *(range(-(-n >> _COARSE)) for n in (rows, cols)))
     else:
-        maxima = tops = cells(layer, head, "max", cell, check)
+        maxima = tops = head_cells(layer, head, "max", cell, check)
     # The greatest of as many different cells are reached by as many weights; the diagonal, which may not
     # count, meets two in each row of cells at most.
     most = count + (0 if diagonal else 2 * len(tops))

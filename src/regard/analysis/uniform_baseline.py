@@ -20,7 +20,7 @@ ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
-class Even:
+class UniformBaseline:
     """Of each head: how many keys each query may see, and the even share of each key."""
 
     visible: Int64[ndarray, "h q"]
@@ -35,7 +35,7 @@ class Even:
         return int(self.visible[:, 0].max()) > 1 + self.shift
 
 
-def even(mask: Mask, sizes: Sizes, shift: int = 0) -> Even:
+def uniform_baseline(mask: Mask, sizes: Sizes, shift: int = 0) -> UniformBaseline:
     """Count what a mask lets be seen, a block of queries at a time: memory grows with n, not with n²."""
     mask = mask.bind(sizes)
     visible = np.zeros((sizes.h, sizes.q), np.int64)
@@ -56,7 +56,7 @@ def even(mask: Mask, sizes: Sizes, shift: int = 0) -> Even:
                 share[:, keys] += each.sum(-1, keepdims=True)
             else:
                 share[:, keys] += (each[..., None] * some).sum(-2)
-    return Even(visible, share, shift)
+    return UniformBaseline(visible, share, shift)
 
 
 def _allowed(mask: Mask, sizes: Sizes, queries: range, run: Run) -> ndarray | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard.analysis.layers import Layer
 from regard.analysis.worked_example import HEADS, MEANING, How, Lesson, Maps, Number
-from regard.explorer.refusals import Refused
+from regard.errors import OptionError
 from regard.recording import Projection
 from regard.shapes import Box
 from regard.spec.masks import Everything
@@ -20,7 +20,7 @@ SHOWN, BESIDE = 64, 8
 """Keys of the row that are told, and how many of them are neighbours on either side."""
 
 
-def cell(layer: Layer, head: int, query: int, key: int, component: int | None = None) -> dict[str, Any]:
+def weight_derivation(layer: Layer, head: int, query: int, key: int, component: int | None = None) -> dict[str, Any]:
     """How one weight comes about: products, scale, soft-cap, bias, maximum, exp, sum, and its row.
 
     Weights are those of the map; what leads to them is worked with the lesson's own steps from q and k.
@@ -158,11 +158,11 @@ def _inputs(
     }
 
 
-def heads(layer: Layer, query: int, component: int | None) -> dict[str, Any]:
+def head_outputs(layer: Layer, query: int, component: int | None) -> dict[str, Any]:
     """What every head gives to a query, and a component of the layer's output as a sum over heads.
 
     Raises:
-        Refused: a component that the output does not have.
+        OptionError: a component that the output does not have.
     """
     recorded = layer.recorded
     v = recorded.v
@@ -180,8 +180,8 @@ def heads(layer: Layer, query: int, component: int | None) -> dict[str, Any]:
         whole = by.weight.double() @ out.flatten()
         component = int((whole if by.bias is None else whole + by.bias.double()).abs().argmax())
     if component >= size:
-        raise Refused(
-            400, "component", component, f"a whole number from 0 to {size - 1}", "The layer's output has no more."
+        raise OptionError(
+            "component", component, f"a whole number from 0 to {size - 1}", "The layer's output has no more."
         )
     w = by.weight[component].double().reshape(out.shape)
     parts = [
@@ -201,7 +201,7 @@ def heads(layer: Layer, query: int, component: int | None) -> dict[str, Any]:
     }
 
 
-def words(text: str, tied: bool, causal: bool, divisor: float | None) -> dict[str, Any]:
+def worked_example_json(text: str, tied: bool, causal: bool, divisor: float | None) -> dict[str, Any]:
     """The worked example of `regard learn`: one table of numbers, each with those it was made of."""
     heads: tuple[Maps, ...] = tuple(maps.tied() for maps in HEADS) if tied else HEADS
     lesson = Lesson.of(text, heads=heads, mask=None if causal else Everything(), divisor=divisor)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from regard.analysis.attribution import attribute, leave_one_out
-from regard.analysis.attribution.summary import Told
+from regard.analysis.attribution.summary import AttributionReport
 from regard.cli import attribute_tables
 from regard.errors import OptionError
 from regard.export import attribution_page
@@ -42,7 +42,7 @@ def main(options: Namespace, console: Console) -> None:
     found.shares(layer=options.layer, head=options.head)  # there is such a layer and head
     owed = leave_one_out(opened.model, found) if options.check else None
     names = [f"text {i}" if source.name == "the given text" else source.name for i, source in enumerate(sources, 1)]
-    told = Told(
+    told = AttributionReport(
         opened.name,
         tuple(names),
         found,

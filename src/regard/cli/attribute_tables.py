@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.analysis.attribution import CAVEAT
-from regard.analysis.attribution.summary import Told
+from regard.analysis.attribution.summary import AttributionReport
 from regard.display.text import printable
 
 COLOURS = "cyan", "yellow", "magenta", "green", "blue", "red"
@@ -20,7 +20,7 @@ LEVELS = "▁▂▃▄▅▆▇█"
 TOKENS, SENTENCES = 40, 8
 
 
-def show(console: Console, told: Told) -> None:
+def show(console: Console, told: AttributionReport) -> None:
     """Print all of it."""
     console.print(_opening(told))
     for title, part in (
@@ -42,7 +42,7 @@ def colour(document: int) -> str:
     return COLOURS[document % len(COLOURS)]
 
 
-def _opening(told: Told) -> Table:
+def _opening(told: AttributionReport) -> Table:
     found = told.found
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
@@ -72,7 +72,7 @@ def bar(share: float, width: int = 10) -> str:
     return "█" * full + (" ▏▎▍▌▋▊▉"[rest] if rest else "")
 
 
-def _rest(told: Told) -> Group:
+def _rest(told: AttributionReport) -> Group:
     grid = Table.grid(padding=(0, 2))
     share = float(told.together.mean())
     grid.add_row("documents", f"{share:6.1%}", Text(bar(share, 30), "cyan"))
@@ -83,7 +83,7 @@ def _rest(told: Told) -> Group:
     return Group(grid, *[Text(said, "dim")] * (told.over == "max"))
 
 
-def _documents(told: Told, console: Console) -> Group:
+def _documents(told: AttributionReport, console: Console) -> Group:
     made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     made.add_column("", no_wrap=True, overflow="ellipsis", max_width=28)
     made.add_column("of all", justify="right", no_wrap=True)
@@ -110,7 +110,7 @@ def _documents(told: Told, console: Console) -> Group:
     return Group(made, Text(caption, "dim"))
 
 
-def _sentences(told: Told) -> Table:
+def _sentences(told: AttributionReport) -> Table:
     made = Table.grid(padding=(0, 2))
     made.add_column()
     made.add_column(justify="right")
@@ -123,7 +123,7 @@ def _sentences(told: Told) -> Table:
     return made
 
 
-def _tokens(told: Told, console: Console) -> Group:
+def _tokens(told: AttributionReport, console: Console) -> Group:
     made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     count = len(told.names)
     room = max((console.width - 50) // 7, 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.errors import OptionError
 from regard.explorer import arrays, opening
 from regard.export import front_end
@@ -96,7 +96,7 @@ def main(options: Namespace, console: Console) -> None:
     console.print("ended")
 
 
-def write(books: Sequence[Book], place: Path, wanted: Wanted, console: Console) -> None:
+def write(books: Sequence[OpenRecording], place: Path, wanted: Wanted, console: Console) -> None:
     """Write recordings as one page; say before how large it will be, and what its numbers are."""
     front_end.ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     errors = Console(stderr=True)
@@ -131,21 +131,21 @@ def _page(console: Console) -> None:
         console.print(str(error), markup=False, soft_wrap=True)
 
 
-def _books(options: Namespace, console: Console) -> list[Book]:
+def _books(options: Namespace, console: Console) -> list[OpenRecording]:
     """What the options name, each once."""
     books = [_book(what, options, console) for what in options.what]
     return [*{book.id: book for book in books}.values()]
 
 
-def _book(what: str, options: Namespace, console: Console) -> Book:
+def _book(what: str, options: Namespace, console: Console) -> OpenRecording:
     """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
     path = Path(what)
     if arrays.holds(path):
         if not path.is_file():
             raise OptionError("FILE", f"{what}, which is not there", "a file of arrays, q and k", "Check the path.")
-        return Book.of(opening.of_arrays(path, path.name, options.causal, options.scale), path.name)
+        return OpenRecording.of(opening.of_arrays(path, path.name, options.causal, options.scale), path.name)
     if what.endswith(_SUFFIX):
-        return Book.of(Recording.open(path))
+        return OpenRecording.of(Recording.open(path))
     source = read(what)
 
     def told(now: Recorded) -> None:
@@ -158,4 +158,4 @@ def _book(what: str, options: Namespace, console: Console) -> Book:
             )
             console.file.flush()
 
-    return Book.of(opening.of_text(source, options.model, told), source.name)
+    return OpenRecording.of(opening.of_text(source, options.model, told), source.name)

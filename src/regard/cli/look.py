@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.cli import look_tables
 from regard.cli.explore import write
 from regard.cli.record import recorded
@@ -39,7 +39,7 @@ def main(options: Namespace, console: Console) -> None:
     with tempfile.TemporaryDirectory(prefix="regard-look-") as folder:
         run = recorded(opened, source, found.words, Path(folder) / "run.safetensors")
         wanted = Wanted(_one(options.layer), _one(options.head))
-        write([Book.of(run, source.name)], out, wanted, console)
+        write([OpenRecording.of(run, source.name)], out, wanted, console)
 
 
 def _one(given: int | None) -> tuple[int, ...] | None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from regard.analysis.layers import Layer
-from regard.analysis.map_tiles import View
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.map_tiles import MapView
+from regard.analysis.open_recording import OpenRecording
 from regard.explorer.refusals import Refused
 from regard.export.options import Wanted
 from regard.recording import DTYPES
@@ -103,7 +103,7 @@ def text(query: Query, name: str) -> str:
     return given
 
 
-def book(books: Mapping[str, Book], id: str) -> Book:  # noqa: A002  it is what the route calls it
+def book(books: Mapping[str, OpenRecording], id: str) -> OpenRecording:  # noqa: A002  it is what the route calls it
     """A recording that is open."""
     found = books.get(id)
     if found is None:
@@ -121,24 +121,24 @@ def book(books: Mapping[str, Book], id: str) -> Book:  # noqa: A002  it is what 
     return found
 
 
-def head(of: Book, layer: str, head: str) -> tuple[int, Layer, int]:
+def head(of: OpenRecording, layer: str, head: str) -> tuple[int, Layer, int]:
     """A layer's number, the layer, and a head of it."""
     at = whole("layer", layer, 0, len(of.layers) - 1, 404)
     found = of.layers[at]
     return at, found, whole("head", head, 0, found.heads - 1, 404)
 
 
-def view(query: Query, layer: Layer, head: int) -> View:
+def view(query: Query, layer: Layer, head: int) -> MapView:
     """A map of a head."""
     q, k = span(query, "q", layer.queries), span(query, "k", layer.keys)
     rows, cols = (number(query, name, min(256, len(side)), 1, MOST_PIXELS) for name, side in (("rows", q), ("cols", k)))
     for name, count, side in (("rows", rows, q), ("cols", cols, k)):
         if count > len(side):
             raise Refused(400, name, count, f"at most the {len(side)} of the span", "A weight is the smallest pixel.")
-    return View(head, q, k, rows, cols, chosen(query, "how", "max", HOW))
+    return MapView(head, q, k, rows, cols, chosen(query, "how", "max", HOW))
 
 
-def part(books: Mapping[str, Book], query: Query, name: str) -> tuple[Book, int, Layer, int]:
+def part(books: Mapping[str, OpenRecording], query: Query, name: str) -> tuple[OpenRecording, int, Layer, int]:
     """A parameter that is ID/LAYER/HEAD."""
     parts = query.get(name, "").split("/")
     if len(parts) != 3:

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from regard.analysis.layers import Layer
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.explorer import asking
 from regard.recording import rounding_in_words
 from regard.spec.masks import And, Or
@@ -19,13 +19,13 @@ _NO_BOUND = 1 << 30
 """A distance that no text reaches: how a window without an end is written (`regard.huggingface`)."""
 
 
-def line(book: Book) -> dict[str, Any]:
+def line(book: OpenRecording) -> dict[str, Any]:
     """A recording in a list."""
     run = book.recording
     return {"id": book.id, "name": book.name, "model": run.model, "tokens": length(book), "bytes": run.size}
 
 
-def recording(book: Book) -> dict[str, Any]:
+def recording(book: OpenRecording) -> dict[str, Any]:
     """A recording and its layers."""
     run = book.recording
     told = dict.fromkeys(rounding_in_words(layer.rounding) for layer in run)
@@ -42,19 +42,19 @@ def recording(book: Book) -> dict[str, Any]:
     }
 
 
-def length(book: Book) -> int:
+def length(book: OpenRecording) -> int:
     """How many tokens there are."""
     tokens = book.recording.tokens
     return max(layer.keys for layer in book.layers) if tokens is None else len(tokens)
 
 
-def token(book: Book, at: int, shift: int = 0) -> dict[str, Any]:
+def token(book: OpenRecording, at: int, shift: int = 0) -> dict[str, Any]:
     """A query or key by its number, and its text, which stands `shift` further on."""
     found, _ = texts(book)
     return {"index": at, "text": found[at + shift] if at + shift < len(found) else ""}
 
 
-def texts(book: Book) -> tuple[list[str], list[int]]:
+def texts(book: OpenRecording) -> tuple[list[str], list[int]]:
     """Each token, and where it begins in the text; what is not known is empty, and 0."""
     run = book.recording
     found = [""] * length(book) if run.tokens is None else list(run.tokens)
@@ -62,7 +62,7 @@ def texts(book: Book) -> tuple[list[str], list[int]]:
     return found, [start for start, _ in spans] if spans is not None else [0] * len(found)
 
 
-def search(book: Book, wanted: str, first: int) -> list[int]:
+def search(book: OpenRecording, wanted: str, first: int) -> list[int]:
     """The tokens in which a text begins: in the whole text, or where it is not there in single tokens."""
     run, found = book.recording, list[int]()
     if run.text is None or run.spans is None:

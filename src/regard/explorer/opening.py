@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regard import models
-from regard.analysis.pyramid_builder import Told
+from regard.analysis.pyramid_builder import BuildProgress
 from regard.errors import OptionError, RegardError
 from regard.explorer import arrays
 from regard.explorer.refusals import Refused
@@ -76,7 +76,7 @@ class Job:
 
     def __init__(self) -> None:
         self.id = secrets.token_hex(8)
-        self.told = Told("opening the model", 0.0)
+        self.told = BuildProgress("opening the model", 0.0)
         self.opened: str | None = None
         """The recording's ID, once it is open."""
         self.failed: Exception | None = None
@@ -105,7 +105,7 @@ class Job:
             if self._stop.is_set():
                 raise Cancelled
             doing = f"layer {now.done + 1} of {now.layers}"
-            self.told = Told(doing, (now.done + 0.5) / (now.layers + 0.5))
+            self.told = BuildProgress(doing, (now.done + 0.5) / (now.layers + 0.5))
 
         try:
             found = of_text(source, model, progress)

@@ -15,11 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from regard.analysis.layers import Layer
-from regard.analysis.map_tiles import DIRECT, Check, NotBuilt, Tile, View, half, tile
+from regard.analysis.map_tiles import DIRECT, Check, MapTile, MapView, NotBuilt, half, map_tile
+from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import Damaged
-from regard.analysis.pyramid_builder import Book, Building
-from regard.analysis.strongest_links import strongest
-from regard.analysis.weight_arithmetic import cell, heads, words
+from regard.analysis.pyramid_builder import PyramidBuilder
+from regard.analysis.strongest_links import strongest_links
+from regard.analysis.weight_arithmetic import head_outputs, weight_derivation, worked_example_json
 from regard.explorer import asking, described, openapi, posted
 from regard.explorer.answers import as_json, raw
 from regard.explorer.context import A, B, context
@@ -39,7 +40,7 @@ _EVERY = 0.1  # seconds between looks at what is being built
 class Explorer:
     """The recordings that are open, and what is asked about them."""
 
-    def __init__(self, books: Mapping[str, Book], threads: int = 2, models: Sequence[str] = ()) -> None:
+    def __init__(self, books: Mapping[str, OpenRecording], threads: int = 2, models: Sequence[str] = ()) -> None:
         self.books = dict(books)
         self.work = Work(threads)
         self.building = {name: self._builds(book) for name, book in self.books.items()}
@@ -50,7 +51,7 @@ class Explorer:
 
     def add(self, recording: Recording, name: str | None = None) -> str:
         """Open a recording too, under a name, and build what it lacks; its ID."""
-        book = Book.of(recording, name)
+        book = OpenRecording.of(recording, name)
         with self._lock:
             if book.id not in self.books:
                 building = self._builds(book)
@@ -60,8 +61,8 @@ class Explorer:
                 building.start()
         return book.id
 
-    def _builds(self, book: Book) -> Building:
-        return Building(book, lambda: self.work.waiting > 0)
+    def _builds(self, book: OpenRecording) -> PyramidBuilder:
+        return PyramidBuilder(book, lambda: self.work.waiting > 0)
 
     def close(self) -> None:
         """End all that is under way."""
@@ -103,14 +104,14 @@ class Explorer:
         _parameters(request)
         building = self.building[self._book(request).id]
         heads = building.heads()
-        return self._later(building) if heads is None else as_json({"heads": heads, "telling": building.telling()})
+        return self._later(building) if heads is None else as_json({"heads": heads, "telling": building.ranked_heads()})
 
     async def thumbnail(self, request: Request) -> Response:
         _parameters(request)
         book, number, layer, head = self._head(request)
         q, k = range(layer.queries), range(layer.keys)
         rows, cols = min(THUMBNAIL, len(q)), min(THUMBNAIL, len(k))
-        view = View(head, q, k, rows, cols, "max")
+        view = MapView(head, q, k, rows, cols, "max")
         return await self._map(request, book, [(number, layer, view)], half)
 
     async def map(self, request: Request) -> Response:
@@ -122,7 +123,7 @@ class Explorer:
     async def compare(self, request: Request) -> Response:
         _parameters(request, "a", "b", "q", "k", "rows", "cols", "how")
         query = request.query_params
-        found: list[tuple[Book, int, Layer, View]] = []
+        found: list[tuple[OpenRecording, int, Layer, MapView]] = []
         for name in ("a", "b"):
             book, number, layer, head = asking.part(self.books, query, name)
             found.append((book, number, layer, asking.view(query, layer, head)))
@@ -169,7 +170,7 @@ class Explorer:
             return self._later(building)
 
         def job(check: Check) -> list[dict[str, Any]]:
-            return strongest(layer, head, count, diagonal, found, check)
+            return strongest_links(layer, head, count, diagonal, found, check)
 
         cells = await self._checked(request, book, number, job)
         return self._later(building) if cells is None else as_json({"cells": cells})
@@ -184,7 +185,9 @@ class Explorer:
         size = layer.recorded.q.shape[3]
         component = asking.optional(request.query_params, "component", 0, size - 1)
         told = {"query": described.token(book, query, max(layer.shift, 0)), "key": described.token(book, key)}
-        return as_json(told | await self._work(request, lambda check: cell(layer, head, query, key, component)))
+        return as_json(
+            told | await self._work(request, lambda check: weight_derivation(layer, head, query, key, component))
+        )
 
     async def heads(self, request: Request) -> Response:
         _parameters(request, "component")
@@ -193,7 +196,7 @@ class Explorer:
         query = asking.whole("query", path["query"], 0, layer.queries - 1, 404)
         component = asking.optional(request.query_params, "component", 0, 10**asking.MOST_DIGITS)
         told = {"query": described.token(book, query, max(layer.shift, 0))}
-        return as_json(told | await self._work(request, lambda check: heads(layer, query, component)))
+        return as_json(told | await self._work(request, lambda check: head_outputs(layer, query, component)))
 
     async def page(self, request: Request) -> Response:
         _parameters(request, "size", "dtype", "layer", "head", "values")
@@ -229,7 +232,7 @@ class Explorer:
             asking.chosen(query, name, default, ("0", "1")) == "1" for name, default in (("tied", "0"), ("causal", "1"))
         )
         by = asking.real(query, "divisor", "√d")
-        return as_json(words(asking.text(query, "text"), tied, causal, by))
+        return as_json(worked_example_json(asking.text(query, "text"), tied, causal, by))
 
     async def context(self, request: Request) -> Response:
         _parameters(request, "a", "b", "layer", "head")
@@ -277,25 +280,25 @@ class Explorer:
         _parameters(request)
         return as_json(openapi.described())
 
-    def _book(self, request: Request) -> Book:
+    def _book(self, request: Request) -> OpenRecording:
         return asking.book(self.books, request.path_params["id"])
 
-    def _head(self, request: Request) -> tuple[Book, int, Layer, int]:
+    def _head(self, request: Request) -> tuple[OpenRecording, int, Layer, int]:
         book, path = self._book(request), request.path_params
         return book, *asking.head(book, path["layer"], path["head"])
 
     async def _map(
         self,
         request: Request,
-        book: Book | None,
-        views: list[tuple[int, Layer, View]],
+        book: OpenRecording | None,
+        views: list[tuple[int, Layer, MapView]],
         kept: Callable[[np.ndarray], np.ndarray] = np.asarray,
-        books: list[Book] | None = None,
+        books: list[OpenRecording] | None = None,
     ) -> Response:
         """The map of one view, or the difference of two."""
         owners = [book] if books is None else books
 
-        def job(check: Check) -> list[Tile]:
+        def job(check: Check) -> list[MapTile]:
             return [
                 self._tile(owner, number, layer, view, check)
                 for owner, (number, layer, view) in zip(owners, views, strict=True)
@@ -306,23 +309,25 @@ class Explorer:
             first, *second = await self._work(request, job)
         except NotBuilt:
             waiting = [self.building[one.id] for one in owners if one is not None]
-            return self._later(min(waiting, key=lambda one: one.told.progress))
+            return self._later(min(waiting, key=lambda one: one.progress.progress))
         values = first.values - second[0].values if second else first.values
         view = views[0][2]
         snapped = max(one.snapped for one in (first, *second))
         return raw(kept(values.astype(np.float32)), view.exact, view.pixel, snapped)
 
-    def _tile(self, book: Book, number: int, layer: Layer, view: View, check: Check) -> Tile:
+    def _tile(self, book: OpenRecording, number: int, layer: Layer, view: MapView, check: Check) -> MapTile:
         building = self.building[book.id]
         for _ in range(2):
             pyramid = building.layer(number)
             try:
-                return tile(layer, view, pyramid, pyramid is None and not building.ended, check)
+                return map_tile(layer, view, pyramid, pyramid is None and not building.ended, check)
             except Damaged:
                 building.damaged(number)
         raise NotBuilt
 
-    async def _checked(self, request: Request, book: Book, number: int, job: Callable[[Check], Made]) -> Made | None:
+    async def _checked(
+        self, request: Request, book: OpenRecording, number: int, job: Callable[[Check], Made]
+    ) -> Made | None:
         """What a job gives that reads what was built; None where that has changed, and is built again."""
         try:
             return await self._work(request, job)
@@ -337,12 +342,12 @@ class Explorer:
 
         return await self.work.run(job, gone)
 
-    def _later(self, building: Building) -> Response:
+    def _later(self, building: PyramidBuilder) -> Response:
         if building.failed is not None:
             raise Refused(
                 404, "atlas", f"not built: {building.failed}", "what could be built", "Mend that, and start again."
             )
-        told = building.told
+        told = building.progress
         return as_json({"progress": min(told.progress, 0.999), "doing": told.doing}, 202)
 
     async def _events(self) -> AsyncIterator[str]:
@@ -350,7 +355,7 @@ class Explorer:
         said: dict[str, Any] = {}
         while not self.ended.is_set():
             for name, building in self.building.items():
-                told = building.told
+                told = building.progress
                 if said.get(name) != told:
                     said[name] = told
                     event = {"recording": name, "doing": told.doing, "progress": told.progress}

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from regard.analysis.attribution import CAVEAT
-from regard.analysis.attribution.summary import Told
+from regard.analysis.attribution.summary import AttributionReport
 from regard.display.text import printable
 
 ROOM = 4_000_000
@@ -27,7 +27,7 @@ LEAST, DECADES = -9, 15
 """Two-byte numbers run from 10^−9 to 10^6 in even steps of their logarithm: within 0.03 %."""
 
 
-def page(told: Told) -> str:
+def page(told: AttributionReport) -> str:
     """The whole page."""
     files = resources.files("regard.export") / "attribution_template"
     style, script, form = ((files / name).read_text("utf-8") for name in ("style.css", "script.js", "template.html"))
@@ -79,7 +79,7 @@ def numbers(values: Float[ndarray, "*s"]) -> str:
     return base64.b64encode(zlib.compress(codes.astype("<u2").tobytes(), 6)).decode("ascii")
 
 
-def _held(told: Told) -> tuple[str, int]:
+def _held(told: AttributionReport) -> tuple[str, int]:
     """What the script chooses from, and how many heads of each layer that has: 1 is their mean."""
     mass = told.found.by_head("sentences")
     if mass.numel() > ROOM:
@@ -95,14 +95,14 @@ def _own(document: int) -> str:
     return f"--own:var(--d{document % 6})"
 
 
-def _answer(told: Told) -> Iterator[str]:
+def _answer(told: AttributionReport) -> Iterator[str]:
     for token, shares in zip(told.found.tokens, told.documents, strict=True):
         yield (
             f'<button type="button" aria-pressed="false" style="{_own(int(shares.argmax()))}">{_safe(token)}</button>'
         )
 
 
-def _texts(told: Told) -> Iterator[str]:
+def _texts(told: AttributionReport) -> Iterator[str]:
     """The documents, sentence by sentence, tinted for the whole answer until the script says otherwise."""
     among = told.among(told.sentences.mean(0))
     shares = told.documents.mean(0)
@@ -124,7 +124,7 @@ def _texts(told: Told) -> Iterator[str]:
         yield "</p></article>"
 
 
-def _rows(told: Told) -> Iterator[str]:
+def _rows(told: AttributionReport) -> Iterator[str]:
     shares = told.documents.mean(0)
     parts = told.among(shares)
     blank = "" if told.owed is None else "<td></td>"
@@ -143,14 +143,14 @@ def _rows(told: Told) -> Iterator[str]:
         yield (f'<tr><th scope="row">{name}</th><td>{share:.1%}</td><td></td>{blank}<td></td></tr>')
 
 
-def _layers(told: Told) -> Iterator[str]:
+def _layers(told: AttributionReport) -> Iterator[str]:
     most = max(float(told.by_layer.max()), 1e-12)
     for i, name in enumerate(told.names):
         cells = "".join(_heat(share, share / most, 1) for share in told.by_layer[:, i].tolist())
         yield f'<tr><th scope="row">{i + 1} {_safe(name)}</th>{cells}</tr>'
 
 
-def _tokens(told: Told) -> Iterator[str]:
+def _tokens(told: AttributionReport) -> Iterator[str]:
     parts = told.among(told.documents)
     for at, token in enumerate(told.found.tokens):
         best = told.sentence(int(told.sentences[at].argmax()))
@@ -166,7 +166,7 @@ def _heat(share: float, tint: float | None = None, digits: int = 0) -> str:
     return f'<td class="heat" style="--share:{tint:.3f}">{share:.{digits}%}</td>'
 
 
-def _json(told: Told, shares: str, held: int) -> str:
+def _json(told: AttributionReport, shares: str, held: int) -> str:
     """What the script reads. `<` is spelled so that it ends nothing."""
     found = told.found
     data = {

@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from regard.analysis.map_tiles import Check, NotBuilt, half
+from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import Damaged, Pyramid
-from regard.analysis.pyramid_builder import Book, Building, Told
-from regard.analysis.weight_arithmetic import words
+from regard.analysis.pyramid_builder import BuildProgress, PyramidBuilder
+from regard.analysis.weight_arithmetic import worked_example_json
 from regard.analysis.worked_example import TEXT
 from regard.errors import OptionError
 from regard.explorer import described
@@ -54,7 +55,7 @@ SAVES = 0.95
 _PIECE = 3 << 18  # bytes that are worked on at a time; base64 takes three together
 _LESSONS = TEXT, "the money bank"
 
-Progress = Callable[[Told], None]
+Progress = Callable[[BuildProgress], None]
 
 
 class Stored(NamedTuple):
@@ -81,7 +82,7 @@ class Page:
         NotBuilt: something that was built has changed on the disk: it is built again.
     """
 
-    def __init__(self, buildings: Sequence[Building], wanted: Wanted, check: Check = lambda: None) -> None:
+    def __init__(self, buildings: Sequence[PyramidBuilder], wanted: Wanted, check: Check = lambda: None) -> None:
         self._dtypes: dict[str, None] = {}
         self._rounding: list[Rounding] = []
         self.layers: list[int] = []
@@ -191,7 +192,7 @@ class Page:
                 data = self._file.read(size)
             yield base64.b64encode(data).decode("ascii")
 
-    def _run(self, building: Building, wanted: Wanted, small: bool) -> dict[str, Any]:
+    def _run(self, building: PyramidBuilder, wanted: Wanted, small: bool) -> dict[str, Any]:
         book = building.book
         recording, layers = described.recording(book), list[dict[str, Any]]()
         chosen = wanted.layers_of(book)
@@ -221,11 +222,11 @@ class Page:
             "recording": recording,
             "tokens": {"texts": texts, "starts": starts},
             "heads": [one for one in heads if (one["layer"], one["head"]) in kept],
-            "telling": [one for one in building.telling() if (one["layer"], one["head"]) in kept],
+            "telling": [one for one in building.ranked_heads() if (one["layer"], one["head"]) in kept],
             "layers": layers,
         }
 
-    def _layer(self, book: Book, number: int, pyramid: Pyramid, wanted: Wanted, small: bool) -> dict[str, Any]:
+    def _layer(self, book: OpenRecording, number: int, pyramid: Pyramid, wanted: Wanted, small: bool) -> dict[str, Any]:
         layer, place = book.layers[number], f"{book.id}/{number}/"
         heads = wanted.of(layer)
         problem = normal_of(layer, number)
@@ -303,7 +304,7 @@ SMALLER = "For a smaller page: some layers (--layer), or some heads of each (--h
 """What to do about a page that is too large."""
 
 
-def prepare(books: Sequence[Book], wanted: Wanted, progress: Progress = lambda told: None) -> Page:
+def prepare(books: Sequence[OpenRecording], wanted: Wanted, progress: Progress = lambda told: None) -> Page:
     """A page of recordings, once their statistics are built; those that are kept on disk are not built anew.
 
     Raises:
@@ -314,14 +315,14 @@ def prepare(books: Sequence[Book], wanted: Wanted, progress: Progress = lambda t
         for number in wanted.layers_of(book):
             wanted.of(book.layers[number])
             normal_of(book.layers[number], number)
-    buildings = [Building(book) for book in books]
+    buildings = [PyramidBuilder(book) for book in books]
     try:
         for one in buildings:
             one.start()
         while True:
             for one in buildings:
                 _await(one, progress)
-            progress(Told("putting the page together", 1.0))
+            progress(BuildProgress("putting the page together", 1.0))
             with contextlib.suppress(NotBuilt):
                 return Page(buildings, wanted)
     finally:
@@ -329,11 +330,11 @@ def prepare(books: Sequence[Book], wanted: Wanted, progress: Progress = lambda t
             one.stop()
 
 
-def _await(building: Building, progress: Progress) -> None:
+def _await(building: PyramidBuilder, progress: Progress) -> None:
     """Until all is built of a recording."""
     while not building.ended:
         building.wait(0.1)
-        progress(building.told)
+        progress(building.progress)
     if building.failed is not None:
         raise OptionError(
             "page",
@@ -381,7 +382,7 @@ def write_page(
     """
     place = writable(Path(path))
     wanted = Wanted(_several(layers), _several(heads), dtype, values)
-    with prepare([Book.of(recording)], wanted) as made:
+    with prepare([OpenRecording.of(recording)], wanted) as made:
         made.write(place)
         return made.told
 
@@ -393,7 +394,7 @@ def _several(given: int | Sequence[int] | None) -> tuple[int, ...] | None:
 def _lessons() -> dict[str, Any]:
     """The answers of the lesson on words that its switches ask for."""
     return {
-        f"{text}|{int(tied)}|{int(causal)}|{'' if divisor is None else int(divisor)}": words(
+        f"{text}|{int(tied)}|{int(causal)}|{'' if divisor is None else int(divisor)}": worked_example_json(
             text, tied, causal, divisor
         )
         for text in _LESSONS

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from regard.analysis.layers import Layer
-from regard.analysis.map_tiles import Check, cells
+from regard.analysis.map_tiles import Check, head_cells
+from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import Pyramid
-from regard.analysis.pyramid_builder import Book
 from regard.backends import choose
 from regard.errors import OptionError
 from regard.lowering import canonical
@@ -48,7 +48,7 @@ class Wanted:
         """Which heads of a layer."""
         return _among("head", self.heads, layer.heads)
 
-    def layers_of(self, book: Book) -> list[int]:
+    def layers_of(self, book: OpenRecording) -> list[int]:
         """Which layers of a recording."""
         return _among("layer", self.layers, len(book.layers))
 
@@ -160,4 +160,4 @@ def coarse(layer: Layer, head: int, how: str, cell: int, pyramid: Pyramid, check
     if pyramid.cell:
         level = (cell // pyramid.cell).bit_length() - 1
         return pyramid.level(head, level, 0 if how == "max" else 1, range(rows), range(cols))
-    return cells(layer, head, how, cell, check)
+    return head_cells(layer, head, how, cell, check)

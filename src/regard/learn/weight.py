@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.analysis.layers import Layer
-from regard.analysis.strongest_links import strongest
-from regard.analysis.weight_arithmetic import cell, heads
+from regard.analysis.strongest_links import strongest_links
+from regard.analysis.weight_arithmetic import head_outputs, weight_derivation
 from regard.analysis.worked_example import Role
 from regard.display.text import printable
 from regard.errors import OptionError
@@ -49,7 +49,7 @@ def weight_steps(
     for name, given, count in (("head", head, one.heads), ("query", query, one.queries), ("key", key, one.keys)):
         _within(f"--{name}", given, count)
     query, key = _chosen(one, head, query, key)
-    told = cell(one, head, query, key)
+    told = weight_derivation(one, head, query, key)
     return _Told(run, one, layer, head, query, key, told).steps()
 
 
@@ -71,7 +71,7 @@ def _chosen(one: Layer, head: int, query: int | None, key: int | None) -> tuple[
                 "--query and --key, or --query alone",
                 "Say whose weight on it: --query N.",
             )
-        found = strongest(one, head, 1, False, None, lambda: None)
+        found = strongest_links(one, head, 1, False, None, lambda: None)
         if not found:
             raise OptionError(
                 "--head", head, "a head with a weight on another token", "Name a pair: --query N --key N."
@@ -265,7 +265,7 @@ class _Told:
     def _heads(self) -> Drawn:
         table = _table(("head", "score", "weight", ""), left=(0, 3))
         for other in range(min(self.layer.heads, 16)):
-            told = self.told if other == self.head else cell(self.layer, other, self.query, self.key)
+            told = self.told if other == self.head else weight_derivation(self.layer, other, self.query, self.key)
             score = told["score"]
             mark = "bold" if other == self.head else ""
             table.add_row(
@@ -275,7 +275,7 @@ class _Told:
                 Text("█" * round(24 * told["weight"]), style(Role.WEIGHT)),
             )
         drawn: list[RenderableType] = [say("The same two tokens in every head of the layer:"), table]
-        projected = heads(self.layer, self.query, None)["projected"]
+        projected = head_outputs(self.layer, self.query, None)["projected"]
         if projected is not None:
             terms = [*projected["parts"], *([] if projected["bias"] is None else [projected["bias"]])]
             summed = " + ".join(number(term) for term in terms).replace("+ −", "− ")

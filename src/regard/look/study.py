@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
-from regard.analysis.uniform_baseline import Even, even
+from regard.analysis.uniform_baseline import UniformBaseline, uniform_baseline
 from regard.attend import Seen, observe, taken_over
 from regard.errors import OptionError
 from regard.look.band import bands
@@ -174,7 +174,7 @@ class _Looking:
         self.heads: list[Head] = []
         self.sees: list[str] = []
         self.counts: list[int] = []
-        self._shares: list[tuple[Mask, int, Even]] = []
+        self._shares: list[tuple[Mask, int, UniformBaseline]] = []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *, place: tuple[int, int] | None = None, **call: Any) -> Tensor:
         del place  # of a whole text, which begins at 0
@@ -190,13 +190,13 @@ class _Looking:
         self.heads += [_head(i, j, seen, shares, maps) for j in range(q.shape[1]) if self.head in (None, j)]
         return seen.out
 
-    def _even(self, mask: Mask, q: Tensor, k: Tensor) -> Even:
+    def _even(self, mask: Mask, q: Tensor, k: Tensor) -> UniformBaseline:
         """What the mask lets be seen: counted once for all layers that share it."""
         for known, heads, shares in self._shares:
             if known is mask and heads == q.shape[1]:
                 return shares
         b, h, n, d = q.shape
-        shares = even(mask, Sizes(b, h, k.shape[1], n, k.shape[2], d, d, q.device))
+        shares = uniform_baseline(mask, Sizes(b, h, k.shape[1], n, k.shape[2], d, d, q.device))
         self._shares.append((mask, h, shares))
         return shares
 
@@ -209,7 +209,7 @@ def _statistics(n: int) -> tuple[Observer[Any], ...]:
     return (Entropy(), DistanceMass(1), DistanceMass(-1), _ends(n), MeanDistance(), Received(), TopK(LINKS))
 
 
-def _observed(q: Tensor, k: Tensor, v: Tensor, shares: Even, call: dict[str, Any]) -> tuple[Seen, Tensor]:
+def _observed(q: Tensor, k: Tensor, v: Tensor, shares: UniformBaseline, call: dict[str, Any]) -> tuple[Seen, Tensor]:
     """What was seen of a layer's weights, and their maps.
 
     These are of keys; of distances where a map of keys would show a thin line and nothing else.
@@ -224,12 +224,12 @@ def _observed(q: Tensor, k: Tensor, v: Tensor, shares: Even, call: dict[str, Any
     return seen, seen[pooled]
 
 
-def _by_distance(shares: Even) -> bool:
+def _by_distance(shares: UniformBaseline) -> bool:
     reach, n = int(shares.visible.max()), shares.visible.shape[1]
     return not shares.ahead and reach <= CELLS and 4 * reach <= n
 
 
-def _head(layer: int, head: int, seen: Seen, shares: Even, maps: Tensor) -> Head:
+def _head(layer: int, head: int, seen: Seen, shares: UniformBaseline, maps: Tensor) -> Head:
     visible = shares.visible[head]
     n = len(visible)
     entropy = _array(seen[Entropy()], head)
@@ -267,7 +267,7 @@ def _array(observed: Tensor, head: int) -> ndarray:
     return observed[0, head].float().cpu().numpy()
 
 
-def _sees(mask: Mask, shares: Even) -> str:
+def _sees(mask: Mask, shares: UniformBaseline) -> str:
     """In words, what a layer may see."""
     most, least = int(shares.visible.max()), int(shares.visible.min())
     if shares.ahead:

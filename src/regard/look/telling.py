@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from regard.analysis.head_ranking import LINKED, linked, scored
-from regard.analysis.head_ranking import telling as picked
+from regard.analysis.head_ranking import LINK_CRITERIA, criteria_scores, link_kinds, rank_heads
 from regard.look.study import Ahead, Head, Study, Words
 
 CANDIDATES = 4000
@@ -45,7 +44,7 @@ def _scores(study: Study) -> dict[str, list[float]]:
     by_head = [_linked(head, study.words) for head in study.heads]
     ahead = [head.ahead or Ahead(0.0, 0.0) for head in study.heads]
     return {
-        **{name: [one[name] for one in by_head] for name in LINKED},
+        **{name: [one[name] for one in by_head] for name in LINK_CRITERIA},
         "previous token": [head.previous for head in study.heads],
         "next token": [one.following for one in ahead],
         "the start": [head.first for head in study.heads],
@@ -58,7 +57,7 @@ def _scores(study: Study) -> dict[str, list[float]]:
 def _linked(head: Head, words: Words) -> dict[str, float]:
     """Mean weights on what is told by the strongest links alone; the first query has no choice."""
     n = len(words)
-    kinds = linked(head.keys, np.arange(n), words.ids, n, head.ahead is not None)
+    kinds = link_kinds(head.keys, np.arange(n), words.ids, n, head.ahead is not None)
     given = {name: (head.weights * hit).sum(-1)[1:] for name, hit in kinds.items()}
     return {name: float(each.mean()) if n > 1 else 0.0 for name, each in given.items()}
 
@@ -68,9 +67,10 @@ def telling(study: Study, most: int = 5) -> list[Pick]:
     if len(study.heads) == 1:
         (only,) = study.heads
         return [Pick(only, "the head asked for", "as asked")]
-    scores = scored({title: np.array(each) for title, each in _scores(study).items()})
+    scores = criteria_scores({title: np.array(each) for title, each in _scores(study).items()})
     return [
-        Pick(study.heads[one.head], one.criterion.title, one.why, one.criterion.reach) for one in picked(scores, most)
+        Pick(study.heads[one.head], one.criterion.title, one.why, one.criterion.reach)
+        for one in rank_heads(scores, most)
     ]
 
 

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, urlencode
 import anywidget
 import traitlets
 
-from regard.analysis.pyramid_builder import Book
+from regard.analysis.open_recording import OpenRecording
 from regard.errors import OptionError
 from regard.explorer.interface import interface
 from regard.explorer.routes import Explorer
@@ -62,7 +62,7 @@ class ExplorerWidget(anywidget.AnyWidget):
                 "the part behind # in the address of regard explore",
                 "Leave it out for the atlas.",
             )
-        books = [Book.of(run) for run in runs]
+        books = [OpenRecording.of(run) for run in runs]
         if place is None:
             place = START if books else "open"
         if "r" not in _parameters(place) and books and place != "lesson":

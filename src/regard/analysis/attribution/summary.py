@@ -18,7 +18,7 @@ NEGLIGIBLE = 5e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Told:
+class AttributionReport:
     """What is shown. Shares are numbers between 0 and 1."""
 
     model: str
