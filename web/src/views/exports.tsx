@@ -15,7 +15,6 @@ import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
 import { cell, fail, headIndex, layer, minus, placeOf, pooling, recordings, rowNow, run, screen, speak, texts, token } from "../state";
 import * as SAY from "../strings";
-import { OFFLINE } from "../strings.offline";
 import { transport } from "../transport";
 import { Check } from "./parts";
 
@@ -197,7 +196,7 @@ export function ExportDialog() {
           </div>
         )}
         {transport === "http" && <OfflinePage />}
-        {transport === "worker" && <p class="soft" data-offline>{OFFLINE.already(run.value?.error ?? "")}</p>}
+        {transport === "worker" && <p class="soft" data-offline>{SAY.offlineAlready(run.value?.error ?? "")}</p>}
         <p role="status">{done.value}</p>
       </div>
     </Dialog>
@@ -229,13 +228,13 @@ function OfflinePage() {
   };
   return (
     <details data-page open={open.value} onToggle={(event) => (open.value = event.currentTarget.open)}>
-      <summary>{OFFLINE.title}</summary>
+      <summary>{SAY.offlineTitle}</summary>
       <div>
-        <Check label={OFFLINE.one(at.index, headIndex.value)} on={one.value} onPick={(on) => (one.value = on)} />
-        {at.values && <Check label={OFFLINE.values} on={values.value} onPick={(on) => (values.value = on)} />}
-        <button data-save disabled={!told.value || saving.value} onClick={() => void write()}>{OFFLINE.save}</button>
+        <Check label={SAY.offlineOneHead(at.index, headIndex.value)} on={one.value} onPick={(on) => (one.value = on)} />
+        {at.values && <Check label={SAY.offlineValues} on={values.value} onPick={(on) => (values.value = on)} />}
+        <button data-save disabled={!told.value || saving.value} onClick={() => void write()}>{SAY.offlineSave}</button>
       </div>
-      <p class="soft" role="status">{told.value ? OFFLINE.size(told.value.bytes, told.value.dtype, told.value.error) : OFFLINE.asking}</p>
+      <p class="soft" role="status">{told.value ? SAY.offlineSize(told.value.bytes, told.value.dtype, told.value.error) : SAY.offlineMeasuring}</p>
     </details>
   );
 }

@@ -5,10 +5,7 @@ import { changed } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { entropy } from "../pure/text";
 import { layer, rowNow, step, token } from "../state";
-import * as DEEP from "../strings.deep";
-import * as FROM from "../strings.from";
-import * as LESSON from "../strings.lesson";
-import * as T from "../strings.steps";
+import * as SAY from "../strings";
 import { Heads } from "./lesson.heads";
 import { Vectors } from "./lesson.inputs";
 import { Output } from "./lesson.output";
@@ -41,23 +38,23 @@ function Equation({ children }: { children: preact.ComponentChildren }) {
 function Scale({ now }: { now: CellMore }) {
   return (
     <>
-      <p>{T.scale}</p>
+      <p>{SAY.stepScale}</p>
       <Equation>
         <span class="soft">q · k × scale =</span>
-        <N value={now.dot} name="q · k" tell={FROM.dot(now.q.length)} /> × <N value={now.scale} name={LESSON.scale} tell={FROM.scale(now.q.length)} /> ={" "}
-        <N value={now.scaled} name={LESSON.scaled} digits={6} tell={FROM.scaled(short(now.dot), short(now.scale))} />
+        <N value={now.dot} name="q · k" tell={SAY.originDot(now.q.length)} /> × <N value={now.scale} name={SAY.lessonScale} tell={SAY.originScale(now.q.length)} /> ={" "}
+        <N value={now.scaled} name={SAY.lessonScaled} digits={6} tell={SAY.originScaled(short(now.dot), short(now.scale))} />
       </Equation>
       {now.softcap && (
         <Equation>
-          {LESSON.soft}: {short(now.softcap.cap)} × tanh({short(now.scaled)} ÷ {short(now.softcap.cap)}) = {short(now.softcap.score)}
+          {SAY.lessonSoftcap}: {short(now.softcap.cap)} × tanh({short(now.scaled)} ÷ {short(now.softcap.cap)}) = {short(now.softcap.score)}
         </Equation>
       )}
       {!!now.bias && (
         <Equation>
-          + {LESSON.bias} <N value={now.bias} name={LESSON.bias} tell={FROM.bias(layer.value?.bias)} /> = <N value={now.score} name={LESSON.score} tell={FROM.score(LESSON.plusBias)} />
+          + {SAY.lessonBias} <N value={now.bias} name={SAY.lessonBias} tell={SAY.originBias(layer.value?.bias)} /> = <N value={now.score} name={SAY.lessonScore} tell={SAY.originScore(SAY.lessonScaledPlusBias)} />
         </Equation>
       )}
-      {now.scale === 1 ? <p class="note">{T.unscaled}</p> : <Check label={T.without} on={unscaled.value} onPick={(on) => (unscaled.value = on)} />}
+      {now.scale === 1 ? <p class="note">{SAY.stepUnscaled}</p> : <Check label={SAY.stepWithout} on={unscaled.value} onPick={(on) => (unscaled.value = on)} />}
       <WeightsTable now={now} />
     </>
   );
@@ -80,23 +77,23 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
     <>
       <div class="tools">
         <label class="choice wide">
-          <span>{LESSON.temperature}</span>
+          <span>{SAY.lessonTemperature}</span>
           <input type="range" min="-2" max="2" step="0.05" value={Math.log2(temperature.value)} onInput={(event) => (temperature.value = 2 ** Number(event.currentTarget.value))} />
           <output>{temperature.value.toFixed(2)}</output>
         </label>
         <span>
-          {LESSON.entropy} <N value={entropy(row)} name={LESSON.entropy} tell={FROM.entropy} />
+          {SAY.lessonEntropy} <N value={entropy(row)} name={SAY.lessonEntropy} tell={SAY.originEntropy} />
           {touched && (
             <>
               {" → "}
-              <N value={entropy(other)} role="weight" name={LESSON.entropy} tell={FROM.entropy} />
+              <N value={entropy(other)} role="weight" name={SAY.lessonEntropy} tell={SAY.originEntropy} />
             </>
           )}
         </span>
-        {touched && <button onClick={() => ((temperature.value = 1), (unscaled.value = false), (hidden.value = new Set()))}>{LESSON.recorded}</button>}
+        {touched && <button onClick={() => ((temperature.value = 1), (unscaled.value = false), (hidden.value = new Set()))}>{SAY.lessonRecorded}</button>}
       </div>
       {(touched || !brief) && (
-        <Sums head={[...(hide ? [[LESSON.sees] as const] : []), [LESSON.key], [LESSON.token, "left"], [LESSON.recorded], [""], [touched ? LESSON.changed : ""]]}>
+        <Sums head={[...(hide ? [[SAY.lessonSees] as const] : []), [SAY.lessonKey], [SAY.lessonToken, "left"], [SAY.lessonRecorded], [""], [touched ? SAY.lessonChanged : ""]]}>
           {keys.map((key) => (
             <tr key={key} class={key === now.key.index ? "this" : ""}>
               {hide && (
@@ -106,12 +103,12 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
               )}
               <td>{key}</td>
               <td class="left"><Token index={key} role="plain" text={token(key)} /></td>
-              <td><N value={row[key]!} tell={FROM.mapped} /></td>
+              <td><N value={row[key]!} tell={SAY.originMapped} /></td>
               <td class="twobars">
                 <Bar part={row[key]! / most} />
                 {touched && <Bar part={other[key]! / most} role="key" />}
               </td>
-              <td>{touched && <N value={other[key]!} role="weight" tell={FROM.changed} />}</td>
+              <td>{touched && <N value={other[key]!} role="weight" tell={SAY.originChanged} />}</td>
             </tr>
           ))}
         </Sums>
@@ -132,9 +129,9 @@ function shownKeys(now: CellMore): number[] {
 function Mask({ now }: { now: CellMore }) {
   return (
     <>
-      <p>{T.mask}</p>
+      <p>{SAY.stepMask}</p>
       <p>
-        {layer.value?.mask ? <><code>{layer.value.mask}</code> {LESSON.lets(now.allowed, now.query.index, now.key.index)}</> : LESSON.seesAll}
+        {layer.value?.mask ? <><code>{layer.value.mask}</code> {SAY.lessonMaskAllows(now.allowed, now.query.index, now.key.index)}</> : SAY.lessonNoMask}
       </p>
       <WeightsTable now={now} hide />
     </>
@@ -150,28 +147,28 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
   const others = 1 - shown.reduce((sum, key) => sum + (weights[keys.indexOf(key)] ?? 0), 0);
   return (
     <>
-      <p>{upTo === 5 ? T.max : upTo === 6 ? T.exp : T.sum}</p>
+      <p>{upTo === 5 ? SAY.stepMaximum : upTo === 6 ? SAY.stepExp : SAY.stepSum}</p>
       {upTo === 5 && (
         <Equation>
-          max = <N value={max} name={LESSON.largest} tell={FROM.max} />
+          max = <N value={max} name={SAY.lessonLargest} tell={SAY.originMax} />
         </Equation>
       )}
       {upTo === 7 && (
         <Equation>
           <span class="soft">exp ÷ sum =</span>
-          <N value={now.exp} name={LESSON.exp} tell={FROM.exp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
-          <N value={now.sum} name={LESSON.sum} tell={FROM.sum} /> ={" "}
-          <Predict value={now.weight} name={LESSON.weight} onSeen={() => (seen.value = true)}>
+          <N value={now.exp} name={SAY.lessonExp} tell={SAY.originExp(short(max === null || now.score === null ? null : now.score - max))} /> ÷{" "}
+          <N value={now.sum} name={SAY.lessonSum} tell={SAY.originSum} /> ={" "}
+          <Predict value={now.weight} name={SAY.lessonWeight} onSeen={() => (seen.value = true)}>
             <span data-lesson-weight={now.weight}>
-              <N value={now.weight} role="weight" name={LESSON.weight} digits={6} tell={FROM.weight(short(now.exp), short(now.sum))} />
+              <N value={now.weight} role="weight" name={SAY.lessonWeight} digits={6} tell={SAY.originWeight(short(now.exp), short(now.sum))} />
             </span>
           </Predict>
           <PredictFirst />
         </Equation>
       )}
-      {now.sink !== null && <p class="note">{LESSON.sink}: <N value={now.sink} name={LESSON.sink} tell={FROM.sink} /></p>}
-      <p class="soft">{LESSON.keysOf(shown.length, layer.value?.keys ?? 0)}</p>
-      <Sums head={[[LESSON.key], [LESSON.token, "left"], [LESSON.score], ["− max"], ...(upTo >= 6 ? [[LESSON.exp] as const] : []), ...(upTo >= 7 ? [[LESSON.weight, "weight"] as const, [""] as const] : [])]}>
+      {now.sink !== null && <p class="note">{SAY.lessonSink}: <N value={now.sink} name={SAY.lessonSink} tell={SAY.originSink} /></p>}
+      <p class="soft">{SAY.lessonKeysOf(shown.length, layer.value?.keys ?? 0)}</p>
+      <Sums head={[[SAY.lessonKey], [SAY.lessonToken, "left"], [SAY.lessonScore], ["− max"], ...(upTo >= 6 ? [[SAY.lessonExp] as const] : []), ...(upTo >= 7 ? [[SAY.lessonWeight, "weight"] as const, [""] as const] : [])]}>
         {shown.map((key) => {
           const at = keys.indexOf(key);
           const score = scores[at] ?? null;
@@ -181,18 +178,18 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
             <tr key={key} class={key === now.key.index ? "this" : ""}>
               <td>{key}</td>
               <td class="left"><Token index={key} role={key === now.key.index ? "key" : "plain"} /></td>
-              <td><N value={score} name={LESSON.scoreOf(key)} tell={FROM.score(score === null ? LESSON.masked : DEEP.scoreParts)} /></td>
-              <td><N value={shifted} tell={FROM.shifted(short(score), short(max))} /></td>
-              {upTo >= 6 && <td><N value={exp} tell={FROM.exp(short(shifted))} /></td>}
-              {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={FROM.weight(short(exp), short(now.sum))} />}</td>}
+              <td><N value={score} name={SAY.lessonScoreOf(key)} tell={SAY.originScore(score === null ? SAY.lessonMasked : SAY.originScoreParts)} /></td>
+              <td><N value={shifted} tell={SAY.originShifted(short(score), short(max))} /></td>
+              {upTo >= 6 && <td><N value={exp} tell={SAY.originExp(short(shifted))} /></td>}
+              {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <N value={weights[at] ?? 0} role="weight" tell={SAY.originWeight(short(exp), short(now.sum))} />}</td>}
               {upTo >= 7 && <td class="twobars">{!(hiding && key === now.key.index) && <Bar part={weights[at] ?? 0} />}</td>}
             </tr>
           );
         })}
         {upTo >= 7 && (
           <tr class="total">
-            <td colSpan={5}>{now.sink === null ? LESSON.others : LESSON.othersAndSink}</td>
-            <td><N value={Math.max(others, 0)} role="weight" tell={FROM.others} /></td>
+            <td colSpan={5}>{now.sink === null ? SAY.lessonOthers : SAY.lessonOthersAndSink}</td>
+            <td><N value={Math.max(others, 0)} role="weight" tell={SAY.originOthers} /></td>
             <td class="twobars"><Bar part={others} /></td>
           </tr>
         )}

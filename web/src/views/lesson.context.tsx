@@ -7,14 +7,11 @@ import { css, inkOn } from "../pure/ramps";
 import { top } from "../pure/text";
 import { table as tableOf } from "../map/stage";
 import { place, resource, screen } from "../state";
-import * as ASK from "../strings.ask";
-import * as LESSON from "../strings.lesson";
 import * as SAY from "../strings";
-import * as T from "../strings.context";
 import { N } from "./number";
 import { Bar } from "./parts";
 
-const SIDES = [["a", T.a], ["b", T.b]] as const;
+const SIDES = [["a", SAY.contextFirstText], ["b", SAY.contextSecondText]] as const;
 /** The two lines as they were typed; empty: those that the server has chosen. */
 const lines = signal<readonly [string, string]>(["", ""]);
 const picked = signal<{ layer: number; head: number } | null>(null);
@@ -25,9 +22,9 @@ export function ContextLesson() {
   return (
     <>
       <header class="subject">
-        <h1>{ASK.names.context}</h1>
+        <h1>{SAY.lessonQuestions.context}</h1>
       </header>
-      <p>{T.lead}</p>
+      <p>{SAY.contextLead}</p>
       {told ? <Lines told={told} key={told.a.text + told.b.text} /> : <p class="empty">{asked.value.loading ? SAY.loading : ""}</p>}
     </>
   );
@@ -55,12 +52,12 @@ function Lines({ told }: { told: Context }) {
             <textarea name={side} rows={2} maxLength={1000} spellcheck={false} required>{told[side].text}</textarea>
           </label>
         ))}
-        <button>{T.go}</button>
+        <button>{SAY.contextCompare}</button>
       </form>
-      <p><b>{T.token(shown(told.token), told.model)}</b> · {T.head(now.layer, now.head)}</p>
+      <p><b>{SAY.contextToken(shown(told.token), told.model)}</b> · {SAY.head(now.layer, now.head)}</p>
       <div class="sides">
         {SIDES.map(([side, name]) => (
-          <section key={side} class="side-by" aria-label={T.sees(name, T.head(now.layer, now.head))}>
+          <section key={side} class="side-by" aria-label={SAY.contextRow(name, SAY.head(now.layer, now.head))}>
             <Line tokens={told[side].tokens} at={told[side].at} row={now[side]} most={most} />
             <ol class="tops">
               {top(now[side], 5).map((key) => (
@@ -68,7 +65,7 @@ function Lines({ told }: { told: Context }) {
                   <span class="index">{key}</span>
                   <span class="token plain">{shown(told[side].tokens[key])}</span>
                   <Bar part={now[side][key]! / most} />
-                  <N value={now[side][key]!} role="weight" tell={T.weight(shown(told[side].tokens[key]))} />
+                  <N value={now[side][key]!} role="weight" tell={SAY.originContextWeight(shown(told[side].tokens[key]))} />
                 </li>
               ))}
             </ol>
@@ -77,13 +74,13 @@ function Lines({ told }: { told: Context }) {
       </div>
       <div class="sides">
         <section class="side-by">
-          <h2>{T.heads}</h2>
-          <p class="soft">{T.headsText}</p>
+          <h2>{SAY.contextHeads}</h2>
+          <p class="soft">{SAY.contextHeadsText}</p>
           <table class="sums apart">
             <thead>
               <tr>
                 <td />
-                {told.heads.filter((one) => one.layer === layers[0]).map((one) => <th scope="col" key={one.head}>{LESSON.headName} {one.head}</th>)}
+                {told.heads.filter((one) => one.layer === layers[0]).map((one) => <th scope="col" key={one.head}>{SAY.lessonHeadName} {one.head}</th>)}
               </tr>
             </thead>
             <tbody>
@@ -93,7 +90,7 @@ function Lines({ told }: { told: Context }) {
                   {told.heads.filter((one) => one.layer === l).map((one) => (
                     <td key={one.head} class="shaded" style={{ "--part": `${Math.round(one.apart * 70)}%` }}>
                       <button class="n" aria-pressed={one === now} onClick={() => (picked.value = one)}>
-                        <span class="unseen">{T.head(l, one.head)}: </span>
+                        <span class="unseen">{SAY.head(l, one.head)}: </span>
                         {one.apart.toFixed(2)}
                       </button>
                     </td>
@@ -104,15 +101,15 @@ function Lines({ told }: { told: Context }) {
           </table>
         </section>
         <section class="side-by">
-          <h2>{T.cosine}</h2>
-          <p class="soft">{T.cosineText}</p>
+          <h2>{SAY.contextCosine}</h2>
+          <p class="soft">{SAY.contextCosineText}</p>
           <table class="sums">
             <tbody>
               {told.cosine.map((value, l) => (
                 <tr key={l} class={l === now.layer + 1 ? "this" : ""}>
-                  <th scope="row" class="left">{l ? T.after(l - 1) : T.before}</th>
+                  <th scope="row" class="left">{l ? SAY.contextAfter(l - 1) : SAY.contextBefore}</th>
                   <td class="twobars"><Bar part={value} role="query" /></td>
-                  <td><N value={value} name={T.cosine} tell={T.from(l)} /></td>
+                  <td><N value={value} name={SAY.contextCosine} tell={SAY.originCosine(l)} /></td>
                 </tr>
               ))}
             </tbody>

@@ -4,9 +4,7 @@ import { type CellMore, more, type Part } from "../api.more";
 import { json } from "../api";
 import { short } from "../pure/numbers";
 import { cellNow, cellPath, go, place, resource, run, screen, step } from "../state";
-import * as DEEP from "../strings.deep";
-import * as FROM from "../strings.from";
-import * as STEP from "../strings.steps";
+import * as SAY from "../strings";
 import { Component, SumOfProducts } from "./lesson.sums";
 import { Vector } from "./lesson.vectors";
 import { N } from "./number";
@@ -30,7 +28,7 @@ export function Vectors({ now }: { now: CellMore }) {
   const part = inputs?.[name];
   return (
     <>
-      <p>{STEP.vectors}</p>
+      <p>{SAY.stepVectors}</p>
       {vectors.map(([one, role, at, values]) => (
         <Vector
           key={one}
@@ -45,7 +43,7 @@ export function Vectors({ now }: { now: CellMore }) {
       {inputs && part ? (
         <>
           <div class="tools">
-            <div class="segmented" role="group" aria-label={DEEP.whose}>
+            <div class="segmented" role="group" aria-label={SAY.inputsVector}>
               {vectors.map(([one, role, at]) => (
                 <button key={one} class={role} aria-pressed={one === name} onClick={() => (which.value = one)}>
                   {one} of {at}
@@ -60,11 +58,11 @@ export function Vectors({ now }: { now: CellMore }) {
         <>
           {vectors.slice(0, 2).map(([one, role, at, values]) => (
             <div class="numbers" key={one}>
-              {values.slice(0, 8).map((x, i) => <N key={i} value={x} role={role} name={`${one}${i}`} tell={(one === "k" ? FROM.k : FROM.q)(i, at)} />)}
+              {values.slice(0, 8).map((x, i) => <N key={i} value={x} role={role} name={`${one}${i}`} tell={(one === "k" ? SAY.originK : SAY.originQ)(i, at)} />)}
               {values.length > 8 && <span class="soft">…</span>}
             </div>
           ))}
-          <p class="note">{run.value?.layers.some((one) => one.inputs) ? DEEP.noXOf : DEEP.noX}</p>
+          <p class="note">{run.value?.layers.some((one) => one.inputs) ? SAY.inputsMatricesUnknown : SAY.inputsMissing}</p>
         </>
       )}
     </>
@@ -75,33 +73,33 @@ function Projection({ part, name, role, at }: { part: Part; name: string; role: 
   const i = part.component;
   return (
     <SumOfProducts
-      a={{ name: `x of ${at}`, role: "plain", values: part.x, tell: (j) => DEEP.x(j, at) }}
-      b={{ name: `W_${name}, ${i}`, role: "plain", values: part.w, tell: (j) => DEEP.w(name, i, j) }}
+      a={{ name: `x of ${at}`, role: "plain", values: part.x, tell: (j) => SAY.originX(j, at) }}
+      b={{ name: `W_${name}, ${i}`, role: "plain", values: part.w, tell: (j) => SAY.originInputMatrix(name, i, j) }}
       sum={part.sum}
-      name={DEEP.projected(name, i)}
-      goes={part.bias === null ? DEEP.isProjected : DEEP.plusBias}
+      name={SAY.inputsProjected(name, i)}
+      goes={part.bias === null ? SAY.inputsIsProjected : SAY.sumBias}
     >
       {part.bias !== null && (
         <>
           <tr class="total">
-            <td colSpan={7}>{DEEP.plusBias}</td>
-            <td><N value={part.bias} name={DEEP.plusBias} tell={DEEP.bias(name, i)} /></td>
+            <td colSpan={7}>{SAY.sumBias}</td>
+            <td><N value={part.bias} name={SAY.sumBias} tell={SAY.originInputBias(name, i)} /></td>
           </tr>
           <tr class="total">
-            <td colSpan={7}>{DEEP.isProjected}</td>
-            <td><N value={part.projected} name={DEEP.isProjected} digits={6} tell={[DEEP.projectedFrom(short(part.sum), short(part.bias)), DEEP.asRecorded]} /></td>
+            <td colSpan={7}>{SAY.inputsIsProjected}</td>
+            <td><N value={part.projected} name={SAY.inputsIsProjected} digits={6} tell={[SAY.originProjected(short(part.sum), short(part.bias)), SAY.inputsRecorded]} /></td>
           </tr>
         </>
       )}
       {part.recorded !== null && (
         <tr class="total">
           <td colSpan={7}>
-            {part.between.length > 0 && <span class="soft">{part.between.map((one) => DEEP.between[one] ?? one).join(", ")} → </span>}
+            {part.between.length > 0 && <span class="soft">{part.between.map((one) => SAY.inputsBetween[one] ?? one).join(", ")} → </span>}
             {name}
-            {i} {DEEP.asRecorded}
-            {part.between.length === 0 && <span class="soft"> · {DEEP.same}</span>}
+            {i} {SAY.inputsRecorded}
+            {part.between.length === 0 && <span class="soft"> · {SAY.inputsEqual}</span>}
           </td>
-          <td><N value={part.recorded} role={role} name={`${name}${i}`} digits={6} tell={DEEP.recorded(name, i, at)} /></td>
+          <td><N value={part.recorded} role={role} name={`${name}${i}`} digits={6} tell={SAY.originRecorded(name, i, at)} /></td>
         </tr>
       )}
     </SumOfProducts>

@@ -3,10 +3,7 @@ import { useSignal } from "@preact/signals";
 import type { CellMore } from "../api.more";
 import { short, brief } from "../pure/numbers";
 import { go, place, speak, token } from "../state";
-import * as DEEP from "../strings.deep";
-import * as FROM from "../strings.from";
-import * as LESSON from "../strings.lesson";
-import * as T from "../strings.steps";
+import * as SAY from "../strings";
 import { Component, SumOfProducts } from "./lesson.sums";
 import { N } from "./number";
 import { Check, Token } from "./parts";
@@ -15,7 +12,7 @@ const ROWS = 16;
 const KEYS = 12;
 
 export function Output({ now }: { now: CellMore }) {
-  return now.values ? <Mixture now={now} values={now.values} key={`${now.query.index}/${now.key.index}`} /> : <p>{T.noValues}</p>;
+  return now.values ? <Mixture now={now} values={now.values} key={`${now.query.index}/${now.key.index}`} /> : <p>{SAY.stepNoValues}</p>;
 }
 
 /** A key of the row and its part of every component; key −1: all keys that are not told one by one. */
@@ -55,21 +52,21 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
   if (!rows.includes(component)) rows.push(component);
   const reach = (i: number, sign: number) => slices.reduce((sum, { parts }) => sum + Math.max(sign * parts[i]!, 0), 0);
   const most = Math.max(...rows.map((i) => Math.max(reach(i, 1), reach(i, -1))), 1e-12);
-  const name = (key: number) => (key < 0 ? DEEP.otherKeys : `${key} ${brief(token(key), 24)}`.trim());
+  const name = (key: number) => (key < 0 ? SAY.outputOtherKeys : `${key} ${brief(token(key), 24)}`.trim());
   const point = (i: number, at: number | null) => {
     pointed.value = at;
-    if (at !== null) speak(DEEP.segment(i, name(slices[at]!.key), short(slices[at]!.parts[i]!)));
+    if (at !== null) speak(SAY.outputSegment(i, name(slices[at]!.key), short(slices[at]!.parts[i]!)));
   };
   const here = pointed.value === null ? null : slices[pointed.value]!;
   return (
     <>
       <p>
-        {T.out} {DEEP.parts}
+        {SAY.stepOutput} {SAY.outputParts}
       </p>
       <div class="tools">
-        {size > ROWS && <Check label={DEEP.every(size)} on={all.value} onPick={(on) => (all.value = on)} />}
+        {size > ROWS && <Check label={SAY.outputEvery(size)} on={all.value} onPick={(on) => (all.value = on)} />}
         <span class="soft" data-pointed={here?.key}>
-          {here ? DEEP.gives(name(here.key), short(here.weight)) : DEEP.point}
+          {here ? SAY.outputKey(name(here.key), short(here.weight)) : SAY.outputPoint}
         </span>
       </div>
       <ul class="stack">
@@ -91,7 +88,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
                 point(i, ((pointed.value ?? (by > 0 ? -1 : 0)) + by + slices.length) % slices.length);
               }}
             >
-              <span class="index"><span class="unseen">{DEEP.row}</span>{i}</span>
+              <span class="index"><span class="unseen">{SAY.outputRow}</span>{i}</span>
               <span class="stacked-bar" aria-hidden="true">
                 <Segments slices={slices} i={i} most={most} held={now.key.index} pointed={pointed.value} name={name} />
                 <i class="tick" style={{ left: `${50 + (out[i]! / most) * 50}%` }} />
@@ -101,26 +98,26 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
           </li>
         ))}
       </ul>
-      <Component bars of={DEEP.outputName} now={component} most={size} />
+      <Component bars of={SAY.outputName} now={component} most={size} />
       <SumOfProducts
-        a={{ name: LESSON.weight, role: "weight", values: given.map((one) => one.weight), tell: (n) => DEEP.weightOf(given[n]!.key) }}
+        a={{ name: SAY.lessonWeight, role: "weight", values: given.map((one) => one.weight), tell: (n) => SAY.originOutputWeight(given[n]!.key) }}
         b={{
           name: `v${component}`, role: "value", values: given.map((one) => one.v![component]!),
           edit: (n, to) => (edits.value = { ...edits.value, [`${given[n]!.key}/${component}`]: to }),
         }}
         sum={out[component]!}
-        name={DEEP.outputOf(component)}
-        goes={DEEP.outGoes}
+        name={SAY.outputComponent(component)}
+        goes={SAY.outputGoes}
         most={KEYS}
         held={given.findIndex((one) => one.key === now.key.index)}
         label={(n) => <>{given[n]!.key} <Token index={given[n]!.key} role="plain" /></>}
-        rest={DEEP.otherKeys}
-        total={<N value={out[component]!} role="output" name={DEEP.outputOf(component)} digits={6} tell={[FROM.out(component)[0], DEEP.outGoes]} />}
+        rest={SAY.outputOtherKeys}
+        total={<N value={out[component]!} role="output" name={SAY.outputComponent(component)} digits={6} tell={[SAY.originOut(component)[0], SAY.outputGoes]} />}
       />
       {edited && (
         <p class="note">
-          {DEEP.edited} {DEEP.outWas(short(values.out[component]!), short(out[component]! - values.out[component]!))}{" "}
-          <button onClick={() => (edits.value = {})}>{LESSON.recorded}</button>
+          {SAY.outputEdited} {SAY.recordedWas(short(values.out[component]!), short(out[component]! - values.out[component]!))}{" "}
+          <button onClick={() => (edits.value = {})}>{SAY.lessonRecorded}</button>
         </p>
       )}
     </>

@@ -4,9 +4,7 @@ import type { ComponentChildren } from "preact";
 import { terms } from "../pure/lesson";
 import { short } from "../pure/numbers";
 import { place, go } from "../state";
-import * as FROM from "../strings.from";
-import * as STEP from "../strings.steps";
-import * as DEEP from "../strings.deep";
+import * as SAY from "../strings";
 import { N } from "./number";
 import { Check } from "./parts";
 
@@ -86,11 +84,11 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
     <>
       {products.length > most && (
         <div class="tools">
-          <Check label={STEP.all} on={all.value} onPick={(on) => (all.value = on)} />
-          {left > 0 && <span class="soft">{STEP.largest(shown.length, left)}</span>}
+          <Check label={SAY.stepAllProducts} on={all.value} onPick={(on) => (all.value = on)} />
+          {left > 0 && <span class="soft">{SAY.stepLargest(shown.length, left)}</span>}
         </div>
       )}
-      <Sums head={[["i", "left soft"], [a.name, a.role], [""], [b.name, b.role], [""], [DEEP.product], [""], [DEEP.soFar]]}>
+      <Sums head={[["i", "left soft"], [a.name, a.role], [""], [b.name, b.role], [""], [SAY.sumProduct], [""], [SAY.sumSoFar]]}>
         {shown.map((term, n) => (
           <tr key={term.index} class={term.index === held ? "this" : ""}>
             <td class="soft left">{label ? label(term.index) : term.index}</td>
@@ -100,20 +98,20 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
             <td class="soft">=</td>
             <td><N value={term.product} tell={[`${short(term.q)} × ${short(term.k)}`, name]} /></td>
             <td class="signed-bar"><Signed part={term.product / largest} /></td>
-            <td>{hiding ? "?" : <N value={term.sum} tell={FROM.running(n + 1)} />}</td>
+            <td>{hiding ? "?" : <N value={term.sum} tell={SAY.originRunning(n + 1)} />}</td>
           </tr>
         ))}
         {(left > 0 || rest) && (
           <tr>
-            <td class="soft left" colSpan={5}>{rest ?? STEP.rest(left)}</td>
-            <td><N value={other} tell={[DEEP.remainder(short(sum), short(subtotal), shown.length), name]} /></td>
+            <td class="soft left" colSpan={5}>{rest ?? SAY.stepOthers(left)}</td>
+            <td><N value={other} tell={[SAY.originRemainder(short(sum), short(subtotal), shown.length), name]} /></td>
             <td class="signed-bar"><Signed part={other / largest} /></td>
             <td />
           </tr>
         )}
         <tr class="total">
           <td colSpan={7}>{name}</td>
-          <td>{total ?? <N value={sum} name={name} digits={6} tell={[DEEP.sumOf, goes]} />}</td>
+          <td>{total ?? <N value={sum} name={name} digits={6} tell={[SAY.originTotal, goes]} />}</td>
         </tr>
         {children}
       </Sums>
@@ -126,7 +124,7 @@ export function Component({ of, now, most, bars }: { of: string; now: number; mo
   return (
     <div class="tools">
       <label class="choice">
-        <span>{DEEP.component(of)}</span>
+        <span>{SAY.sumComponent(of)}</span>
         <input
           type="number"
           min="0"
@@ -140,8 +138,8 @@ export function Component({ of, now, most, bars }: { of: string; now: number; mo
           }}
         />
       </label>
-      <span class="soft">{DEEP.range(most)}{bars && DEEP.bars}</span>
-      {place.value.component !== null && <button onClick={() => go({ component: null })}>{DEEP.largest}</button>}
+      <span class="soft">{SAY.sumComponentRange(most)}{bars && SAY.sumOrBar}</span>
+      {place.value.component !== null && <button onClick={() => go({ component: null })}>{SAY.sumLargest}</button>}
     </div>
   );
 }

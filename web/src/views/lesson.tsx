@@ -2,8 +2,6 @@
 import { useEffect } from "preact/hooks";
 import { type About, ABOUT } from "../pure/hash";
 import { cell, cellNow, go, headIndex, layer, place, run, speak, step } from "../state";
-import * as ASK from "../strings.ask";
-import * as LESSON from "../strings.lesson";
 import * as SAY from "../strings";
 import { CellSteps } from "./lesson.cell";
 import { ContextLesson } from "./lesson.context";
@@ -23,7 +21,7 @@ export function LessonView() {
     told.value = null;
   }, [step.value, cell.value, about]);
   useEffect(() => {
-    if (stepped) speak(`${step.value}. ${LESSON.steps[step.value - 1]![1]}`);
+    if (stepped) speak(`${step.value}. ${SAY.lessonSteps[step.value - 1]![1]}`);
   }, [step.value, stepped]);
   const to = (next: About) => go({ about: next, component: null, ...(next === "words" ? { step: 1 } : {}) });
   return (
@@ -33,15 +31,15 @@ export function LessonView() {
           {ABOUT.map((one) => (
             <li key={one}>
               <button data-about={one} aria-current={about === one ? "page" : undefined} disabled={!one && !real} onClick={() => to(one)}>
-                {one ? ASK.names[one] : LESSON.thisWeight}
-                {!one && !real && <span class="soft"> · {LESSON.noCell}</span>}
+                {one ? SAY.lessonQuestions[one] : SAY.lessonThisWeight}
+                {!one && !real && <span class="soft"> · {SAY.lessonNoCell}</span>}
               </button>
             </li>
           ))}
         </ul>
         {stepped && (
           <ol>
-            {LESSON.steps.map(([sign, name], i) => (
+            {SAY.lessonSteps.map(([sign, name], i) => (
               <li key={sign}>
                 <button aria-current={step.value === i + 1 ? "step" : undefined} onClick={() => go({ step: i + 1, component: null })}>
                   <span class="index">{i + 1}</span>
@@ -58,13 +56,13 @@ export function LessonView() {
         <footer>
           {stepped && (
             <button disabled={step.value === 1} onClick={() => go({ step: step.value - 1, component: null })}>
-              ← {LESSON.back}
+              ← {SAY.lessonBack}
             </button>
           )}
           <Where />
           {stepped && (
             <button class="primary" disabled={step.value === 9} onClick={() => go({ step: step.value + 1, component: null })}>
-              {LESSON.next} →
+              {SAY.lessonNext} →
             </button>
           )}
         </footer>
@@ -89,7 +87,7 @@ function CellLesson() {
           </span>
         </p>
         <h1>
-          {step.value}. {LESSON.steps[step.value - 1]![1]}
+          {step.value}. {SAY.lessonSteps[step.value - 1]![1]}
         </h1>
       </header>
       <CellSteps now={now} />

@@ -2,10 +2,7 @@
 import { useSignal } from "@preact/signals";
 import type { Cell } from "../api";
 import { short } from "../pure/numbers";
-import * as DEEP from "../strings.deep";
-import * as FROM from "../strings.from";
-import * as LESSON from "../strings.lesson";
-import * as STEP from "../strings.steps";
+import * as SAY from "../strings";
 import { SumOfProducts } from "./lesson.sums";
 import { N } from "./number";
 import { Drawing } from "./parts";
@@ -65,28 +62,28 @@ export function Products({ now }: { now: Cell }) {
   const dot = edited ? q.values.reduce((sum, x, i) => sum + x * k.values[i]!, 0) : now.dot;
   return (
     <>
-      <p>{STEP.dot}</p>
+      <p>{SAY.stepDot}</p>
       <div class="tools">
         <PredictFirst />
-        {edited && <button onClick={() => (edits.value = {})}>{LESSON.recorded}</button>}
+        {edited && <button onClick={() => (edits.value = {})}>{SAY.lessonRecorded}</button>}
       </div>
       <SumOfProducts
         a={q}
         b={k}
         sum={dot}
         name="q · k"
-        goes={FROM.dot(now.q.length)[1]!}
+        goes={SAY.originDot(now.q.length)[1]!}
         most={12}
         hiding={hiding}
         total={
           <Predict value={dot} name="q · k" onSeen={() => (seen.value = true)}>
-            <N value={dot} name="q · k" digits={6} tell={FROM.dot(now.q.length)} />
+            <N value={dot} name="q · k" digits={6} tell={SAY.originDot(now.q.length)} />
           </Predict>
         }
       />
       {edited && (
         <p class="note">
-          {STEP.edited} {DEEP.outWas(short(now.dot), short(dot - now.dot))}
+          {SAY.stepEdited} {SAY.recordedWas(short(now.dot), short(dot - now.dot))}
         </p>
       )}
     </>

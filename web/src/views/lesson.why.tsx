@@ -4,9 +4,7 @@ import { signal } from "@preact/signals";
 import { json, paths, type Words } from "../api";
 import { tidy } from "../pure/numbers";
 import { place, resource, screen } from "../state";
-import * as ASK from "../strings.ask";
 import * as SAY from "../strings";
-import * as T from "../strings.why";
 import { WordsField, words } from "./lesson.words";
 import { N } from "./number";
 import { Choice } from "./parts";
@@ -38,21 +36,21 @@ export function WhyLesson() {
     <>
       <header class="subject">
         <WordsField>
-          <Choice label={T.pair} value={String(a)} among={among} onPick={pick(0)} />
+          <Choice label={SAY.separatePair} value={String(a)} among={among} onPick={pick(0)} />
           <Choice label="→" value={String(b)} among={among} onPick={pick(1)} />
-          {Object.keys(typed.value).length > 0 && <button onClick={() => (typed.value = {})}>{T.again}</button>}
+          {Object.keys(typed.value).length > 0 && <button onClick={() => (typed.value = {})}>{SAY.separateReset}</button>}
         </WordsField>
-        <h1>{ASK.names.why}</h1>
+        <h1>{SAY.lessonQuestions.why}</h1>
       </header>
-      <p>{T.lead}</p>
-      <p><b>{T.task(names[a]!, names[b]!)}</b></p>
+      <p>{SAY.separateLead}</p>
+      <p><b>{SAY.separateTask(names[a]!, names[b]!)}</b></p>
       <div class="sides">
         {(["separate", "tied"] as const).map((side) => (
           <Side key={side} side={side} names={names} a={a} b={b} of={vector(side)} />
         ))}
       </div>
-      <h2>{T.value}</h2>
-      <p>{T.valueText(names[a]!)}</p>
+      <h2>{SAY.separateValue}</h2>
+      <p>{SAY.separateValueText(names[a]!)}</p>
       <Mixed made={made} word={a} />
     </>
   );
@@ -66,8 +64,8 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
   const [there, back] = [dot(of("q", a), of("k", b)), dot(of("q", b), of("k", a))];
   const done = there > 2 && back <= 0;
   const tried = Object.keys(typed.value).some((name) => name.startsWith(side));
-  const title = tied ? T.tied : T.separate;
-  const called = (kind: "q" | "k", word: number) => (tied ? T.both : kind === "q" ? T.q : T.k)(names[word]!);
+  const title = tied ? SAY.separateTied : SAY.separateVectors;
+  const called = (kind: "q" | "k", word: number) => (tied ? SAY.separateTiedVector : kind === "q" ? SAY.separateQ : SAY.separateK)(names[word]!);
   const field = (kind: "q" | "k", word: number) => (
     <tr key={kind + word}>
       <th scope="row" class={tied ? "" : kind === "q" ? "query" : "key"}>{called(kind, word)}</th>
@@ -87,9 +85,9 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
   );
   const line = (from: number, to: number, value: number) => (
     <p class="equation small" key={from}>
-      <b>{T.score(names[from]!, names[to]!)}</b>
+      <b>{SAY.separateScore(names[from]!, names[to]!)}</b>
       <span class="soft">{written(of("q", from), of("k", to))} =</span>
-      <N value={value} name={T.score(names[from]!, names[to]!)} tell={[`${T.q(names[from]!)} · ${T.k(names[to]!)} = ${written(of("q", from), of("k", to))}`, T.goes]} />
+      <N value={value} name={SAY.separateScore(names[from]!, names[to]!)} tell={[`${SAY.separateQ(names[from]!)} · ${SAY.separateK(names[to]!)} = ${written(of("q", from), of("k", to))}`, SAY.separateScoreGoes]} />
     </p>
   );
   return (
@@ -101,7 +99,7 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
       {line(a, b, there)}
       {line(b, a, back)}
       <p class={done ? "verdict value" : "verdict"} role="status">
-        {done ? `✓ ${T.done}` : tied && tried ? T.never : T.open}
+        {done ? `✓ ${SAY.separateDone}` : tied && tried ? SAY.separateImpossible : SAY.separateNotYet}
       </p>
     </section>
   );
@@ -113,13 +111,13 @@ function Mixed({ made, word }: { made: Words; word: number }) {
   const of = (at: number) => made.numbers[at]!.value ?? 0;
   return (
     <>
-      {([["v", T.withV, "output"], ["k", T.withK, "key"]] as const).map(([name, title, role]) => (
+      {([["v", SAY.separateWithV, "output"], ["k", SAY.separateWithK, "key"]] as const).map(([name, title, role]) => (
         <p class="equation small" key={name}>
           <span class="soft">{title} =</span>
           {head[name][0]!.map((_, i) => {
             const terms = head.weights[word]!.map((weight, key) => [of(weight), of(head[name][key]![i]!)] as const);
             const from = terms.map(([weight, x]) => `${tidy(weight)} × ${tidy(x)}`).join(" + ");
-            return <N key={i} value={terms.reduce((sum, [weight, x]) => sum + weight * x, 0)} role={role} name={`${title}, ${i + 1}`} tell={[from, T.mixedGoes(made.labels[word]!)]} />;
+            return <N key={i} value={terms.reduce((sum, [weight, x]) => sum + weight * x, 0)} role={role} name={`${title}, ${i + 1}`} tell={[from, SAY.separateOutputGoes(made.labels[word]!)]} />;
           })}
         </p>
       ))}

@@ -6,10 +6,6 @@ import { json, paths, type Words } from "../api";
 import { tidy } from "../pure/numbers";
 import { entropy } from "../pure/text";
 import { resource, screen, step } from "../state";
-import * as DEEP from "../strings.deep";
-import * as FROM from "../strings.from";
-import * as LESSON from "../strings.lesson";
-import * as T from "../strings.steps";
 import * as SAY from "../strings";
 import { N, told } from "./number";
 import { Check } from "./parts";
@@ -37,14 +33,14 @@ function say(made: Words, at: number): void {
     </button>
   );
   const joined = (sign: string) => one.of.flatMap((i, n) => (n ? [` ${sign} `, link(i)] : [link(i)]));
-  let from: ComponentChildren = LESSON.given;
+  let from: ComponentChildren = SAY.originGiven;
   if (one.how === "sum of products") from = one.of.flatMap((i, n) => [n ? (n % 2 ? " × " : " + ") : "", link(i)]);
   else if (one.how in SIGN) from = joined(SIGN[one.how]!);
-  else if (one.how !== "given") from = [`${LESSON.how(one.how)} `, ...joined(",")];
+  else if (one.how !== "given") from = [`${SAY.originHow(one.how)} `, ...joined(",")];
   told.value = {
     name: `${one.name} = ${tidy(one.value)}`,
     from,
-    to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => say(made, i)}>{made.numbers[i]!.name}</button>]) : DEEP.nextLayer,
+    to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => say(made, i)}>{made.numbers[i]!.name}</button>]) : SAY.headsNextLayer,
   };
 }
 
@@ -79,7 +75,7 @@ function Grid({ made, of, name, rows, cols, hide }: {
                 if (hide && predicting.value && !revealed.value.has(at))
                   return (
                     <td key={j}>
-                      <button class="n reveal" aria-label={LESSON.unseen} title={LESSON.unseen} onClick={() => ((revealed.value = new Set(revealed.value).add(at)), say(made, at))}>?</button>
+                      <button class="n reveal" aria-label={SAY.lessonHidden} title={SAY.lessonHidden} onClick={() => ((revealed.value = new Set(revealed.value).add(at)), say(made, at))}>?</button>
                     </td>
                   );
                 const shade = role === "weight" && value ? { "--part": `${Math.round(value * 70)}%` } : {};
@@ -102,7 +98,7 @@ export function WordsField({ children }: { children: ComponentChildren }) {
   return (
     <form class="tools" onSubmit={(event) => (event.preventDefault(), (words.value = new FormData(event.currentTarget).get("words") as string))}>
       <label class="choice">
-        <span>{LESSON.wordsLabel}</span>
+        <span>{SAY.lessonWordsLabel}</span>
         <input name="words" value={words.value} spellcheck={false} />
       </label>
       {children}
@@ -120,11 +116,11 @@ export function WordsLesson() {
     <>
       <header class="subject">
         <WordsField>
-          <Check label={LESSON.causal} on={causal.value} onPick={(on) => (causal.value = on)} />
+          <Check label={SAY.lessonCausal} on={causal.value} onPick={(on) => (causal.value = on)} />
           {(now === 2 || now === 7) && <PredictFirst />}
         </WordsField>
         <h1>
-          {now}. {LESSON.steps[now - 1]![1]}
+          {now}. {SAY.lessonSteps[now - 1]![1]}
         </h1>
       </header>
       {made ? <Step made={made} /> : <p class="empty">{SAY.loading}</p>}
@@ -140,10 +136,10 @@ const column = (of: number[]) => of.map((one) => [one]);
 function shownOf(head: Words["heads"][number], at: number): Shown[] {
   const scores: Shown = ["q · k", head.scores, "both", at === 2];
   const scaled: Shown = ["÷ √d", head.scaled, "both"];
-  const masked: Shown = [LESSON.masked, head.masked, "both"];
-  const shifted: Shown = [LESSON.shifted, head.shifted, "both"];
+  const masked: Shown = [SAY.lessonMasked, head.masked, "both"];
+  const shifted: Shown = [SAY.lessonShifted, head.shifted, "both"];
   const exps: Shown = ["exp", head.exps, "both"];
-  const weights: Shown = [LESSON.weights, head.weights, "both", at === 7];
+  const weights: Shown = [SAY.lessonWeights, head.weights, "both", at === 7];
   const [q, k, v] = (["q", "k", "v"] as const).map((one): Shown => [one, head[one], "rows"]) as [Shown, Shown, Shown];
   const map = (one: "q" | "k" | "v"): Shown[] => [[`W_${one}`, head[`w_${one}`], ""], [`${one} = x · W_${one}`, head[one], "rows"]];
   return {
@@ -151,10 +147,10 @@ function shownOf(head: Words["heads"][number], at: number): Shown[] {
     2: [q, k, scores],
     3: [scores, ["√d", [[head.divisor]], ""] as Shown, scaled, weights],
     4: [scaled, masked],
-    5: [masked, [LESSON.largest, column(head.maxima), "rows"] as Shown, shifted],
+    5: [masked, [SAY.lessonLargest, column(head.maxima), "rows"] as Shown, shifted],
     6: [shifted, exps],
-    7: [exps, [LESSON.sum, column(head.sums), "rows"] as Shown, weights],
-    8: [weights, v, [`${LESSON.weights} · v`, head.out, "rows"] as Shown],
+    7: [exps, [SAY.lessonSum, column(head.sums), "rows"] as Shown, weights],
+    8: [weights, v, [`${SAY.lessonWeights} · v`, head.out, "rows"] as Shown],
   }[at]!;
 }
 
@@ -169,12 +165,12 @@ function Step({ made }: { made: Words }) {
   );
   return (
     <>
-      <p>{now === 1 ? `${T.projected} ${made.chosen ? LESSON.features : LESSON.madeUp}` : now === 4 ? `${LESSON.causal}.` : [T.dot, T.scale, "", T.max, T.exp, T.sum, T.out, T.heads][now - 2]}</p>
+      <p>{now === 1 ? `${SAY.stepProjected} ${made.chosen ? SAY.lessonFeatures : SAY.lessonMadeUp}` : now === 4 ? `${SAY.lessonCausal}.` : [SAY.stepDot, SAY.stepScale, "", SAY.stepMaximum, SAY.stepExp, SAY.stepSum, SAY.stepOutput, SAY.stepHeads][now - 2]}</p>
       {(now === 3 || now === 7) && (
         <div class="tools">
-          <Check label={T.without} on={!scaled.value} onPick={(on) => (scaled.value = !on)} />
+          <Check label={SAY.stepWithout} on={!scaled.value} onPick={(on) => (scaled.value = !on)} />
           <label class="choice wide">
-            <span>{LESSON.temperature}</span>
+            <span>{SAY.lessonTemperature}</span>
             <input type="range" min="-2" max="2" step="0.25" value={Math.log2(temperature.value)} onInput={(event) => (temperature.value = 2 ** Number(event.currentTarget.value))} />
             <output>{temperature.value.toFixed(2)}</output>
           </label>
@@ -182,19 +178,19 @@ function Step({ made }: { made: Words }) {
       )}
       {now === 1 && grids([["x", made.x, "rows"]])}
       {now === 9
-        ? grids([[LESSON.concat, made.concat, "rows"], ["W_o", made.w_o, ""], [LESSON.out, made.out, "rows"]])
+        ? grids([[SAY.lessonConcat, made.concat, "rows"], ["W_o", made.w_o, ""], [SAY.lessonOut, made.out, "rows"]])
         : made.heads.map((head, i) => (
             <section class="head" key={i}>
               <h2>
-                {LESSON.head} {i + 1}
+                {SAY.lessonHead} {i + 1}
               </h2>
               {grids(shownOf(head, now))}
               {(now === 3 || now === 7) && (
                 <p class="soft" data-entropies>
-                  {LESSON.entropy}:{" "}
+                  {SAY.lessonEntropy}:{" "}
                   {head.weights.map((row, query) => [
                     query ? ", " : "", `${made.labels[query]} `,
-                    <N key={query} value={entropy(row.map((at) => made.numbers[at]!.value ?? 0))} name={`${LESSON.entropy}, ${made.labels[query]}`} tell={FROM.entropy} />,
+                    <N key={query} value={entropy(row.map((at) => made.numbers[at]!.value ?? 0))} name={`${SAY.lessonEntropy}, ${made.labels[query]}`} tell={SAY.originEntropy} />,
                   ])}{" "}
                   nats
                 </p>

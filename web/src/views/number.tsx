@@ -2,7 +2,7 @@
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { short } from "../pure/numbers";
-import * as LESSON from "../strings.lesson";
+import * as SAY from "../strings";
 
 export interface Told {
   readonly name: string;
@@ -39,14 +39,14 @@ export function Where() {
         <>
           <b>{now.name}</b>
           <span>
-            <i>{LESSON.from}</i> {now.from}
+            <i>{SAY.originFrom}</i> {now.from}
           </span>
           <span>
-            <i>{LESSON.to}</i> {now.to}
+            <i>{SAY.originTo}</i> {now.to}
           </span>
         </>
       ) : (
-        <span class="soft">{LESSON.where}</span>
+        <span class="soft">{SAY.originHint}</span>
       )}
     </div>
   );

@@ -2,7 +2,6 @@ import { bytes, count } from "../pure/numbers";
 import { ABOUT } from "../pure/hash";
 import { go, open, recordings } from "../state";
 import * as SAY from "../strings";
-import * as ASK from "../strings.ask";
 import { transport } from "../transport";
 import { FromArrays, FromText } from "./opening";
 
@@ -52,7 +51,7 @@ export function OpenView() {
           <ul class="asks">
             {ABOUT.slice(1).map((about) => (
               <li key={about}>
-                <button onClick={() => go({ screen: "lesson", about, step: 1 })}>{about && ASK.names[about]}</button>
+                <button onClick={() => go({ screen: "lesson", about, step: 1 })}>{about && SAY.lessonQuestions[about]}</button>
               </li>
             ))}
           </ul>

@@ -3,14 +3,14 @@ import { signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { short } from "../pure/numbers";
 import { speak } from "../state";
-import * as ASK from "../strings.ask";
+import * as SAY from "../strings";
 import { Check } from "./parts";
 
 /** Whether the lesson asks before it tells. */
 export const predicting = signal(false);
 
 export function PredictFirst() {
-  return <Check label={ASK.first} on={predicting.value} onPick={(on) => (predicting.value = on)} />;
+  return <Check label={SAY.predictFirst} on={predicting.value} onPick={(on) => (predicting.value = on)} />;
 }
 
 /** Asks for a number, then shows it (`children`) and how far off the guess was. `onSeen`: what else may now be shown. */
@@ -22,7 +22,7 @@ export function Predict({ value, name, children, onSeen }: { value: number; name
     return (
       <>
         {children}
-        {guess.value.trim() !== "" && <span class="soft guess">{ASK.off(short(Number(guess.value)), short(Math.abs(Number(guess.value) - value)))}</span>}
+        {guess.value.trim() !== "" && <span class="soft guess">{SAY.predictError(short(Number(guess.value)), short(Math.abs(Number(guess.value) - value)))}</span>}
       </>
     );
   return (
@@ -35,8 +35,8 @@ export function Predict({ value, name, children, onSeen }: { value: number; name
         speak(`${name}: ${short(value)}`);
       }}
     >
-      <input type="number" step="any" aria-label={ASK.guess(name)} placeholder="?" value={guess.value} onInput={(event) => (guess.value = event.currentTarget.value)} />
-      <button class="reveal">{ASK.reveal}</button>
+      <input type="number" step="any" aria-label={SAY.predictGuess(name)} placeholder="?" value={guess.value} onInput={(event) => (guess.value = event.currentTarget.value)} />
+      <button class="reveal">{SAY.predictReveal}</button>
     </form>
   );
 }
