@@ -284,10 +284,10 @@ def test_png_is_what_the_specification_says() -> None:
 
 def test_where_a_page_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="a folder"):
-        atomic_files.writable(tmp_path)
+        atomic_files.writable_path(tmp_path)
     with pytest.raises(OptionError, match=r"not there.*mkdir"):
-        atomic_files.writable(tmp_path / "no" / "page.html")
-    assert atomic_files.writable(tmp_path / "page.html") == tmp_path / "page.html"
+        atomic_files.writable_path(tmp_path / "no" / "page.html")
+    assert atomic_files.writable_path(tmp_path / "page.html") == tmp_path / "page.html"
 
 
 def test_two_who_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
@@ -296,10 +296,10 @@ def test_two_who_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
 
     def slow() -> Iterator[str]:
         yield "the "
-        assert atomic_files.put("other", path) == 5
+        assert atomic_files.write_text("other", path) == 5
         yield "last"
 
-    assert atomic_files.put(slow(), path) == 8
+    assert atomic_files.write_text(slow(), path) == 8
     assert path.read_text() == "the last"
     assert [*tmp_path.iterdir()] == [path]
 

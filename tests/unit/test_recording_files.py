@@ -31,6 +31,7 @@ from regard.recording.schema import FIELDS, value_of
 from regard.recording.writer import DTYPES
 from regard.spec.masks import Mask, Not
 from regard.spec.values import Value
+from regard.system.atomic_files import AtomicFile
 from unit.test_recording import Calls, ours
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")
@@ -181,14 +182,16 @@ class Full:
 def test_a_disk_that_fills_loses_nothing_that_was_there(
     left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, beside = made(tmp_path / "run"), container.beside
+    before = made(tmp_path / "run")
     assert len(before) > 40_000
 
-    def full(path: Path) -> tuple[Path, Any]:
-        name, file = beside(path)
-        return name, Full(file, left)
+    begin = AtomicFile.__init__
 
-    monkeypatch.setattr(container, "beside", full)
+    def on_a_full_disk(self: Any, path: Path) -> None:
+        begin(self, path)
+        self.file = Full(self.file, left)
+
+    monkeypatch.setattr(AtomicFile, "__init__", on_a_full_disk)
     with pytest.raises(RegardError, match=r"whose disk is full; .*What was there is as it was"):
         made(tmp_path / "run")
     assert (tmp_path / "run").read_bytes() == before

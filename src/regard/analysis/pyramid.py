@@ -15,14 +15,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
 from numpy import ndarray
 
-from regard.system.atomic_files import beside
+from regard.system.atomic_files import AtomicFile
 
 STRIP = 64
 """Rows of cells of level 0 in a strip."""
@@ -75,17 +74,17 @@ class CellBlock:
     check: int
 
 
-class PyramidWriter:
-    """A file in the making, beside its place until it is whole.
+class PyramidWriter(AtomicFile):
+    """A pyramid file that is being written.
 
     Args:
         path: Where it will be.
-        about: What it is of; a reader asks for the same.
+        about: What it is a pyramid of; a reader must ask for the same.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
-        self.path, self.about = path, dict(about)
-        self.beside, self.file = beside(path)
+        super().__init__(path)
+        self.about = dict(about)
         self.blocks: list[list[int]] = []
         self.arrays: dict[str, list[Any]] = {}
 
@@ -115,23 +114,13 @@ class PyramidWriter:
         self.file.write(data)
 
     def finish(self) -> None:
-        """Write where all lies, and put the file in its place."""
+        """Write the index and move the file to its path."""
         index = {"about": self.about, "blocks": self.blocks, "arrays": self.arrays}
         data = json.dumps(index).encode()
         start = self.file.tell()
         self.file.write(data)
         self.file.write(_TAIL.pack(start, len(data), zlib.crc32(data), _MAGIC))
-        self.file.close()
-        self.beside.replace(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.close()
-        self.beside.unlink(missing_ok=True)
+        self.commit()
 
 
 def halved(cells: Cells) -> Float32[ndarray, "parts h half_rows half_cols"]:

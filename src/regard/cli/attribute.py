@@ -13,7 +13,7 @@ from regard.cli import attribute_tables
 from regard.errors import OptionError
 from regard.export import attribution_page
 from regard.integrations.pretrained import open_pretrained
-from regard.system.atomic_files import put, writable
+from regard.system.atomic_files import writable_path, write_text
 from regard.system.text_source import read
 
 NEW_TOKENS = 64
@@ -21,7 +21,7 @@ NEW_TOKENS = 64
 
 def main(options: Namespace, console: Console) -> None:
     """Ask, show to what the answer attended, and say where the page is."""
-    out = None if options.out is None else writable(Path(options.out))
+    out = None if options.out is None else writable_path(Path(options.out))
     if options.answer is not None and options.new_tokens is not None:
         raise OptionError(
             "--new-tokens", options.new_tokens, "without --answer", "An answer that is given is as long as it is."
@@ -56,6 +56,6 @@ def main(options: Namespace, console: Console) -> None:
     if out is None:
         console.print("[dim]every token, sentence and head on a page: add[/] --out page.html")
     else:
-        size = put(attribution_page.page(told), out)
+        size = write_text(attribution_page.page(told), out)
         console.print(f"the page, one file of {size / 2**10:,.0f} KiB, is", end=" ")
         console.print(str(out.resolve()), style="bold", markup=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from regard.export.offline_page import SMALLER, prepare
 from regard.export.options import Wanted
 from regard.recording import Progress as Recorded
 from regard.recording import Recording, size_in_words
-from regard.system.atomic_files import writable
+from regard.system.atomic_files import writable_path
 from regard.system.text_source import read
 
 _SUFFIX = ".safetensors"
@@ -47,7 +47,7 @@ def main(options: Namespace, console: Console) -> None:
                 "a recording, a file, arrays or a text",
                 "Name it: regard explore WHAT --out front_end.html.",
             )
-        place = writable(Path(options.out))
+        place = writable_path(Path(options.out))
         wanted = Wanted(_several(options.layer), _several(options.head), options.dtype, options.values)
         books = _books(options, console)
         write(books, place, wanted, console)

@@ -17,7 +17,7 @@ from regard.export.front_end import ensure_built
 from regard.export.options import Wanted
 from regard.look.opening import Openable, open_model
 from regard.look.study import Study, study
-from regard.system.atomic_files import writable
+from regard.system.atomic_files import writable_path
 from regard.system.text_source import Source, read
 
 LONG = 2000
@@ -26,7 +26,7 @@ LONG = 2000
 
 def main(options: Namespace, console: Console) -> None:
     """Look at what the options name, and write the page of it where that is asked for."""
-    out = None if options.out is None else writable(Path(options.out))
+    out = None if options.out is None else writable_path(Path(options.out))
     source = read(options.what)
     opened = open_model(options.model)
     found = _watched(opened, source, options)

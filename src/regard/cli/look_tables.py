@@ -36,7 +36,7 @@ def opening(study: Study) -> RenderableType:
         tokens += f", of which only the first {len(words):,}"
     lines = f"{study.source.lines:,} line{'s' * (study.source.lines != 1)}"
     size = f"{study.source.size:,} bytes, {lines}, {tokens}"
-    took = f"{study.seconds:.1f} s" + (f", {study.peak / 2**20:,.0f} MiB at most" if study.peak else "")
+    took = f"{study.seconds:.1f} s, {study.peak / 2**20:,.0f} MiB at most"
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")

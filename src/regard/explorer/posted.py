@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from regard.explorer.refusals import Refused
 from regard.recording.text import no_constant
-from regard.system.atomic_files import full
+from regard.system.atomic_files import disk_full
 from regard.system.cache_folder import cached
 
 MOST_CHARACTERS = 2_000_000
@@ -43,7 +43,7 @@ async def file(request: Request, path: Path) -> None:
             async for part in _parts(request, "application/octet-stream", MOST_FILE):
                 size += made.write(part)
     except OSError as error:
-        if not full(error):
+        if not disk_full(error):
             raise
         raise Refused(
             413,

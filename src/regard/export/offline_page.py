@@ -42,7 +42,7 @@ from regard.export.options import Wanted, cell_of, coarse, dtype_of, estimated, 
 from regard.lowering import canonical
 from regard.lowering.tiles import Tabled
 from regard.recording import Recording, Rounding, size_in_words
-from regard.system.atomic_files import full, put, writable
+from regard.system.atomic_files import disk_full, writable_path, write_text
 
 FORMAT = 1
 
@@ -120,7 +120,7 @@ class Page:
             """Bytes that the file has."""
         except BaseException as error:
             self.close()
-            if isinstance(error, OSError) and full(error):
+            if isinstance(error, OSError) and disk_full(error):
                 place = tempfile.gettempdir()
                 raise OptionError(
                     "page",
@@ -157,7 +157,7 @@ class Page:
         Raises:
             OptionError: it cannot be written there, or the disk has no room.
         """
-        place = writable(Path(path))
+        place = writable_path(Path(path))
         free = shutil.disk_usage(place.parent).free
         if self.size > free:
             raise OptionError(
@@ -166,7 +166,7 @@ class Page:
                 f"a disk with the {size_in_words(self.size)} that the page takes",
                 SMALLER,
             )
-        put(self.pieces(), place)
+        write_text(self.pieces(), place)
 
     def close(self) -> None:
         """Let go of the temporary file, which goes with the last that reads it, too."""
@@ -380,7 +380,7 @@ def write_page(
     ...     write_page(run, f"{folder}/run.html", layers=4)["layers"]
     [4]
     """
-    place = writable(Path(path))
+    place = writable_path(Path(path))
     wanted = Wanted(_several(layers), _several(heads), dtype, values)
     with prepare([OpenRecording.of(recording)], wanted) as made:
         made.write(place)

@@ -27,7 +27,7 @@ from regard.lab.measure import Row, grown, measured
 from regard.lab.picture import picture
 from regard.lab.sections import CASES, TITLES, chosen
 from regard.lab.tables import markdown, terminal
-from regard.system.atomic_files import put
+from regard.system.atomic_files import write_text
 from regard.system.hardware import processor
 
 SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0, "models": 8.0}
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
     if options.json is not None:
         write(options.json, machine, rows)
     if options.picture is not None:
-        put(picture(machine, rows), options.picture)
+        write_text(picture(machine, rows), options.picture)
     if options.markdown:
         print(markdown(machine, rows))
     else:

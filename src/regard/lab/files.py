@@ -14,7 +14,7 @@ from regard.errors import OptionError
 from regard.lab.cases import Case
 from regard.lab.figures import verdicts
 from regard.lab.measure import Row, Timing
-from regard.system.atomic_files import put
+from regard.system.atomic_files import write_text
 
 Machine = dict[str, str]
 
@@ -26,7 +26,7 @@ def write(path: Path, machine: Machine, rows: Sequence[Row]) -> None:
         "goals": [dataclasses.asdict(verdict) for verdict in verdicts(rows)],
         "rows": [_plain(row) for row in rows],
     }
-    put(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", path)
+    write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", path)
 
 
 def read(path: Path) -> tuple[Machine, list[Row]]:

@@ -6,11 +6,9 @@ rows at a time.
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +26,7 @@ from regard.look.words import Words
 from regard.shapes import Sizes
 from regard.spec.masks import Mask, Window, as_mask
 from regard.spec.observers import DistanceMass, Entropy, MeanDistance, Observer, Pooled, Received, SpanMass, TopK
+from regard.system.hardware import peak_memory
 from regard.system.text_source import Source
 from regard.weights import Weights
 
@@ -108,8 +107,8 @@ class Study:
     """In words, what each layer of the model may see."""
     heads_per_layer: int
     seconds: float
-    peak: int | None = field(default=None)
-    """The most memory that the process has held, in bytes, where the system tells."""
+    peak: int
+    """The greatest resident memory of the process, in bytes."""
 
     @property
     def ahead(self) -> bool:
@@ -286,9 +285,3 @@ def _within(option: str, given: int | None, count: int) -> None:
         raise OptionError(
             option, given, f"0 to {count - 1}, the {what}s of this model", f"{what.capitalize()}s are counted from 0."
         )
-
-
-def peak_memory() -> int | None:
-    """The most memory that this process has held so far, in bytes."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

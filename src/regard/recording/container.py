@@ -14,15 +14,14 @@ import mmap
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, NamedTuple, Self
+from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from regard.errors import OptionError
 from regard.recording.text import no_constant, shown
-from regard.system.atomic_files import beside
+from regard.system.atomic_files import AtomicFile
 
 FORMAT, VERSION = "regard.recording", 1
 """What a header says that a file is, and the newest format that is read here."""
@@ -47,8 +46,8 @@ _MOST_HEADER = 100_000_000  # as safetensors itself has it
 _MOST_DIMS = 8
 
 
-class Writer:
-    """A file in the making: beside its place until it is finished, and gone if that never comes.
+class Writer(AtomicFile):
+    """A recording's file that is being written.
 
     Args:
         path: Where the file will be; what is there stays until the new one is whole.
@@ -56,8 +55,7 @@ class Writer:
     """
 
     def __init__(self, path: Path, room: int) -> None:
-        self.path = path
-        self.beside, self.file = beside(path)
+        super().__init__(path)
         self._entries: dict[str, Any] = {}
         self._held: dict[bytes, str] = {}
         self._digest = hashlib.blake2b(digest_size=16)
@@ -114,19 +112,7 @@ class Writer:
         self.file.write((start - 8).to_bytes(8, "little") + header.ljust(start - 8))
         self.file.flush()
         os.fsync(self.file.fileno())
-        self.file.close()
-        self.beside.replace(self.path)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        try:
-            self.file.close()
-        except OSError:
-            pass  # what could not be written before cannot be written now, and is not wanted either
-        finally:
-            self.beside.unlink(missing_ok=True)
+        self.commit()
 
     def _enter(self, name: str, dtype: torch.dtype, shape: tuple[int, ...], size: int) -> None:
         offsets = [self._end, self._end + size]

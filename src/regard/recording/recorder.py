@@ -18,7 +18,7 @@ from regard.recording.container import Writer
 from regard.recording.inputs import Projections
 from regard.recording.reader import Recording
 from regard.recording.writer import DTYPES, SMALLER, Pages, Progress, Words
-from regard.system.atomic_files import full
+from regard.system.atomic_files import disk_full
 
 if TYPE_CHECKING:  # what not everybody needs, and takes time to import
     from regard.models import Embedded
@@ -143,7 +143,7 @@ def writing(path: Path, room: int) -> Iterator[Writer]:
         with Writer(path, min(room, 1 << 22)) as writer:
             yield writer
     except OSError as error:
-        if not full(error):
+        if not disk_full(error):
             raise
         raise OptionError(
             "record(to=…)", f"{path}, whose disk is full", "a disk with room", f"{SMALLER} What was there is as it was."

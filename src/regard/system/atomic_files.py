@@ -1,19 +1,25 @@
-"""Files that are written beside their place and renamed, so that none is ever half there."""
+"""Files that are written under a temporary name and then renamed, so that none is ever there in part."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
+from typing import BinaryIO, Self
 
 from regard.errors import OptionError
 
 
-def writable(path: Path) -> Path:
-    """The path, if a report can be written there: better known before a long run than after it."""
+def writable_path(path: Path) -> Path:
+    """The path itself, if a file can be written there; to be asked before a long run.
+
+    Raises:
+        OptionError: it is a folder, or its folder is missing or read-only.
+    """
     if path.is_dir():
         raise OptionError("--out", f"{path}, a folder", "the name of a file", "Add page.html to it.")
     if not path.parent.is_dir():
@@ -33,29 +39,44 @@ def writable(path: Path) -> Path:
     return path
 
 
-def full(error: OSError) -> bool:
-    """Whether an error is that of a disk, or of a limit on files, that has no room."""
+def disk_full(error: OSError) -> bool:
+    """Whether an error says that a disk, or a limit on the size of files, has no room left."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def beside(path: Path) -> tuple[Path, BinaryIO]:
-    """A new file beside a path, to be written and then put in its place; its name is nobody else's.
+class AtomicFile:
+    """A binary file that is written under a temporary name beside its path and renamed to it by `commit`.
 
-    Two threads of a process may make the same file at once: each then has its own, and the last one stays.
+    A context: without `commit` nothing is left of it, and a file that was at the path before stays as it was.
+    Temporary names are random: of two threads that write the same path at once, each has its own file and the
+    last to commit stays.
     """
-    made = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    return made, made.open("x+b")
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        self.file: BinaryIO = self._temporary.open("x+b")
+
+    def commit(self) -> None:
+        """Close the file and move it to its path."""
+        self.file.close()
+        self._temporary.replace(self.path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # Closing writes what is still buffered: on a full disk it fails as the write before it did.
+        with contextlib.suppress(OSError):
+            self.file.close()
+        self._temporary.unlink(missing_ok=True)
 
 
-def put(page: str | Iterable[str], path: Path) -> int:
-    """Write a text, whole or in pieces, beside its place, then put it there, and return its bytes."""
-    made, file = beside(path)
-    size = 0
-    try:
-        with file:
-            for piece in (page,) if isinstance(page, str) else page:
-                size += file.write(piece.encode("utf-8"))
-        made.replace(path)
-    finally:
-        made.unlink(missing_ok=True)
+def write_text(text: str | Iterable[str], path: Path) -> int:
+    """Write a text, whole or in pieces, as UTF-8 and atomically; return its size in bytes."""
+    with AtomicFile(path) as target:
+        size = sum(target.file.write(piece.encode("utf-8")) for piece in ((text,) if isinstance(text, str) else text))
+        target.commit()
     return size
