@@ -1,6 +1,6 @@
 // The frame of every screen: the bar on top, the view, dialogs, and what is said aloud.
 import { useSignal } from "@preact/signals";
-import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
+import { useEffect } from "preact/hooks";
 import { headsOf, json, paths } from "./api";
 import { goTo } from "./keys";
 import { SCREENS, type Screen } from "./pure/hash";
@@ -10,9 +10,10 @@ import {
 } from "./state";
 import * as SAY from "./strings";
 import { AtlasView } from "./views/atlas";
+import { Dialog } from "./views/components";
 import { CompareView } from "./views/compare";
-import { ExportDialog } from "./views/exports";
-import { LessonView } from "./views/lesson";
+import { ExportDialog } from "./views/export-dialog";
+import { LessonView } from "./views/lesson/lesson";
 import { MapView } from "./views/map";
 import { OpenView } from "./views/open";
 import { RowView } from "./views/row";
@@ -222,29 +223,6 @@ function Search() {
       <kbd>/</kbd>
       {asked.value && <output>{found.value.length ? `${at.value + 1} / ${count(found.value.length)}` : "0"}</output>}
     </form>
-  );
-}
-
-export function Dialog({ title, children }: { title: string; children: preact.ComponentChildren }) {
-  const ref = useRef<HTMLDialogElement>(null);
-  useLayoutEffect(() => {
-    const before = document.activeElement as HTMLElement | null;
-    ref.current!.showModal();
-    return () => before?.focus?.();
-  }, []);
-  const close = () => (dialog.value = "");
-  return (
-    <dialog ref={ref} onClose={close} onCancel={close} onClick={(event) => event.target === ref.current && close()} aria-label={title}>
-      <div class="dialog">
-        <header>
-          <h2>{title}</h2>
-          <button class="quiet" onClick={close}>
-            {SAY.close} <kbd>Esc</kbd>
-          </button>
-        </header>
-        {children}
-      </div>
-    </dialog>
   );
 }
 

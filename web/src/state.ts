@@ -108,6 +108,21 @@ effect(() => {
     doing.value = null;
   };
 });
+/** Descriptions of recordings other than the one that is open; null: on its way. */
+const known = signal<Record<string, Recording | null>>({});
+
+/** A recording's description, once it has come. */
+export function recordingOf(id: string): Recording | null {
+  const recording = known.value[id];
+  if (recording === undefined && id)
+    queueMicrotask(() => {
+      if (id in known.peek()) return;
+      known.value = { ...known.peek(), [id]: null };
+      json<Recording>(paths.recording(id)).then((answer) => (known.value = { ...known.peek(), [id]: answer }), fail);
+    });
+  return recording ?? null;
+}
+
 export const layer = computed<Layer | null>(() => {
   const layers = run.value?.layers;
   return layers?.find((one) => one.index === layerIndex.value) ?? layers?.[0] ?? null;

@@ -10,7 +10,7 @@ import { short } from "../pure/numbers";
 import { chosen, type Filter, NAMES, statistic } from "../pure/sorting";
 import { doing, fail, go, recordingId, resource, run, screen, table } from "../state";
 import * as SAY from "../strings";
-import { Bar, Choice } from "./parts";
+import { Bar, Choice } from "./components";
 
 const filter = signal<Filter>({ by: "", descending: true, least: "", most: "", layer: "" });
 const change = (part: Partial<Filter>) => (filter.value = { ...filter.value, ...part });

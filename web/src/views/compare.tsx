@@ -1,10 +1,9 @@
 // A − B: two heads of one recording, or of two. As a map of the difference, or as both rows of one query over their texts.
 import { headsOf, paths, raw } from "../api";
-import { resourceOf } from "./others";
-import { cell, choose, go, headIndex, layer, minus, place, placeOf, recordingId, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
+import { cell, choose, go, headIndex, layer, minus, place, placeOf, recordingId, recordingOf, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
 import * as SAY from "../strings";
 import { MapView } from "./map";
-import { Choice, Section } from "./parts";
+import { Choice, Section } from "./components";
 import { Readout, Tops } from "./panel";
 import { Reading } from "./row";
 
@@ -12,7 +11,7 @@ const otherPath = () => {
   const at = cell.value;
   if (screen.value !== "compare" || !place.value.beside || !at) return null;
   const [id = "", l = "", h = ""] = minus.value.split("/");
-  const one = (id === recordingId.value ? run.value : resourceOf(id))?.layers.find(({ index }) => String(index) === l);
+  const one = (id === recordingId.value ? run.value : recordingOf(id))?.layers.find(({ index }) => String(index) === l);
   return one && at.query < one.queries ? paths.row(id, Number(l), Number(h), at.query) : null;
 };
 const otherRow = resource(otherPath, raw, 40);
@@ -22,7 +21,7 @@ export function CompareView() {
   const at = layer.value;
   if (!told || !at) return <p class="empty">{SAY.loading}</p>;
   const [otherId = "", otherLayer = "0", otherHead = "0"] = minus.value.split("/");
-  const other = otherId === told.id ? told : resourceOf(otherId);
+  const other = otherId === told.id ? told : recordingOf(otherId);
   const names = (recordings.value ?? []).map((one) => [one.id, one.name] as const);
   const layers = (other?.layers ?? []).map((one) => [String(one.index), String(one.index)] as const);
   const subtract = (id: string, l: string, h: string) => go({ other: `${id}/${l}/${h}` });

@@ -4,10 +4,9 @@ import { difference, oneHead, raw } from "../api";
 import { extent, mount, names, size, source, view } from "../map/stage";
 import { short } from "../pure/numbers";
 import { visible } from "../pure/view";
-import { cell, choose, headIndex, layer, minus, placeOf, pooling, recordingId, resource, run, screen, table, token } from "../state";
+import { cell, choose, headIndex, layer, minus, placeOf, pooling, recordingId, recordingOf, resource, run, screen, table, token } from "../state";
 import * as SAY from "../strings";
-import { Token } from "./parts";
-import { resourceOf } from "./others";
+import { Token } from "./components";
 import { Panel } from "./panel";
 
 /** Which numbers the map shows; called where the map is shown. */
@@ -19,7 +18,7 @@ export function useSource(): void {
   const id = recordingId.value;
   // Two texts of different lengths are compared where both are.
   const [otherId = "", otherLayer = ""] = other.split("/");
-  const beside = otherId && (otherId === id ? now : resourceOf(otherId));
+  const beside = otherId && (otherId === id ? now : recordingOf(otherId));
   const limit = beside ? beside.layers.find((one) => String(one.index) === otherLayer) : undefined;
   const known = !other || limit !== undefined;
   const wanted = !at || !now || !known ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling.value) : oneHead(id, at.index, head, pooling.value);

@@ -1,9 +1,13 @@
-import { bytes, count } from "../pure/numbers";
+// The screen that opens a recording: those the server has, a text that a model reads, or arrays.
+import { signal, useSignal } from "@preact/signals";
+import { answer, json } from "../api";
+import { more, type Models } from "../api.more";
 import { ABOUT } from "../pure/hash";
-import { go, open, recordings } from "../state";
+import { bytes, count } from "../pure/numbers";
+import { fail, go, listed, open, recordings, resource, screen, speak } from "../state";
 import * as SAY from "../strings";
 import { transport } from "../transport";
-import { FromArrays, FromText } from "./opening";
+import { Check } from "./components";
 
 export function OpenView() {
   const list = recordings.value;
@@ -63,5 +67,116 @@ export function OpenView() {
         </section>
       </div>
     </div>
+  );
+}
+
+const models = resource<Models>(() => (screen.value === "open" && transport !== "worker" ? more.models : null), json);
+
+/** What is being recorded: how far it is, and what ends it. */
+const job = signal<{ id: string; part: number; doing: string; ended: AbortController } | null>(null);
+
+async function show(id: string): Promise<void> {
+  const name = (await listed()).find((one) => one.id === id)?.name ?? id;
+  speak(SAY.openOpened(name));
+  // Whoever has gone elsewhere meanwhile stays there.
+  if (screen.peek() === "open") open(id);
+}
+
+async function record(text: string, model: string): Promise<void> {
+  const ended = new AbortController();
+  const body = JSON.stringify({ text, model });
+  try {
+    let told = JSON.parse((await answer(more.open, ended.signal, { method: "POST", body })).body as string);
+    const { job: id } = told;
+    for (;;) {
+      job.value = { id, part: told.progress ?? 1, doing: told.doing ?? "", ended };
+      await new Promise((resolve) => setTimeout(resolve, 250));
+      const { status, body } = await answer(more.job(id), ended.signal);
+      told = JSON.parse(body as string);
+      if (status !== 202) break;
+    }
+    await show(told.id);
+  } catch (error) {
+    if (!ended.signal.aborted) fail(error);
+  } finally {
+    job.value = null;
+  }
+}
+
+async function cancel(): Promise<void> {
+  const now = job.peek();
+  if (!now) return;
+  now.ended.abort();
+  speak(SAY.openCancelled);
+  await answer(`${more.job(now.id)}/cancel`, undefined, { method: "POST", body: "" }).catch(fail);
+}
+
+function FromText() {
+  const now = job.value;
+  const known = models.value.value;
+  return (
+    <section>
+      <h2>{SAY.openText}</h2>
+      <form
+        class="opens"
+        onSubmit={(event) => {
+          event.preventDefault();
+          const said = new FormData(event.currentTarget);
+          void record(said.get("text") as string, said.get("model") as string);
+        }}
+      >
+        <textarea name="text" rows={5} required spellcheck={false} aria-label={SAY.openTextHint} placeholder={SAY.openTextHint} />
+        <label class="choice">
+          <span>{SAY.openTextModel}</span>
+          <select name="model" aria-describedby="model-told">
+            {known?.models.map(({ name, told }) => (
+              <option value={name} key={name} selected={name === known.default} title={told}>{name}</option>
+            ))}
+          </select>
+          <button class="primary" disabled={!known || now !== null}>{SAY.openRead}</button>
+        </label>
+        {known && <p class="soft" id="model-told">{known.models.map(({ name, told }) => `${name}: ${told}`).join(" ")}</p>}
+      </form>
+      {now && (
+        <div class="tools">
+          <progress max="1" value={now.part} aria-label={SAY.openReading} />
+          <span role="status">{SAY.openReading}</span>
+          <span class="soft">{now.doing}</span>
+          <button onClick={() => void cancel()}>{SAY.openCancel}</button>
+        </div>
+      )}
+    </section>
+  );
+}
+
+function FromArrays() {
+  const causal = useSignal(false);
+  const busy = useSignal(false);
+  return (
+    <section>
+      <h2>{SAY.openArrays}</h2>
+      <p class="soft">{SAY.openArraysText}</p>
+      <form
+        class="opens"
+        onSubmit={(event) => {
+          event.preventDefault();
+          const said = new FormData(event.currentTarget);
+          const file = said.get("file") as File;
+          busy.value = true;
+          answer(more.arrays(file.name, causal.value, said.get("scale") as string), undefined, { method: "POST", body: file })
+            .then(({ body }) => show(JSON.parse(body as string).id))
+            .catch(fail)
+            .finally(() => (busy.value = false));
+        }}
+      >
+        <input type="file" name="file" accept=".npz,.safetensors" required aria-label={SAY.openFile} />
+        <Check label={SAY.openCausal} on={causal.value} onPick={(on) => (causal.value = on)} />
+        <label class="choice">
+          <span>{SAY.openScale}</span>
+          <input name="scale" type="number" step="any" placeholder={SAY.openScaleHint} />
+          <button disabled={busy.value}>{busy.value ? SAY.loading : SAY.openOpenFile}</button>
+        </label>
+      </form>
+    </section>
   );
 }

@@ -12,7 +12,7 @@ import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
 import { cell, cellNow, cellPath, choose, difference, gamma, go, log, placeOf, pooling, ramp, rowNow, rows, screen, token } from "../state";
 import * as SAY from "../strings";
-import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./parts";
+import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./components";
 
 /** The cell that is held, or what is under the cursor. */
 export function Readout() {

@@ -8,7 +8,7 @@ import { css, inkOn } from "../pure/ramps";
 import { cumulative, entropy, runs, SHADES, top } from "../pure/text";
 import { roundUp, toneOf, type Tone } from "../pure/tone";
 import * as SAY from "../strings";
-import { Check, Drawing, Section, Token } from "./parts";
+import { Check, Drawing, Section, Token } from "./components";
 import { Readout, Tops } from "./panel";
 
 const PAGE = 3000;

@@ -1,15 +1,15 @@
 // How attention helps a model understand context: one word in two lines of a real model, side by side.
 import { signal } from "@preact/signals";
-import { json } from "../api";
-import { type Context, more } from "../api.more";
-import { short, shown } from "../pure/numbers";
-import { css, inkOn } from "../pure/ramps";
-import { top } from "../pure/text";
-import { table as tableOf } from "../map/stage";
-import { place, resource, screen } from "../state";
-import * as SAY from "../strings";
+import { json } from "../../api";
+import { type Context, more } from "../../api.more";
+import { short, shown } from "../../pure/numbers";
+import { css, inkOn } from "../../pure/ramps";
+import { top } from "../../pure/text";
+import { table as tableOf } from "../../map/stage";
+import { place, resource, screen } from "../../state";
+import * as SAY from "../../strings";
 import { N } from "./number";
-import { Bar } from "./parts";
+import { Bar } from "../components";
 
 const SIDES = [["a", SAY.contextFirstText], ["b", SAY.contextSecondText]] as const;
 /** The two lines as they were typed; empty: those that the server has chosen. */

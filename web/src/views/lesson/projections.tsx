@@ -1,12 +1,12 @@
 // Step 1: a component of q, k or v as the sum of products that it is.
 import { computed, useSignal } from "@preact/signals";
-import { type CellMore, more, type Part } from "../api.more";
-import { json } from "../api";
-import { short } from "../pure/numbers";
-import { cellNow, cellPath, go, place, resource, run, screen, step } from "../state";
-import * as SAY from "../strings";
-import { Component, SumOfProducts } from "./lesson.sums";
-import { Vector } from "./lesson.vectors";
+import { type CellMore, more, type Part } from "../../api.more";
+import { json } from "../../api";
+import { short } from "../../pure/numbers";
+import { cellNow, cellPath, go, place, resource, run, screen, step } from "../../state";
+import * as SAY from "../../strings";
+import { Component, SumOfProducts } from "./sum-of-products";
+import { Vector } from "./dot-product";
 import { N } from "./number";
 
 const path = computed(() => {

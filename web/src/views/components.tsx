@@ -1,9 +1,10 @@
-// Small parts that several views share.
+// Components that several views share.
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { brief } from "../pure/numbers";
 import { css } from "../pure/ramps";
-import { token } from "../state";
+import { dialog, token } from "../state";
+import * as SAY from "../strings";
 
 /** A token in the colour of its role, as much of it as there is room for. */
 export function Token({ index, role, text }: { index: number; role: "query" | "key" | "plain"; text?: string | undefined }) {
@@ -119,5 +120,29 @@ export function Bar({ part, role = "weight" }: { part: number; role?: string }) 
     <span class="bar" aria-hidden="true">
       <i class={role} style={{ width: `${Math.min(Math.max(part, 0), 1) * 100}%` }} />
     </span>
+  );
+}
+
+/** A modal dialog; the element that had the focus gets it back. */
+export function Dialog({ title, children }: { title: string; children: ComponentChildren }) {
+  const ref = useRef<HTMLDialogElement>(null);
+  useLayoutEffect(() => {
+    const before = document.activeElement as HTMLElement | null;
+    ref.current!.showModal();
+    return () => before?.focus?.();
+  }, []);
+  const close = () => (dialog.value = "");
+  return (
+    <dialog ref={ref} onClose={close} onCancel={close} onClick={(event) => event.target === ref.current && close()} aria-label={title}>
+      <div class="dialog">
+        <header>
+          <h2>{title}</h2>
+          <button class="quiet" onClick={close}>
+            {SAY.close} <kbd>Esc</kbd>
+          </button>
+        </header>
+        {children}
+      </div>
+    </dialog>
   );
 }

@@ -1,14 +1,14 @@
 // The lesson: nine steps, of one weight of a recording or of three words; and questions that are answered by doing.
 import { useEffect } from "preact/hooks";
-import { type About, ABOUT } from "../pure/hash";
-import { cell, cellNow, go, headIndex, layer, place, run, speak, step } from "../state";
-import * as SAY from "../strings";
-import { CellSteps } from "./lesson.cell";
-import { ContextLesson } from "./lesson.context";
-import { WhyLesson } from "./lesson.why";
-import { WordsLesson } from "./lesson.words";
+import { type About, ABOUT } from "../../pure/hash";
+import { cell, cellNow, go, headIndex, layer, place, run, speak, step } from "../../state";
+import * as SAY from "../../strings";
+import { CellSteps } from "./weight";
+import { ContextLesson } from "./context";
+import { WhyLesson } from "./separate-vectors";
+import { WordsLesson } from "./small-example";
 import { told, Where } from "./number";
-import { Token } from "./parts";
+import { Token } from "../components";
 
 const CONTENT: Record<About, () => preact.JSX.Element> = { "": CellLesson, words: WordsLesson, why: WhyLesson, context: ContextLesson };
 

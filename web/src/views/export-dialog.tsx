@@ -2,7 +2,6 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { file, json, type PageTold, paths, raw } from "../api";
-import { Dialog } from "../app";
 import { type Drawn, loader } from "../map/loader";
 import { coloursOf, extent, names, overFor, sceneNow, size, source, table, view } from "../map/stage";
 import { drawOver, EDGE } from "../map/overlay";
@@ -16,7 +15,7 @@ import { visible } from "../pure/view";
 import { cell, fail, headIndex, layer, minus, placeOf, pooling, recordings, rowNow, run, screen, speak, texts, token } from "../state";
 import * as SAY from "../strings";
 import { transport } from "../transport";
-import { Check } from "./parts";
+import { Check, Dialog } from "./components";
 
 const onMap = () => screen.value === "map" || screen.value === "compare";
 const own = (): Side => ({ name: run.value?.name ?? "run.safetensors", layer: layer.value?.index ?? 0, head: headIndex.value });

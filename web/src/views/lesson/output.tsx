@@ -1,12 +1,12 @@
 // Step 8: the output as the values that it is a mixture of, key by key.
 import { useSignal } from "@preact/signals";
-import type { CellMore } from "../api.more";
-import { short, brief } from "../pure/numbers";
-import { go, place, speak, token } from "../state";
-import * as SAY from "../strings";
-import { Component, SumOfProducts } from "./lesson.sums";
+import type { CellMore } from "../../api.more";
+import { short, brief } from "../../pure/numbers";
+import { go, place, speak, token } from "../../state";
+import * as SAY from "../../strings";
+import { Component, SumOfProducts } from "./sum-of-products";
 import { N } from "./number";
-import { Check, Token } from "./parts";
+import { Check, Token } from "../components";
 
 const ROWS = 16;
 const KEYS = 12;

@@ -1,13 +1,13 @@
 // Why separate query, key and value vectors: two words, with a vector for each job and with one for both. One tries to make a relation
 // that has a direction; tied, both scores are the same products.
 import { signal } from "@preact/signals";
-import { json, paths, type Words } from "../api";
-import { tidy } from "../pure/numbers";
-import { place, resource, screen } from "../state";
-import * as SAY from "../strings";
-import { WordsField, words } from "./lesson.words";
+import { json, paths, type Words } from "../../api";
+import { tidy } from "../../pure/numbers";
+import { place, resource, screen } from "../../state";
+import * as SAY from "../../strings";
+import { WordsField, words } from "./small-example";
 import { N } from "./number";
-import { Choice } from "./parts";
+import { Choice } from "../components";
 
 const asked = resource<Words>(() => (screen.value === "lesson" && place.value.about === "why" ? paths.words(words.value, false, true, null) : null), json, 80);
 const pair = signal<readonly [number, number]>([2, 1]);

@@ -1,8 +1,8 @@
 // A number that says, when it is clicked, where it came from and where it goes.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { short } from "../pure/numbers";
-import * as SAY from "../strings";
+import { short } from "../../pure/numbers";
+import * as SAY from "../../strings";
 
 export interface Told {
   readonly name: string;

@@ -1,14 +1,14 @@
 // Step 9: every head of the layer at this query, put end to end, and projected: one component of the output as a sum over heads.
 import { useSignal } from "@preact/signals";
-import { type Cell, headsOf, json, paths } from "../api";
-import { type CellMore, type HeadsTold, more } from "../api.more";
-import { short } from "../pure/numbers";
-import { cell, go, headIndex, layer, place, resource, run, screen, step } from "../state";
-import * as SAY from "../strings";
-import { Component, Signed, SumOfProducts, Sums } from "./lesson.sums";
-import { Vector } from "./lesson.vectors";
+import { type Cell, headsOf, json, paths } from "../../api";
+import { type CellMore, type HeadsTold, more } from "../../api.more";
+import { short } from "../../pure/numbers";
+import { cell, go, headIndex, layer, place, resource, run, screen, step } from "../../state";
+import * as SAY from "../../strings";
+import { Component, Signed, SumOfProducts, Sums } from "./sum-of-products";
+import { Vector } from "./dot-product";
 import { N } from "./number";
-import { Bar, Token } from "./parts";
+import { Bar, Token } from "../components";
 
 const here = () => screen.value === "lesson" && step.value === 9 && run.value && layer.value && cell.value;
 const beside = resource<Cell[]>(

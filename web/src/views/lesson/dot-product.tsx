@@ -1,12 +1,12 @@
 // A vector as a picture; and step 2, the product of two, term by term.
 import { useSignal } from "@preact/signals";
-import type { Cell } from "../api";
-import { short } from "../pure/numbers";
-import * as SAY from "../strings";
-import { SumOfProducts } from "./lesson.sums";
+import type { Cell } from "../../api";
+import { short } from "../../pure/numbers";
+import * as SAY from "../../strings";
+import { SumOfProducts } from "./sum-of-products";
 import { N } from "./number";
-import { Drawing } from "./parts";
-import { Predict, PredictFirst, predicting } from "./predict";
+import { Drawing } from "../components";
+import { Predict, PredictFirst, predicting } from "./prediction";
 
 /** A vector as bars up and down from a line; one may be marked, and be picked with the pointer. */
 export function Vector({ values, role, label, mark = null, onPick, height = 84 }: {

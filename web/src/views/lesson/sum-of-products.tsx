@@ -1,12 +1,12 @@
 // Tables of the lesson: a sum of products, and bars to the left and right of nothing.
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { terms } from "../pure/lesson";
-import { short } from "../pure/numbers";
-import { place, go } from "../state";
-import * as SAY from "../strings";
+import { terms } from "../../pure/lesson";
+import { short } from "../../pure/numbers";
+import { place, go } from "../../state";
+import * as SAY from "../../strings";
 import { N } from "./number";
-import { Check } from "./parts";
+import { Check } from "../components";
 
 /** A bar to the right for more than nothing, to the left for less. */
 export function Signed({ part }: { part: number }) {

@@ -2,14 +2,14 @@
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
-import { json, paths, type Words } from "../api";
-import { tidy } from "../pure/numbers";
-import { entropy } from "../pure/text";
-import { resource, screen, step } from "../state";
-import * as SAY from "../strings";
+import { json, paths, type Words } from "../../api";
+import { tidy } from "../../pure/numbers";
+import { entropy } from "../../pure/text";
+import { resource, screen, step } from "../../state";
+import * as SAY from "../../strings";
 import { N, told } from "./number";
-import { Check } from "./parts";
-import { predicting, PredictFirst } from "./predict";
+import { Check } from "../components";
+import { predicting, PredictFirst } from "./prediction";
 
 export const words = signal("the river bank");
 const causal = signal(true);

@@ -1,10 +1,10 @@
 // A number that stays hidden until one has said what one expects.
 import { signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { short } from "../pure/numbers";
-import { speak } from "../state";
-import * as SAY from "../strings";
-import { Check } from "./parts";
+import { short } from "../../pure/numbers";
+import { speak } from "../../state";
+import * as SAY from "../../strings";
+import { Check } from "../components";
 
 /** Whether the lesson asks before it tells. */
 export const predicting = signal(false);

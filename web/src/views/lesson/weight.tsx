@@ -1,19 +1,19 @@
 // The steps for one weight of a recording. Every number is the server's, but those that say that they were changed here.
 import { signal, useSignal } from "@preact/signals";
-import type { CellMore } from "../api.more";
-import { changed } from "../pure/lesson";
-import { short } from "../pure/numbers";
-import { entropy } from "../pure/text";
-import { layer, rowNow, step, token } from "../state";
-import * as SAY from "../strings";
-import { Heads } from "./lesson.heads";
-import { Vectors } from "./lesson.inputs";
-import { Output } from "./lesson.output";
-import { Sums } from "./lesson.sums";
-import { Products } from "./lesson.vectors";
+import type { CellMore } from "../../api.more";
+import { changed } from "../../pure/lesson";
+import { short } from "../../pure/numbers";
+import { entropy } from "../../pure/text";
+import { layer, rowNow, step, token } from "../../state";
+import * as SAY from "../../strings";
+import { Heads } from "./heads";
+import { Vectors } from "./projections";
+import { Output } from "./output";
+import { Sums } from "./sum-of-products";
+import { Products } from "./dot-product";
 import { N } from "./number";
-import { Bar, Check, Token } from "./parts";
-import { Predict, PredictFirst, predicting } from "./predict";
+import { Bar, Check, Token } from "../components";
+import { Predict, PredictFirst, predicting } from "./prediction";
 
 const temperature = signal(1);
 const unscaled = signal(false);
