@@ -1,9 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { Answers } from "../src/offline/answers";
-import { Arrays, decoded } from "../src/offline/arrays";
+import { OfflineServer } from "../src/offline/server";
+import { Arrays, decode } from "../src/offline/arrays";
 import { headOf } from "../src/offline/head";
-import { coarsely, tile } from "../src/offline/maps";
-import { searched } from "../src/offline/searching";
+import { mapFromCells, mapValues } from "../src/offline/maps";
+import { findText } from "../src/offline/search";
 import { half } from "../src/pure/half";
 import { cuts, Made, pooled, type Wanted } from "./offline.made";
 
@@ -13,8 +13,8 @@ const tokens = (n: number) => ({ texts: Array.from({ length: n }, (_, i) => WORD
 
 function page(...layers: Wanted[]) {
   const made = new Made(layers, tokens(layers[0]!.k));
-  const answers = new Answers(made.about, new Arrays(made.about.arrays, made.fetch));
-  const to = (path: string) => answers.to(`/api/recordings/a1/${path}`, "GET", () => undefined);
+  const answers = new OfflineServer(made.about, new Arrays(made.about.arrays, made.fetch));
+  const to = (path: string) => answers.answer(`/api/recordings/a1/${path}`, "GET", () => undefined);
   return {
     made,
     answers,
@@ -165,7 +165,7 @@ describe("coarse maps", () => {
     const head = await headOf(q, "a1/0", made.about.runs.a1!.layers[0]!, 0);
     const coarse = (await answers.coarse(answers.head(["", "a1", "", "0", "0"])))!;
     const view = { q0: 5, q1: 150, k0: 9, k1: 130, rows: 3, cols: 2, how: "max" };
-    const drawn = async (of: object, most: number) => tile(head, async () => head, { ...view, ...of }, coarse, () => undefined, most);
+    const drawn = async (of: object, most: number) => mapValues(head, async () => head, { ...view, ...of }, coarse, () => undefined, most);
     const products = 145 * 121 * head.size;
     expect([(await drawn({}, products)).snapped, (await drawn({}, products - 1)).snapped]).toEqual([0, 16]);
     expect((await drawn({ q0: 0, q1: 128, k0: 0, k1: 128, rows: 8, cols: 8 }, 0)).snapped).toBe(0);
@@ -173,17 +173,17 @@ describe("coarse maps", () => {
     const cut = await drawn({ q0: 144, q1: 150, k0: 0, k1: 128, rows: 1, cols: 4 }, 0);
     expect(cut.snapped).toBe(0);
     near(cut.values, pooled(weights, [144, 150], cuts(0, 128, 4)).max, 1e-3);
-    near((await drawn({}, products - 1)).values, coarsely(head, view, coarse, false));
+    near((await drawn({}, products - 1)).values, mapFromCells(head, view, coarse, false));
     const cells = (edges: number[], whole: number) => edges.map((edge) => (edge === whole ? whole : Math.floor((edge + 8) / 16) * 16));
     const [rows, cols] = [cells(cuts(5, 150, 3), 150), cells(cuts(9, 130, 2), 130)];
-    near(coarsely(head, view, coarse, false), pooled(weights, rows, cols).max, 1e-3);
-    near(coarsely(head, { ...view, how: "mean" }, coarse, false), pooled(weights, rows, cols).sum.map((s, i) => s / ((rows[(i >> 1) + 1]! - rows[i >> 1]!) * (cols[(i & 1) + 1]! - cols[i & 1]!))), 1e-5);
+    near(mapFromCells(head, view, coarse, false), pooled(weights, rows, cols).max, 1e-3);
+    near(mapFromCells(head, { ...view, how: "mean" }, coarse, false), pooled(weights, rows, cols).sum.map((s, i) => s / ((rows[(i >> 1) + 1]! - rows[i >> 1]!) * (cols[(i & 1) + 1]! - cols[i & 1]!))), 1e-5);
     // Four pixels within one cell: each is that cell.
     const inside = { q0: 32, q1: 48, k0: 16, k1: 32, rows: 2, cols: 2, how: "max" };
     const own = pooled(weights, [32, 48], [16, 32]);
-    near(coarsely(head, inside, coarse, true), [0, 0, 0, 0].map(() => own.max[0]!), 1e-3);
-    near(coarsely(head, { ...inside, how: "sum" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]!), 1e-5);
-    near(coarsely(head, { ...inside, how: "mean" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]! / 256), 1e-5);
+    near(mapFromCells(head, inside, coarse, true), [0, 0, 0, 0].map(() => own.max[0]!), 1e-3);
+    near(mapFromCells(head, { ...inside, how: "sum" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]!), 1e-5);
+    near(mapFromCells(head, { ...inside, how: "mean" }, coarse, true), [0, 0, 0, 0].map(() => own.sum[0]! / 256), 1e-5);
   });
   it("lead to the strongest, which are exact", async () => {
     const all = weights.flatMap((row, query) => row.map((weight, key) => ({ query, key, weight: Math.fround(weight) }))).filter((one) => one.weight > 0);
@@ -194,7 +194,7 @@ describe("coarse maps", () => {
 
 describe("comparing", () => {
   const { made, answers } = page({ q: 80, k: 80 }, { q: 80, k: 80, allowed: window }, { q: 60, k: 60 });
-  const ask = async (query: string) => answers.to(`/api/compare?${query}`, "GET", () => undefined);
+  const ask = async (query: string) => answers.answer(`/api/compare?${query}`, "GET", () => undefined);
   it("is the difference of two maps", async () => {
     const told = await ask("a=a1/0/1&b=a1/1/0&rows=80&cols=80");
     const [a, b] = [made.plain[0]!.weights[1]!.flat(), made.plain[1]!.weights[0]!.flat()];
@@ -212,7 +212,7 @@ describe("comparing", () => {
 describe("what is told in words", () => {
   const { made, json, raw, status, answers } = page({ q: 70, k: 70, kept: [2, 5] });
   const ask = async (path: string, method = "GET") => {
-    const told = await answers.to(path, method, () => undefined);
+    const told = await answers.answer(path, method, () => undefined);
     return { status: told.status, value: JSON.parse(told.body as string) };
   };
   it("recordings, one of them, its tokens and heads", async () => {
@@ -233,8 +233,8 @@ describe("what is told in words", () => {
   });
   it("another head of the context that is held", async () => {
     const held = { a: { text: "A" }, b: { text: "B" }, heads: [{ layer: 1, head: 2 }], chosen: null };
-    const other = new Answers({ ...made.about, context: held }, new Arrays({}, made.fetch));
-    const told = async (query: string) => JSON.parse((await other.to(`/api/lesson/context${query}`, "GET", () => undefined)).body as string);
+    const other = new OfflineServer({ ...made.about, context: held }, new Arrays({}, made.fetch));
+    const told = async (query: string) => JSON.parse((await other.answer(`/api/lesson/context${query}`, "GET", () => undefined)).body as string);
     expect(await told("")).toEqual(held);
     expect(await told("?a=A&b=B&layer=1&head=2")).toEqual({ ...held, chosen: { layer: 1, head: 2 } });
     expect((await told("?a=A&b=C")).error).toMatchObject({ argument: "a, b", allowed: "'A' and 'B'" });
@@ -272,16 +272,16 @@ describe("what is told in words", () => {
     expect((await ask("/api/recordings/zz")).value.error).toMatchObject({ argument: "recording", allowed: "a1" });
   });
   it("another format is refused by name", async () => {
-    const other = new Answers({ ...made.about, format: 2 }, new Arrays({}, made.fetch));
-    expect(JSON.parse((await other.to("/api/recordings", "GET", () => undefined)).body as string).error.given).toBe("format 2");
+    const other = new OfflineServer({ ...made.about, format: 2 }, new Arrays({}, made.fetch));
+    expect(JSON.parse((await other.answer("/api/recordings", "GET", () => undefined)).body as string).error.given).toBe("format 2");
   });
 });
 
 describe("arrays", () => {
   it("all 65,536 halves and brain floats are decoded exactly", () => {
     const bits = Uint16Array.from({ length: 65536 }, (_, i) => i);
-    const halves = decoded(new Uint8Array(bits.slice().buffer), "float16");
-    const brains = decoded(new Uint8Array(bits.slice().buffer), "bfloat16");
+    const halves = decode(new Uint8Array(bits.slice().buffer), "float16");
+    const brains = decode(new Uint8Array(bits.slice().buffer), "bfloat16");
     const view = new DataView(new ArrayBuffer(4));
     for (let i = 0; i < 65536; i++) {
       view.setUint16(0, i);
@@ -309,11 +309,11 @@ describe("arrays", () => {
 
 describe("searching", () => {
   it("finds what spans tokens, as the server does; tokens that are put before stand nowhere", () => {
-    expect(searched(WORDS, STARTS, "river bank", 0)).toEqual([2]);
-    expect(searched(WORDS, STARTS, "bank", 0)).toEqual([3, 6]);
-    expect(searched(WORDS, STARTS, "bank", 4)).toEqual([6]);
-    expect(searched(WORDS, STARTS, "<s>", 0)).toEqual([]);
-    expect(searched(["[CLS]", "the", "bank", "[SEP]"], [0, 0, 4, 0], "the bank", 0)).toEqual([1]);
-    expect(searched(["a", "𝒳𝒴", "b"], [0, 1, 3], "b", 0)).toEqual([2]);
+    expect(findText(WORDS, STARTS, "river bank", 0)).toEqual([2]);
+    expect(findText(WORDS, STARTS, "bank", 0)).toEqual([3, 6]);
+    expect(findText(WORDS, STARTS, "bank", 4)).toEqual([6]);
+    expect(findText(WORDS, STARTS, "<s>", 0)).toEqual([]);
+    expect(findText(["[CLS]", "the", "bank", "[SEP]"], [0, 0, 4, 0], "the bank", 0)).toEqual([1]);
+    expect(findText(["a", "𝒳𝒴", "b"], [0, 1, 3], "b", 0)).toEqual([2]);
   });
 });

@@ -1,6 +1,6 @@
 // A made-up offline page, and what its numbers mean by the plain formula in float64.
 import { gzipSync } from "node:zlib";
-import type { About, LayerFacts, Stored } from "../src/offline/about";
+import type { Manifest, LayerFacts, ArrayEntry } from "../src/offline/manifest";
 import { half } from "../src/pure/half";
 
 /** Numbers that look random and never change: mulberry32. */
@@ -58,7 +58,7 @@ const toBrain = (value: number): number => new Uint32Array(Float32Array.of(value
 const ofBrain = (bits: number): number => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!;
 
 /** Numbers as they are stored, and as they are read back. */
-function stored(values: number[], dtype: Stored["dtype"]): { bytes: Uint8Array; back: number[] } {
+function stored(values: number[], dtype: ArrayEntry["dtype"]): { bytes: Uint8Array; back: number[] } {
   if (dtype === "float16" || dtype === "bfloat16") {
     const bits = Uint16Array.from(values, dtype === "float16" ? toHalf : toBrain);
     return { bytes: new Uint8Array(bits.buffer), back: Array.from(bits, dtype === "float16" ? half : ofBrain) };
@@ -68,13 +68,13 @@ function stored(values: number[], dtype: Stored["dtype"]): { bytes: Uint8Array; 
 }
 
 export class Made {
-  readonly about: About;
+  readonly about: Manifest;
   readonly texts = new Map<string, string>();
   readonly plain: Plain[] = [];
   asked: string[] = [];
 
   constructor(layers: Wanted[], tokens: { texts: string[]; starts: number[] }, id = "a1") {
-    const arrays: Record<string, Stored> = {};
+    const arrays: Record<string, ArrayEntry> = {};
     this.about = {
       format: 1,
       recordings: [{ id, name: "made.safetensors", model: "made", tokens: tokens.texts.length, bytes: 1 }],
@@ -103,13 +103,13 @@ export class Made {
     return this.texts.get(name)!;
   };
 
-  private layer(one: Wanted, index: number, prefix: string, arrays: Record<string, Stored>): LayerFacts {
+  private layer(one: Wanted, index: number, prefix: string, arrays: Record<string, ArrayEntry>): LayerFacts {
     const next = random(100 + index);
     const { q: n, k: m } = one;
     const [h, d, dtype] = [one.heads ?? 2, one.size ?? 8, one.dtype ?? "float32"];
     const group = one.group ?? Array.from({ length: h }, (_, i) => i);
     const g = Math.max(...group) + 1;
-    const put = (name: string, values: number[], shape: number[], type: Stored["dtype"], given?: Uint8Array): number[] => {
+    const put = (name: string, values: number[], shape: number[], type: ArrayEntry["dtype"], given?: Uint8Array): number[] => {
       const { bytes, back } = given ? { bytes: given, back: [] } : stored(values, type);
       arrays[`${prefix}/${name}`] = { dtype: type, shape, gzip: !!one.gzip };
       this.texts.set(`${prefix}/${name}`, Buffer.from(one.gzip ? gzipSync(bytes) : bytes).toString("base64"));
@@ -164,7 +164,7 @@ export class Made {
     return { index, kept: one.kept ?? group.map((_, i) => i), group, scale, softcap, shift: m - n, cell };
   }
 
-  private masked(one: Wanted, h: number, n: number, m: number, allowed: NonNullable<Wanted["allowed"]>, put: (name: string, values: number[], shape: number[], type: Stored["dtype"], given?: Uint8Array) => number[]): void {
+  private masked(one: Wanted, h: number, n: number, m: number, allowed: NonNullable<Wanted["allowed"]>, put: (name: string, values: number[], shape: number[], type: ArrayEntry["dtype"], given?: Uint8Array) => number[]): void {
     const mask = one.mask ?? "spans";
     if (mask === "none") return;
     // Where both are, the spans are those of a causal mask around it.

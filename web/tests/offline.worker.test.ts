@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
-import { Gone, Turns } from "../src/offline/turns";
+import { Cancelled, Scheduler } from "../src/offline/scheduler";
 import { Made } from "./offline.made";
 
 describe("turns", () => {
@@ -8,7 +8,7 @@ describe("turns", () => {
   beforeAll(() => void vi.spyOn(performance, "now").mockImplementation(() => (clock += 3)));
   afterAll(() => void vi.restoreAllMocks());
   const made = () => {
-    const turns: Turns = new Turns(() => setImmediate(() => turns.next()));
+    const turns: Scheduler = new Scheduler(() => setImmediate(() => turns.next()));
     return turns;
   };
   const busy = async (turn: () => Promise<void> | undefined, steps: number) => {
@@ -36,8 +36,8 @@ describe("turns", () => {
     await soon(4);
     turns.cancel(0);
     turns.cancel(1);
-    await expect(long).rejects.toBeInstanceOf(Gone);
-    await expect(waiting).rejects.toBeInstanceOf(Gone);
+    await expect(long).rejects.toBeInstanceOf(Cancelled);
+    await expect(waiting).rejects.toBeInstanceOf(Cancelled);
     expect(begun).toBe(1);
   });
 });

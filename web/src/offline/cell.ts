@@ -1,11 +1,11 @@
-// How one weight comes about, as regard/explorer/cell.py tells it: in float64, from the numbers that are stored.
+// The arithmetic of one weight, as regard.analysis.weight_arithmetic has it: in float64, from the stored arrays.
 import type { Head } from "./head";
 
 const SHOWN = 64;
 const BESIDE = 8;
 
 /** The weighted values of some keys, added. */
-function mixed(weights: ArrayLike<number>, v: Float32Array, size: number, keys: Iterable<number>): number[] {
+function weightedValues(weights: ArrayLike<number>, v: Float32Array, size: number, keys: Iterable<number>): number[] {
   const out = new Array<number>(size).fill(0);
   for (const key of keys) {
     const weight = weights[key]!;
@@ -14,21 +14,21 @@ function mixed(weights: ArrayLike<number>, v: Float32Array, size: number, keys: 
   return out;
 }
 
-/** The keys that are told, in order: those beside, and the strongest. */
-function shown(weights: Float64Array, key: number): number[] {
-  const near = [];
-  for (let k = Math.max(key - BESIDE, 0); k < Math.min(key + BESIDE + 1, weights.length); k++) near.push(k);
+/** The keys of the answer, in order: the neighbours of a key, and the strongest. */
+function shownKeys(weights: Float64Array, key: number): number[] {
+  const nearby = [];
+  for (let k = Math.max(key - BESIDE, 0); k < Math.min(key + BESIDE + 1, weights.length); k++) nearby.push(k);
   const strongest = Array.from(weights.keys()).sort((a, b) => weights[b]! - weights[a]!);
-  return [...new Set([...near, ...strongest.slice(0, SHOWN)])].slice(0, SHOWN).sort((a, b) => a - b);
+  return [...new Set([...nearby, ...strongest.slice(0, SHOWN)])].slice(0, SHOWN).sort((a, b) => a - b);
 }
 
 export function weightsOf(head: Head, query: number, scores = head.scores(query)): Float64Array {
   return scores.map((score) => head.weight(score, query));
 }
 
-/** What all keys give to a query. */
+/** The output of a query: the weighted sum of all values. */
 export const outOf = (head: Head, query: number, v: Float32Array): number[] =>
-  mixed(weightsOf(head, query), v, v.length / head.keys, Array(head.keys).keys());
+  weightedValues(weightsOf(head, query), v, v.length / head.keys, Array(head.keys).keys());
 
 export function cell(head: Head, query: number, key: number, v: Float32Array | null): object {
   const { size, arrays, facts } = head;
@@ -45,10 +45,10 @@ export function cell(head: Head, query: number, key: number, v: Float32Array | n
   // A row that may see nothing has no maximum, and no sum.
   const seen = scores.some((score) => score > -Infinity);
   const exp = (score: number) => (seen ? Math.exp(score - most) : 0);
-  const keys = shown(weights, key);
+  const keys = shownKeys(weights, key);
   const n = v ? v.length / head.keys : 0;
-  const out = v && mixed(weights, v, n, weights.keys());
-  const rest = v && mixed(weights, v, n, Array.from(weights.keys()).filter((one) => !keys.includes(one)));
+  const out = v && weightedValues(weights, v, n, weights.keys());
+  const rest = v && weightedValues(weights, v, n, Array.from(weights.keys()).filter((one) => !keys.includes(one)));
   return {
     allowed: scores[key]! > -Infinity, q, k, products, dot, scale: facts.scale, scaled,
     softcap: cap === null ? null : { cap, score: cap * Math.tanh(scaled / cap) },

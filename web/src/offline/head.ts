@@ -1,8 +1,8 @@
-// One head of a layer in its normal form: weight = exp(softcap(q·k · scale) + bias − lse) where the mask allows it.
-import type { LayerFacts } from "./about";
-import { type Arrays, type Part, row } from "./arrays";
+// One head of a layer in canonical form: weight = exp(softcap(q·k · scale) + bias − lse) where the mask allows it.
+import type { LayerFacts } from "./manifest";
+import { type Arrays, type ArrayData, row } from "./arrays";
 
-/** Queries and keys in a tile of the mask, and in a block of work. */
+/** Queries and keys in a tile of the mask, which is also the block of computation. */
 export const SIDE = 64;
 
 /** The arrays of a head. Those of the mask and the bias are as regard.lowering.tiles.Tabled and regard.lowering.canonical say. */
@@ -11,7 +11,7 @@ export interface HeadArrays {
   readonly k: Float32Array;
   readonly lse: Float32Array;
   readonly table: Float32Array | null;
-  readonly pairs: Part<Float32Array> | null;
+  readonly pairs: ArrayData<Float32Array> | null;
   readonly sink: number | null;
   readonly runs: Int32Array | null;
   readonly kinds: Int32Array | null;
@@ -58,7 +58,7 @@ export class Head {
     return ((words![at]! >>> (query & 31)) & 1) === 1;
   }
 
-  /** q · k, before all else. */
+  /** q · k, before scale and bias. */
   dot(query: number, key: number): number {
     const { q, k } = this.arrays;
     let sum = 0;
@@ -119,7 +119,7 @@ export class Head {
     return any;
   }
 
-  /** Writes q · k of two queries and a run of keys, four at a time: where all the work is. */
+  /** Writes q · k of two queries and a run of keys, four at a time: the inner loop. */
   private dots(a: number, b: number, start: number, stop: number, out: Float64Array, atA: number, atB: number): void {
     const { size } = this;
     const { q, k } = this.arrays;
@@ -154,21 +154,21 @@ export class Head {
   }
 }
 
-/** A head of the file: `at` is its place among those that are kept. */
-export async function headOf(arrays: Arrays, prefix: string, facts: LayerFacts, at: number): Promise<Head> {
+/** A head of the file: `slot` is its index among those that the file holds. */
+export async function headOf(arrays: Arrays, prefix: string, facts: LayerFacts, slot: number): Promise<Head> {
   const get = <T extends Float32Array | Int32Array | Uint32Array = Float32Array>(name: string) => arrays.get<T>(`${prefix}/${name}`);
   const [q, k, lse, table, pairs, sink, runs, kinds, words] = await Promise.all([
     get("q"), get("k"), get("lse"), get("table"), get("pairs"), get("sink"), get<Int32Array>("runs"), get<Int32Array>("kinds"), get<Uint32Array>("words"),
   ]);
   return new Head(facts, q!.shape[2]!, {
-    q: row(q!, at),
-    k: row(k!, facts.group[at]!),
-    lse: row(lse!, at),
-    table: table && row(table, at),
-    pairs: pairs && { values: row(pairs, at), shape: pairs.shape.slice(1) },
-    sink: sink && row(sink, at)[0]!,
-    runs: runs && row(runs, at),
-    kinds: kinds && row(kinds, at),
+    q: row(q!, slot),
+    k: row(k!, facts.group[slot]!),
+    lse: row(lse!, slot),
+    table: table && row(table, slot),
+    pairs: pairs && { values: row(pairs, slot), shape: pairs.shape.slice(1) },
+    sink: sink && row(sink, slot)[0]!,
+    runs: runs && row(runs, slot),
+    kinds: kinds && row(kinds, slot),
     words: words?.values ?? null,
   });
 }

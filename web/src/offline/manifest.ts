@@ -1,23 +1,23 @@
-// What an offline page says of itself, in #regard-about: see regard/explorer/offline.py, which writes it.
+// The manifest of an offline page, in #regard-about; regard.export.offline_page writes it.
 import type { HeadStatistics, Recording, RecordingLine } from "../api";
 
-export interface About {
+export interface Manifest {
   readonly format: number;
   readonly recordings: RecordingLine[];
-  readonly runs: Readonly<Record<string, Run>>;
+  readonly runs: Readonly<Record<string, OfflineRecording>>;
   /** Worked examples by "text|tied|causal|divisor". */
   readonly lesson?: Readonly<Record<string, object>>;
-  readonly context?: Context | null;
-  readonly arrays: Readonly<Record<string, Stored>>;
+  readonly context?: ContextExample | null;
+  readonly arrays: Readonly<Record<string, ArrayEntry>>;
 }
 
-export interface Context {
+export interface ContextExample {
   readonly a: { text: string };
   readonly b: { text: string };
   readonly heads: { layer: number; head: number }[];
 }
 
-export interface Run {
+export interface OfflineRecording {
   readonly recording: Recording;
   readonly tokens: { texts: string[]; starts: number[] };
   readonly heads: HeadStatistics[];
@@ -26,21 +26,21 @@ export interface Run {
   readonly layers: LayerFacts[];
 }
 
-/** A layer's call in its normal form, so far as it is not arrays. */
+/** A layer's call in canonical form, without its arrays. */
 export interface LayerFacts {
   readonly index: number;
-  /** The heads that the arrays hold, in their order, and the row of k and v that each reads. */
+  /** The heads that the file holds, in the order of its arrays, and the row of k and v of each. */
   readonly kept: number[];
   readonly group: number[];
   readonly scale: number;
   readonly softcap: number | null;
-  /** The key at the place of query 0. */
+  /** The key at the position of query 0. */
   readonly shift: number;
   /** Weights along a cell of the coarse maps; 0: there are none. */
   readonly cell: number;
 }
 
-export interface Stored {
+export interface ArrayEntry {
   readonly dtype: "float32" | "float16" | "bfloat16" | "int32" | "uint64";
   readonly shape: number[];
   readonly gzip: boolean;
