@@ -1,4 +1,4 @@
-"""The house is in order: what is shipped, what is said about it, and how long its files are."""
+"""What is shipped, and what is said about it."""
 
 import re
 import subprocess
@@ -11,14 +11,6 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-
-# Files of src/ past 400 lines that somebody has looked at twice, and why each may stay so.
-LONG: dict[str, str] = {
-    "src/regard/biases.py": "ten biases, each its formula, read one at a time",
-    "src/regard/masks.py": "a dozen masks, each with its tile: one kind of thing, read one at a time",
-    "src/regard/observers.py": "a dozen observers, each its statistic and its merge, read one at a time",
-    "src/regard/backends/chunked.py": "one algorithm: cut, compute, join, and the gradient of it",
-}
 
 # Built in pieces, or this file would hold what it forbids.
 HOSTS = ["py" + "pi.org", "python" + "hosted.org", "download.py" + "torch.org", "npm" + "js.org"]
@@ -82,12 +74,6 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(tmp_path, mo
 def test_the_embedded_model_is_small_enough_to_ship():
     weights = list((ROOT / "src/regard/models").glob("**/*.safetensors"))
     assert sum(path.stat().st_size for path in weights) <= 8_000_000
-
-
-def test_long_files_are_known():
-    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in (ROOT / "src").rglob("*.py")}
-    long = {name for name, length in lengths.items() if length > 400}
-    assert long == LONG.keys(), "split it, or say in LONG why it may stay so"
 
 
 def test_every_console_script_leads_somewhere():
