@@ -278,7 +278,3 @@ def _run(options: argparse.Namespace) -> int:
         print(f"regard {options.command}: {error}", file=sys.stderr)
         return FAULT
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
