@@ -204,8 +204,8 @@ const ROUTES: Record<string, [number, Route]> = {
     const head = server.head(parts.slice(0, 4));
     const query = queryOf(parts[4]!, head);
     const heads: number[][] = [];
-    for (let at = 0; at < head.facts.kept.length; at++) {
-      const one = { ...head, at };
+    for (let slot = 0; slot < head.facts.kept.length; slot++) {
+      const one: HeadLocation = { ...head, slot };
       const v = await server.array(one, "v");
       if (v) heads.push(outOf(await server.open(one), query, v));
       await checkpoint();
