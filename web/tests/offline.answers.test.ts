@@ -303,7 +303,7 @@ describe("arrays", () => {
     expect(made.asked).toEqual(["a1/0/q", "a1/0/k", "a1/0/lse", "a1/0/k"]);
     expect(await arrays.get("a1/0/none")).toBeNull();
     made.texts.set("a1/0/lse", made.texts.get("a1/0/q")!);
-    await expect(new Arrays(made.about.arrays, made.fetch).get("a1/0/lse")).rejects.toMatchObject({ status: 500, told: { error: { argument: "a1/0/lse" } } });
+    await expect(new Arrays(made.about.arrays, made.fetch).get("a1/0/lse")).rejects.toMatchObject({ status: 500, body: { error: { argument: "a1/0/lse" } } });
   });
 });
 
