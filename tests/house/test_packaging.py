@@ -1,13 +1,19 @@
 """What is shipped, and what is said about it."""
 
+import os
 import re
 import subprocess
+import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+
+from regard.cli import bench as cli_bench
+from regard.errors import OptionError
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -19,9 +25,9 @@ MACHINE_PATHS = ["/wo" + "rk/", "/opt/" + "pypi", "/opt/" + "wheels", "/ro" + "o
 
 def kept_files() -> list[Path]:
     """What git tracks, and what it would if all were added now."""
-    asked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
-        out = subprocess.run(asked, cwd=ROOT, capture_output=True, check=True).stdout
+        out = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs a git checkout")
     return [path for name in out.decode().split("\0") if name and (path := ROOT / name).is_file()]
@@ -52,9 +58,9 @@ def test_torch_is_pinned_and_every_requirement_has_a_constraint():
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
     pinned = {name.lower().replace("_", "-") for name in pins}
     project = PROJECT["project"]
-    wanted = project["dependencies"] + project["optional-dependencies"]["dev"]
-    wanted += PROJECT["build-system"]["requires"]
-    names = {re.split(r"[\[<>=~! ;]", requirement)[0].lower() for requirement in wanted}
+    requirements = project["dependencies"] + project["optional-dependencies"]["dev"]
+    requirements += PROJECT["build-system"]["requires"]
+    names = {re.split(r"[\[<>=~! ;]", requirement)[0].lower() for requirement in requirements}
     assert names <= pinned
     assert pins["torch"] == "2.13.0"
 
@@ -69,6 +75,39 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(tmp_path, mo
     ours = [p for p in kept_files() if (ROOT / "src") in p.parents]
     assert inside == {str(p.relative_to(ROOT / "src")) for p in (*ours, *page)}
     assert "regard/py.typed" in inside
+    roots = {n.split("/")[0] for n in zipfile.ZipFile(tmp_path / name).namelist()}
+    assert {root for root in roots if not root.endswith(".dist-info")} == {"regard"}
+
+
+def test_the_sdist_has_the_benchmarks_and_the_experiments(tmp_path, monkeypatch):
+    from scikit_build_core.build import build_sdist
+
+    monkeypatch.chdir(ROOT)
+    with tarfile.open(tmp_path / build_sdist(str(tmp_path))) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    sources = [p for p in kept_files() if {ROOT / "benchmarks", ROOT / "experiments"} & set(p.parents)]
+    assert sources
+    assert inside >= {str(path.relative_to(ROOT)) for path in sources}
+
+
+def test_the_package_needs_neither_the_benchmarks_nor_the_experiments():
+    apart = re.compile(r"^\s*(?:from|import) (?:regard_benchmarks|experiments)\b", re.M)
+    importing = [path.name for path in (ROOT / "src").rglob("*.py") if apart.search(path.read_text())]
+    assert importing == ["bench.py"]
+
+
+def test_bench_without_the_benchmarks_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli_bench, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(cli_bench, "PACKAGE", "regard_benchmarks_that_are_not_installed")
+    with pytest.raises(OptionError, match=r'Install it: pip install "regard\[bench\]"'):
+        cli_bench.main(["--quick"])
+
+
+def test_bench_is_found_in_a_checkout():
+    path = os.pathsep.join(p for p in sys.path if p and Path(p) != ROOT / "benchmarks")
+    command = [sys.executable, "-P", "-m", "regard.cli", "bench", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.stdout.startswith("usage: regard bench")
 
 
 def test_the_embedded_model_is_small_enough_to_ship():

@@ -17,9 +17,8 @@ from regard import cli
 from regard._native import core
 from regard.backends import chunked, native
 from regard.errors import OptionError
-from regard.lab import bench, measure
-from regard.lab.arms import CHUNKED, EAGER, SDPA, SDPA_BLIND, Arm, PlainArm
-from regard.lab.cases import (
+from regard_benchmarks import bench, measure
+from regard_benchmarks.cases import (
     ALIBI,
     ASCENDING,
     BOTH,
@@ -35,11 +34,12 @@ from regard.lab.cases import (
     Case,
     Sizes,
 )
-from regard.lab.flex import FLEX
-from regard.lab.inputs import Inputs
-from regard.lab.measure import Row, Timing, timed
-from regard.lab.sections import ARMS, CASES, GOAL_SHAPES, STATISTICS, TITLES, arms_of, chosen, left_out
-from regard.lab.tables import reasons
+from regard_benchmarks.flex import FLEX
+from regard_benchmarks.implementations import CHUNKED, EAGER, SDPA, SDPA_BLIND, Arm, PlainArm
+from regard_benchmarks.inputs import Inputs
+from regard_benchmarks.measure import Row, Timing, timed
+from regard_benchmarks.report import reasons
+from regard_benchmarks.sections import ARMS, CASES, GOAL_SHAPES, STATISTICS, TITLES, arms_of, chosen, left_out
 
 TINY = (1, 2, 40, 8)
 GROUPED: Sizes = (1, 4, 1, 8)
@@ -404,7 +404,7 @@ def test_an_instruction_set_is_forced_for_its_own_calls_only(fake: FakeCore) -> 
 
 
 def test_what_does_not_fit_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regard.lab.arms.free_memory", lambda: 2**30)
+    monkeypatch.setattr("regard_benchmarks.implementations.free_memory", lambda: 2**30)
     assert EAGER.why_not(Case("plain", (1, 4, 8192, 64))) == "needs 3.0 GiB, here are 1.0"
     assert EAGER.why_not(Case("plain", (1, 4, 512, 64))) is None
 

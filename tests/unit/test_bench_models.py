@@ -7,9 +7,9 @@ import torch
 from rich.console import Console
 
 from regard import models
-from regard.lab import models as lab
-from regard.lab.measure import Timing
-from regard.lab.models import ModelCase, ModelRow, in_pytorch
+from regard_benchmarks import models as lab
+from regard_benchmarks.measure import Timing
+from regard_benchmarks.models import ModelCase, ModelRow, in_pytorch
 
 FAST, SLOW = Timing((1.0, 1.0, 1.0)), Timing((3.0, 3.0, 3.0))
 

@@ -15,13 +15,15 @@ import torch
 from rich.console import Console
 
 from regard.errors import OptionError
-from regard.lab import bench, figures, files, views
-from regard.lab.arms import NATIVE, NATIVE_PLAIN
-from regard.lab.cases import BOTH, CAUSAL, FORWARD, SEEN, WIDE, Case
-from regard.lab.measure import Row, Timing
-from regard.lab.picture import picture
-from regard.lab.sections import CASES, GOAL_SHAPES, TITLES
-from regard.lab.tables import markdown, sections, terminal
+from regard_benchmarks import bench, section_tables
+from regard_benchmarks import goals as figures
+from regard_benchmarks import json_files as files
+from regard_benchmarks.cases import BOTH, CAUSAL, FORWARD, SEEN, WIDE, Case
+from regard_benchmarks.chart import picture
+from regard_benchmarks.implementations import NATIVE, NATIVE_PLAIN
+from regard_benchmarks.measure import Row, Timing
+from regard_benchmarks.report import markdown, sections, terminal
+from regard_benchmarks.sections import CASES, GOAL_SHAPES, TITLES
 
 TINY = (1, 2, 40, 8)
 MACHINE = {
@@ -265,4 +267,4 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path) -> None:
 
 
 def test_every_section_has_a_view() -> None:
-    assert set(views.VIEWS) == set(TITLES)
+    assert set(section_tables.VIEWS) == set(TITLES)

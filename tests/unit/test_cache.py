@@ -501,7 +501,7 @@ def test_generating_is_asking_again_and_again(embedded: Any) -> None:
 
 
 def test_a_budget_for_all_keys_costs_nothing_and_a_small_one_something(embedded: Any) -> None:
-    from regard.models import evaluate, evict
+    from experiments import evaluate, evict
 
     tokens = torch.tensor([embedded.encode(TEXT * 2).ids])[:, :81]
     with torch.no_grad():

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from experiments import corpus, evaluate, train
 from regard import models
 from regard.errors import OptionError
-from regard.models import data, evaluate, train
 from regard.models.model import LAYERS, build
 from regard.models.tokens import START, Tokens
 
@@ -23,19 +23,19 @@ def tokens() -> Tokens:
     return Tokens.read(SHIPPED / models.TOKENIZER)
 
 
-def library(folder: Path, *names: str) -> data.Corpus:
+def library(folder: Path, *names: str) -> corpus.Corpus:
     """A corpus of files of these names."""
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"name = {name!r}\n")
-    return data.corpus(folder)
+    return corpus.corpus(folder)
 
 
 def test_the_split_is_by_top_level_module_and_takes_its_tests_along(tmp_path: Path) -> None:
-    assert data.held_out("json")
-    assert data.held_out("logging")
-    assert not data.held_out("shelve")
+    assert corpus.held_out("json")
+    assert corpus.held_out("logging")
+    assert not corpus.held_out("shelve")
     code = library(
         tmp_path,
         "json/decoder.py",
@@ -62,8 +62,8 @@ def test_the_split_is_by_top_level_module_and_takes_its_tests_along(tmp_path: Pa
 
 
 def test_about_one_module_in_twenty_is_held_out() -> None:
-    share = sum(data.held_out(f"module{i}") for i in range(4000)) / 4000
-    assert share == pytest.approx(1 / data.HELD_OUT_ONE_IN, abs=0.01)
+    share = sum(corpus.held_out(f"module{i}") for i in range(4000)) / 4000
+    assert share == pytest.approx(1 / corpus.HELD_OUT_ONE_IN, abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_run_that_is_cut_off_goes_on_as_if_it_were_not(tmp_path: Path) -> None
 def test_a_model_comes_back_from_its_files(tmp_path: Path, tokens: Tokens) -> None:
     model = build(tokens.size)
     train.export(model, {"seed": "7"}, tmp_path / models.WEIGHTS)
-    with pytest.raises(OptionError, match=r"regard\.models\.train"):
+    with pytest.raises(OptionError, match=r"experiments\.train"):
         models.load(tmp_path)
     tokens.tokenizer.save(str(tmp_path / models.TOKENIZER))
     back = models.load(tmp_path)
@@ -191,7 +191,7 @@ def test_figures_are_what_they_say(monkeypatch: pytest.MonkeyPatch, tokens: Toke
     monkeypatch.setattr(evaluate, "SKIPPED", 32)
     model = awake(tokens.size).eval()
     text = "def function(argument):\n    return argument + 1\n" * 40
-    sources = (data.Source("a.py", text, False), data.Source("b.py", "x = 1\n", False))
+    sources = (corpus.Source("a.py", text, False), corpus.Source("b.py", "x = 1\n", False))
     found = evaluate.figures(models.Embedded(model, tokens, {}), sources)
     stream = torch.tensor([i for source in sources for i in tokens.with_start(source.text)])
 

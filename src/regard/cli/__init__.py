@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         "--model",
         default="python",
         metavar="NAME_OR_PATH",
-        help="'python' (embedded, the default), what regard.models.train wrote, or a model of "
+        help="'python' (embedded, the default), what `python -m experiments.train` wrote, or a model of "
         "transformers: its folder, or its name where it was downloaded before",
     )
     look.add_argument("--first", type=int, metavar="N", help="read only the first N tokens")
@@ -228,7 +228,7 @@ def _explore(options: argparse.Namespace, console: Console) -> None:
 
 
 def _bench(options: argparse.Namespace, console: Console) -> None:
-    from regard.lab.bench import main as bench
+    from regard.cli.bench import main as bench
 
     bench(options.rest)
 

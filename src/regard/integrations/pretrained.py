@@ -69,7 +69,7 @@ def open_pretrained(given: str, kind: str = "AutoModel") -> Pretrained:
         raise OptionError(
             "--model",
             f"{given}, a folder without config.json",
-            "what save_pretrained or regard.models.train wrote",
+            "what save_pretrained or experiments.train wrote",
             "Give the folder in which config.json and the weights lie.",
         )
     how: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}

@@ -140,7 +140,7 @@ def _in_order(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
 def open_model(given: str = EMBEDDED) -> Openable:
     """A model by what a person calls it.
 
-    That is the embedded one by its name, one that `python -m regard.models.train` wrote by its folder (a
+    That is the embedded one by its name, one that `python -m experiments.train` wrote by its folder (a
     run that has not ended yet can be looked at too: its folder holds a checkpoint), or one of transformers by
     its folder or its name.
 
@@ -161,7 +161,7 @@ def open_model(given: str = EMBEDDED) -> Openable:
             "--model",
             given,
             f"a folder with {files[0]} and {files[1]} (or {files[2]}), or with config.json, of a model of transformers",
-            "Give the folder that regard.models.train or save_pretrained wrote.",
+            "Give the folder that experiments.train or save_pretrained wrote.",
         )
     unfinished = path == running or not finished.is_file()
     try:

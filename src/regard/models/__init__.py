@@ -5,8 +5,8 @@
 >>> embedded.encode("def f(x):\\n    return x").texts
 ['def', ' f', '(', 'x', '):', '\\n    ', 'return', ' x']
 
-`python -m regard.models.train` makes it again from the standard library's sources, and
-`python -m regard.models.evaluate` prints its figures.
+`python -m experiments.train` makes it again from the standard library's sources, and
+`python -m experiments.evaluate` prints its figures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Embedded:
 def load(folder: str | Path | None = None) -> Embedded:
     """The embedded model, ready to be asked: in evaluation mode, in float32, on the CPU.
 
-    `folder` holds another model of the same shape, as `python -m regard.models.train --out` writes it.
+    `folder` holds another model of the same shape, as `python -m experiments.train --out` writes it.
     """
     from safetensors import safe_open
 
@@ -52,7 +52,7 @@ def load(folder: str | Path | None = None) -> Embedded:
             "folder",
             str(where),
             f"a folder with {WEIGHTS} and {TOKENIZER}",
-            "Train one: python -m regard.models.train --out FOLDER.",
+            "Train one: python -m experiments.train --out FOLDER.",
         )
     tokens = Tokens.read(where / TOKENIZER)
     model = build(tokens.size)

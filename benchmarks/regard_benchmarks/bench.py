@@ -21,14 +21,14 @@ from rich.console import Console
 from regard._native import core
 from regard.backends import native
 from regard.errors import OptionError
-from regard.lab import models
-from regard.lab.files import Machine, read, write
-from regard.lab.measure import Row, grown, measured
-from regard.lab.picture import picture
-from regard.lab.sections import CASES, TITLES, chosen
-from regard.lab.tables import markdown, terminal
 from regard.system.atomic_files import write_text
 from regard.system.hardware import processor
+from regard_benchmarks import models
+from regard_benchmarks.chart import picture
+from regard_benchmarks.json_files import Machine, read, write
+from regard_benchmarks.measure import Row, grown, measured
+from regard_benchmarks.report import markdown, terminal
+from regard_benchmarks.sections import CASES, TITLES, chosen
 
 SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0, "models": 8.0}
 """Time for the turns of one case, about, in each kind of run. An SDPA backward pass may take longer alone."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +13,12 @@ from rich.progress import Progress
 
 from regard._native import core
 from regard.backends import native
-from regard.lab.arms import Arm
-from regard.lab.cases import Case
-from regard.lab.inputs import Inputs
-from regard.lab.sections import CASES, arms_of, left_out, once_is_enough, weighs
 from regard.system.hardware import forget_peak, peak_memory
+from regard_benchmarks.cases import Case
+from regard_benchmarks.implementations import Arm
+from regard_benchmarks.inputs import Inputs
+from regard_benchmarks.new_process import run_in_new_process
+from regard_benchmarks.sections import CASES, arms_of, left_out, once_is_enough, weighs
 
 LEAST_TURNS, MOST_TURNS = 3, 40
 """Turns of a case. The least are taken only where they fit into twice the case's time."""
@@ -166,7 +164,7 @@ def timed(
     A round of calls for nothing comes first: caches, threads, lazy initialisation. Where the arms that
     take turns use up the seconds in it, those calls are their only turn; for the arms in `once`, always.
 
-    >>> from regard.lab.arms import CHUNKED, EAGER
+    >>> from regard_benchmarks.implementations import CHUNKED, EAGER
     >>> timings = timed(Case("plain", (1, 1, 16, 8)), [EAGER, CHUNKED], seconds=0.01)
     >>> [*timings], timings["eager"].seconds > 0
     (['eager', 'regard chunked'], True)
@@ -226,22 +224,11 @@ def _mean(call: Callable[[], object], repeats: int, clock: Callable[[], float]) 
 
 def grown_apart(case: Case, arm: Arm) -> tuple[int, float] | None:
     """Bytes by which a fresh process grows, and seconds; None where it does not come back."""
-    # Without a fixed threshold glibc keeps what was freed, and what is allocated next shows no growth.
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
-    asked = [
-        sys.executable,
-        "-m",
-        "regard.lab.bench",
-        "--child",
-        case.name,
-        arm.name,
-        "--threads",
-        str(torch.get_num_threads()),
-    ]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode != 0:
+    threads = str(torch.get_num_threads())
+    printed = run_in_new_process("bench", "--child", case.name, arm.name, "--threads", threads)
+    if printed is None:
         return None
-    size, took = done.stdout.split()
+    size, took = printed.split()
     return int(size), float(took)
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from regard.lab import figures
-from regard.lab.arms import CHUNKED, EAGER, NATIVE, SDPA, SDPA_PLAIN
-from regard.lab.flex import FLEX
-from regard.lab.measure import Row
-from regard.lab.sections import TITLES
-from regard.lab.tables import headlines
-from regard.lab.views import seconds
+from regard_benchmarks import goals as figures
+from regard_benchmarks.flex import FLEX
+from regard_benchmarks.implementations import CHUNKED, EAGER, NATIVE, SDPA, SDPA_PLAIN
+from regard_benchmarks.measure import Row
+from regard_benchmarks.report import headlines
+from regard_benchmarks.section_tables import seconds
+from regard_benchmarks.sections import TITLES
 
 WIDTH, LINE, BAR, HEAD = 820, 22, 14, 58
 LEFT, RIGHT = 270, 215

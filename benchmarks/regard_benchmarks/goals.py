@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from regard.lab.arms import EAGER, NATIVE, NATIVE_PLAIN, SDPA
-from regard.lab.cases import ASCENDING, BOTH, CAUSAL, DOCUMENTS, FORWARD, FOUR, FULL, PENALTY, SIX, WIDE, Case
-from regard.lab.decode import DECODE_ARMS
-from regard.lab.measure import Row
-from regard.lab.sections import CASES, FEATURES, WINDOWS, chosen
-from regard.lab.square import WEIGHTS
+from regard_benchmarks.cases import ASCENDING, BOTH, CAUSAL, DOCUMENTS, FORWARD, FOUR, FULL, PENALTY, SIX, WIDE, Case
+from regard_benchmarks.decode import DECODE_ARMS
+from regard_benchmarks.implementations import EAGER, NATIVE, NATIVE_PLAIN, SDPA
+from regard_benchmarks.measure import Row
+from regard_benchmarks.sections import CASES, FEATURES, WINDOWS, chosen
+from regard_benchmarks.weights_rectangle import WEIGHTS
 
 LONG = 2048
 """Positions from which a plain forward pass is held to a share of the FMA peak."""

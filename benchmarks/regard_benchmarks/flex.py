@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regard.lab.arms import Arm, Call
-from regard.lab.cases import ALIBI, CAUSAL, DOCUMENTS, FULL, SOFTCAP, WINDOW, Case
-from regard.lab.inputs import CAP, Inputs, slopes
+from regard_benchmarks.cases import ALIBI, CAUSAL, DOCUMENTS, FULL, SOFTCAP, WINDOW, Case
+from regard_benchmarks.implementations import Arm, Call
+from regard_benchmarks.inputs import CAP, Inputs, slopes
 
 BLOCK = 128
 """Of its block mask. torch 2.13 reads past the end on a CPU where the keys do not fill their last block:

@@ -1,4 +1,4 @@
-"""What dropping keys costs the embedded model: `python -m regard.models.evict`.
+"""What dropping keys costs the embedded model: `python -m experiments.evict`.
 
 Held-out modules are read with a cache, `STEP` tokens at a time. The two layers that see everything hold at
 most a budget of keys at any moment: before each step they drop what is too much. The other three see 32 or
@@ -26,9 +26,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.corpus import corpus
 from regard.cache import KVCache
 from regard.models import Embedded, load
-from regard.models.data import corpus
 from regard.spec.observers import Received
 
 ROWS, LENGTH, SKIPPED, STEP = 8, 1536, 512, 8
@@ -117,7 +117,7 @@ def table(embedded: Embedded, tokens: Tensor, budgets: Sequence[int], skipped: i
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m regard.models.evict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.evict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=ROWS, help="windows of held-out text")
     parser.add_argument("--length", type=int, default=LENGTH, help="tokens of each")

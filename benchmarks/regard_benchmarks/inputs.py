@@ -9,11 +9,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from regard.lab.cases import ALIBI, ASCENDING, CAUSAL, DENSE, DOCUMENTS, DROPOUT, RELATIVE, SINKS, SOFTCAP, WINDOW, Case
 from regard.spec.biases import ALiBi, Dense, Relative
 from regard.spec.masks import Causal, Documents, Mask, Window
 from regard.spec.normalizers import Softmax
 from regard.spec.scores import Dot
+from regard_benchmarks.cases import (
+    ALIBI,
+    ASCENDING,
+    CAUSAL,
+    DENSE,
+    DOCUMENTS,
+    DROPOUT,
+    RELATIVE,
+    SINKS,
+    SOFTCAP,
+    WINDOW,
+    Case,
+)
 
 CAP = 5.0
 """Where soft-capped scores end: low enough that it shows in scores of random numbers."""

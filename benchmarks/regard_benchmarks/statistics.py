@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from regard.lab.cases import PENALTY, SIX, Case
 from regard.spec.observers import Entropy, MeanDistance, Observer, Pooled, Received, SpanMass, TopK
+from regard_benchmarks.cases import PENALTY, SIX, Case
 
 TOP, SPANS, MAP = 8, 16, 512
 """How many of the strongest keys, how many spans of keys, and the sides of the map."""

@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from regard.lab.measure import Row
-from regard.lab.sections import TITLES
-from regard.lab.views import VIEWS, Table, goals
+from regard_benchmarks.measure import Row
+from regard_benchmarks.section_tables import VIEWS, Table, goals
+from regard_benchmarks.sections import TITLES
 
 LEGEND = (
     "Time: median ± half the distance of the quartiles, or 'once' where a single turn was all there was time "

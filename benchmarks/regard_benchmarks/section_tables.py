@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from regard.lab import figures
-from regard.lab.arms import CHUNKED, NATIVE, NATIVE_PLAIN, SDPA, SDPA_PLAIN
-from regard.lab.cases import Case
-from regard.lab.measure import Row
-from regard.lab.sections import arms_of
+from regard_benchmarks import goals as figures
+from regard_benchmarks.cases import Case
+from regard_benchmarks.implementations import CHUNKED, NATIVE, NATIVE_PLAIN, SDPA, SDPA_PLAIN
+from regard_benchmarks.measure import Row
+from regard_benchmarks.sections import arms_of
 
 Table = tuple[str, list[str], list[list[str]]]
 """A title, column heads and rows of cells."""

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from regard.errors import OptionError
-from regard.lab.cases import Case
-from regard.lab.figures import verdicts
-from regard.lab.measure import Row, Timing
 from regard.system.atomic_files import write_text
+from regard_benchmarks.cases import Case
+from regard_benchmarks.goals import verdicts
+from regard_benchmarks.measure import Row, Timing
 
 Machine = dict[str, str]
 

@@ -1,4 +1,4 @@
-"""The embedded model's figures: `python -m regard.models.evaluate`.
+"""The embedded model's figures: `python -m experiments.evaluate`.
 
 All of them on modules that training never saw, packed one after the other, and beside what xz needs for
 the same bytes. Everything runs through `regard.attention` and `regard.observe`.
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.corpus import Source, corpus
 from regard.models import Embedded, load
-from regard.models.data import Source, corpus
 from regard.nn import Transformer
 from regard.spec.observers import DistanceMass
 
@@ -143,7 +143,7 @@ def best_head(model: Transformer, tokens: Tensor, distance: int, skip: int) -> H
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the figures, what each is held to, and where they were measured."""
-    parser = argparse.ArgumentParser(prog="python -m regard.models.evaluate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.evaluate", description=__doc__)
     parser.add_argument("--model", type=Path, help="folder of another model; the shipped one if absent")
     options = parser.parse_args(arguments)
     embedded, code = load(options.model), corpus()

@@ -16,11 +16,11 @@ from torch.nn import functional
 from regard import attend
 from regard._native import core
 from regard.backends import native
-from regard.lab.cases import ASCENDING, CAUSAL, DROPOUT, PENALTY, RELATIVE, SINKS, SOFTCAP, WIDE, Case
-from regard.lab.inputs import CAP, Inputs
-from regard.lab.seen import in_pytorch, observers
 from regard.problem import Problem
 from regard.system.hardware import free_memory
+from regard_benchmarks.cases import ASCENDING, CAUSAL, DROPOUT, PENALTY, RELATIVE, SINKS, SOFTCAP, WIDE, Case
+from regard_benchmarks.inputs import CAP, Inputs
+from regard_benchmarks.statistics import in_pytorch, observers
 
 Result = tuple[Tensor, ...]
 """The output, after it the statistics, and then the gradients, where the case asks for them."""

@@ -9,9 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +22,12 @@ from torch.nn import functional as F
 
 from regard.attend import taken_over
 from regard.capture.watch import watch
-from regard.lab.measure import Timing, taking_turns, times
 from regard.shapes import Box, Sizes
 from regard.spec.masks import as_mask, dense
 from regard.spec.observers import Entropy, Received, TopK
 from regard.system.hardware import forget_peak, peak_memory
+from regard_benchmarks.measure import Timing, taking_turns, times
+from regard_benchmarks.new_process import run_in_new_process
 
 TOKENS, CONTEXT = (32, 128, 512), 8192
 WATCHED = Entropy(), TopK(8), Received()
@@ -266,14 +264,9 @@ def _watching(timings: dict[str, Timing]) -> str:
 
 def _grown() -> int:
     """Bytes by which a fresh process grows that makes the watched pass, model and activations included."""
-    done = subprocess.run(
-        [sys.executable, "-m", __name__],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"},
-    )
-    return int(done.stdout)
+    printed = run_in_new_process("models")
+    assert printed is not None, "the watched pass failed in a fresh process"
+    return int(printed)
 
 
 def _time(timing: Timing) -> str:

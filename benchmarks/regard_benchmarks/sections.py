@@ -10,19 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from regard.lab.arms import (
-    CHUNKED,
-    EAGER,
-    NATIVE,
-    NATIVE_BLIND,
-    NATIVE_PLAIN,
-    SDPA,
-    SDPA_BLIND,
-    SDPA_PLAIN,
-    Arm,
-    forced_arms,
-)
-from regard.lab.cases import (
+from regard_benchmarks.cases import (
     ALIBI,
     ASCENDING,
     BOTH,
@@ -40,9 +28,21 @@ from regard.lab.cases import (
     WIDE,
     Case,
 )
-from regard.lab.decode import DECODE_ARMS
-from regard.lab.flex import FLEX
-from regard.lab.square import ROWS, WEIGHTS
+from regard_benchmarks.decode import DECODE_ARMS
+from regard_benchmarks.flex import FLEX
+from regard_benchmarks.implementations import (
+    CHUNKED,
+    EAGER,
+    NATIVE,
+    NATIVE_BLIND,
+    NATIVE_PLAIN,
+    SDPA,
+    SDPA_BLIND,
+    SDPA_PLAIN,
+    Arm,
+    forced_arms,
+)
+from regard_benchmarks.weights_rectangle import ROWS, WEIGHTS
 
 TITLES = {
     "plain": "Plain attention",

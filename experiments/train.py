@@ -1,4 +1,4 @@
-"""Train the embedded model: `python -m regard.models.train`.
+"""Train the embedded model: `python -m experiments.train`.
 
 One seeded run on two cores. The recipe: Muon on matrices and Adam on the rest; a short warm-up, a long
 constant rate, a linear fall to zero; sequences that grow from 512 to 2048 tokens; modules take more of the
@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from experiments.corpus import Source, corpus
 from regard.models import TOKENIZER, WEIGHTS
-from regard.models.data import Source, corpus
 from regard.models.model import build
 from regard.models.tokens import Tokens, train_tokenizer
 from regard.nn import Transformer
@@ -221,7 +221,7 @@ def export(model: Transformer, facts: dict[str, str], path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(prog="python -m regard.models.train", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.train", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("model"), help="folder for what is written")
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=1)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch.nn import functional
 
-from regard.lab.arms import CHUNKED, NATIVE, Arm, Call, too_much
-from regard.lab.cases import Case
-from regard.lab.inputs import Inputs
+from regard_benchmarks.cases import Case
+from regard_benchmarks.implementations import CHUNKED, NATIVE, Arm, Call, too_much
+from regard_benchmarks.inputs import Inputs
 
 
 def flagged(inputs: Inputs) -> Call:

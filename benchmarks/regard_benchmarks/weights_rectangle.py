@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.lab.arms import Arm, Call, native_not
-from regard.lab.cases import CAUSAL, Case
-from regard.lab.inputs import Inputs
 from regard.weights import Weights
+from regard_benchmarks.cases import CAUSAL, Case
+from regard_benchmarks.implementations import Arm, Call, native_not
+from regard_benchmarks.inputs import Inputs
 
 SIDE = 256
 

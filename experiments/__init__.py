@@ -1,0 +1,1 @@
+"""What is run from a checkout, not shipped: training, evaluation and cache eviction of the embedded model."""
