@@ -2,11 +2,11 @@
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { headsOf, json, paths } from "./api";
-import { goTo } from "./keys";
+import { goToToken } from "./keys";
 import { SCREENS, type Screen } from "./pure/hash";
 import { count } from "./pure/numbers";
 import {
-  choose, cell, dialog, doing, fail, go, headIndex, layer, live, open, recordingId, recordings, run, screen, shift, speak, table, trouble,
+  selectCell, cell, dialog, buildProgress, showError, go, headIndex, layer, announcement, open, recordingId, recordings, recording, screen, stepHead, announce, table, errorMessage,
 } from "./state";
 import * as SAY from "./strings";
 import { AtlasView } from "./views/atlas";
@@ -29,29 +29,29 @@ const VIEWS: Record<Screen, () => preact.JSX.Element | null> = {
 
 export function App() {
   const View = VIEWS[screen.value];
-  const ready = screen.value === "open" || screen.value === "lesson" || run.value;
-  const twin = screen.value === "map" || screen.value === "row" || screen.value === "atlas" || screen.value === "compare";
+  const ready = screen.value === "open" || screen.value === "lesson" || recording.value;
+  const hasTable = screen.value === "map" || screen.value === "row" || screen.value === "atlas" || screen.value === "compare";
   useEffect(() => {
-    document.title = `${run.value ? `${run.value.name} · ` : ""}${SAY.screens[screen.value]} · regard`;
-  }, [screen.value, run.value]);
+    document.title = `${recording.value ? `${recording.value.name} · ` : ""}${SAY.screens[screen.value]} · regard`;
+  }, [screen.value, recording.value]);
   return (
     <>
       <a class="skip" href="#view" onClick={(event) => (event.preventDefault(), document.querySelector<HTMLElement>("main")?.focus())}>
         {SAY.skip}
       </a>
-      <Top twin={twin} />
+      <Top hasTable={hasTable} />
       <Building />
       <main id="view" tabIndex={-1} class={`screen-${screen.value}`}>
         {ready ? <View key={screen.value} /> : <p class="empty">{SAY.loading}</p>}
       </main>
-      {trouble.value && (
+      {errorMessage.value && (
         <div class="trouble" role="alert">
-          <p>{trouble.value}</p>
-          <button onClick={() => (trouble.value = "")}>{SAY.close}</button>
+          <p>{errorMessage.value}</p>
+          <button onClick={() => (errorMessage.value = "")}>{SAY.close}</button>
         </div>
       )}
       <div class="unseen" aria-live="polite" id="live">
-        {live.value}
+        {announcement.value}
       </div>
       {dialog.value === "help" && <Help />}
       {dialog.value === "goto" && <GoTo />}
@@ -62,7 +62,7 @@ export function App() {
 
 /** What is being built of the recording that is open, and what works meanwhile. */
 function Building() {
-  const now = doing.value;
+  const now = buildProgress.value;
   if (!now) return null;
   return (
     <div class="building">
@@ -74,9 +74,9 @@ function Building() {
   );
 }
 
-function Top({ twin }: { twin: boolean }) {
+function Top({ hasTable }: { hasTable: boolean }) {
   const at = layer.value;
-  const told = run.value;
+  const opened = recording.value;
   const now = screen.value;
   return (
     <header class="top">
@@ -87,27 +87,27 @@ function Top({ twin }: { twin: boolean }) {
         </svg>
         {SAY.name}
       </button>
-      {told && at && (
+      {opened && at && (
         <nav class="crumbs" aria-label={SAY.recording}>
           {(recordings.value?.length ?? 0) > 1 ? (
             <select aria-label={SAY.recording} value={recordingId.value} onChange={(event) => open(event.currentTarget.value, { screen: now === "open" ? "atlas" : now })}>
-              {recordings.value!.map((one) => (
-                <option value={one.id} key={one.id}>
-                  {one.name}
+              {recordings.value!.map((entry) => (
+                <option value={entry.id} key={entry.id}>
+                  {entry.name}
                 </option>
               ))}
             </select>
           ) : (
-            <span class="crumb">{told.name}</span>
+            <span class="crumb">{opened.name}</span>
           )}
           {now !== "open" && now !== "atlas" && (
             <>
-              <Stepper label={SAY.layer} value={at.index} of={told.layers.map((one) => one.index)} onStep={(by) => shift(by, 0)} onPick={(index) => go({ layer: index })} keys="[ ]" />
+              <Stepper label={SAY.layer} value={at.index} of={opened.layers.map((entry) => entry.index)} onStep={(by) => stepHead(by, 0)} onPick={(index) => go({ layer: index })} keys="[ ]" />
               <Stepper
                 label={SAY.headName}
                 value={headIndex.value}
                 of={headsOf(at)}
-                onStep={(by) => shift(0, by)}
+                onStep={(by) => stepHead(0, by)}
                 onPick={(head) => go({ head })}
                 keys=", ."
               />
@@ -116,20 +116,20 @@ function Top({ twin }: { twin: boolean }) {
         </nav>
       )}
       <nav class="tabs" aria-label={SAY.views}>
-        {SCREENS.filter((one) => one !== "open").map((one) => (
-          <button key={one} aria-current={now === one ? "page" : undefined} disabled={!told && one !== "lesson"} onClick={() => go({ screen: one })}>
-            {SAY.screens[one]}
+        {SCREENS.filter((entry) => entry !== "open").map((entry) => (
+          <button key={entry} aria-current={now === entry ? "page" : undefined} disabled={!opened && entry !== "lesson"} onClick={() => go({ screen: entry })}>
+            {SAY.screens[entry]}
           </button>
         ))}
       </nav>
       <span class="gap" />
-      {told && <Search />}
-      {twin && (
+      {opened && <Search />}
+      {hasTable && (
         <button class="tool" aria-pressed={table.value} onClick={() => go({ table: !table.value })} title={`${SAY.table} (T)`}>
           {SAY.table}
         </button>
       )}
-      {told && (
+      {opened && (
         <button class="tool" onClick={() => (dialog.value = "export")}>
           {SAY.share}
         </button>
@@ -157,9 +157,9 @@ function Stepper({ label, value, of, onStep, onPick, keys }: {
       <label>
         <span>{label}</span>
         <select value={String(value)} onChange={(event) => onPick(Number(event.currentTarget.value))}>
-          {of.map((one) => (
-            <option key={one} value={String(one)}>
-              {one}
+          {of.map((entry) => (
+            <option key={entry} value={String(entry)}>
+              {entry}
             </option>
           ))}
         </select>
@@ -172,28 +172,28 @@ function Stepper({ label, value, of, onStep, onPick, keys }: {
 }
 
 function Search() {
-  const found = useSignal<number[]>([]);
+  const matches = useSignal<number[]>([]);
   const at = useSignal(-1);
-  const asked = useSignal("");
-  const look = async (text: string, by: number) => {
-    if (/^\d+$/.test(text)) return goTo(Number(text), "both");
+  const searched = useSignal("");
+  const search = async (text: string, by: number) => {
+    if (/^\d+$/.test(text)) return goToToken(Number(text), "both");
     try {
-      if (text !== asked.value) {
-        found.value = (await json<{ tokens: number[] }>(paths.search(recordingId.value, text))).tokens;
-        asked.value = text;
+      if (text !== searched.value) {
+        matches.value = (await json<{ tokens: number[] }>(paths.search(recordingId.value, text))).tokens;
+        searched.value = text;
         at.value = -1;
-        speak(SAY.found(found.value.length, text));
+        announce(SAY.found(matches.value.length, text));
       }
-      if (!found.value.length) return;
-      at.value = (at.value + by + found.value.length) % found.value.length;
-      const index = found.value[at.value]!;
-      if (screen.value === "row") choose(index, Math.min(cell.value?.key ?? index, index));
+      if (!matches.value.length) return;
+      at.value = (at.value + by + matches.value.length) % matches.value.length;
+      const index = matches.value[at.value]!;
+      if (screen.value === "row") selectCell(index, Math.min(cell.value?.key ?? index, index));
       else {
         if (screen.value !== "map" && screen.value !== "compare") go({ screen: "map" });
-        goTo(index, "both");
+        goToToken(index, "both");
       }
     } catch (error) {
-      fail(error);
+      showError(error);
     }
   };
   return (
@@ -203,7 +203,7 @@ function Search() {
       onSubmit={(event) => {
         event.preventDefault();
         const text = new FormData(event.currentTarget).get("text") as string;
-        if (text.trim()) void look(text, 1);
+        if (text.trim()) void search(text, 1);
       }}
     >
       <input
@@ -217,11 +217,11 @@ function Search() {
         onKeyDown={(event) => {
           if (event.key !== "Enter" || !event.shiftKey) return;
           event.preventDefault();
-          void look(event.currentTarget.value, -1);
+          void search(event.currentTarget.value, -1);
         }}
       />
       <kbd>/</kbd>
-      {asked.value && <output>{found.value.length ? `${at.value + 1} / ${count(found.value.length)}` : "0"}</output>}
+      {searched.value && <output>{matches.value.length ? `${at.value + 1} / ${count(matches.value.length)}` : "0"}</output>}
     </form>
   );
 }
@@ -257,7 +257,7 @@ function GoTo() {
           event.preventDefault();
           const text = new FormData(event.currentTarget).get("index") as string;
           dialog.value = "";
-          goTo(Math.min(Number(text), tokens - 1), as.value);
+          goToToken(Math.min(Number(text), tokens - 1), as.value);
         }}
       >
         <label class="choice">
@@ -265,10 +265,10 @@ function GoTo() {
           <input name="index" type="number" min="0" max={tokens - 1} step="1" required autofocus placeholder={SAY.goto.range(tokens)} />
         </label>
         <div class="radios">
-          {(["both", "query", "key"] as const).map((one) => (
-            <label key={one} class="check">
-              <input type="radio" name="as" checked={as.value === one} onChange={() => (as.value = one)} />
-              <span>{SAY.goto[one]}</span>
+          {(["both", "query", "key"] as const).map((entry) => (
+            <label key={entry} class="check">
+              <input type="radio" name="as" checked={as.value === entry} onChange={() => (as.value = entry)} />
+              <span>{SAY.goto[entry]}</span>
             </label>
           ))}
         </div>

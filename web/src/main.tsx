@@ -1,10 +1,10 @@
 import { render } from "preact";
 import { App } from "./app";
-import { listen } from "./keys";
+import { listenToKeys } from "./keys";
 import { start } from "./state";
 import { takeToken } from "./transport";
 
 takeToken();
 start();
-listen();
+listenToKeys();
 render(<App />, document.getElementById("page")!);

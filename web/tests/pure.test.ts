@@ -1,10 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { floats, half, halves } from "../src/pure/half";
-import { read, START, written, type Place } from "../src/pure/hash";
+import { parseHash, DEFAULT_PLACE, formatHash, type Place } from "../src/pure/hash";
 import { Lru } from "../src/pure/lru";
-import { brief, bytes, short, shown, tidy } from "../src/pure/numbers";
-import { colours, css, inkOn } from "../src/pure/ramps";
-import { apart, cumulative, entropy, runs, softmax, top } from "../src/pure/text";
+import { brief, bytes, short, visibleText, shortest } from "../src/pure/numbers";
+import { colourTable, css, textColour } from "../src/pure/ramps";
+import { hasSpaceBetween, cumulativeMass, entropy, shadedRuns, softmax, largestIndices } from "../src/pure/text";
 import { roundUp, toneOf, valueAt, type Tone } from "../src/pure/tone";
 
 describe("half floats", () => {
@@ -45,20 +45,20 @@ describe("the hash", () => {
     const place: Place = {
       screen: "compare", recording: "a1b2", layer: 3, head: 11, view: { q: 412.5, k: 17.25, scale: 0.0103 },
       cell: { query: 412, key: 17 }, pooling: "mean", ramp: "cividis", log: false, gamma: 0.7, rows: true, step: 6,
-      other: "c3d4/1/2", table: true, about: "why", component: 7, beside: true,
+      other: "c3d4/1/2", table: true, topic: "why", component: 7, beside: true,
     };
-    expect(read(written(place))).toEqual(place);
-    for (const [name, usual] of Object.entries(START)) {
-      const one = { ...START, [name]: place[name as keyof Place] };
-      expect(read("#" + written(one)), name).toEqual(one);
+    expect(parseHash(formatHash(place))).toEqual(place);
+    for (const [name, usual] of Object.entries(DEFAULT_PLACE)) {
+      const one = { ...DEFAULT_PLACE, [name]: place[name as keyof Place] };
+      expect(parseHash("#" + formatHash(one)), name).toEqual(one);
       expect(usual).not.toEqual(one[name as keyof Place]);
     }
-    expect(written(START)).toBe("open");
+    expect(formatHash(DEFAULT_PLACE)).toBe("open");
   });
   it("takes nonsense for the start", () => {
-    expect(read("#nowhere?layer=-1&head=x&at=1,2&cell=1.5,2&pool=min&ramp=jet&gamma=99&step=0")).toEqual(START);
-    expect(read("map?at=1,2,0&step=99&i=-1&about=all&beside=2")).toEqual({ ...START, screen: "map" });
-    expect(read("map?cell=,3").cell).toBeNull();
+    expect(parseHash("#nowhere?layer=-1&head=x&at=1,2&cell=1.5,2&pool=min&ramp=jet&gamma=99&step=0")).toEqual(DEFAULT_PLACE);
+    expect(parseHash("map?at=1,2,0&step=99&i=-1&about=all&beside=2")).toEqual({ ...DEFAULT_PLACE, screen: "map" });
+    expect(parseHash("map?cell=,3").cell).toBeNull();
   });
 });
 
@@ -87,39 +87,39 @@ describe("tones", () => {
 
 describe("ramps", () => {
   it("pass through their ends and get steadily lighter", () => {
-    expect(css(colours("viridis"), 0)).toBe("rgb(68 1 84)");
-    expect(css(colours("viridis"), 1)).toBe("rgb(253 231 37)");
+    expect(css(colourTable("viridis"), 0)).toBe("rgb(68 1 84)");
+    expect(css(colourTable("viridis"), 1)).toBe("rgb(253 231 37)");
     for (const ramp of ["viridis", "cividis", "grey"] as const) {
-      const table = colours(ramp);
+      const table = colourTable(ramp);
       const light = (i: number) => 0.2126 * table[4 * i]! + 0.7152 * table[4 * i + 1]! + 0.0722 * table[4 * i + 2]!;
       for (let i = 8; i < 256; i += 8) expect(light(i), `${ramp} ${i}`).toBeGreaterThan(light(i - 8));
     }
   });
   it("say which ink to write with", () => {
-    expect(inkOn(colours("viridis"), 0)).toBe("#fff");
-    expect(inkOn(colours("viridis"), 1)).toBe("#000");
+    expect(textColour(colourTable("viridis"), 0)).toBe("#fff");
+    expect(textColour(colourTable("viridis"), 1)).toBe("#000");
   });
 });
 
 describe("text", () => {
   it("joins tokens without a shade, and only those", () => {
-    expect(runs([0, 0, 0.5, 0.5, 0, 1], 0, 6, (w) => w)).toEqual([
+    expect(shadedRuns([0, 0, 0.5, 0.5, 0, 1], 0, 6, (w) => w)).toEqual([
       { start: 0, length: 2, shade: 0 }, { start: 2, length: 1, shade: 6 }, { start: 3, length: 1, shade: 6 },
       { start: 4, length: 1, shade: 0 }, { start: 5, length: 1, shade: 12 },
     ]);
-    expect(runs([1, 0, 0], 1, 3, (w) => w)).toEqual([{ start: 1, length: 2, shade: 0 }]);
+    expect(shadedRuns([1, 0, 0], 1, 3, (w) => w)).toEqual([{ start: 1, length: 2, shade: 0 }]);
   });
   it("has the white space that an encoder's tokens leave out, and none around those that are added", () => {
     const tokens = [["[CLS]", 0], ["She", 0], ["sat", 4], [".", 7], ["🙂", 9], ["ש", 11], ["[SEP]", 12], ["", 12]] as const;
-    const gaps = tokens.slice(0, -1).map(([text, start], i) => apart(text, start, tokens[i + 1]![1]));
+    const gaps = tokens.slice(0, -1).map(([text, start], i) => hasSpaceBetween(text, start, tokens[i + 1]![1]));
     expect(gaps).toEqual([false, true, false, true, true, false, false]);
   });
   it("finds the largest, in order", () => {
-    expect(top([0.1, 0.4, 0, 0.4, 0.1], 3)).toEqual([1, 3, 0]);
-    expect(top([0, 0], 3)).toEqual([]);
+    expect(largestIndices([0.1, 0.4, 0, 0.4, 0.1], 3)).toEqual([1, 3, 0]);
+    expect(largestIndices([0, 0], 3)).toEqual([]);
   });
   it("adds up", () => {
-    expect([...cumulative([0.25, 0.5, 0.25])]).toEqual([0.5, 0.75, 1]);
+    expect([...cumulativeMass([0.25, 0.5, 0.25])]).toEqual([0.5, 0.75, 1]);
     expect(entropy([0.5, 0.5, 0])).toBeCloseTo(Math.LN2, 12);
     const even = softmax([0, Math.log(3), null]);
     expect(even[0]).toBeCloseTo(0.25, 12);
@@ -131,10 +131,10 @@ describe("text", () => {
     expect([0.31416, -2, 0, 3.21e-7, null, 12345678].map((x) => short(x))).toEqual([
       "0.3142", "−2.000", "0", "3.21e−7", "−∞", "1.23e7",
     ]);
-    expect([0.5, 3, -1, 0, 0.04152, 100, 1e-7, null].map((x) => tidy(x))).toEqual(["0.5", "3", "−1", "0", "0.0415", "100", "1.0e−7", "−∞"]);
+    expect([0.5, 3, -1, 0, 0.04152, 100, 1e-7, null].map((x) => shortest(x))).toEqual(["0.5", "3", "−1", "0", "0.0415", "100", "1.0e−7", "−∞"]);
     expect([999, 9_400_000, 1_234_000_000].map(bytes)).toEqual(["999 B", "9.4 MB", "1.2 GB"]);
-    expect([" f", "\n", "", undefined].map(shown)).toEqual(["·f", "⏎", "", "…"]);
-    expect(["\0", "\x1b[0m", "a\u202eb", "\u200d", "👩\u200d👧", "שלום"].map(shown)).toEqual(["U+0000", "U+001B[0m", "aU+202Eb", "U+200D", "👩\u200d👧", "שלום"]);
+    expect([" f", "\n", "", undefined].map(visibleText)).toEqual(["·f", "⏎", "", "…"]);
+    expect(["\0", "\x1b[0m", "a\u202eb", "\u200d", "👩\u200d👧", "שלום"].map(visibleText)).toEqual(["U+0000", "U+001B[0m", "aU+202Eb", "U+200D", "👩\u200d👧", "שלום"]);
     expect(brief("x".repeat(2000))).toBe(`${"x".repeat(39)}…`);
     expect(brief("🙂🙂🙂", 2)).toBe("🙂…");
   });

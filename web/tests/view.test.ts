@@ -1,8 +1,8 @@
 import { describe, expect, it } from "vitest";
-import { fill } from "../src/map/plain";
-import { coarsest, keyOf, levelFor, parent, partsOf, pixelOf, pooledBy, SIDE, tileAt, tilesIn } from "../src/pure/tiles";
+import { fillColours } from "../src/map/canvas2d";
+import { coarsest, cacheKey, levelFor, parent, requestParts, pixelOf, pooledBy, SIDE, tileAt, tilesIn } from "../src/pure/tiles";
 import { toneOf } from "../src/pure/tone";
-import { bounded, boxed, fit, kAt, NEAREST, panned, qAt, showing, stepFor, visible, xOf, yOf, zoomed } from "../src/pure/view";
+import { bounded, boxed, fit, kAt, MAX_SCALE, panned, qAt, showing, stepFor, visible, xOf, yOf, zoomed } from "../src/pure/view";
 
 const size = { width: 800, height: 600 };
 const extent = { queries: 100_000, keys: 100_000 };
@@ -12,7 +12,7 @@ describe("the view", () => {
     const view = fit(extent, size);
     expect(view.scale).toBeCloseTo(0.006, 9);
     expect(visible(view, extent, size)).toEqual({ q0: 0, q1: 100_000, k0: 0, k1: 100_000 });
-    expect(fit({ queries: 2, keys: 2 }, size).scale).toBe(NEAREST);
+    expect(fit({ queries: 2, keys: 2 }, size).scale).toBe(MAX_SCALE);
   });
   it("goes from weights to pixels and back", () => {
     const view = { q: 500, k: 700, scale: 3 };
@@ -27,7 +27,7 @@ describe("the view", () => {
     expect(kAt(view, size, 650)).toBeCloseTo(before[1]!, 6);
   });
   it("stays within bounds", () => {
-    expect(bounded({ q: -5, k: 1e9, scale: 1e9 }, extent, size)).toEqual({ q: 0, k: 100_000, scale: NEAREST });
+    expect(bounded({ q: -5, k: 1e9, scale: 1e9 }, extent, size)).toEqual({ q: 0, k: 100_000, scale: MAX_SCALE });
     expect(bounded({ q: 1, k: 1, scale: 1e-9 }, extent, size).scale).toBeCloseTo(0.8 * 0.006, 9);
   });
   it("marks round places, no nearer than asked", () => {
@@ -61,7 +61,7 @@ describe("tiles", () => {
       const tiles = tilesIn(view, small, size, level);
       const area = tiles.reduce((sum, t) => sum + (t.q1 - t.q0) * (t.k1 - t.k0), 0);
       expect(area).toBe(700_000);
-      expect(new Set(tiles.map((t) => keyOf("s", t))).size).toBe(tiles.length);
+      expect(new Set(tiles.map((t) => cacheKey("s", t))).size).toBe(tiles.length);
     }
     const first = tilesIn({ q: 900, k: 650, scale: 1 }, small, size, 0)[0]!;
     expect([first.row, first.col]).toEqual([3, 2]);
@@ -87,7 +87,7 @@ describe("tiles", () => {
   it("are asked for in rectangles of even pixels, each once", () => {
     for (const [queries, keys, count] of [[103, 99, 4], [100, 99, 2], [100, 100, 1], [3, 2, 1]] as const) {
       const tile = tileAt({ queries, keys }, 2, 0, 0);
-      const parts = partsOf(tile);
+      const parts = requestParts(tile);
       expect(parts.length).toBe(count);
       const held = new Set<string>();
       for (const part of parts)
@@ -114,7 +114,7 @@ describe("colours", () => {
       { log: true, gamma: 1, decades: 4, greatest: 1, signed: true },
     ]) {
       const out = new Uint32Array(values.length);
-      fill(out, values, tone, table);
+      fillColours(out, values, tone, table);
       values.forEach((value, i) => {
         if (value === 0 && !tone.signed) expect(out[i]).toBe(0);
         else expect(Math.abs((out[i]! & 255) - Math.round(toneOf(value, tone) * 255))).toBeLessThanOrEqual(1);

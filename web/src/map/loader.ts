@@ -1,12 +1,12 @@
-// Tiles: held, wanted, on their way. What is no longer wanted is aborted.
+// Loads tiles and caches them; requests for tiles that are no longer needed are aborted.
 import { signal } from "@preact/signals";
 import { raw, type Source } from "../api";
 import { Lru } from "../pure/lru";
-import { coarsest, keyOf, parent, partsOf, type Tile, tileAt, tilesIn } from "../pure/tiles";
+import { coarsest, cacheKey, parent, requestParts, type Tile, tileAt, tilesIn } from "../pure/tiles";
 import type { Extent, Size, View } from "../pure/view";
-import { fail } from "../state";
+import { showError } from "../state";
 
-export interface Held {
+export interface LoadedTile {
   readonly tile: Tile;
   readonly key: string;
   readonly values: Float32Array;
@@ -20,72 +20,72 @@ export interface Held {
 }
 
 /** A tile to draw, and whether it is of the level that is wanted. */
-export interface Drawn {
-  readonly held: Held;
+export interface DrawnTile {
+  readonly loaded: LoadedTile;
   readonly fine: boolean;
 }
 
-const AT_ONCE = 6;
+const MOST_REQUESTS = 6;
 
 class Loader {
-  private readonly cache = new Lru<Held>(320);
-  private readonly going = new Map<string, AbortController>();
-  private waiting: { source: Source; tile: Tile; key: string }[] = [];
+  private readonly cache = new Lru<LoadedTile>(320);
+  private readonly inFlight = new Map<string, AbortController>();
+  private queue: { source: Source; tile: Tile; key: string }[] = [];
   private readonly failed = new Set<string>();
   /** Counts up when tiles arrive. */
   readonly version = signal(0);
   readonly pending = signal(0);
 
-  get(source: Source, tile: Tile): Held | undefined {
-    return this.cache.get(keyOf(source.id, tile));
+  get(source: Source, tile: Tile): LoadedTile | undefined {
+    return this.cache.get(cacheKey(source.id, tile));
   }
 
   /** What to draw now, coarse below fine; what is missing gets fetched, all else is let go. */
-  frame(source: Source, extent: Extent, view: View, size: Size, level: number): Drawn[] {
-    const fine: Drawn[] = [];
-    const coarse = new Map<string, Held>();
+  frame(source: Source, extent: Extent, view: View, size: Size, level: number): DrawnTile[] {
+    const fine: DrawnTile[] = [];
+    const coarse = new Map<string, LoadedTile>();
     const missing: Tile[] = [];
     const top = tileAt(extent, coarsest(extent), 0, 0);
     for (const tile of tilesIn(view, extent, size, level)) {
-      const held = this.get(source, tile);
-      if (held) {
-        fine.push({ held, fine: true });
+      const loaded = this.get(source, tile);
+      if (loaded) {
+        fine.push({ loaded, fine: true });
         continue;
       }
       missing.push(tile);
-      for (let up = parent(extent, tile); up; up = parent(extent, up)) {
-        const above = this.get(source, up);
-        if (above) {
-          coarse.set(above.key, above);
+      for (let outer = parent(extent, tile); outer; outer = parent(extent, outer)) {
+        const ancestor = this.get(source, outer);
+        if (ancestor) {
+          coarse.set(ancestor.key, ancestor);
           break;
         }
       }
     }
-    if (!this.cache.has(keyOf(source.id, top)) && !missing.some((t) => t.level === top.level)) missing.unshift(top);
-    this.want(source, missing);
+    if (!this.cache.has(cacheKey(source.id, top)) && !missing.some((t) => t.level === top.level)) missing.unshift(top);
+    this.request(source, missing);
     const below = [...coarse.values()].sort((a, b) => b.tile.level - a.tile.level);
-    return [...below.map((held) => ({ held, fine: false })), ...fine];
+    return [...below.map((loaded) => ({ loaded, fine: false })), ...fine];
   }
 
-  private want(source: Source, tiles: Tile[]): void {
-    const wanted = new Map(tiles.map((tile) => [keyOf(source.id, tile), tile]));
-    for (const [key, abort] of this.going)
-      if (!wanted.has(key)) {
+  private request(source: Source, tiles: Tile[]): void {
+    const needed = new Map(tiles.map((tile) => [cacheKey(source.id, tile), tile]));
+    for (const [key, abort] of this.inFlight)
+      if (!needed.has(key)) {
         abort.abort();
-        this.going.delete(key);
+        this.inFlight.delete(key);
       }
-    this.waiting = [...wanted].filter(([key]) => !this.going.has(key) && !this.failed.has(key)).map(([key, tile]) => ({ source, tile, key }));
-    this.pump();
+    this.queue = [...needed].filter(([key]) => !this.inFlight.has(key) && !this.failed.has(key)).map(([key, tile]) => ({ source, tile, key }));
+    this.startNext();
   }
 
   private async fetch(source: Source, tile: Tile, key: string, signal?: AbortSignal): Promise<void> {
-    const parts = partsOf(tile);
-    const told = await Promise.all(parts.map((part) => raw(source.path(part), signal)));
-    const exact = told.every((one) => one.exact);
-    const values = parts.length > 1 ? new Float32Array(tile.rows * tile.cols) : told[0]!.values;
+    const parts = requestParts(tile);
+    const results = await Promise.all(parts.map((part) => raw(source.path(part), signal)));
+    const exact = results.every((result) => result.exact);
+    const values = parts.length > 1 ? new Float32Array(tile.rows * tile.cols) : results[0]!.values;
     if (parts.length > 1)
-      parts.forEach(({ top, left, rows, cols }, i) => {
-        for (let r = 0; r < rows; r++) values.set(told[i]!.values.subarray(r * cols, (r + 1) * cols), (top + r) * tile.cols + left);
+      parts.forEach(({ top, left: remaining, rows, cols }, i) => {
+        for (let r = 0; r < rows; r++) values.set(results[i]!.values.subarray(r * cols, (r + 1) * cols), (top + r) * tile.cols + remaining);
       });
     const rows = new Float32Array(tile.rows);
     let greatest = 0;
@@ -95,23 +95,23 @@ class Loader {
       rows[r] = most;
       greatest = Math.max(greatest, most);
     }
-    this.cache.set(key, { tile, key, values, exact, cell: Math.max(...told.map((one) => one.cell)), greatest, rows });
+    this.cache.set(key, { tile, key, values, exact, cell: Math.max(...results.map((result) => result.cell)), greatest, rows });
   }
 
   /** Waits until tiles are here, whatever the screen wants meanwhile: for pictures that are finer than it. */
-  async all(source: Source, tiles: readonly Tile[]): Promise<void> {
-    const left = tiles.filter((tile) => !this.cache.has(keyOf(source.id, tile)));
+  async loadAll(source: Source, tiles: readonly Tile[]): Promise<void> {
+    const remaining = tiles.filter((tile) => !this.cache.has(cacheKey(source.id, tile)));
     const next = async (): Promise<void> => {
-      for (let tile = left.pop(); tile; tile = left.pop()) await this.fetch(source, tile, keyOf(source.id, tile));
+      for (let tile = remaining.pop(); tile; tile = remaining.pop()) await this.fetch(source, tile, cacheKey(source.id, tile));
     };
-    await Promise.all(Array.from({ length: AT_ONCE }, next));
+    await Promise.all(Array.from({ length: MOST_REQUESTS }, next));
   }
 
-  private pump(): void {
-    while (this.going.size < AT_ONCE && this.waiting.length) {
-      const { source, tile, key } = this.waiting.shift()!;
+  private startNext(): void {
+    while (this.inFlight.size < MOST_REQUESTS && this.queue.length) {
+      const { source, tile, key } = this.queue.shift()!;
       const abort = new AbortController();
-      this.going.set(key, abort);
+      this.inFlight.set(key, abort);
       this.fetch(source, tile, key, abort.signal)
         .catch((error: unknown) => {
           if (abort.signal.aborted) return;
@@ -120,16 +120,16 @@ class Loader {
             this.failed.delete(key);
             this.version.value++;
           }, 5000);
-          fail(error);
+          showError(error);
         })
         .finally(() => {
-          if (this.going.get(key) === abort) this.going.delete(key);
+          if (this.inFlight.get(key) === abort) this.inFlight.delete(key);
           if (!abort.signal.aborted) this.version.value++;
-          this.pump();
+          this.startNext();
         });
     }
-    const count = this.going.size + this.waiting.length;
-    if (count !== this.pending.peek()) queueMicrotask(() => (this.pending.value = this.going.size + this.waiting.length));
+    const count = this.inFlight.size + this.queue.length;
+    if (count !== this.pending.peek()) queueMicrotask(() => (this.pending.value = this.inFlight.size + this.queue.length));
   }
 }
 

@@ -1,10 +1,10 @@
 // What is written over and around the map: rulers, marginals, the crosshair, the numbers of near cells.
 import { short, brief } from "../pure/numbers";
-import { inkOn } from "../pure/ramps";
+import { textColour } from "../pure/ramps";
 import { pixelOf, pooledBy } from "../pure/tiles";
 import { toneOf } from "../pure/tone";
 import { type Extent, stepFor, xOf, yOf } from "../pure/view";
-import type { Held } from "./loader";
+import type { LoadedTile } from "./loader";
 import type { Scene } from "./painter";
 
 /** Room around the map, in CSS pixels. */
@@ -22,7 +22,7 @@ export interface Colours {
   mono: string;
 }
 
-export interface Over {
+export interface Overlay {
   readonly scene: Scene;
   readonly extent: Extent;
   readonly level: number;
@@ -38,40 +38,40 @@ export interface Over {
 }
 
 /** The tile that holds a weight, of those that are drawn: the finest. */
-export function under(scene: Scene, query: number, key: number): { held: Held; row: number; col: number; value: number } | null {
+export function pixelAt(scene: Scene, query: number, key: number): { loaded: LoadedTile; row: number; col: number; value: number } | null {
   for (let i = scene.drawn.length - 1; i >= 0; i--) {
-    const { held } = scene.drawn[i]!;
-    const { q0, q1, k0, k1, cols } = held.tile;
+    const { loaded } = scene.drawn[i]!;
+    const { q0, q1, k0, k1, cols } = loaded.tile;
     if (query < q0 || query >= q1 || key < k0 || key >= k1) continue;
-    const { row, col } = pixelOf(held.tile, query, key);
-    return { held, row, col, value: held.values[row * cols + col]! };
+    const { row, col } = pixelOf(loaded.tile, query, key);
+    return { loaded, row, col, value: loaded.values[row * cols + col]! };
   }
   return null;
 }
 
-export function drawOver(context: CanvasRenderingContext2D, over: Over): void {
-  const { scene, colours } = over;
+export function drawOverlay(context: CanvasRenderingContext2D, overlay: Overlay): void {
+  const { scene, colours } = overlay;
   const whole = { width: scene.width + EDGE.left + EDGE.right, height: scene.height + EDGE.top + EDGE.bottom };
   context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
   context.clearRect(0, 0, whole.width, whole.height);
   context.font = `11px ${colours.mono}`;
   context.textBaseline = "middle";
-  ruler(context, over, "key");
-  ruler(context, over, "query");
-  if (over.marginals) {
-    margin(context, over, "key");
-    margin(context, over, "query");
+  drawRuler(context, overlay, "key");
+  drawRuler(context, overlay, "query");
+  if (overlay.marginals) {
+    drawMarginals(context, overlay, "key");
+    drawMarginals(context, overlay, "query");
   }
   context.save();
   context.beginPath();
   context.rect(EDGE.left, EDGE.top, scene.width, scene.height);
   context.clip();
   context.translate(EDGE.left, EDGE.top);
-  if (scene.view.scale >= 44) numbers(context, over);
-  if (over.hover) cross(context, over, over.hover, false);
-  if (over.cell) cross(context, over, over.cell, true);
-  if (over.box) {
-    const { x0, y0, x1, y1 } = over.box;
+  if (scene.view.scale >= 44) drawNumbers(context, overlay);
+  if (overlay.hover) drawCrosshair(context, overlay, overlay.hover, false);
+  if (overlay.cell) drawCrosshair(context, overlay, overlay.cell, true);
+  if (overlay.box) {
+    const { x0, y0, x1, y1 } = overlay.box;
     context.strokeStyle = colours.ink;
     context.setLineDash([4, 3]);
     context.strokeRect(Math.min(x0, x1) + 0.5, Math.min(y0, y1) + 0.5, Math.abs(x1 - x0), Math.abs(y1 - y0));
@@ -82,8 +82,8 @@ export function drawOver(context: CanvasRenderingContext2D, over: Over): void {
   context.strokeRect(EDGE.left - 0.5, EDGE.top - 0.5, scene.width + 1, scene.height + 1);
 }
 
-function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "query"): void {
-  const { scene, extent, colours } = over;
+function drawRuler(context: CanvasRenderingContext2D, overlay: Overlay, axis: "key" | "query"): void {
+  const { scene, extent, colours } = overlay;
   const { view } = scene;
   const across = axis === "key";
   const most = across ? extent.keys : extent.queries;
@@ -94,7 +94,7 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
   const first = Math.max(0, Math.floor(middle - span / 2 / view.scale));
   const last = Math.min(most, Math.ceil(middle + span / 2 / view.scale));
   const near = view.scale >= 13;
-  const texts = near && over.token(first, !across) !== "";
+  const texts = near && overlay.token(first, !across) !== "";
   const step = near ? 1 : stepFor(view.scale, across ? 64 : 34);
   context.save();
   context.beginPath();
@@ -105,22 +105,22 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
   context.font = `600 11px ${colours.mono}`;
   context.textAlign = "left";
   if (!near) {
-    if (across) context.fillText(over.names.keys, EDGE.left, 34);
+    if (across) context.fillText(overlay.names.keys, EDGE.left, 34);
     else {
       context.save();
       context.translate(16, EDGE.top);
       context.rotate(-Math.PI / 2);
       context.textAlign = "right";
-      context.fillText(over.names.queries, 0, 0);
+      context.fillText(overlay.names.queries, 0, 0);
       context.restore();
     }
   }
   context.font = `11px ${colours.mono}`;
   for (let i = Math.ceil(first / step) * step; i < last; i += step) {
-    const held = over.cell?.[axis] === i || over.hover?.[axis] === i;
+    const selected = overlay.cell?.[axis] === i || overlay.hover?.[axis] === i;
     const place = at(near ? i + 0.5 : i);
     if (place < 0 || place > span) continue;
-    context.fillStyle = held && near ? colours[axis] : colours.soft;
+    context.fillStyle = selected && near ? colours[axis] : colours.soft;
     context.strokeStyle = colours.rule;
     context.beginPath();
     if (across) {
@@ -131,19 +131,19 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
       context.lineTo(EDGE.left, EDGE.top + place);
     }
     context.stroke();
-    const label = (texts && brief(over.token(i, !across), 12)) || i.toLocaleString("en-US");
+    const label = (texts && brief(overlay.token(i, !across), 12)) || i.toLocaleString("en-US");
     if (across) {
       context.save();
       context.translate(EDGE.left + place, EDGE.top - 8);
       if (texts) context.rotate(-Math.PI / 3);
       else context.translate(0, -5);
       context.textAlign = texts ? "left" : "center";
-      if (held && near) context.font = `700 11px ${colours.mono}`;
+      if (selected && near) context.font = `700 11px ${colours.mono}`;
       context.fillText(label, 0, 0);
       context.restore();
     } else {
       context.textAlign = "right";
-      context.font = `${held && near ? "700 " : ""}11px ${colours.mono}`;
+      context.font = `${selected && near ? "700 " : ""}11px ${colours.mono}`;
       context.fillText(label, EDGE.left - 9, EDGE.top + place);
     }
   }
@@ -151,11 +151,11 @@ function ruler(context: CanvasRenderingContext2D, over: Over, axis: "key" | "que
 }
 
 /** Bars beside the map: the greatest of what lies under each pixel, of the greatest on screen. */
-function margin(context: CanvasRenderingContext2D, over: Over, axis: "key" | "query"): void {
-  const { scene, extent, colours } = over;
+function drawMarginals(context: CanvasRenderingContext2D, overlay: Overlay, axis: "key" | "query"): void {
+  const { scene, extent, colours } = overlay;
   const { view } = scene;
   const across = axis === "key";
-  const values = over.marginals!;
+  const values = overlay.marginals!;
   const shift = across ? 0 : extent.keys;
   const count = across ? extent.keys : extent.queries;
   const span = across ? scene.width : scene.height;
@@ -172,9 +172,9 @@ function margin(context: CanvasRenderingContext2D, over: Over, axis: "key" | "qu
   if (!most) return;
   context.fillStyle = colours[axis];
   context.globalAlpha = 0.75;
-  const room = (across ? EDGE.bottom : EDGE.right) - 12;
+  const length = (across ? EDGE.bottom : EDGE.right) - 12;
   for (let x = 0; x < bars.length; x++) {
-    const long = (bars[x]! / most) * room;
+    const long = (bars[x]! / most) * length;
     if (across) context.fillRect(EDGE.left + x, EDGE.top + scene.height + 4, 1, long);
     else context.fillRect(EDGE.left + scene.width + 4, EDGE.top + x, long, 1);
   }
@@ -182,8 +182,8 @@ function margin(context: CanvasRenderingContext2D, over: Over, axis: "key" | "qu
 }
 
 /** The numbers of cells that are large enough, where they are exact. */
-function numbers(context: CanvasRenderingContext2D, over: Over): void {
-  const { scene, extent, colours } = over;
+function drawNumbers(context: CanvasRenderingContext2D, overlay: Overlay): void {
+  const { scene, extent, colours } = overlay;
   const { view, width, height } = scene;
   context.font = `${view.scale >= 64 ? 12 : 10}px ${colours.mono}`;
   context.textAlign = "center";
@@ -191,11 +191,11 @@ function numbers(context: CanvasRenderingContext2D, over: Over): void {
   const k1 = Math.min(extent.keys, Math.ceil(view.k + width / 2 / view.scale));
   for (let q = Math.max(0, Math.floor(view.q - height / 2 / view.scale)); q < q1; q++)
     for (let k = Math.max(0, Math.floor(view.k - width / 2 / view.scale)); k < k1; k++) {
-      const found = under(scene, q, k);
-      if (!found || found.held.tile.level > 0) continue;
-      const { value } = found;
-      const tone = toneOf(value, scene.rows ? { ...scene.tone, greatest: found.held.rows[found.row]! || 1 } : scene.tone);
-      context.fillStyle = value === 0 && !scene.tone.signed ? colours.soft : inkOn(scene.table, tone);
+      const pixel = pixelAt(scene, q, k);
+      if (!pixel || pixel.loaded.tile.level > 0) continue;
+      const { value } = pixel;
+      const tone = toneOf(value, scene.rows ? { ...scene.tone, greatest: pixel.loaded.rows[pixel.row]! || 1 } : scene.tone);
+      context.fillStyle = value === 0 && !scene.tone.signed ? colours.soft : textColour(scene.table, tone);
       context.globalAlpha = value === 0 ? 0.6 : 0.95;
       const text = value === 0 ? "·" : Math.abs(value) < 0.001 ? short(value, 3) : value.toFixed(3).replace("-", "−");
       context.fillText(text, xOf(view, scene, k + 0.5), yOf(view, scene, q + 0.5));
@@ -204,15 +204,15 @@ function numbers(context: CanvasRenderingContext2D, over: Over): void {
 }
 
 /** The crosshair of a weight, or of the block of weights that one pixel pools. */
-function cross(context: CanvasRenderingContext2D, over: Over, at: { query: number; key: number }, held: boolean): void {
-  const { scene, colours } = over;
+function drawCrosshair(context: CanvasRenderingContext2D, overlay: Overlay, at: { query: number; key: number }, selected: boolean): void {
+  const { scene, colours } = overlay;
   const { view, width, height } = scene;
-  const found = held ? null : under(scene, at.query, at.key);
-  const box = found
-    ? pooledBy(found.held.tile, found.row, found.col)
+  const pixel = selected ? null : pixelAt(scene, at.query, at.key);
+  const box = pixel
+    ? pooledBy(pixel.loaded.tile, pixel.row, pixel.col)
     : { q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1 };
   const [x0, x1, y0, y1] = [xOf(view, scene, box.k0), xOf(view, scene, box.k1), yOf(view, scene, box.q0), yOf(view, scene, box.q1)];
-  context.globalAlpha = held ? 0.9 : 0.5;
+  context.globalAlpha = selected ? 0.9 : 0.5;
   for (const [name, horizontal] of [["query", true], ["key", false]] as const) {
     context.fillStyle = colours[name];
     // Through the middle of a small cell, along both edges of a large one, whose numbers stay readable.
@@ -232,10 +232,10 @@ function cross(context: CanvasRenderingContext2D, over: Over, at: { query: numbe
   }
   context.globalAlpha = 1;
   const pad = x1 - x0 < 6 ? 3 : 0;
-  context.lineWidth = held ? 2 : 1;
-  context.strokeStyle = held ? colours.paper : colours.ink;
+  context.lineWidth = selected ? 2 : 1;
+  context.strokeStyle = selected ? colours.paper : colours.ink;
   context.strokeRect(x0 - pad - 1, y0 - pad - 1, x1 - x0 + 2 * pad + 2, y1 - y0 + 2 * pad + 2);
-  if (held) {
+  if (selected) {
     context.strokeStyle = colours.weight;
     context.strokeRect(x0 - pad, y0 - pad, x1 - x0 + 2 * pad, y1 - y0 + 2 * pad);
   }

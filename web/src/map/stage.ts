@@ -1,42 +1,42 @@
 // The map on screen: the view, the hands, and when to draw.
 import { computed, effect, signal } from "@preact/signals";
 import { raw, type Source } from "../api";
-import { colours as tableOf } from "../pure/ramps";
+import { colourTable as tableOf } from "../pure/ramps";
 import { levelFor, pooledBy } from "../pure/tiles";
 import { roundUp, type Tone } from "../pure/tone";
 import { bounded, boxed, type Extent, fit, kAt, panned, qAt, showing, type Size, type View, zoomed } from "../pure/view";
-import { cell, choose, fail, go, marginals, place, placeOf, ramp, token } from "../state";
+import { cell, selectCell, showError, go, marginals, place, tokenOfQuery, ramp, tokenText } from "../state";
 import * as SAY from "../strings";
-import { GlPainter } from "./gl";
-import { type Drawn, loader } from "./loader";
-import { type Colours, drawOver, EDGE, type Over, under } from "./overlay";
+import { WebglPainter } from "./webgl";
+import { type DrawnTile, loader } from "./loader";
+import { type Colours, drawOverlay, EDGE, type Overlay, pixelAt } from "./overlay";
 import type { Painter, Scene } from "./painter";
-import { PlainPainter } from "./plain";
+import { Canvas2dPainter } from "./canvas2d";
 
 export const size = signal<Size>({ width: 600, height: 600 });
 export const extent = signal<Extent>({ queries: 1, keys: 1 });
 export const source = signal<Source | null>(null);
-export const names = signal({ queries: SAY.queries, keys: SAY.keys });
+export const axisNames = signal({ queries: SAY.queries, keys: SAY.keys });
 export const hover = signal<{ query: number; key: number; value: number; rows: number; cols: number; exact: boolean } | null>(null);
 /** What the legend says of the picture. */
 export const picture = signal<{ rows: number; cols: number; exact: boolean; fine: boolean; tone: Tone; kind: string } | null>(null);
-const box = signal<Over["box"]>(null);
+const box = signal<Overlay["box"]>(null);
 
 export const view = computed<View>(() => {
-  const held = place.value.view;
-  return held ? bounded(held, extent.value, size.value) : fit(extent.value, size.value);
+  const chosen = place.value.view;
+  return chosen ? bounded(chosen, extent.value, size.value) : fit(extent.value, size.value);
 });
 
-export const look = (to: View | null) => go({ view: to });
+export const setView = (to: View | null) => go({ view: to });
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const calm = matchMedia("(prefers-reduced-motion: reduce)");
-let moving = 0;
+const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
+let animation = 0;
 
 /** Goes to a view in a few frames, or at once for those who want no motion. */
-export function glide(to: View): void {
-  cancelAnimationFrame(moving);
-  if (calm.matches) return look(to);
+export function animateTo(to: View): void {
+  cancelAnimationFrame(animation);
+  if (reducedMotion.matches) return setView(to);
   const from = view.peek();
   const began = performance.now();
   const frame = (now: number) => {
@@ -44,12 +44,12 @@ export function glide(to: View): void {
     const eased = 1 - (1 - part) ** 3;
     const scale = from.scale * (to.scale / from.scale) ** eased;
     // The middle goes with the zoom, so that the point that stays put does stay put.
-    const way = Math.abs(to.scale / from.scale - 1) < 1e-6 ? eased : (1 / scale - 1 / from.scale) / (1 / to.scale - 1 / from.scale);
-    look({ q: from.q + (to.q - from.q) * way, k: from.k + (to.k - from.k) * way, scale });
-    if (part < 1) moving = requestAnimationFrame(frame);
-    else look(to);
+    const progress = Math.abs(to.scale / from.scale - 1) < 1e-6 ? eased : (1 / scale - 1 / from.scale) / (1 / to.scale - 1 / from.scale);
+    setView({ q: from.q + (to.q - from.q) * progress, k: from.k + (to.k - from.k) * progress, scale });
+    if (part < 1) animation = requestAnimationFrame(frame);
+    else setView(to);
   };
-  moving = requestAnimationFrame(frame);
+  animation = requestAnimationFrame(frame);
 }
 
 /** Zooms at the held cell where it is on screen, else at the middle. */
@@ -63,35 +63,35 @@ export function zoom(factor: number): void {
     const cy = (at.query + 0.5 - v.q) * v.scale + y;
     if (cx >= 0 && cx <= s.width && cy >= 0 && cy <= s.height) [x, y] = [cx, cy];
   }
-  glide(zoomed(v, extent.peek(), s, factor, x, y));
+  animateTo(zoomed(v, extent.peek(), s, factor, x, y));
 }
 
-export const everything = () => glide(fit(extent.peek(), size.peek()));
+export const fitAll = () => animateTo(fit(extent.peek(), size.peek()));
 
 /** Brings a cell into view, as near as it was or near enough to see it. */
 export function reveal(query: number, key: number, near = 0): void {
   const now = view.peek();
   const moved = showing({ ...now, scale: Math.max(now.scale, near) }, extent.peek(), size.peek(), query, key);
-  if (moved.q !== now.q || moved.k !== now.k || moved.scale !== now.scale) look(moved);
+  if (moved.q !== now.q || moved.k !== now.k || moved.scale !== now.scale) setView(moved);
 }
 
-export function diagonal(): void {
+export function goToDiagonal(): void {
   const v = view.peek();
   const { queries, keys } = extent.peek();
-  glide(bounded({ ...v, k: v.q + keys - queries }, extent.peek(), size.peek()));
+  animateTo(bounded({ ...v, k: v.q + keys - queries }, extent.peek(), size.peek()));
 }
 
 /** The tones of what is drawn: the top of the ramp is the greatest on screen, rounded up. */
-function toneFor(drawn: readonly Drawn[], signed: boolean): Tone {
+function toneFor(drawn: readonly DrawnTile[], signed: boolean): Tone {
   const { log, gamma, rows } = place.value;
   let greatest = 0;
-  for (const { held } of drawn) greatest = Math.max(greatest, held.greatest);
+  for (const { loaded } of drawn) greatest = Math.max(greatest, loaded.greatest);
   const wide = Math.max(extent.value.keys, 10);
   return { log, gamma, decades: Math.min(Math.ceil(Math.log10(wide)) + 1, 6), greatest: rows ? 1 : roundUp(greatest), signed };
 }
 
 const tables = new Map<string, Uint8Array<ArrayBuffer>>();
-export function table(signed: boolean): Uint8Array<ArrayBuffer> {
+export function colourTableNow(signed: boolean): Uint8Array<ArrayBuffer> {
   const name = signed ? (dark.matches ? "signedDark" : "signed") : ramp.value;
   if (!tables.has(name)) tables.set(name, tableOf(name));
   return tables.get(name)!;
@@ -107,14 +107,14 @@ export function sceneNow(ratio: number): { scene: Scene; level: number } | null 
   const level = levelFor(v.scale, ratio, extent.value);
   const drawn = loader.frame(from, extent.value, v, s, level);
   const tone = toneFor(drawn, from.signed);
-  return { scene: { ...s, ratio, view: v, drawn, tone, table: table(from.signed), rows: place.value.rows && !from.signed }, level };
+  return { scene: { ...s, ratio, view: v, drawn, tone, table: colourTableNow(from.signed), rows: place.value.rows && !from.signed }, level };
 }
 
-export function overFor(scene: Scene, level: number, colours: Colours): Over {
-  const told = marginals.value;
-  const marked = !scene.tone.signed && told && told.values.length === extent.value.keys + extent.value.queries ? told.values : null;
+export function overlayFor(scene: Scene, level: number, colours: Colours): Overlay {
+  const answer = marginals.value;
+  const values = !scene.tone.signed && answer && answer.values.length === extent.value.keys + extent.value.queries ? answer.values : null;
   return {
-    scene, extent: extent.value, level, token: (i, query) => token(query ? placeOf(i) : i), colours, names: names.value, marginals: marked,
+    scene, extent: extent.value, level, token: (i, query) => tokenText(query ? tokenOfQuery(i) : i), colours, names: axisNames.value, marginals: values,
     hover: hover.value, cell: cell.value, box: box.value,
   };
 }
@@ -130,7 +130,7 @@ export function coloursOf(element: Element): Colours {
 
 /** Puts a map on two canvases; returns what takes it off again. */
 export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanvasElement): () => void {
-  const painter: Painter = GlPainter.on(base) ?? new PlainPainter(base.getContext("2d")!);
+  const painter: Painter = WebglPainter.on(base) ?? new Canvas2dPainter(base.getContext("2d")!);
   const context = over.getContext("2d")!;
   const ratio = signal(Math.min(devicePixelRatio, 2));
   const colours = signal(coloursOf(host));
@@ -170,14 +170,14 @@ export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanv
       }
     }
     painter.paint(scene);
-    drawOver(context, overFor(scene, level, colours.peek()));
-    tell(scene, level, painter.kind);
+    drawOverlay(context, overlayFor(scene, level, colours.peek()));
+    updatePicture(scene, level, painter.kind);
   };
   // Whatever the picture is made of is read here, so that any change of it asks for one frame.
   undo.push(
     effect(() => {
-      [place.value, size.value, extent.value, source.value, names.value, hover.value, box.value, marginals.value, loader.version.value, colours.value, ratio.value];
-      token(0);
+      [place.value, size.value, extent.value, source.value, axisNames.value, hover.value, box.value, marginals.value, loader.version.value, colours.value, ratio.value];
+      tokenText(0);
       if (!queued) queued = requestAnimationFrame(draw);
     }),
   );
@@ -185,14 +185,14 @@ export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanv
     cancelAnimationFrame(queued);
     painter.dispose();
   });
-  hands(on, ratio);
+  listenToPointer(on, ratio);
   return () => undo.forEach((act) => act());
 }
 
-function tell(scene: Scene, level: number, kind: string): void {
+function updatePicture(scene: Scene, level: number, kind: string): void {
   const coarse = scene.drawn.find((one) => !one.fine) ?? scene.drawn[0];
   const before = picture.peek();
-  const block = coarse ? Math.max(2 ** coarse.held.tile.level, coarse.held.cell) : 2 ** level;
+  const block = coarse ? Math.max(2 ** coarse.loaded.tile.level, coarse.loaded.cell) : 2 ** level;
   const { queries, keys } = extent.peek();
   const fine = scene.drawn.length > 0 && scene.drawn.every((one) => one.fine) && loader.pending.peek() === 0;
   const now = {
@@ -206,7 +206,7 @@ function tell(scene: Scene, level: number, kind: string): void {
 type On = <K extends keyof HTMLElementEventMap>(name: K, act: (event: HTMLElementEventMap[K]) => void, options?: AddEventListenerOptions) => void;
 
 /** What is under a pixel of the map. */
-function pointed(x: number, y: number, ratio: number) {
+function pointedAt(x: number, y: number, ratio: number) {
   const s = size.peek();
   const v = view.peek();
   const { queries, keys } = extent.peek();
@@ -214,21 +214,21 @@ function pointed(x: number, y: number, ratio: number) {
   const key = Math.floor(kAt(v, s, x));
   if (x < 0 || y < 0 || x > s.width || y > s.height || query < 0 || key < 0 || query >= queries || key >= keys) return null;
   const now = sceneNow(ratio);
-  const found = now && under(now.scene, query, key);
-  if (!found) return { query, key, value: NaN, rows: 1, cols: 1, exact: false, pooled: null };
-  const pooled = pooledBy(found.held.tile, found.row, found.col);
+  const pixel = now && pixelAt(now.scene, query, key);
+  if (!pixel) return { query, key, value: NaN, rows: 1, cols: 1, exact: false, pooled: null };
+  const pooled = pooledBy(pixel.loaded.tile, pixel.row, pixel.col);
   return {
-    query, key, value: found.value, rows: pooled.q1 - pooled.q0, cols: pooled.k1 - pooled.k0,
-    exact: found.held.tile.level === 0, pooled,
+    query, key, value: pixel.value, rows: pooled.q1 - pooled.q0, cols: pooled.k1 - pooled.k0,
+    exact: pixel.loaded.tile.level === 0, pooled,
   };
 }
 
 /** Holds what is under a pixel: one weight, or the largest of those that the pixel pools. */
-async function hold(x: number, y: number, ratio: number): Promise<void> {
-  const at = pointed(x, y, ratio);
+async function selectAt(x: number, y: number, ratio: number): Promise<void> {
+  const at = pointedAt(x, y, ratio);
   const from = source.peek();
   if (!at || !from) return;
-  if (at.exact || !at.pooled || at.rows * at.cols > 1 << 20 || from.pooling !== "max") return choose(at.query, at.key);
+  if (at.exact || !at.pooled || at.rows * at.cols > 1 << 20 || from.pooling !== "max") return selectCell(at.query, at.key);
   const { q0, k0 } = at.pooled;
   try {
     const { values, cols } = await raw(from.path({ ...at.pooled, rows: at.rows, cols: at.cols }));
@@ -236,58 +236,58 @@ async function hold(x: number, y: number, ratio: number): Promise<void> {
     values.forEach((value, i) => {
       if (Math.abs(value) > Math.abs(values[best]!)) best = i;
     });
-    choose(q0 + Math.floor(best / cols), k0 + (best % cols));
+    selectCell(q0 + Math.floor(best / cols), k0 + (best % cols));
   } catch (error) {
-    fail(error);
+    showError(error);
   }
 }
 
-function hands(on: On, ratio: { peek(): number }): void {
-  const fingers = new Map<number, { x: number; y: number }>();
+function listenToPointer(on: On, ratio: { peek(): number }): void {
+  const pointers = new Map<number, { x: number; y: number }>();
   let moved = 0;
-  let apart = 0;
+  let pinchDistance = 0;
   const at = (event: MouseEvent) => ({ x: event.offsetX - EDGE.left, y: event.offsetY - EDGE.top });
   on("pointerdown", (event) => {
     if (event.button !== 0) return;
     (event.target as HTMLElement).setPointerCapture(event.pointerId);
-    fingers.set(event.pointerId, at(event));
+    pointers.set(event.pointerId, at(event));
     moved = 0;
-    if (event.shiftKey && fingers.size === 1) {
+    if (event.shiftKey && pointers.size === 1) {
       const { x, y } = at(event);
       box.value = { x0: x, y0: y, x1: x, y1: y };
     }
-    if (fingers.size === 2) {
-      const [a, b] = [...fingers.values()] as [{ x: number; y: number }, { x: number; y: number }];
-      apart = Math.hypot(a.x - b.x, a.y - b.y);
+    if (pointers.size === 2) {
+      const [a, b] = [...pointers.values()] as [{ x: number; y: number }, { x: number; y: number }];
+      pinchDistance = Math.hypot(a.x - b.x, a.y - b.y);
     }
   });
   on("pointermove", (event) => {
     const now = at(event);
-    const before = fingers.get(event.pointerId);
+    const before = pointers.get(event.pointerId);
     if (!before) {
-      const found = pointed(now.x, now.y, ratio.peek());
-      hover.value = found && { query: found.query, key: found.key, value: found.value, rows: found.rows, cols: found.cols, exact: found.exact };
+      const pixel = pointedAt(now.x, now.y, ratio.peek());
+      hover.value = pixel && { query: pixel.query, key: pixel.key, value: pixel.value, rows: pixel.rows, cols: pixel.cols, exact: pixel.exact };
       return;
     }
-    fingers.set(event.pointerId, now);
+    pointers.set(event.pointerId, now);
     moved += Math.hypot(now.x - before.x, now.y - before.y);
     if (box.peek()) box.value = { ...box.peek()!, x1: now.x, y1: now.y };
-    else if (fingers.size === 2) {
-      const [a, b] = [...fingers.values()] as [{ x: number; y: number }, { x: number; y: number }];
+    else if (pointers.size === 2) {
+      const [a, b] = [...pointers.values()] as [{ x: number; y: number }, { x: number; y: number }];
       const wide = Math.hypot(a.x - b.x, a.y - b.y);
       const [x, y] = [(a.x + b.x) / 2, (a.y + b.y) / 2];
       const dragged = panned(view.peek(), extent.peek(), size.peek(), (now.x - before.x) / 2, (now.y - before.y) / 2);
-      look(zoomed(dragged, extent.peek(), size.peek(), apart ? wide / apart : 1, x, y));
-      apart = wide;
-    } else if (moved > 3) look(panned(view.peek(), extent.peek(), size.peek(), now.x - before.x, now.y - before.y));
+      setView(zoomed(dragged, extent.peek(), size.peek(), pinchDistance ? wide / pinchDistance : 1, x, y));
+      pinchDistance = wide;
+    } else if (moved > 3) setView(panned(view.peek(), extent.peek(), size.peek(), now.x - before.x, now.y - before.y));
   });
   const up = (event: PointerEvent) => {
-    const was = fingers.delete(event.pointerId);
-    const drawn = box.peek();
+    const pressed = pointers.delete(event.pointerId);
+    const dragBox = box.peek();
     box.value = null;
-    if (!was || event.type === "pointercancel") return;
-    if (drawn && moved > 6) glide(boxed(view.peek(), extent.peek(), size.peek(), drawn));
-    else if (moved <= 3) void hold(at(event).x, at(event).y, ratio.peek());
+    if (!pressed || event.type === "pointercancel") return;
+    if (dragBox && moved > 6) animateTo(boxed(view.peek(), extent.peek(), size.peek(), dragBox));
+    else if (moved <= 3) void selectAt(at(event).x, at(event).y, ratio.peek());
   };
   on("pointerup", up);
   on("pointercancel", up);
@@ -296,11 +296,11 @@ function hands(on: On, ratio: { peek(): number }): void {
     "wheel",
     (event) => {
       event.preventDefault();
-      cancelAnimationFrame(moving);
+      cancelAnimationFrame(animation);
       const lines = event.deltaMode === 1 ? 33 : 1;
       const factor = Math.exp((-event.deltaY * lines) / (event.ctrlKey ? 120 : 400));
       const { x, y } = at(event);
-      look(zoomed(view.peek(), extent.peek(), size.peek(), Math.min(Math.max(factor, 0.2), 5), x, y));
+      setView(zoomed(view.peek(), extent.peek(), size.peek(), Math.min(Math.max(factor, 0.2), 5), x, y));
     },
     { passive: false },
   );

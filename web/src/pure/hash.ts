@@ -6,8 +6,8 @@ export type Screen = (typeof SCREENS)[number];
 export const POOLINGS = ["max", "mean", "sum"] as const;
 export type Pooling = (typeof POOLINGS)[number];
 /** What the lesson is about: the held weight (or the words, where none is held), the words, or one of the questions. */
-export const ABOUT = ["", "words", "why", "context"] as const;
-export type About = (typeof ABOUT)[number];
+export const LESSON_TOPICS = ["", "words", "why", "context"] as const;
+export type LessonTopic = (typeof LESSON_TOPICS)[number];
 
 export interface Place {
   readonly screen: Screen;
@@ -24,7 +24,7 @@ export interface Place {
   /** Each row divided by its largest weight on screen. */
   readonly rows: boolean;
   readonly step: number;
-  readonly about: About;
+  readonly topic: LessonTopic;
   /** The component that a step of the lesson looks into; null: the largest. */
   readonly component: number | null;
   /** What Compare subtracts: recording/layer/head. */
@@ -35,7 +35,7 @@ export interface Place {
   readonly table: boolean;
 }
 
-export const START: Place = {
+export const DEFAULT_PLACE: Place = {
   screen: "open",
   recording: "",
   layer: 0,
@@ -48,7 +48,7 @@ export const START: Place = {
   gamma: 0.5,
   rows: false,
   step: 1,
-  about: "",
+  topic: "",
   component: null,
   other: "",
   beside: false,
@@ -59,62 +59,62 @@ const plain = (value: number) => String(Number(value.toPrecision(9)));
 const whole = (text: string) => (/^\d{1,9}$/.test(text) ? Number(text) : null);
 
 /** How a part is written, and read: what is named wrongly is null. */
-type Way<T> = readonly [(value: T) => string, (text: string) => T | null];
-const WHOLE: Way<number> = [String, whole];
-const YES: Way<boolean> = [(on) => (on ? "1" : "0"), (text) => (text === "1" || text === "0" ? text === "1" : null)];
-const text = (most: number): Way<string> => [(value) => value, (said) => said.slice(0, most)];
-const among = <T extends string>(all: readonly T[]): Way<T> => [(value) => value, (said) => all.find((one) => one === said) ?? null];
-const within = (least: number, most: number, way: (text: string) => number | null): Way<number> => [
+type Codec<T> = readonly [(value: T) => string, (text: string) => T | null];
+const WHOLE_NUMBER: Codec<number> = [String, whole];
+const FLAG: Codec<boolean> = [(on) => (on ? "1" : "0"), (text) => (text === "1" || text === "0" ? text === "1" : null)];
+const text = (most: number): Codec<string> => [(value) => value, (text) => text.slice(0, most)];
+const oneOf = <T extends string>(all: readonly T[]): Codec<T> => [(value) => value, (text) => all.find((name) => name === text) ?? null];
+const within = (least: number, most: number, parse: (text: string) => number | null): Codec<number> => [
   plain,
   (text) => {
-    const value = way(text);
+    const value = parse(text);
     return value !== null && value >= least && value <= most ? value : null;
   },
 ];
 /** Several numbers, none below zero; the way there and back may be null. */
-function several<T>(count: number, split: (value: T) => number[], join: (numbers: number[]) => T | null): Way<T | null> {
+function numberList<T>(count: number, split: (value: T) => number[], join: (numbers: number[]) => T | null): Codec<T | null> {
   return [
     (value) => split(value!).map(plain).join(","),
     (text) => {
-      const numbers = text.split(",").map((one) => (one.trim() ? Number(one) : NaN));
+      const numbers = text.split(",").map((item) => (item.trim() ? Number(item) : NaN));
       return numbers.length === count && numbers.every((x) => Number.isFinite(x) && x >= 0) ? join(numbers) : null;
     },
   ];
 }
 
 /** Every part but the screen: its name in the hash, and its way. */
-const WAYS: { [K in Exclude<keyof Place, "screen">]: readonly [string, Way<Place[K]>] } = {
+const FIELDS: { [K in Exclude<keyof Place, "screen">]: readonly [string, Codec<Place[K]>] } = {
   recording: ["r", text(100)],
-  layer: ["layer", WHOLE],
-  head: ["head", WHOLE],
-  view: ["at", several<NonNullable<Place["view"]>>(3, ({ q, k, scale }) => [q, k, scale], ([q, k, scale]) => (scale ? { q: q!, k: k!, scale } : null))],
-  cell: ["cell", several<NonNullable<Place["cell"]>>(2, ({ query, key }) => [query, key], (both) => (both.every(Number.isInteger) ? { query: both[0]!, key: both[1]! } : null))],
-  pooling: ["pool", among(POOLINGS)],
-  ramp: ["ramp", among(RAMPS)],
-  log: ["log", YES],
+  layer: ["layer", WHOLE_NUMBER],
+  head: ["head", WHOLE_NUMBER],
+  view: ["at", numberList<NonNullable<Place["view"]>>(3, ({ q, k, scale }) => [q, k, scale], ([q, k, scale]) => (scale ? { q: q!, k: k!, scale } : null))],
+  cell: ["cell", numberList<NonNullable<Place["cell"]>>(2, ({ query, key }) => [query, key], (both) => (both.every(Number.isInteger) ? { query: both[0]!, key: both[1]! } : null))],
+  pooling: ["pool", oneOf(POOLINGS)],
+  ramp: ["ramp", oneOf(RAMPS)],
+  log: ["log", FLAG],
   gamma: ["gamma", within(0.1, 4, Number)],
-  rows: ["rows", YES],
+  rows: ["rows", FLAG],
   step: ["step", within(1, 9, whole)],
-  about: ["about", among(ABOUT)],
+  topic: ["about", oneOf(LESSON_TOPICS)],
   component: ["i", [String, whole]],
   other: ["minus", text(120)],
-  beside: ["beside", YES],
-  table: ["table", YES],
+  beside: ["beside", FLAG],
+  table: ["table", FLAG],
 };
-const EACH = Object.entries(WAYS) as [keyof Place, readonly [string, Way<unknown>]][];
+const FIELD_LIST = Object.entries(FIELDS) as [keyof Place, readonly [string, Codec<unknown>]][];
 
 /** The hash without its #; what is as at the start is left out. */
-export function written(place: Place): string {
-  const said = new URLSearchParams();
-  for (const [part, [name, [write]]] of EACH) if (place[part] !== START[part]) said.set(name, write(place[part]));
-  const rest = said.toString().replaceAll("%2C", ",").replaceAll("%2F", "/");
+export function formatHash(place: Place): string {
+  const params = new URLSearchParams();
+  for (const [part, [name, [write]]] of FIELD_LIST) if (place[part] !== DEFAULT_PLACE[part]) params.set(name, write(place[part]));
+  const rest = params.toString().replaceAll("%2C", ",").replaceAll("%2F", "/");
   return rest ? `${place.screen}?${rest}` : place.screen;
 }
 
 /** The place that a hash names. What it does not name, or names wrongly, is as at the start. */
-export function read(hash: string): Place {
+export function parseHash(hash: string): Place {
   const [head = "", rest = ""] = hash.replace(/^#/, "").split("?", 2);
-  const said = new URLSearchParams(rest);
-  const parts = EACH.map(([part, [name, [, way]]]) => [part, said.has(name) ? (way(said.get(name)!) ?? START[part]) : START[part]]);
-  return { ...Object.fromEntries(parts), screen: SCREENS.find((one) => one === head) ?? START.screen };
+  const params = new URLSearchParams(rest);
+  const parts = FIELD_LIST.map(([part, [name, [, parse]]]) => [part, params.has(name) ? (parse(params.get(name)!) ?? DEFAULT_PLACE[part]) : DEFAULT_PLACE[part]]);
+  return { ...Object.fromEntries(parts), screen: SCREENS.find((name) => name === head) ?? DEFAULT_PLACE.screen };
 }

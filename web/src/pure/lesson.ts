@@ -10,7 +10,7 @@ export interface Term {
 }
 
 /** A dot product, term by term: all of them in order, or the largest and the exact remainder. `always` is among those that are shown. */
-export function terms(q: readonly number[], k: readonly number[], products: readonly number[], most: number, always = -1) {
+export function productTerms(q: readonly number[], k: readonly number[], products: readonly number[], most: number, always = -1) {
   const order = products.map((_, i) => i);
   const cut = order.length > most;
   if (cut) order.sort((a, b) => Math.abs(products[b]!) - Math.abs(products[a]!) || a - b);
@@ -24,17 +24,17 @@ export function terms(q: readonly number[], k: readonly number[], products: read
 }
 
 /** What a row of weights would be with something changed; scores come from ln(weight) + lse. */
-export function changed(
+export function changedWeights(
   weights: ArrayLike<number>,
   lse: number,
-  how: { temperature: number; scale: number; hidden: ReadonlySet<number> },
+  changes: { temperature: number; scale: number; hidden: ReadonlySet<number> },
 ): Float64Array {
   const out = new Float64Array(weights.length);
-  const factor = how.scale * how.temperature;
+  const factor = changes.scale * changes.temperature;
   let most = -Infinity;
   for (let i = 0; i < out.length; i++) {
-    const seen = weights[i]! > 0 && !how.hidden.has(i);
-    out[i] = seen ? (Math.log(weights[i]!) + lse) / factor : -Infinity;
+    const visible = weights[i]! > 0 && !changes.hidden.has(i);
+    out[i] = visible ? (Math.log(weights[i]!) + lse) / factor : -Infinity;
     most = Math.max(most, out[i]!);
   }
   if (most === -Infinity) return out.fill(0);

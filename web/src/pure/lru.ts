@@ -1,44 +1,44 @@
 /** A map of bounded size that forgets what was used longest ago, and says what it forgets. */
 export class Lru<V> {
-  private readonly held = new Map<string, V>();
+  private readonly entries = new Map<string, V>();
 
   constructor(
     readonly capacity: number,
-    private readonly forget: (value: V) => void = () => {},
+    private readonly onEvict: (value: V) => void = () => {},
   ) {}
 
   get size(): number {
-    return this.held.size;
+    return this.entries.size;
   }
 
   /** The value, which counts as used. */
   get(key: string): V | undefined {
-    const value = this.held.get(key);
+    const value = this.entries.get(key);
     if (value !== undefined) {
-      this.held.delete(key);
-      this.held.set(key, value);
+      this.entries.delete(key);
+      this.entries.set(key, value);
     }
     return value;
   }
 
   has(key: string): boolean {
-    return this.held.has(key);
+    return this.entries.has(key);
   }
 
   set(key: string, value: V): void {
-    const before = this.held.get(key);
-    if (before !== undefined && before !== value) this.forget(before);
-    this.held.delete(key);
-    this.held.set(key, value);
-    while (this.held.size > this.capacity) {
-      const [oldest, old] = this.held.entries().next().value as [string, V];
-      this.held.delete(oldest);
-      this.forget(old);
+    const before = this.entries.get(key);
+    if (before !== undefined && before !== value) this.onEvict(before);
+    this.entries.delete(key);
+    this.entries.set(key, value);
+    while (this.entries.size > this.capacity) {
+      const [oldest, old] = this.entries.entries().next().value as [string, V];
+      this.entries.delete(oldest);
+      this.onEvict(old);
     }
   }
 
   clear(): void {
-    for (const value of this.held.values()) this.forget(value);
-    this.held.clear();
+    for (const value of this.entries.values()) this.onEvict(value);
+    this.entries.clear();
   }
 }

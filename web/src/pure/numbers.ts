@@ -12,7 +12,7 @@ export function short(value: number | null | undefined, digits = 4): string {
 }
 
 /** The same without zeros that say nothing: 0.5, 3, 0.0415. For numbers that were chosen to be short. */
-export function tidy(value: number | null, digits = 3): string {
+export function shortest(value: number | null, digits = 3): string {
   const text = short(value, digits);
   return text.includes("e") || !text.includes(".") ? text : text.replace(/\.?0+$/, "");
 }
@@ -32,17 +32,17 @@ export function bytes(value: number): string {
 }
 
 /** Signs that are not seen: control characters, and those that turn the direction of the text around them. */
-const UNSEEN = /[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|^[\u200b-\u200d\u2060\ufeff]+$/g;
-const code = (sign: string) => `U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
+const INVISIBLE = /[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|^[\u200b-\u200d\u2060\ufeff]+$/g;
+const codePoint = (sign: string) => `U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
 /** A token with what is not seen of it made visible; nothing where it has no text. */
-export function shown(text: string | undefined): string {
+export function visibleText(text: string | undefined): string {
   if (text === undefined) return "…";
-  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (run) => "·".repeat(run.length)).replace(UNSEEN, code);
+  return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (run) => "·".repeat(run.length)).replace(INVISIBLE, codePoint);
 }
 
 /** As much of a token as a line has room for. */
 export function brief(text: string | undefined, most = 40): string {
-  const signs = [...shown(text)];
+  const signs = [...visibleText(text)];
   return signs.length > most ? `${signs.slice(0, most - 1).join("")}…` : signs.join("");
 }

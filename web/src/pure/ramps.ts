@@ -12,7 +12,7 @@ export type Ramp = Exclude<keyof typeof ANCHORS, "signed" | "signedDark">;
 export const RAMPS = ["viridis", "cividis", "grey"] as const satisfies readonly Ramp[];
 
 /** 256 colours, red, green, blue, opaque: between the anchors they are mixed evenly. */
-export function colours(ramp: keyof typeof ANCHORS): Uint8Array<ArrayBuffer> {
+export function colourTable(ramp: keyof typeof ANCHORS): Uint8Array<ArrayBuffer> {
   const anchors = ANCHORS[ramp].split(" ").map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
   const out = new Uint8Array(256 * 4);
   for (let i = 0; i < 256; i++) {
@@ -34,7 +34,7 @@ export function css(table: Uint8Array, tone: number): string {
 }
 
 /** Black or white, whichever is easier to read on a tone. */
-export function inkOn(table: Uint8Array, tone: number): "#000" | "#fff" {
+export function textColour(table: Uint8Array, tone: number): "#000" | "#fff" {
   const i = 4 * Math.min(Math.max(Math.round(tone * 255), 0), 255);
   const linear = [0, 1, 2].map((c) => (table[i + c]! / 255) ** 2.2);
   return 0.2126 * linear[0]! + 0.7152 * linear[1]! + 0.0722 * linear[2]! > 0.179 ? "#000" : "#fff";

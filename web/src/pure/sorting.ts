@@ -1,7 +1,7 @@
 // The heads of the atlas, in the order and within the bounds that are asked for.
 import type { HeadStatistics } from "../api";
 
-export const NAMES = ["entropy", "support", "first", "previous", "distance", "top", "received", "redundancy"] as const;
+export const STATISTICS = ["entropy", "support", "first", "previous", "distance", "top", "received", "redundancy"] as const;
 
 export interface Filter {
   /** A statistic, or "" for the place in the model. */
@@ -13,20 +13,20 @@ export interface Filter {
   readonly layer: string;
 }
 
-export function statistic(one: HeadStatistics, name: string): number {
-  return name === "redundancy" ? (one.redundancy?.similarity ?? 0) : (one[name as "entropy"] ?? 0);
+export function statisticOf(head: HeadStatistics, name: string): number {
+  return name === "redundancy" ? (head.redundancy?.similarity ?? 0) : (head[name as "entropy"] ?? 0);
 }
 
-export function chosen(heads: readonly HeadStatistics[], asked: Filter): HeadStatistics[] {
-  const bound = (text: string, usual: number) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : usual);
-  const [least, most] = [bound(asked.least, -Infinity), bound(asked.most, Infinity)];
-  const kept = heads.filter((one) => {
-    if (asked.layer !== "" && one.layer !== Number(asked.layer)) return false;
-    if (!asked.by) return true;
-    const value = statistic(one, asked.by);
+export function filterHeads(heads: readonly HeadStatistics[], filter: Filter): HeadStatistics[] {
+  const bound = (text: string, fallback: number) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : fallback);
+  const [least, most] = [bound(filter.least, -Infinity), bound(filter.most, Infinity)];
+  const matching = heads.filter((head) => {
+    if (filter.layer !== "" && head.layer !== Number(filter.layer)) return false;
+    if (!filter.by) return true;
+    const value = statisticOf(head, filter.by);
     return value >= least && value <= most;
   });
-  const sign = asked.descending ? -1 : 1;
-  const by = asked.by;
-  return kept.sort((a, b) => (by && sign * (statistic(a, by) - statistic(b, by))) || a.layer - b.layer || a.head - b.head);
+  const sign = filter.descending ? -1 : 1;
+  const by = filter.by;
+  return matching.sort((a, b) => (by && sign * (statisticOf(a, by) - statisticOf(b, by))) || a.layer - b.layer || a.head - b.head);
 }

@@ -1,6 +1,6 @@
 // The text of a row, coloured by weight.
 
-export interface Run {
+export interface ShadedRun {
   /** The first token, and how many have the same shade. */
   readonly start: number;
   readonly length: number;
@@ -11,11 +11,11 @@ export interface Run {
 export const SHADES = 12;
 
 /** Whether the text goes on, from a token to where the next one begins, with white space that is in neither. Places count code points. */
-export const apart = (text: string, start: number, next: number) => next > start + [...text].length;
+export const hasSpaceBetween = (text: string, start: number, next: number) => next > start + [...text].length;
 
 /** Tokens start … stop, in runs of one shade. A token with a shade stands alone, so that it can be pointed at. */
-export function runs(weights: ArrayLike<number>, start: number, stop: number, toneOf: (weight: number) => number): Run[] {
-  const out: Run[] = [];
+export function shadedRuns(weights: ArrayLike<number>, start: number, stop: number, toneOf: (weight: number) => number): ShadedRun[] {
+  const out: ShadedRun[] = [];
   for (let i = start; i < stop; i++) {
     const shade = Math.ceil(Math.min(Math.max(toneOf(weights[i] ?? 0), 0), 1) * SHADES);
     const last = out[out.length - 1];
@@ -26,7 +26,7 @@ export function runs(weights: ArrayLike<number>, start: number, stop: number, to
 }
 
 /** The places of the largest weights, largest first; equal ones in order. Zeros are left out. */
-export function top(weights: ArrayLike<number>, count: number): number[] {
+export function largestIndices(weights: ArrayLike<number>, count: number): number[] {
   const best: number[] = [];
   for (let i = 0; i < weights.length; i++) {
     const weight = weights[i]!;
@@ -41,7 +41,7 @@ export function top(weights: ArrayLike<number>, count: number): number[] {
 }
 
 /** How much of a row its largest 1, 2, 3, … weights hold together. */
-export function cumulative(weights: ArrayLike<number>): Float64Array {
+export function cumulativeMass(weights: ArrayLike<number>): Float64Array {
   const sorted = Float64Array.from(weights).sort().reverse();
   let sum = 0;
   return sorted.map((weight) => (sum += weight));
@@ -56,9 +56,9 @@ export function entropy(weights: ArrayLike<number>): number {
 
 /** The softmax of scores at a temperature; null scores (masked) get 0. */
 export function softmax(scores: readonly (number | null)[], temperature = 1): number[] {
-  const seen = scores.filter((s): s is number => s !== null);
-  if (!seen.length) return scores.map(() => 0);
-  const most = Math.max(...seen);
+  const visible = scores.filter((s): s is number => s !== null);
+  if (!visible.length) return scores.map(() => 0);
+  const most = Math.max(...visible);
   const exps = scores.map((s) => (s === null ? 0 : Math.exp((s - most) / temperature)));
   const sum = exps.reduce((a, b) => a + b, 0);
   return exps.map((e) => e / sum);

@@ -50,8 +50,8 @@ export function tilesIn(view: View, extent: Extent, size: Size, level: number): 
   const tiles: Tile[] = [];
   for (let row = Math.floor(q0 / span); row * span < q1; row++)
     for (let col = Math.floor(k0 / span); col * span < k1; col++) tiles.push(tileAt(extent, level, row, col));
-  const far = (t: Tile) => Math.hypot((t.q0 + t.q1) / 2 - view.q, (t.k0 + t.k1) / 2 - view.k);
-  return tiles.sort((a, b) => far(a) - far(b));
+  const distance = (t: Tile) => Math.hypot((t.q0 + t.q1) / 2 - view.q, (t.k0 + t.k1) / 2 - view.k);
+  return tiles.sort((a, b) => distance(a) - distance(b));
 }
 
 /** The tile one level out that this one lies in. */
@@ -61,10 +61,10 @@ export function parent(extent: Extent, tile: Tile): Tile | null {
 }
 
 /** Where a tile stands in a cache. */
-export const keyOf = (source: string, tile: Tile) => `${source}|${tile.level}|${tile.row}|${tile.col}`;
+export const cacheKey = (source: string, tile: Tile) => `${source}|${tile.level}|${tile.row}|${tile.col}`;
 
 /** How many pixels a tile is high and wide: its last ones may be cut by the edge of the map. */
-export const sidesOf = ({ level, q0, q1, k0, k1 }: Tile) => ({ high: (q1 - q0) / 2 ** level, wide: (k1 - k0) / 2 ** level });
+export const pixelSize = ({ level, q0, q1, k0, k1 }: Tile) => ({ high: (q1 - q0) / 2 ** level, wide: (k1 - k0) / 2 ** level });
 
 /** The pixel of a tile in which a weight lies. */
 export function pixelOf(tile: Tile, query: number, key: number): { row: number; col: number } {
@@ -80,19 +80,19 @@ export function pooledBy({ level, q0, q1, k0, k1 }: Tile, row: number, col: numb
 }
 
 /** A rectangle that is parted evenly, and where its pixels stand in a tile. */
-export interface Part extends Box {
+export interface TilePart extends Box {
   readonly top: number;
   readonly left: number;
 }
 
 /** What a tile is asked for in: the whole pixels, and apart from them those that the edge of the map cuts. */
-export function partsOf({ level, q0, q1, k0, k1 }: Tile): Part[] {
-  const parted = (start: number, stop: number) => {
+export function requestParts({ level, q0, q1, k0, k1 }: Tile): TilePart[] {
+  const sideParts = (start: number, stop: number) => {
     const whole = Math.floor((stop - start) / 2 ** level);
     const end = start + whole * 2 ** level;
     return [{ start, stop: end, count: whole, at: 0 }, { start: end, stop, count: 1, at: whole }].filter((side) => side.start < side.stop);
   };
-  return parted(q0, q1).flatMap((q) =>
-    parted(k0, k1).map((k) => ({ q0: q.start, q1: q.stop, k0: k.start, k1: k.stop, rows: q.count, cols: k.count, top: q.at, left: k.at })),
+  return sideParts(q0, q1).flatMap((q) =>
+    sideParts(k0, k1).map((k) => ({ q0: q.start, q1: q.stop, k0: k.start, k1: k.stop, rows: q.count, cols: k.count, top: q.at, left: k.at })),
   );
 }

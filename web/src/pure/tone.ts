@@ -13,13 +13,13 @@ export interface Tone {
 }
 
 /** Log tones leave this much at the bottom, so that the least weight is told from none at all. */
-const FOOT = 0.02;
+const LOG_MINIMUM = 0.02;
 
 export function toneOf(value: number, tone: Tone): number {
   const size = Math.abs(value) / tone.greatest;
   const part = tone.log
     ? size > 0
-      ? FOOT + (1 - FOOT) * (1 + Math.log10(size) / tone.decades)
+      ? LOG_MINIMUM + (1 - LOG_MINIMUM) * (1 + Math.log10(size) / tone.decades)
       : 0
     : size ** tone.gamma;
   const bounded = Math.min(Math.max(part, 0), 1);
@@ -33,7 +33,7 @@ export function valueAt(part: number, tone: Tone): number {
     return part < 0.5 ? -side : side;
   }
   if (!tone.log) return tone.greatest * part ** (1 / tone.gamma);
-  return tone.greatest * 10 ** (((Math.max(part, FOOT) - FOOT) / (1 - FOOT) - 1) * tone.decades);
+  return tone.greatest * 10 ** (((Math.max(part, LOG_MINIMUM) - LOG_MINIMUM) / (1 - LOG_MINIMUM) - 1) * tone.decades);
 }
 
 /** The least of 1, 2, 5, 10, … times a power of ten that is no less: tones that do not flicker while one pans. */

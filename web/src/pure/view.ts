@@ -20,18 +20,18 @@ export interface Extent {
 }
 
 /** Nearer than this a weight only becomes a larger square. */
-export const NEAREST = 96;
+export const MAX_SCALE = 96;
 
 /** The view that shows everything. */
 export function fit(extent: Extent, size: Size): View {
-  const scale = Math.min(size.width / extent.keys, size.height / extent.queries, NEAREST);
+  const scale = Math.min(size.width / extent.keys, size.height / extent.queries, MAX_SCALE);
   return { q: extent.queries / 2, k: extent.keys / 2, scale };
 }
 
 /** The same view, no nearer or farther than makes sense, with something of the map in it. */
 export function bounded(view: View, extent: Extent, size: Size): View {
   const least = fit(extent, size).scale * 0.8;
-  const scale = Math.min(Math.max(view.scale, least), NEAREST);
+  const scale = Math.min(Math.max(view.scale, least), MAX_SCALE);
   const clamp = (x: number, most: number) => Math.min(Math.max(x, 0), most);
   return { q: clamp(view.q, extent.queries), k: clamp(view.k, extent.keys), scale };
 }
@@ -84,8 +84,8 @@ export function visible(view: View, extent: Extent, size: Size) {
 }
 
 /** The step of 1, 2, 5, 10, … weights between marks that are so many pixels apart. */
-export function stepFor(scale: number, apart: number): number {
+export function stepFor(scale: number, spacing: number): number {
   let step = 1;
-  for (let i = 0; step * scale < apart; i++) step *= [2, 2.5, 2][i % 3]!;
+  for (let i = 0; step * scale < spacing; i++) step *= [2, 2.5, 2][i % 3]!;
   return step;
 }

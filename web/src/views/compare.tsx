@@ -1,42 +1,42 @@
 // A − B: two heads of one recording, or of two. As a map of the difference, or as both rows of one query over their texts.
 import { headsOf, paths, raw } from "../api";
-import { cell, choose, go, headIndex, layer, minus, place, placeOf, recordingId, recordingOf, recordings, resource, rowNow, rowTold, run, screen, token } from "../state";
+import { cell, selectCell, go, headIndex, layer, subtracted, place, tokenOfQuery, recordingId, recordingOf, recordings, resource, rowValues, rowAnswer, recording, screen, tokenText } from "../state";
 import * as SAY from "../strings";
 import { MapView } from "./map";
 import { Choice, Section } from "./components";
-import { Readout, Tops } from "./panel";
+import { Readout, LargestList } from "./panel";
 import { Reading } from "./row";
 
 const otherPath = () => {
   const at = cell.value;
   if (screen.value !== "compare" || !place.value.beside || !at) return null;
-  const [id = "", l = "", h = ""] = minus.value.split("/");
-  const one = (id === recordingId.value ? run.value : recordingOf(id))?.layers.find(({ index }) => String(index) === l);
-  return one && at.query < one.queries ? paths.row(id, Number(l), Number(h), at.query) : null;
+  const [id = "", l = "", h = ""] = subtracted.value.split("/");
+  const otherLayer = (id === recordingId.value ? recording.value : recordingOf(id))?.layers.find(({ index }) => String(index) === l);
+  return otherLayer && at.query < otherLayer.queries ? paths.row(id, Number(l), Number(h), at.query) : null;
 };
 const otherRow = resource(otherPath, raw, 40);
 
 export function CompareView() {
-  const told = run.value;
+  const now = recording.value;
   const at = layer.value;
-  if (!told || !at) return <p class="empty">{SAY.loading}</p>;
-  const [otherId = "", otherLayer = "0", otherHead = "0"] = minus.value.split("/");
-  const other = otherId === told.id ? told : recordingOf(otherId);
-  const names = (recordings.value ?? []).map((one) => [one.id, one.name] as const);
-  const layers = (other?.layers ?? []).map((one) => [String(one.index), String(one.index)] as const);
+  if (!now || !at) return <p class="empty">{SAY.loading}</p>;
+  const [otherId = "", otherLayer = "0", otherHead = "0"] = subtracted.value.split("/");
+  const other = otherId === now.id ? now : recordingOf(otherId);
+  const names = (recordings.value ?? []).map((entry) => [entry.id, entry.name] as const);
+  const layers = (other?.layers ?? []).map((entry) => [String(entry.index), String(entry.index)] as const);
   const subtract = (id: string, l: string, h: string) => go({ other: `${id}/${l}/${h}` });
-  const beside = other?.layers.find((one) => String(one.index) === otherLayer);
+  const otherLayerInfo = other?.layers.find((entry) => String(entry.index) === otherLayer);
   return (
     <div class="comparing">
       <header class="tools">
         <b class="side">{SAY.compareA}</b>
         <span>
-          {told.name} · {SAY.head(at.index, headIndex.value)}
+          {now.name} · {SAY.head(at.index, headIndex.value)}
         </span>
         <b class="side">− {SAY.compareB}</b>
         {names.length > 1 && <Choice label={SAY.recording} value={otherId} among={names} onPick={(id) => subtract(id, "0", "0")} />}
         <Choice label={SAY.layer} value={otherLayer} among={layers} onPick={(l) => subtract(otherId, l, otherHead)} />
-        <Choice label={SAY.headName} value={otherHead} among={(beside ? headsOf(beside) : []).map((head) => [String(head), String(head)] as const)} onPick={(h) => subtract(otherId, otherLayer, h)} />
+        <Choice label={SAY.headName} value={otherHead} among={(otherLayerInfo ? headsOf(otherLayerInfo) : []).map((head) => [String(head), String(head)] as const)} onPick={(h) => subtract(otherId, otherLayer, h)} />
         <button
           onClick={() =>
             go({
@@ -49,42 +49,42 @@ export function CompareView() {
         </button>
         <span class="gap" />
         <div class="segmented" role="group" aria-label={SAY.views}>
-          {[false, true].map((beside) => (
-            <button key={String(beside)} aria-pressed={place.value.beside === beside} onClick={() => go({ beside })}>
-              {beside ? SAY.compareRows : SAY.compareMap}
+          {[false, true].map((asRows) => (
+            <button key={String(asRows)} aria-pressed={place.value.beside === asRows} onClick={() => go({ beside: asRows })}>
+              {asRows ? SAY.compareRows : SAY.compareMap}
             </button>
           ))}
         </div>
       </header>
-      {place.value.beside ? <BothRows id={otherId} head={SAY.head(Number(otherLayer), Number(otherHead))} queries={other?.layers.find((one) => String(one.index) === otherLayer)?.queries ?? 0} /> : <MapView />}
+      {place.value.beside ? <BothRows id={otherId} head={SAY.head(Number(otherLayer), Number(otherHead))} queries={other?.layers.find((entry) => String(entry.index) === otherLayer)?.queries ?? 0} /> : <MapView />}
     </div>
   );
 }
 
 /** A's row and B's, each over its own text. */
 function BothRows({ id, head, queries }: { id: string; head: string; queries: number }) {
-  const held = cell.value;
-  if (!held) return <p class="empty">{SAY.compareRowsHint}</p>;
-  const { query, key } = held;
-  const [a, b] = [rowTold.value.value?.values ?? null, otherRow.value.value?.values ?? null];
+  const selected = cell.value;
+  if (!selected) return <p class="empty">{SAY.compareRowsHint}</p>;
+  const { query, key } = selected;
+  const [a, b] = [rowAnswer.value.value?.values ?? null, otherRow.value.value?.values ?? null];
   // The tokens that the queries stand at.
-  const [here, there] = [placeOf(query), query + Math.max((b?.length ?? queries) - queries, 0)];
-  const pick = (to: number) => choose(query, to);
+  const [tokenA, tokenB] = [tokenOfQuery(query), query + Math.max((b?.length ?? queries) - queries, 0)];
+  const pick = (to: number) => selectCell(query, to);
   const of = (side: string, head: string, text: string | undefined) => SAY.compareOf(side, query, text ?? "…", head);
   return (
     <div class="with-panel">
       <div class="two-rows">
-        <Reading title={of(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), token(here))} values={a} stale={!rowNow.value} query={here} chosen={key} what={SAY.rowWeight} onPick={pick} />
+        <Reading title={of(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), tokenText(tokenA))} values={a} stale={!rowValues.value} query={tokenA} chosen={key} what={SAY.rowWeight} onPick={pick} />
         {query < queries ? (
-          <Reading title={of(SAY.compareB, head, token(there, id))} values={b} stale={otherRow.value.loading} query={there} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />
+          <Reading title={of(SAY.compareB, head, tokenText(tokenB, id))} values={b} stale={otherRow.value.loading} query={tokenB} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />
         ) : (
           <p class="empty">{SAY.compareShorter(queries)}</p>
         )}
       </div>
       <aside class="panel" aria-label={SAY.compareTitle}>
         <Readout />
-        {a && <Section title={`${SAY.compareA}: ${SAY.rowTops}`}><Tops values={a} held={key} onPick={pick} /></Section>}
-        {b && query < queries && <Section title={`${SAY.compareB}: ${SAY.rowTops}`}><Tops values={b} held={key} id={id} onPick={pick} /></Section>}
+        {a && <Section title={`${SAY.compareA}: ${SAY.rowTops}`}><LargestList values={a} current={key} onPick={pick} /></Section>}
+        {b && query < queries && <Section title={`${SAY.compareB}: ${SAY.rowTops}`}><LargestList values={b} current={key} id={id} onPick={pick} /></Section>}
       </aside>
     </div>
   );

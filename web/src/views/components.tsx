@@ -3,13 +3,13 @@ import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useRef } from "preact/hooks";
 import { brief } from "../pure/numbers";
 import { css } from "../pure/ramps";
-import { dialog, token } from "../state";
+import { dialog, tokenText } from "../state";
 import * as SAY from "../strings";
 
 /** A token in the colour of its role, as much of it as there is room for. */
 export function Token({ index, role, text }: { index: number; role: "query" | "key" | "plain"; text?: string | undefined }) {
-  const told = text ?? token(index);
-  return <span class={`token ${role}`} title={told && told.length > 40 ? told.slice(0, 2000) : undefined}>{brief(told)}</span>;
+  const tokenString = text ?? tokenText(index);
+  return <span class={`token ${role}`} title={tokenString && tokenString.length > 40 ? tokenString.slice(0, 2000) : undefined}>{brief(tokenString)}</span>;
 }
 
 export function Section({ title, children, extra }: { title: string; children: ComponentChildren; extra?: ComponentChildren }) {
@@ -74,10 +74,10 @@ export function Drawing({ draw, deps, label, height, onPoint, class: name }: {
       context.setTransform(ratio, 0, 0, ratio, 0, 0);
       draw(context, width, clientHeight);
     };
-    const watch = new ResizeObserver(paint);
-    watch.observe(canvas);
+    const observer = new ResizeObserver(paint);
+    observer.observe(canvas);
     paint();
-    return () => watch.disconnect();
+    return () => observer.disconnect();
   }, deps);
   const point = (event: PointerEvent) => {
     const { offsetX, offsetY, currentTarget } = event as PointerEvent & { currentTarget: HTMLCanvasElement };

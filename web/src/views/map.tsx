@@ -1,10 +1,10 @@
 // The map of one head, or of the difference of two; and its twin as a table.
 import { useEffect, useRef } from "preact/hooks";
 import { difference, oneHead, raw } from "../api";
-import { extent, mount, names, size, source, view } from "../map/stage";
+import { extent, mount, axisNames, size, source, view } from "../map/stage";
 import { short } from "../pure/numbers";
 import { visible } from "../pure/view";
-import { cell, choose, headIndex, layer, minus, placeOf, pooling, recordingId, recordingOf, resource, run, screen, table, token } from "../state";
+import { cell, selectCell, headIndex, layer, subtracted, tokenOfQuery, pooling, recordingId, recordingOf, resource, recording, screen, table, tokenText } from "../state";
 import * as SAY from "../strings";
 import { Token } from "./components";
 import { Panel } from "./panel";
@@ -12,23 +12,23 @@ import { Panel } from "./panel";
 /** Which numbers the map shows; called where the map is shown. */
 export function useSource(): void {
   const at = layer.value;
-  const now = run.value;
+  const now = recording.value;
   const head = headIndex.value;
-  const other = screen.value === "compare" ? minus.value : "";
+  const other = screen.value === "compare" ? subtracted.value : "";
   const id = recordingId.value;
   // Two texts of different lengths are compared where both are.
   const [otherId = "", otherLayer = ""] = other.split("/");
-  const beside = otherId && (otherId === id ? now : recordingOf(otherId));
-  const limit = beside ? beside.layers.find((one) => String(one.index) === otherLayer) : undefined;
-  const known = !other || limit !== undefined;
-  const wanted = !at || !now || !known ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling.value) : oneHead(id, at.index, head, pooling.value);
+  const otherRecording = otherId && (otherId === id ? now : recordingOf(otherId));
+  const limit = otherRecording ? otherRecording.layers.find((one) => String(one.index) === otherLayer) : undefined;
+  const ready = !other || limit !== undefined;
+  const mapSource = !at || !now || !ready ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling.value) : oneHead(id, at.index, head, pooling.value);
   useEffect(() => {
     if (at) {
       const to = { queries: Math.min(at.queries, limit?.queries ?? Infinity), keys: Math.min(at.keys, limit?.keys ?? Infinity) };
       if (extent.peek().queries !== to.queries || extent.peek().keys !== to.keys) extent.value = to;
     }
-    if (source.peek()?.id !== wanted?.id) source.value = wanted;
-    names.value = { queries: SAY.queries, keys: SAY.keys };
+    if (source.peek()?.id !== mapSource?.id) source.value = mapSource;
+    axisNames.value = { queries: SAY.queries, keys: SAY.keys };
   });
 }
 
@@ -65,23 +65,23 @@ export function MapView() {
 const MOST = 24;
 
 /** The queries and keys that the table shows: around the held cell, else around the middle of the view. */
-function window() {
-  const seen = visible(view.value, extent.value, size.value);
+function tableArea() {
+  const onScreen = visible(view.value, extent.value, size.value);
   const around = (at: number, most: number) => {
     const start = Math.min(Math.max(at - MOST / 2, 0), Math.max(most - MOST, 0));
     return [start, Math.min(start + MOST, most)] as const;
   };
-  const held = cell.value;
-  const [q0, q1] = around(held?.query ?? (seen.q0 + seen.q1) >> 1, extent.value.queries);
-  const [k0, k1] = around(held?.key ?? (seen.k0 + seen.k1) >> 1, extent.value.keys);
+  const selected = cell.value;
+  const [q0, q1] = around(selected?.query ?? (onScreen.q0 + onScreen.q1) >> 1, extent.value.queries);
+  const [k0, k1] = around(selected?.key ?? (onScreen.k0 + onScreen.k1) >> 1, extent.value.keys);
   return { q0, q1, k0, k1 };
 }
 
-const near = resource(
+const tableValues = resource(
   () => {
     const from = source.value;
     if (!from || !table.value || (screen.value !== "map" && screen.value !== "compare")) return null;
-    const at = window();
+    const at = tableArea();
     return from.path({ ...at, rows: at.q1 - at.q0, cols: at.k1 - at.k0 });
   },
   raw,
@@ -89,9 +89,9 @@ const near = resource(
 );
 
 export function WeightsTable() {
-  const { q0, q1, k0, k1 } = window();
-  const told = near.value.loading ? null : near.value.value;
-  const held = cell.value;
+  const { q0, q1, k0, k1 } = tableArea();
+  const loaded = tableValues.value.loading ? null : tableValues.value.value;
+  const selected = cell.value;
   const list = (a: number, b: number) => Array.from({ length: b - a }, (_, i) => a + i);
   return (
     <div class="table-twin" tabIndex={0} role="region" aria-label={SAY.table}>
@@ -103,7 +103,7 @@ export function WeightsTable() {
             {list(k0, k1).map((k) => (
               <th scope="col" key={k}>
                 <span class="index">{k}</span>
-                <Token index={k} role="key" text={token(k)} />
+                <Token index={k} role="key" text={tokenText(k)} />
               </th>
             ))}
           </tr>
@@ -113,11 +113,11 @@ export function WeightsTable() {
             <tr key={q}>
               <th scope="row">
                 <span class="index">{q}</span>
-                <Token index={q} role="query" text={token(placeOf(q))} />
+                <Token index={q} role="query" text={tokenText(tokenOfQuery(q))} />
               </th>
               {list(k0, k1).map((k) => (
-                <td key={k} class={held?.query === q && held.key === k ? "held" : ""} onClick={() => choose(q, k)}>
-                  {told ? short(told.values[(q - q0) * told.cols + (k - k0)] ?? 0) : "…"}
+                <td key={k} class={selected?.query === q && selected.key === k ? "held" : ""} onClick={() => selectCell(q, k)}>
+                  {loaded ? short(loaded.values[(q - q0) * loaded.cols + (k - k0)] ?? 0) : "…"}
                 </td>
               ))}
             </tr>

@@ -2,9 +2,9 @@
 import { signal, useSignal } from "@preact/signals";
 import { answer, json } from "../api";
 import { more, type Models } from "../api.more";
-import { ABOUT } from "../pure/hash";
+import { LESSON_TOPICS } from "../pure/hash";
 import { bytes, count } from "../pure/numbers";
-import { fail, go, listed, open, recordings, resource, screen, speak } from "../state";
+import { showError, go, loadRecordings, open, recordings, resource, screen, announce } from "../state";
 import * as SAY from "../strings";
 import { transport } from "../transport";
 import { Check } from "./components";
@@ -29,14 +29,14 @@ export function OpenView() {
             </tr>
           </thead>
           <tbody>
-            {list.map((one) => (
-              <tr key={one.id}>
-                <th scope="row">{one.name}</th>
-                <td>{one.model}</td>
-                <td class="right">{count(one.tokens)}</td>
-                <td class="right">{bytes(one.bytes)}</td>
+            {list.map((entry) => (
+              <tr key={entry.id}>
+                <th scope="row">{entry.name}</th>
+                <td>{entry.model}</td>
+                <td class="right">{count(entry.tokens)}</td>
+                <td class="right">{bytes(entry.bytes)}</td>
                 <td class="right">
-                  <button class="primary" data-open={one.id} aria-label={`${SAY.openSee} ${one.name}`} onClick={() => open(one.id)}>
+                  <button class="primary" data-open={entry.id} aria-label={`${SAY.openSee} ${entry.name}`} onClick={() => open(entry.id)}>
                     {SAY.openSee}
                   </button>
                 </td>
@@ -53,9 +53,9 @@ export function OpenView() {
           <h2>{SAY.openLesson}</h2>
           <p>{SAY.openLessonText}</p>
           <ul class="asks">
-            {ABOUT.slice(1).map((about) => (
+            {LESSON_TOPICS.slice(1).map((about) => (
               <li key={about}>
-                <button onClick={() => go({ screen: "lesson", about, step: 1 })}>{about && SAY.lessonQuestions[about]}</button>
+                <button onClick={() => go({ screen: "lesson", topic: about, step: 1 })}>{about && SAY.lessonQuestions[about]}</button>
               </li>
             ))}
           </ul>
@@ -73,11 +73,11 @@ export function OpenView() {
 const models = resource<Models>(() => (screen.value === "open" && transport !== "worker" ? more.models : null), json);
 
 /** What is being recorded: how far it is, and what ends it. */
-const job = signal<{ id: string; part: number; doing: string; ended: AbortController } | null>(null);
+const recordingJob = signal<{ id: string; part: number; doing: string; ended: AbortController } | null>(null);
 
 async function show(id: string): Promise<void> {
-  const name = (await listed()).find((one) => one.id === id)?.name ?? id;
-  speak(SAY.openOpened(name));
+  const name = (await loadRecordings()).find((entry) => entry.id === id)?.name ?? id;
+  announce(SAY.openOpened(name));
   // Whoever has gone elsewhere meanwhile stays there.
   if (screen.peek() === "open") open(id);
 }
@@ -86,34 +86,34 @@ async function record(text: string, model: string): Promise<void> {
   const ended = new AbortController();
   const body = JSON.stringify({ text, model });
   try {
-    let told = JSON.parse((await answer(more.open, ended.signal, { method: "POST", body })).body as string);
-    const { job: id } = told;
+    let reply = JSON.parse((await answer(more.open, ended.signal, { method: "POST", body })).body as string);
+    const { job: id } = reply;
     for (;;) {
-      job.value = { id, part: told.progress ?? 1, doing: told.doing ?? "", ended };
+      recordingJob.value = { id, part: reply.progress ?? 1, doing: reply.doing ?? "", ended };
       await new Promise((resolve) => setTimeout(resolve, 250));
       const { status, body } = await answer(more.job(id), ended.signal);
-      told = JSON.parse(body as string);
+      reply = JSON.parse(body as string);
       if (status !== 202) break;
     }
-    await show(told.id);
+    await show(reply.id);
   } catch (error) {
-    if (!ended.signal.aborted) fail(error);
+    if (!ended.signal.aborted) showError(error);
   } finally {
-    job.value = null;
+    recordingJob.value = null;
   }
 }
 
 async function cancel(): Promise<void> {
-  const now = job.peek();
+  const now = recordingJob.peek();
   if (!now) return;
   now.ended.abort();
-  speak(SAY.openCancelled);
-  await answer(`${more.job(now.id)}/cancel`, undefined, { method: "POST", body: "" }).catch(fail);
+  announce(SAY.openCancelled);
+  await answer(`${more.job(now.id)}/cancel`, undefined, { method: "POST", body: "" }).catch(showError);
 }
 
 function FromText() {
-  const now = job.value;
-  const known = models.value.value;
+  const now = recordingJob.value;
+  const available = models.value.value;
   return (
     <section>
       <h2>{SAY.openText}</h2>
@@ -121,21 +121,21 @@ function FromText() {
         class="opens"
         onSubmit={(event) => {
           event.preventDefault();
-          const said = new FormData(event.currentTarget);
-          void record(said.get("text") as string, said.get("model") as string);
+          const form = new FormData(event.currentTarget);
+          void record(form.get("text") as string, form.get("model") as string);
         }}
       >
         <textarea name="text" rows={5} required spellcheck={false} aria-label={SAY.openTextHint} placeholder={SAY.openTextHint} />
         <label class="choice">
           <span>{SAY.openTextModel}</span>
           <select name="model" aria-describedby="model-told">
-            {known?.models.map(({ name, told }) => (
-              <option value={name} key={name} selected={name === known.default} title={told}>{name}</option>
+            {available?.models.map(({ name, told }) => (
+              <option value={name} key={name} selected={name === available.default} title={told}>{name}</option>
             ))}
           </select>
-          <button class="primary" disabled={!known || now !== null}>{SAY.openRead}</button>
+          <button class="primary" disabled={!available || now !== null}>{SAY.openRead}</button>
         </label>
-        {known && <p class="soft" id="model-told">{known.models.map(({ name, told }) => `${name}: ${told}`).join(" ")}</p>}
+        {available && <p class="soft" id="model-told">{available.models.map(({ name, told }) => `${name}: ${told}`).join(" ")}</p>}
       </form>
       {now && (
         <div class="tools">
@@ -160,12 +160,12 @@ function FromArrays() {
         class="opens"
         onSubmit={(event) => {
           event.preventDefault();
-          const said = new FormData(event.currentTarget);
-          const file = said.get("file") as File;
+          const form = new FormData(event.currentTarget);
+          const file = form.get("file") as File;
           busy.value = true;
-          answer(more.arrays(file.name, causal.value, said.get("scale") as string), undefined, { method: "POST", body: file })
+          answer(more.arrays(file.name, causal.value, form.get("scale") as string), undefined, { method: "POST", body: file })
             .then(({ body }) => show(JSON.parse(body as string).id))
-            .catch(fail)
+            .catch(showError)
             .finally(() => (busy.value = false));
         }}
       >

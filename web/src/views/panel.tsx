@@ -1,25 +1,25 @@
 // The side: what the cell says, what the colours mean, where one is, and what the query sees.
 import { useMemo } from "preact/hooks";
 import { loader } from "../map/loader";
-import { extent, hover, look, picture, reveal, size, source, table, view } from "../map/stage";
-import { coloured } from "../map/plain";
+import { extent, hover, setView, picture, reveal, size, source, colourTableNow, view } from "../map/stage";
+import { colourImage } from "../map/canvas2d";
 import { POOLINGS } from "../pure/hash";
 import { short } from "../pure/numbers";
 import { RAMPS } from "../pure/ramps";
-import { top } from "../pure/text";
-import { coarsest, sidesOf, tileAt } from "../pure/tiles";
+import { largestIndices } from "../pure/text";
+import { coarsest, pixelSize, tileAt } from "../pure/tiles";
 import { valueAt } from "../pure/tone";
 import { bounded, visible } from "../pure/view";
-import { cell, cellNow, cellPath, choose, difference, gamma, go, log, placeOf, pooling, ramp, rowNow, rows, screen, token } from "../state";
+import { cell, cellDetails, cellPath, selectCell, difference, gamma, go, log, tokenOfQuery, pooling, ramp, rowValues, rows, screen, tokenText } from "../state";
 import * as SAY from "../strings";
 import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./components";
 
 /** The cell that is held, or what is under the cursor. */
 export function Readout() {
-  const held = cell.value;
-  const told = cellNow.value;
+  const selected = cell.value;
+  const details = cellDetails.value;
   const over = hover.value;
-  if (!held) {
+  if (!selected) {
     return (
       <Section title={SAY.readoutTitle}>
         {over ? (
@@ -43,19 +43,19 @@ export function Readout() {
         </button>
       }
     >
-      <div class="readout" data-path={cellPath.value ?? ""} data-ready={told ? "1" : "0"}>
-        <Pair query={held.query} k={held.key} />
-        <p class="big weight" data-weight={told?.weight}>
-          {told ? (told.allowed ? short(told.weight, 6) : "0") : "…"}
+      <div class="readout" data-path={cellPath.value ?? ""} data-ready={details ? "1" : "0"}>
+        <Pair query={selected.query} k={selected.key} />
+        <p class="big weight" data-weight={details?.weight}>
+          {details ? (details.allowed ? short(details.weight, 6) : "0") : "…"}
         </p>
-        {screen.value === "compare" && told && (
+        {screen.value === "compare" && details && (
           <p class="facts">
             <span class="soft">{SAY.compareA}</span> <span>{SAY.compareMinus} = <b>{difference.value === null ? "…" : short(difference.value, 5)}</b></span>
           </p>
         )}
-        {told && !told.allowed && <p class="soft">{SAY.readoutMasked}</p>}
-        {told?.allowed && <Facts />}
-        <button class="primary" onClick={() => go({ screen: "lesson", about: "" })}>
+        {details && !details.allowed && <p class="soft">{SAY.readoutMasked}</p>}
+        {details?.allowed && <Facts />}
+        <button class="primary" onClick={() => go({ screen: "lesson", topic: "" })}>
           {SAY.readoutExplain} <kbd>E</kbd>
         </button>
       </div>
@@ -68,7 +68,7 @@ function Pair({ query, k }: { query: number; k: number }) {
     <dl class="pair">
       <dt class="query">{SAY.query(query)}</dt>
       <dd>
-        <Token index={placeOf(query)} role="query" />
+        <Token index={tokenOfQuery(query)} role="query" />
       </dd>
       <dt class="key">{SAY.key(k)}</dt>
       <dd>
@@ -79,22 +79,22 @@ function Pair({ query, k }: { query: number; k: number }) {
 }
 
 function Facts() {
-  const told = cellNow.value!;
-  const row = rowNow.value?.values;
-  const most = told.max !== null ? Math.exp(told.max - (told.lse ?? 0)) : NaN;
-  const rank = row && 1 + row.reduce((n, w) => n + (w > row[told.key.index]! ? 1 : 0), 0);
+  const details = cellDetails.value!;
+  const row = rowValues.value?.values;
+  const most = details.max !== null ? Math.exp(details.max - (details.lse ?? 0)) : NaN;
+  const rank = row && 1 + row.reduce((n, w) => n + (w > row[details.key.index]! ? 1 : 0), 0);
   return (
     <dl class="facts">
       <dt>{SAY.readoutScore}</dt>
-      <dd>{short(told.score)}</dd>
+      <dd>{short(details.score)}</dd>
       <dt>{SAY.readoutLse}</dt>
-      <dd>{short(told.lse)}</dd>
+      <dd>{short(details.lse)}</dd>
       <dt>{SAY.readoutOfMax}</dt>
-      <dd>{((told.weight / most) * 100).toFixed(1)} %</dd>
+      <dd>{((details.weight / most) * 100).toFixed(1)} %</dd>
       <dt>{SAY.readoutRank}</dt>
       <dd>{rank ?? "…"}</dd>
       <dt>{SAY.readoutDistance}</dt>
-      <dd>{String(placeOf(told.query.index) - told.key.index).replace("-", "−")}</dd>
+      <dd>{String(tokenOfQuery(details.query.index) - details.key.index).replace("-", "−")}</dd>
     </dl>
   );
 }
@@ -104,15 +104,15 @@ export function Legend() {
   const from = source.value;
   if (!from) return null;
   const signed = from.signed;
-  const told = now && (now.exact ? SAY.exact : SAY.pixel(now.rows, now.cols, from.pooling));
+  const text = now && (now.exact ? SAY.exact : SAY.pixel(now.rows, now.cols, from.pooling));
   const marks = now ? (signed ? [0, 0.25, 0.5, 0.75, 1] : [0, 0.5, 1]).map((part) => valueAt(part, now.tone)) : [];
   return (
     <Section title={SAY.legendTitle}>
-      <p class={`pixel ${now?.exact ? "exact" : ""}`}>{signed && `${SAY.compareMinus}: `}{told ?? SAY.loading}</p>
+      <p class={`pixel ${now?.exact ? "exact" : ""}`}>{signed && `${SAY.compareMinus}: `}{text ?? SAY.loading}</p>
       <p class="soft" role="status">
         {loader.pending.value > 0 ? SAY.refining(loader.pending.value) : "\u00a0"}
       </p>
-      <Strip table={table(signed)} label={SAY.legendColours} />
+      <Strip table={colourTableNow(signed)} label={SAY.legendColours} />
       <div class="marks">
         {marks.map((value, i) => (
           <span key={i}>{i === 0 && !signed && log.value ? `≤ ${short(value, 2)}` : i === 2 && signed ? "0" : short(value, 2)}</span>
@@ -148,38 +148,38 @@ export function Legend() {
 export function Minimap() {
   const from = source.value;
   const whole = extent.value;
-  const held = from && (loader.version.value, loader.get(from, tileAt(whole, coarsest(whole), 0, 0)));
+  const topTile = from && (loader.version.value, loader.get(from, tileAt(whole, coarsest(whole), 0, 0)));
   const now = view.value;
-  const seen = visible(now, whole, size.value);
-  const colours = table(from?.signed ?? false);
+  const onScreen = visible(now, whole, size.value);
+  const colours = colourTableNow(from?.signed ?? false);
   const tone = picture.value?.tone;
   const wide = whole.keys >= whole.queries ? 1 : whole.keys / whole.queries;
   const high = whole.keys >= whole.queries ? whole.queries / whole.keys : 1;
   const small = useMemo(() => {
-    if (!held || !tone) return null;
-    const { rows, cols } = held.tile;
+    if (!topTile || !tone) return null;
+    const { rows, cols } = topTile.tile;
     const canvas = Object.assign(document.createElement("canvas"), { width: cols, height: rows });
-    canvas.getContext("2d")!.putImageData(coloured(held.values, rows, cols, tone, colours, null), 0, 0);
+    canvas.getContext("2d")!.putImageData(colourImage(topTile.values, rows, cols, tone, colours, null), 0, 0);
     return canvas;
-  }, [held, tone, colours]);
+  }, [topTile, tone, colours]);
   if (!small) return <div class="minimap" />;
   return (
     <Drawing
       class="minimap"
-      label={`${seen.q0}–${seen.q1} × ${seen.k0}–${seen.k1}`}
+      label={`${onScreen.q0}–${onScreen.q1} × ${onScreen.k0}–${onScreen.k1}`}
       height={Math.max(40, Math.round(272 * high))}
       deps={[small, now, size.value]}
       onPoint={(x, y, width, height) =>
-        look(bounded({ ...now, k: (x / (width * wide)) * whole.keys, q: (y / height) * whole.queries }, whole, size.value))
+        setView(bounded({ ...now, k: (x / (width * wide)) * whole.keys, q: (y / height) * whole.queries }, whole, size.value))
       }
       draw={(context, width, height) => {
         context.clearRect(0, 0, width, height);
         context.imageSmoothingEnabled = true;
-        const cut = sidesOf(held!.tile);
+        const cut = pixelSize(topTile!.tile);
         context.drawImage(small, 0, 0, cut.wide, cut.high, 0, 0, width * wide, height);
         const box = [
-          (seen.k0 / whole.keys) * width * wide, (seen.q0 / whole.queries) * height,
-          Math.max(((seen.k1 - seen.k0) / whole.keys) * width * wide, 4), Math.max(((seen.q1 - seen.q0) / whole.queries) * height, 4),
+          (onScreen.k0 / whole.keys) * width * wide, (onScreen.q0 / whole.queries) * height,
+          Math.max(((onScreen.k1 - onScreen.k0) / whole.keys) * width * wide, 4), Math.max(((onScreen.q1 - onScreen.q0) / whole.queries) * height, 4),
         ] as const;
         context.lineWidth = 3;
         context.strokeStyle = "#000a";
@@ -193,16 +193,16 @@ export function Minimap() {
 }
 
 /** The largest of many numbers, each of a token, to step to. */
-export function Tops({ values, count = 8, held, id, onPick }: { values: Float32Array; count?: number; held?: number | undefined; id?: string | undefined; onPick: (index: number) => void }) {
-  const best = useMemo(() => top(values, count), [values, count]);
+export function LargestList({ values, count = 8, current, id, onPick }: { values: Float32Array; count?: number; current?: number | undefined; id?: string | undefined; onPick: (index: number) => void }) {
+  const best = useMemo(() => largestIndices(values, count), [values, count]);
   const most = values[best[0] ?? 0] || 1;
   return (
     <ol class="tops">
       {best.map((index) => (
         <li key={index}>
-          <button aria-current={index === held} onClick={() => onPick(index)}>
+          <button aria-current={index === current} onClick={() => onPick(index)}>
             <span class="index">{index}</span>
-            <Token index={index} role="plain" text={token(index, id)} />
+            <Token index={index} role="plain" text={tokenText(index, id)} />
             <Bar part={values[index]! / most} />
             <span class="number">{short(values[index]!)}</span>
           </button>
@@ -213,12 +213,12 @@ export function Tops({ values, count = 8, held, id, onPick }: { values: Float32A
 }
 
 export function Panel() {
-  const held = cell.value;
-  const row = rowNow.value;
+  const selected = cell.value;
+  const row = rowValues.value;
   return (
     <aside class="panel" aria-label={SAY.readoutTitle}>
       <Readout />
-      {held && (
+      {selected && (
         <Section
           title={SAY.rowTops}
           extra={
@@ -227,7 +227,7 @@ export function Panel() {
             </button>
           }
         >
-          {row && <Tops values={row.values} held={held.key} onPick={(key) => (choose(held.query, key), reveal(held.query, key))} />}
+          {row && <LargestList values={row.values} current={selected.key} onPick={(key) => (selectCell(selected.query, key), reveal(selected.query, key))} />}
         </Section>
       )}
       <Legend />

@@ -1,34 +1,34 @@
 // One query over the text itself; or, where none is held, what each token receives from all.
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
-import { cell, choose, gamma, go, layer, log, marginals, placeOf, rowNow, rowTold, spaced, table, token } from "../state";
-import { table as tableOf } from "../map/stage";
+import { cell, selectCell, gamma, go, layer, log, marginals, tokenOfQuery, rowValues, rowAnswer, hasSpaceAfter, table, tokenText } from "../state";
+import { colourTableNow as tableOf } from "../map/stage";
 import { brief, short } from "../pure/numbers";
-import { css, inkOn } from "../pure/ramps";
-import { cumulative, entropy, runs, SHADES, top } from "../pure/text";
+import { css, textColour } from "../pure/ramps";
+import { cumulativeMass, entropy, shadedRuns, SHADES, largestIndices } from "../pure/text";
 import { roundUp, toneOf, type Tone } from "../pure/tone";
 import * as SAY from "../strings";
 import { Check, Drawing, Section, Token } from "./components";
-import { Readout, Tops } from "./panel";
+import { Readout, LargestList } from "./panel";
 
 const PAGE = 3000;
 
 export function RowView() {
-  const held = cell.value;
+  const selected = cell.value;
   const at = layer.value;
   if (!at) return <p class="empty">{SAY.loading}</p>;
-  if (!held) return <Received />;
-  const row = rowTold.value.value?.values ?? null;
+  if (!selected) return <Received />;
+  const row = rowAnswer.value.value?.values ?? null;
   return (
     <div class="with-panel">
       <Reading
-        title={SAY.rowOf(held.query, token(placeOf(held.query)) ?? "…")}
+        title={SAY.rowOf(selected.query, tokenText(tokenOfQuery(selected.query)) ?? "…")}
         values={row}
-        stale={!rowNow.value}
-        query={placeOf(held.query)}
-        chosen={held.key}
+        stale={!rowValues.value}
+        query={tokenOfQuery(selected.query)}
+        chosen={selected.key}
         what={SAY.rowWeight}
-        onPick={(key) => choose(held.query, key)}
+        onPick={(key) => selectCell(selected.query, key)}
       />
       <RowPanel row={row} />
     </div>
@@ -41,7 +41,7 @@ function Received() {
   const all = marginals.value;
   const received = useMemo(() => all?.values.slice(0, at.keys) ?? null, [all, at.keys]);
   // The row of the token that is picked.
-  const pick = (key: number) => choose(key - placeOf(0), key);
+  const pick = (key: number) => selectCell(key - tokenOfQuery(0), key);
   return (
     <div class="with-panel">
       <Reading title={SAY.rowReceived} values={received} stale={!received} query={-1} chosen={-1} what={SAY.rowReceives} linear onPick={pick} />
@@ -52,7 +52,7 @@ function Received() {
         {received && (
           <>
             <Section title={SAY.rowReceivers}>
-              <Tops values={received} count={20} onPick={pick} />
+              <LargestList values={received} count={20} onPick={pick} />
             </Section>
             <Section title={SAY.rowMass}>
               <MassCurve row={received} />
@@ -111,7 +111,7 @@ export function Reading({ title, values, stale, query, chosen, what, id, linear,
   );
 }
 
-interface Read {
+interface ReadingProps {
   values: Float32Array;
   shade: (value: number) => number;
   /** In the colour of weights, which leaves most of a text readable, instead of on the map's ramp. */
@@ -125,14 +125,14 @@ interface Read {
 /** How far along the ramp a number is. What tokens receive is told linearly, from an even share up. */
 function shadeFor(row: Float32Array, linear?: boolean): (value: number) => number {
   const most = row.reduce((a, b) => Math.max(a, b), 0);
-  const even = row.reduce((a, b) => a + b, 0) / row.length;
-  if (linear) return (value) => (value - even) / (most - even || 1);
+  const average = row.reduce((a, b) => a + b, 0) / row.length;
+  if (linear) return (value) => (value - average) / (most - average || 1);
   const tone: Tone = { log: log.value, gamma: gamma.value, decades: 3, greatest: roundUp(most), signed: false };
   return (value) => toneOf(value, tone);
 }
 
 /** Brings the held key into sight when another one is held, or another page is turned to. */
-function useSight(chosen: number, start: number) {
+function useScrollToCell(chosen: number, start: number) {
   const ref = useRef<HTMLParagraphElement>(null);
   useEffect(() => {
     const mark = ref.current?.querySelector(".is-key") ?? ref.current?.querySelector(".is-query");
@@ -141,11 +141,11 @@ function useSight(chosen: number, start: number) {
   return ref;
 }
 
-function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, onPick }: Read & { start: number; stop: number }) {
+function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, onPick }: ReadingProps & { start: number; stop: number }) {
   const colours = tableOf(false);
-  const sight = useSight(chosen, start);
+  const textRef = useScrollToCell(chosen, start);
   // A shade apart stand the query itself and the held key, so that both can be seen whatever their weight.
-  const parts = runs(row, start, stop, shade).flatMap((run) => {
+  const parts = shadedRuns(row, start, stop, shade).flatMap((run) => {
     const cuts = [query, chosen].filter((i) => run.length > 1 && i >= run.start && i < run.start + run.length).sort((a, b) => a - b);
     const out = [];
     let at = run.start;
@@ -162,25 +162,25 @@ function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, o
     if (key) onPick(Number(key));
   };
   return (
-    <p class="text" ref={sight} onClick={pick}>
+    <p class="text" ref={textRef} onClick={pick}>
       {parts.map((run) => {
         // Arrays have no text: their tokens are numbers.
         const last = run.start + run.length - 1;
-        const gap = (i: number) => (spaced(i, id) ? " " : "");
-        const words = Array.from({ length: run.length }, (_, i) => ((token(run.start + i, id) ?? " ") || `${run.start + i} `) + (run.start + i < last ? gap(run.start + i) : "")).join("");
+        const gap = (i: number) => (hasSpaceAfter(i, id) ? " " : "");
+        const text = Array.from({ length: run.length }, (_, i) => ((tokenText(run.start + i, id) ?? " ") || `${run.start + i} `) + (run.start + i < last ? gap(run.start + i) : "")).join("");
         const marked = run.length === 1 && (run.start === query || run.start === chosen);
-        if (!run.shade && !marked) return words + gap(last);
+        if (!run.shade && !marked) return text + gap(last);
         const part = run.shade / SHADES;
-        const style = !run.shade ? {} : tinted ? { "--part": `${Math.round(part * 55)}%` } : { backgroundColor: css(colours, part), color: inkOn(colours, part) };
+        const style = !run.shade ? {} : tinted ? { "--part": `${Math.round(part * 55)}%` } : { backgroundColor: css(colours, part), color: textColour(colours, part) };
         const mark = (
           <mark
             key={run.start}
             data-key={run.start}
             class={run.start === query ? "is-query" : run.start === chosen ? "is-key" : tinted && run.shade ? "shaded" : ""}
             style={style}
-            title={`${run.start} ${brief(words)} ${short(row[run.start]!)}`}
+            title={`${run.start} ${brief(text)} ${short(row[run.start]!)}`}
           >
-            {words}
+            {text}
           </mark>
         );
         return gap(last) ? [mark, " "] : mark;
@@ -218,7 +218,7 @@ function RowStrip({ row, shade, onGo, start, stop }: { row: Float32Array; shade:
   );
 }
 
-function RowTable({ values: row, chosen, id, onPick, what }: Read & { what: string }) {
+function RowTable({ values: row, chosen, id, onPick, what }: ReadingProps & { what: string }) {
   let sum = 0;
   return (
     <div class="table-twin" tabIndex={0} role="region" aria-label={SAY.table}>
@@ -232,13 +232,13 @@ function RowTable({ values: row, chosen, id, onPick, what }: Read & { what: stri
           </tr>
         </thead>
         <tbody>
-          {top(row, 200).map((key) => (
+          {largestIndices(row, 200).map((key) => (
             <tr key={key} class={key === chosen ? "held" : ""}>
               <td>
                 <button class="quiet" onClick={() => onPick(key)}>{key}</button>
               </td>
               <td class="left">
-                <Token index={key} role="key" text={token(key, id)} />
+                <Token index={key} role="key" text={tokenText(key, id)} />
               </td>
               <td>{short(row[key]!)}</td>
               <td>{short((sum += row[key]!))}</td>
@@ -252,7 +252,7 @@ function RowTable({ values: row, chosen, id, onPick, what }: Read & { what: stri
 
 function RowPanel({ row }: { row: Float32Array | null }) {
   const h = row ? entropy(row) : 0;
-  const held = cell.value!;
+  const selected = cell.value!;
   return (
     <aside class="panel" aria-label={SAY.rowTitle}>
       <Readout />
@@ -269,7 +269,7 @@ function RowPanel({ row }: { row: Float32Array | null }) {
       )}
       {row && (
         <Section title={SAY.rowTops}>
-          <Tops values={row} count={20} held={held.key} onPick={(key) => choose(held.query, key)} />
+          <LargestList values={row} count={20} current={selected.key} onPick={(key) => selectCell(selected.query, key)} />
         </Section>
       )}
       <Section title={SAY.legendTitle}>
@@ -282,18 +282,18 @@ function RowPanel({ row }: { row: Float32Array | null }) {
 }
 
 function MassCurve({ row }: { row: Float32Array }) {
-  const mass = cumulative(row);
+  const mass = cumulativeMass(row);
   const total = mass[mass.length - 1] || 1;
-  const needed = (part: number) => {
+  const keysForMass = (part: number) => {
     const at = mass.findIndex((m) => m >= part * total);
     return at < 0 ? mass.length : at + 1;
   };
-  const last = Math.max(needed(0.999), 4);
+  const last = Math.max(keysForMass(0.999), 4);
   return (
     <>
       <Drawing
         class="curve"
-        label={[0.5, 0.9, 0.99].map((p) => SAY.rowMassOf(needed(p), p)).join(", ")}
+        label={[0.5, 0.9, 0.99].map((p) => SAY.rowMassOf(keysForMass(p), p)).join(", ")}
         height={72}
         deps={[row]}
         draw={(context, width, height) => {
@@ -311,7 +311,7 @@ function MassCurve({ row }: { row: Float32Array }) {
       />
       <ul class="plain">
         {[0.5, 0.9, 0.99].map((part) => (
-          <li key={part}>{SAY.rowMassOf(needed(part), part)}</li>
+          <li key={part}>{SAY.rowMassOf(keysForMass(part), part)}</li>
         ))}
       </ul>
     </>

@@ -4,12 +4,12 @@ import type { Cell } from "../../api";
 import { short } from "../../pure/numbers";
 import * as SAY from "../../strings";
 import { SumOfProducts } from "./sum-of-products";
-import { N } from "./number";
+import { NumberButton } from "./number";
 import { Drawing } from "../components";
 import { Predict, PredictFirst, predicting } from "./prediction";
 
 /** A vector as bars up and down from a line; one may be marked, and be picked with the pointer. */
-export function Vector({ values, role, label, mark = null, onPick, height = 84 }: {
+export function VectorChart({ values, role, label, mark = null, onPick, height = 84 }: {
   values: readonly number[];
   role: string;
   label: string;
@@ -47,9 +47,9 @@ export function Vector({ values, role, label, mark = null, onPick, height = 84 }
   );
 }
 
-export function Products({ now }: { now: Cell }) {
-  const seen = useSignal(false);
-  const hiding = predicting.value && !seen.value;
+export function DotProduct({ now }: { now: Cell }) {
+  const revealed = useSignal(false);
+  const hiding = predicting.value && !revealed.value;
   const edits = useSignal<Record<string, number>>({});
   const edited = Object.keys(edits.value).length > 0;
   const side = (name: "q" | "k", role: string) => ({
@@ -72,12 +72,12 @@ export function Products({ now }: { now: Cell }) {
         b={k}
         sum={dot}
         name="q · k"
-        goes={SAY.originDot(now.q.length)[1]!}
+        destination={SAY.originDot(now.q.length)[1]!}
         most={12}
         hiding={hiding}
         total={
-          <Predict value={dot} name="q · k" onSeen={() => (seen.value = true)}>
-            <N value={dot} name="q · k" digits={6} tell={SAY.originDot(now.q.length)} />
+          <Predict value={dot} name="q · k" onReveal={() => (revealed.value = true)}>
+            <NumberButton value={dot} name="q · k" digits={6} origin={SAY.originDot(now.q.length)} />
           </Predict>
         }
       />

@@ -3,113 +3,113 @@ import { useSignal } from "@preact/signals";
 import { type Cell, headsOf, json, paths } from "../../api";
 import { type CellMore, type HeadsTold, more } from "../../api.more";
 import { short } from "../../pure/numbers";
-import { cell, go, headIndex, layer, place, resource, run, screen, step } from "../../state";
+import { cell, go, headIndex, layer, place, resource, recording, screen, step } from "../../state";
 import * as SAY from "../../strings";
-import { Component, Signed, SumOfProducts, Sums } from "./sum-of-products";
-import { Vector } from "./dot-product";
-import { N } from "./number";
+import { ComponentField, SignedBar, SumOfProducts, LessonTable } from "./sum-of-products";
+import { VectorChart } from "./dot-product";
+import { NumberButton } from "./number";
 import { Bar, Token } from "../components";
 
-const here = () => screen.value === "lesson" && step.value === 9 && run.value && layer.value && cell.value;
-const beside = resource<Cell[]>(
+const onThisStep = () => screen.value === "lesson" && step.value === 9 && recording.value && layer.value && cell.value;
+const cellInEveryHead = resource<Cell[]>(
   () => {
     const [at, now] = [cell.value, layer.value];
-    if (!here()) return null;
-    return headsOf(now!).slice(0, 16).map((head) => paths.cell(run.value!.id, now!.index, head, at!.query, at!.key)).join(" ");
+    if (!onThisStep()) return null;
+    return headsOf(now!).slice(0, 16).map((head) => paths.cell(recording.value!.id, now!.index, head, at!.query, at!.key)).join(" ");
   },
-  (asked, signal) => Promise.all(asked.split(" ").map((path) => json<Cell>(path, signal))),
+  (joinedPaths, signal) => Promise.all(joinedPaths.split(" ").map((path) => json<Cell>(path, signal))),
 );
 const heads = resource<HeadsTold>(
-  () => (here() && layer.value!.values ? more.heads(run.value!.id, layer.value!.index, cell.value!.query, place.value.component) : null),
+  () => (onThisStep() && layer.value!.values ? more.heads(recording.value!.id, layer.value!.index, cell.value!.query, place.value.component) : null),
   json,
   40,
 );
 
 export function Heads({ now }: { now: CellMore }) {
-  const told = heads.value.value;
-  const all = beside.value.loading ? null : beside.value.value;
+  const answer = heads.value.value;
+  const all = cellInEveryHead.value.loading ? null : cellInEveryHead.value.value;
   return (
     <>
       <p>{SAY.headsText}</p>
       {!layer.value?.values && <p class="note">{SAY.stepNoValues}</p>}
-      {told?.heads && <SideBySide told={told} query={now.query.index} />}
+      {answer?.heads && <SideBySide answer={answer} query={now.query.index} />}
       <h2>{SAY.headsPair}</h2>
-      <Sums head={[[SAY.lessonHeadName], ["q · k"], [SAY.lessonScore], [SAY.lessonWeight, "weight"], [""], [SAY.headsStrongest, "left"]]}>
-        {all?.map((one, i) => {
+      <LessonTable head={[[SAY.lessonHeadName], ["q · k"], [SAY.lessonScore], [SAY.lessonWeight, "weight"], [""], [SAY.headsStrongest, "left"]]}>
+        {all?.map((cellOfHead, i) => {
           const head = headsOf(layer.value!)[i]!;
-          const best = one.row.weights.indexOf(Math.max(...one.row.weights));
+          const best = cellOfHead.row.weights.indexOf(Math.max(...cellOfHead.row.weights));
           return (
             <tr key={head} class={head === headIndex.value ? "this" : ""}>
               <td>
                 <button class="quiet" aria-label={SAY.headsGo(head)} onClick={() => go({ head })}>{head}</button>
               </td>
-              <td><N value={one.dot} tell={SAY.originDot(one.q.length)} /></td>
-              <td><N value={one.score} tell={SAY.originScore(SAY.originScoreParts)} /></td>
-              <td><N value={one.weight} role="weight" tell={SAY.originWeight(short(one.exp), short(one.sum))} /></td>
-              <td class="twobars"><Bar part={one.weight} /></td>
+              <td><NumberButton value={cellOfHead.dot} origin={SAY.originDot(cellOfHead.q.length)} /></td>
+              <td><NumberButton value={cellOfHead.score} origin={SAY.originScore(SAY.originScoreParts)} /></td>
+              <td><NumberButton value={cellOfHead.weight} role="weight" origin={SAY.originWeight(short(cellOfHead.exp), short(cellOfHead.sum))} /></td>
+              <td class="twobars"><Bar part={cellOfHead.weight} /></td>
               <td class="left">
-                {one.row.keys[best]} <Token index={one.row.keys[best] ?? 0} role="plain" />
+                {cellOfHead.row.keys[best]} <Token index={cellOfHead.row.keys[best] ?? 0} role="plain" />
               </td>
             </tr>
           );
         })}
-      </Sums>
+      </LessonTable>
     </>
   );
 }
 
-function SideBySide({ told, query }: { told: HeadsTold; query: number }) {
+function SideBySide({ answer, query }: { answer: HeadsTold; query: number }) {
   const opened = useSignal<number | null>(null);
-  const outs = told.heads!;
-  const into = told.projected;
+  const outs = answer.heads!;
+  const projected = answer.projected;
   const head = opened.value ?? headIndex.value;
   return (
     <>
       <h2>{SAY.headsOutputs}</h2>
       <div class="end-to-end">
         {outs.map((out, h) => (
-          <Vector key={h} values={out} role="output" height={56} label={`${SAY.lessonHead} ${h}`} />
+          <VectorChart key={h} values={out} role="output" height={56} label={`${SAY.lessonHead} ${h}`} />
         ))}
       </div>
-      {into ? (
+      {projected ? (
         <>
-          <Component of={SAY.headsLayerOutput} now={into.component} most={into.size} />
-          <Sums data-projected={into.out} head={[[SAY.lessonHeadName], [SAY.headsTimesMatrix], [""], [SAY.sumSoFar]]}>
-            {into.parts.map((part, h) => {
-              const so = into.parts.slice(0, h + 1).reduce((a, b) => a + b, 0);
-              const most = Math.max(...into.parts.map(Math.abs), Math.abs(into.bias ?? 0), 1e-12);
+          <ComponentField of={SAY.headsLayerOutput} now={projected.component} most={projected.size} />
+          <LessonTable data-projected={projected.out} head={[[SAY.lessonHeadName], [SAY.headsTimesMatrix], [""], [SAY.sumSoFar]]}>
+            {projected.parts.map((part, h) => {
+              const sumSoFar = projected.parts.slice(0, h + 1).reduce((a, b) => a + b, 0);
+              const most = Math.max(...projected.parts.map(Math.abs), Math.abs(projected.bias ?? 0), 1e-12);
               return (
                 <tr key={h} class={h === head ? "this" : ""}>
                   <td>
                     <button class="quiet" aria-label={SAY.headsProducts(h)} onClick={() => (opened.value = h)}>{h}</button>
                   </td>
-                  <td><N value={part} name={SAY.headsPart(h)} tell={[SAY.originHeadPart(h, outs[h]!.length), SAY.headsPartGoes(into.component)]} /></td>
-                  <td class="signed-bar"><Signed part={part / most} /></td>
-                  <td><N value={so} tell={SAY.originRunning(h + 1)} /></td>
+                  <td><NumberButton value={part} name={SAY.headsPart(h)} origin={[SAY.originHeadPart(h, outs[h]!.length), SAY.headsPartGoes(projected.component)]} /></td>
+                  <td class="signed-bar"><SignedBar part={part / most} /></td>
+                  <td><NumberButton value={sumSoFar} origin={SAY.originRunning(h + 1)} /></td>
                 </tr>
               );
             })}
-            {into.bias !== null && (
+            {projected.bias !== null && (
               <tr>
                 <td class="soft">{SAY.sumBias}</td>
-                <td><N value={into.bias} tell={SAY.originOutputBias(into.component)} /></td>
+                <td><NumberButton value={projected.bias} origin={SAY.originOutputBias(projected.component)} /></td>
                 <td />
                 <td />
               </tr>
             )}
             <tr class="total">
-              <td colSpan={3}>{SAY.headsPartGoes(into.component)}</td>
-              <td><N value={into.out} role="output" name={SAY.headsPartGoes(into.component)} digits={6} tell={[SAY.originLayerOutput(outs.length), SAY.headsNextLayer]} /></td>
+              <td colSpan={3}>{SAY.headsPartGoes(projected.component)}</td>
+              <td><NumberButton value={projected.out} role="output" name={SAY.headsPartGoes(projected.component)} digits={6} origin={[SAY.originLayerOutput(outs.length), SAY.headsNextLayer]} /></td>
             </tr>
-          </Sums>
+          </LessonTable>
           <h2>{SAY.headsProducts(head)}</h2>
           <SumOfProducts
             key={head}
-            a={{ name: SAY.headsOutputOf(query), role: "output", values: outs[head] ?? [], tell: (i) => SAY.originHeadOutput(head, i) }}
-            b={{ name: "W_O", role: "plain", values: into.w[head] ?? [], tell: (i) => SAY.originOutputMatrix(head, into.component, i) }}
-            sum={into.parts[head] ?? 0}
+            a={{ name: SAY.headsOutputOf(query), role: "output", values: outs[head] ?? [], origin: (i) => SAY.originHeadOutput(head, i) }}
+            b={{ name: "W_O", role: "plain", values: projected.w[head] ?? [], origin: (i) => SAY.originOutputMatrix(head, projected.component, i) }}
+            sum={projected.parts[head] ?? 0}
             name={SAY.headsPart(head)}
-            goes={SAY.headsPartGoes(into.component)}
+            destination={SAY.headsPartGoes(projected.component)}
           />
         </>
       ) : (

@@ -1,34 +1,34 @@
 // The lesson: nine steps, of one weight of a recording or of three words; and questions that are answered by doing.
 import { useEffect } from "preact/hooks";
-import { type About, ABOUT } from "../../pure/hash";
-import { cell, cellNow, go, headIndex, layer, place, run, speak, step } from "../../state";
+import { type LessonTopic, LESSON_TOPICS } from "../../pure/hash";
+import { cell, cellDetails, go, headIndex, layer, place, recording, announce, step } from "../../state";
 import * as SAY from "../../strings";
-import { CellSteps } from "./weight";
+import { WeightSteps } from "./weight";
 import { ContextLesson } from "./context";
-import { WhyLesson } from "./separate-vectors";
-import { WordsLesson } from "./small-example";
-import { told, Where } from "./number";
+import { SeparateVectorsLesson } from "./separate-vectors";
+import { SmallExampleLesson } from "./small-example";
+import { shownOrigin, Origin } from "./number";
 import { Token } from "../components";
 
-const CONTENT: Record<About, () => preact.JSX.Element> = { "": CellLesson, words: WordsLesson, why: WhyLesson, context: ContextLesson };
+const CONTENT: Record<LessonTopic, () => preact.JSX.Element> = { "": CellLesson, words: SmallExampleLesson, why: SeparateVectorsLesson, context: ContextLesson };
 
 export function LessonView() {
-  const real = run.value !== null && cell.value !== null;
-  const about = place.value.about || (real ? "" : "words");
+  const real = recording.value !== null && cell.value !== null;
+  const about = place.value.topic || (real ? "" : "words");
   const stepped = about === "" || about === "words";
   const Content = CONTENT[about];
   useEffect(() => {
-    told.value = null;
+    shownOrigin.value = null;
   }, [step.value, cell.value, about]);
   useEffect(() => {
-    if (stepped) speak(`${step.value}. ${SAY.lessonSteps[step.value - 1]![1]}`);
+    if (stepped) announce(`${step.value}. ${SAY.lessonSteps[step.value - 1]![1]}`);
   }, [step.value, stepped]);
-  const to = (next: About) => go({ about: next, component: null, ...(next === "words" ? { step: 1 } : {}) });
+  const to = (next: LessonTopic) => go({ topic: next, component: null, ...(next === "words" ? { step: 1 } : {}) });
   return (
     <div class="lesson">
       <nav class="steps" aria-label={SAY.screens.lesson}>
         <ul class="subjects">
-          {ABOUT.map((one) => (
+          {LESSON_TOPICS.map((one) => (
             <li key={one}>
               <button data-about={one} aria-current={about === one ? "page" : undefined} disabled={!one && !real} onClick={() => to(one)}>
                 {one ? SAY.lessonQuestions[one] : SAY.lessonThisWeight}
@@ -59,7 +59,7 @@ export function LessonView() {
               ← {SAY.lessonBack}
             </button>
           )}
-          <Where />
+          <Origin />
           {stepped && (
             <button class="primary" disabled={step.value === 9} onClick={() => go({ step: step.value + 1, component: null })}>
               {SAY.lessonNext} →
@@ -72,7 +72,7 @@ export function LessonView() {
 }
 
 function CellLesson() {
-  const now = cellNow.value;
+  const now = cellDetails.value;
   if (!now) return <p class="empty">{SAY.loading}</p>;
   return (
     <>
@@ -90,7 +90,7 @@ function CellLesson() {
           {step.value}. {SAY.lessonSteps[step.value - 1]![1]}
         </h1>
       </header>
-      <CellSteps now={now} />
+      <WeightSteps now={now} />
     </>
   );
 }

@@ -4,35 +4,35 @@ import type { ComponentChildren } from "preact";
 import { short } from "../../pure/numbers";
 import * as SAY from "../../strings";
 
-export interface Told {
+export interface NumberOrigin {
   readonly name: string;
   readonly from: ComponentChildren;
   readonly to: ComponentChildren;
 }
 
-export const told = signal<Told | null>(null);
+export const shownOrigin = signal<NumberOrigin | null>(null);
 
-export function N({ value, role = "score", name = "", tell, digits = 4, chosen }: {
+export function NumberButton({ value, role = "score", name = "", origin, digits = 4, chosen }: {
   value: number | null;
   role?: string;
   name?: string;
-  tell: readonly ComponentChildren[] | (() => readonly ComponentChildren[]);
+  origin: readonly ComponentChildren[] | (() => readonly ComponentChildren[]);
   digits?: number;
   chosen?: boolean;
 }) {
-  const say = () => {
-    const [from, to] = typeof tell === "function" ? tell() : tell;
-    told.value = { name: name || short(value, digits), from, to };
+  const show = () => {
+    const [from, to] = typeof origin === "function" ? origin() : origin;
+    shownOrigin.value = { name: name || short(value, digits), from, to };
   };
   return (
-    <button class={`n ${role}${chosen ? " chosen" : ""}`} onClick={say}>
+    <button class={`n ${role}${chosen ? " chosen" : ""}`} onClick={show}>
       {short(value, digits)}
     </button>
   );
 }
 
-export function Where() {
-  const now = told.value;
+export function Origin() {
+  const now = shownOrigin.value;
   return (
     <div class="where" role="status">
       {now ? (

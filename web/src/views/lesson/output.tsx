@@ -2,10 +2,10 @@
 import { useSignal } from "@preact/signals";
 import type { CellMore } from "../../api.more";
 import { short, brief } from "../../pure/numbers";
-import { go, place, speak, token } from "../../state";
+import { go, place, announce, tokenText } from "../../state";
 import * as SAY from "../../strings";
-import { Component, SumOfProducts } from "./sum-of-products";
-import { N } from "./number";
+import { ComponentField, SumOfProducts } from "./sum-of-products";
+import { NumberButton } from "./number";
 import { Check, Token } from "../components";
 
 const ROWS = 16;
@@ -37,27 +37,27 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
     return { key, weight, v, parts: v.map((x) => x * weight) };
   });
   const rest = values.rest ?? values.out.map((x, i) => x - now.weight * values.v[i]!);
-  const given = slices.slice();
+  const unsorted = slices.slice();
   slices.sort((a, b) => b.weight - a.weight || a.key - b.key);
-  slices.push({ key: -1, weight: 1 - slices.reduce((sum, one) => sum + one.weight, 0), v: null, parts: rest });
+  slices.push({ key: -1, weight: 1 - slices.reduce((sum, slice) => sum + slice.weight, 0), v: null, parts: rest });
   const out = values.out.map((x, i) => keys.reduce((sum, key, n) => {
     const to = edits.value[`${key}/${i}`];
     return to === undefined ? sum : sum + (to - vs[n]![i]!) * (now.row.weights[now.row.keys.indexOf(key)] ?? 0);
   }, x));
   // The component with the largest part of this key, unless one was chosen.
-  const own = values.v;
-  const largest = own.reduce((best, x, i) => (Math.abs(x) > Math.abs(own[best]!) ? i : best), 0);
+  const value = values.v;
+  const largest = value.reduce((best, x, i) => (Math.abs(x) > Math.abs(value[best]!) ? i : best), 0);
   const component = Math.min(place.value.component ?? largest, size - 1);
   const rows = Array.from({ length: all.value ? size : Math.min(size, ROWS) }, (_, i) => i);
   if (!rows.includes(component)) rows.push(component);
   const reach = (i: number, sign: number) => slices.reduce((sum, { parts }) => sum + Math.max(sign * parts[i]!, 0), 0);
   const most = Math.max(...rows.map((i) => Math.max(reach(i, 1), reach(i, -1))), 1e-12);
-  const name = (key: number) => (key < 0 ? SAY.outputOtherKeys : `${key} ${brief(token(key), 24)}`.trim());
+  const name = (key: number) => (key < 0 ? SAY.outputOtherKeys : `${key} ${brief(tokenText(key), 24)}`.trim());
   const point = (i: number, at: number | null) => {
     pointed.value = at;
-    if (at !== null) speak(SAY.outputSegment(i, name(slices[at]!.key), short(slices[at]!.parts[i]!)));
+    if (at !== null) announce(SAY.outputSegment(i, name(slices[at]!.key), short(slices[at]!.parts[i]!)));
   };
-  const here = pointed.value === null ? null : slices[pointed.value]!;
+  const pointedSlice = pointed.value === null ? null : slices[pointed.value]!;
   return (
     <>
       <p>
@@ -65,8 +65,8 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
       </p>
       <div class="tools">
         {size > ROWS && <Check label={SAY.outputEvery(size)} on={all.value} onPick={(on) => (all.value = on)} />}
-        <span class="soft" data-pointed={here?.key}>
-          {here ? SAY.outputKey(name(here.key), short(here.weight)) : SAY.outputPoint}
+        <span class="soft" data-pointed={pointedSlice?.key}>
+          {pointedSlice ? SAY.outputKey(name(pointedSlice.key), short(pointedSlice.weight)) : SAY.outputPoint}
         </span>
       </div>
       <ul class="stack">
@@ -90,7 +90,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
             >
               <span class="index"><span class="unseen">{SAY.outputRow}</span>{i}</span>
               <span class="stacked-bar" aria-hidden="true">
-                <Segments slices={slices} i={i} most={most} held={now.key.index} pointed={pointed.value} name={name} />
+                <Segments slices={slices} i={i} most={most} selected={now.key.index} pointed={pointed.value} name={name} />
                 <i class="tick" style={{ left: `${50 + (out[i]! / most) * 50}%` }} />
               </span>
               <span class="number output">{short(out[i]!)}</span>
@@ -98,21 +98,21 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
           </li>
         ))}
       </ul>
-      <Component bars of={SAY.outputName} now={component} most={size} />
+      <ComponentField bars of={SAY.outputName} now={component} most={size} />
       <SumOfProducts
-        a={{ name: SAY.lessonWeight, role: "weight", values: given.map((one) => one.weight), tell: (n) => SAY.originOutputWeight(given[n]!.key) }}
+        a={{ name: SAY.lessonWeight, role: "weight", values: unsorted.map((slice) => slice.weight), origin: (n) => SAY.originOutputWeight(unsorted[n]!.key) }}
         b={{
-          name: `v${component}`, role: "value", values: given.map((one) => one.v![component]!),
-          edit: (n, to) => (edits.value = { ...edits.value, [`${given[n]!.key}/${component}`]: to }),
+          name: `v${component}`, role: "value", values: unsorted.map((slice) => slice.v![component]!),
+          edit: (n, to) => (edits.value = { ...edits.value, [`${unsorted[n]!.key}/${component}`]: to }),
         }}
         sum={out[component]!}
         name={SAY.outputComponent(component)}
-        goes={SAY.outputGoes}
+        destination={SAY.outputGoes}
         most={KEYS}
-        held={given.findIndex((one) => one.key === now.key.index)}
-        label={(n) => <>{given[n]!.key} <Token index={given[n]!.key} role="plain" /></>}
+        selected={unsorted.findIndex((slice) => slice.key === now.key.index)}
+        label={(n) => <>{unsorted[n]!.key} <Token index={unsorted[n]!.key} role="plain" /></>}
         rest={SAY.outputOtherKeys}
-        total={<N value={out[component]!} role="output" name={SAY.outputComponent(component)} digits={6} tell={[SAY.originOut(component)[0], SAY.outputGoes]} />}
+        total={<NumberButton value={out[component]!} role="output" name={SAY.outputComponent(component)} digits={6} origin={[SAY.originOut(component)[0], SAY.outputGoes]} />}
       />
       {edited && (
         <p class="note">
@@ -125,11 +125,11 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
 }
 
 /** Parts above zero to the right, below zero to the left, in the order of their weights. */
-function Segments({ slices, i, most, held, pointed, name }: {
+function Segments({ slices, i, most, selected, pointed, name }: {
   slices: readonly Slice[];
   i: number;
   most: number;
-  held: number;
+  selected: number;
   pointed: number | null;
   name: (key: number) => string;
 }) {
@@ -144,7 +144,7 @@ function Segments({ slices, i, most, held, pointed, name }: {
           <i
             key={key}
             data-at={n}
-            class={`${key === held ? "this" : key < 0 ? "rest" : n % 2 ? "odd" : ""}${pointed === n ? " pointed" : ""}`}
+            class={`${key === selected ? "this" : key < 0 ? "rest" : n % 2 ? "odd" : ""}${pointed === n ? " pointed" : ""}`}
             style={{ left: `${left}%`, width: `${wide}%` }}
             title={`${name(key)}: ${short(parts[i]!)}`}
           />

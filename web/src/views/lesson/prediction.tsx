@@ -2,7 +2,7 @@
 import { signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { short } from "../../pure/numbers";
-import { speak } from "../../state";
+import { announce } from "../../state";
 import * as SAY from "../../strings";
 import { Check } from "../components";
 
@@ -14,11 +14,11 @@ export function PredictFirst() {
 }
 
 /** Asks for a number, then shows it (`children`) and how far off the guess was. `onSeen`: what else may now be shown. */
-export function Predict({ value, name, children, onSeen }: { value: number; name: string; children: ComponentChildren; onSeen: () => void }) {
+export function Predict({ value, name, children, onReveal }: { value: number; name: string; children: ComponentChildren; onReveal: () => void }) {
   const guess = useSignal("");
-  const seen = useSignal(false);
+  const revealed = useSignal(false);
   if (!predicting.value) return <>{children}</>;
-  if (seen.value)
+  if (revealed.value)
     return (
       <>
         {children}
@@ -30,9 +30,9 @@ export function Predict({ value, name, children, onSeen }: { value: number; name
       class="predict"
       onSubmit={(event) => {
         event.preventDefault();
-        seen.value = true;
-        onSeen();
-        speak(`${name}: ${short(value)}`);
+        revealed.value = true;
+        onReveal();
+        announce(`${name}: ${short(value)}`);
       }}
     >
       <input type="number" step="any" aria-label={SAY.predictGuess(name)} placeholder="?" value={guess.value} onInput={(event) => (guess.value = event.currentTarget.value)} />

@@ -2,30 +2,30 @@
 // that has a direction; tied, both scores are the same products.
 import { signal } from "@preact/signals";
 import { json, paths, type Words } from "../../api";
-import { tidy } from "../../pure/numbers";
+import { shortest } from "../../pure/numbers";
 import { place, resource, screen } from "../../state";
 import * as SAY from "../../strings";
-import { WordsField, words } from "./small-example";
-import { N } from "./number";
+import { TextField, exampleText } from "./small-example";
+import { NumberButton } from "./number";
 import { Choice } from "../components";
 
-const asked = resource<Words>(() => (screen.value === "lesson" && place.value.about === "why" ? paths.words(words.value, false, true, null) : null), json, 80);
+const exampleAnswer = resource<Words>(() => (screen.value === "lesson" && place.value.topic === "why" ? paths.words(exampleText.value, false, true, null) : null), json, 80);
 const pair = signal<readonly [number, number]>([2, 1]);
 /** Typed numbers, by side, vector, word and component. */
 const typed = signal<Record<string, number>>({});
 
-type Vector = (kind: "q" | "k", word: number) => number[];
+type VectorOf = (kind: "q" | "k", word: number) => number[];
 
-export function WhyLesson() {
-  const made = asked.value.value;
-  const count = made?.words.length ?? 0;
+export function SeparateVectorsLesson() {
+  const example = exampleAnswer.value.value;
+  const count = example?.words.length ?? 0;
   const [a, b] = pair.value.map((at) => Math.min(at, count - 1)) as [number, number];
-  if (!made || count < 2) return <p class="empty">{SAY.loading}</p>;
-  const names = made.labels;
-  const head = made.heads[0]!;
-  const given = (kind: "q" | "k", word: number) => head[kind][word]!.map((at) => made.numbers[at]!.value ?? 0);
-  const vector = (side: "separate" | "tied"): Vector => (kind, word) =>
-    given(side === "tied" ? "k" : kind, word).map((x, i) => typed.value[`${side}/${side === "tied" ? "k" : kind}/${word}/${i}`] ?? x);
+  if (!example || count < 2) return <p class="empty">{SAY.loading}</p>;
+  const names = example.labels;
+  const head = example.heads[0]!;
+  const original = (kind: "q" | "k", word: number) => head[kind][word]!.map((at) => example.numbers[at]!.value ?? 0);
+  const vector = (side: "separate" | "tied"): VectorOf => (kind, word) =>
+    original(side === "tied" ? "k" : kind, word).map((x, i) => typed.value[`${side}/${side === "tied" ? "k" : kind}/${word}/${i}`] ?? x);
   const among = names.map((name, i) => [String(i), name] as const);
   const pick = (at: 0 | 1) => (text: string) => {
     const to = Number(text);
@@ -35,34 +35,34 @@ export function WhyLesson() {
   return (
     <>
       <header class="subject">
-        <WordsField>
+        <TextField>
           <Choice label={SAY.separatePair} value={String(a)} among={among} onPick={pick(0)} />
           <Choice label="→" value={String(b)} among={among} onPick={pick(1)} />
           {Object.keys(typed.value).length > 0 && <button onClick={() => (typed.value = {})}>{SAY.separateReset}</button>}
-        </WordsField>
+        </TextField>
         <h1>{SAY.lessonQuestions.why}</h1>
       </header>
       <p>{SAY.separateLead}</p>
       <p><b>{SAY.separateTask(names[a]!, names[b]!)}</b></p>
       <div class="sides">
         {(["separate", "tied"] as const).map((side) => (
-          <Side key={side} side={side} names={names} a={a} b={b} of={vector(side)} />
+          <VectorPair key={side} side={side} names={names} a={a} b={b} of={vector(side)} />
         ))}
       </div>
       <h2>{SAY.separateValue}</h2>
       <p>{SAY.separateValueText(names[a]!)}</p>
-      <Mixed made={made} word={a} />
+      <Outputs example={example} word={a} />
     </>
   );
 }
 
 const dot = (q: number[], k: number[]) => q.reduce((sum, x, i) => sum + x * k[i]!, 0);
-const written = (q: number[], k: number[]) => q.map((x, i) => `${tidy(x)} × ${tidy(k[i]!)}`).join(" + ");
+const productText = (q: number[], k: number[]) => q.map((x, i) => `${shortest(x)} × ${shortest(k[i]!)}`).join(" + ");
 
-function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: string[]; a: number; b: number; of: Vector }) {
+function VectorPair({ side, names, a, b, of }: { side: "separate" | "tied"; names: string[]; a: number; b: number; of: VectorOf }) {
   const tied = side === "tied";
-  const [there, back] = [dot(of("q", a), of("k", b)), dot(of("q", b), of("k", a))];
-  const done = there > 2 && back <= 0;
+  const [forward, backward] = [dot(of("q", a), of("k", b)), dot(of("q", b), of("k", a))];
+  const done = forward > 2 && backward <= 0;
   const tried = Object.keys(typed.value).some((name) => name.startsWith(side));
   const title = tied ? SAY.separateTied : SAY.separateVectors;
   const called = (kind: "q" | "k", word: number) => (tied ? SAY.separateTiedVector : kind === "q" ? SAY.separateQ : SAY.separateK)(names[word]!);
@@ -86,8 +86,8 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
   const line = (from: number, to: number, value: number) => (
     <p class="equation small" key={from}>
       <b>{SAY.separateScore(names[from]!, names[to]!)}</b>
-      <span class="soft">{written(of("q", from), of("k", to))} =</span>
-      <N value={value} name={SAY.separateScore(names[from]!, names[to]!)} tell={[`${SAY.separateQ(names[from]!)} · ${SAY.separateK(names[to]!)} = ${written(of("q", from), of("k", to))}`, SAY.separateScoreGoes]} />
+      <span class="soft">{productText(of("q", from), of("k", to))} =</span>
+      <NumberButton value={value} name={SAY.separateScore(names[from]!, names[to]!)} origin={[`${SAY.separateQ(names[from]!)} · ${SAY.separateK(names[to]!)} = ${productText(of("q", from), of("k", to))}`, SAY.separateScoreGoes]} />
     </p>
   );
   return (
@@ -96,8 +96,8 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
       <table class="sums">
         <tbody>{tied ? [a, b].map((word) => field("k", word)) : [a, b].flatMap((word) => [field("q", word), field("k", word)])}</tbody>
       </table>
-      {line(a, b, there)}
-      {line(b, a, back)}
+      {line(a, b, forward)}
+      {line(b, a, backward)}
       <p class={done ? "verdict value" : "verdict"} role="status">
         {done ? `✓ ${SAY.separateDone}` : tied && tried ? SAY.separateImpossible : SAY.separateNotYet}
       </p>
@@ -106,9 +106,9 @@ function Side({ side, names, a, b, of }: { side: "separate" | "tied"; names: str
 }
 
 /** What a word receives with its values, and what it would with keys in their place. */
-function Mixed({ made, word }: { made: Words; word: number }) {
-  const head = made.heads[0]!;
-  const of = (at: number) => made.numbers[at]!.value ?? 0;
+function Outputs({ example, word }: { example: Words; word: number }) {
+  const head = example.heads[0]!;
+  const of = (at: number) => example.numbers[at]!.value ?? 0;
   return (
     <>
       {([["v", SAY.separateWithV, "output"], ["k", SAY.separateWithK, "key"]] as const).map(([name, title, role]) => (
@@ -116,8 +116,8 @@ function Mixed({ made, word }: { made: Words; word: number }) {
           <span class="soft">{title} =</span>
           {head[name][0]!.map((_, i) => {
             const terms = head.weights[word]!.map((weight, key) => [of(weight), of(head[name][key]![i]!)] as const);
-            const from = terms.map(([weight, x]) => `${tidy(weight)} × ${tidy(x)}`).join(" + ");
-            return <N key={i} value={terms.reduce((sum, [weight, x]) => sum + weight * x, 0)} role={role} name={`${title}, ${i + 1}`} tell={[from, SAY.separateOutputGoes(made.labels[word]!)]} />;
+            const from = terms.map(([weight, x]) => `${shortest(weight)} × ${shortest(x)}`).join(" + ");
+            return <NumberButton key={i} value={terms.reduce((sum, [weight, x]) => sum + weight * x, 0)} role={role} name={`${title}, ${i + 1}`} origin={[from, SAY.separateOutputGoes(example.labels[word]!)]} />;
           })}
         </p>
       ))}

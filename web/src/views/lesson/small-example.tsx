@@ -3,15 +3,15 @@ import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
 import { json, paths, type Words } from "../../api";
-import { tidy } from "../../pure/numbers";
+import { shortest } from "../../pure/numbers";
 import { entropy } from "../../pure/text";
 import { resource, screen, step } from "../../state";
 import * as SAY from "../../strings";
-import { N, told } from "./number";
+import { NumberButton, shownOrigin } from "./number";
 import { Check } from "../components";
 import { predicting, PredictFirst } from "./prediction";
 
-export const words = signal("the river bank");
+export const exampleText = signal("the river bank");
 const causal = signal(true);
 const scaled = signal(true);
 const temperature = signal(1);
@@ -20,16 +20,16 @@ const revealed = signal<ReadonlySet<number>>(new Set());
 
 /** What scores are divided by; null: √d. */
 const divisor = () => (scaled.value ? (temperature.value === 1 ? null : Math.SQRT2 * temperature.value) : temperature.value);
-const lesson = resource<Words>(() => (screen.value === "lesson" ? paths.words(words.value, false, causal.value, divisor()) : null), json, 80);
+const lesson = resource<Words>(() => (screen.value === "lesson" ? paths.words(exampleText.value, false, causal.value, divisor()) : null), json, 80);
 const ROLE: Record<string, string> = { embedding: "plain", map: "plain", score: "score" };
 const SIGN: Record<string, string> = { divide: "÷", subtract: "−", sum: "+" };
 
-function say(made: Words, at: number): void {
-  const one = made.numbers[at]!;
-  const used = made.numbers.flatMap((other, i) => (other.of.includes(at) ? [i] : []));
+function showOrigin(example: Words, at: number): void {
+  const one = example.numbers[at]!;
+  const used = example.numbers.flatMap((other, i) => (other.of.includes(at) ? [i] : []));
   const link = (i: number) => (
-    <button class={`n ${ROLE[made.numbers[i]!.role] ?? made.numbers[i]!.role}`} title={made.numbers[i]!.name} onClick={() => say(made, i)}>
-      {tidy(made.numbers[i]!.value)}
+    <button class={`n ${ROLE[example.numbers[i]!.role] ?? example.numbers[i]!.role}`} title={example.numbers[i]!.name} onClick={() => showOrigin(example, i)}>
+      {shortest(example.numbers[i]!.value)}
     </button>
   );
   const joined = (sign: string) => one.of.flatMap((i, n) => (n ? [` ${sign} `, link(i)] : [link(i)]));
@@ -37,15 +37,15 @@ function say(made: Words, at: number): void {
   if (one.how === "sum of products") from = one.of.flatMap((i, n) => [n ? (n % 2 ? " × " : " + ") : "", link(i)]);
   else if (one.how in SIGN) from = joined(SIGN[one.how]!);
   else if (one.how !== "given") from = [`${SAY.originHow(one.how)} `, ...joined(",")];
-  told.value = {
-    name: `${one.name} = ${tidy(one.value)}`,
+  shownOrigin.value = {
+    name: `${one.name} = ${shortest(one.value)}`,
     from,
-    to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => say(made, i)}>{made.numbers[i]!.name}</button>]) : SAY.headsNextLayer,
+    to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => showOrigin(example, i)}>{example.numbers[i]!.name}</button>]) : SAY.headsNextLayer,
   };
 }
 
-function Grid({ made, of, name, rows, cols, hide }: {
-  made: Words;
+function Grid({ example, of, name, rows, cols, hide }: {
+  example: Words;
   of: number[][];
   name: string;
   rows?: readonly string[] | undefined;
@@ -71,17 +71,17 @@ function Grid({ made, of, name, rows, cols, hide }: {
             <tr key={i}>
               {rows && <th scope="row">{rows[i]}</th>}
               {row.map((at, j) => {
-                const { value, role } = made.numbers[at]!;
+                const { value, role } = example.numbers[at]!;
                 if (hide && predicting.value && !revealed.value.has(at))
                   return (
                     <td key={j}>
-                      <button class="n reveal" aria-label={SAY.lessonHidden} title={SAY.lessonHidden} onClick={() => ((revealed.value = new Set(revealed.value).add(at)), say(made, at))}>?</button>
+                      <button class="n reveal" aria-label={SAY.lessonHidden} title={SAY.lessonHidden} onClick={() => ((revealed.value = new Set(revealed.value).add(at)), showOrigin(example, at))}>?</button>
                     </td>
                   );
                 const shade = role === "weight" && value ? { "--part": `${Math.round(value * 70)}%` } : {};
                 return (
                   <td key={j} class={role === "weight" ? "shaded" : ""} style={shade}>
-                    <button class={`n ${ROLE[role] ?? role}`} onClick={() => say(made, at)}>{tidy(value)}</button>
+                    <button class={`n ${ROLE[role] ?? role}`} onClick={() => showOrigin(example, at)}>{shortest(value)}</button>
                   </td>
                 );
               })}
@@ -94,78 +94,78 @@ function Grid({ made, of, name, rows, cols, hide }: {
 }
 
 /** Where the words are typed, with what else the lesson lets one choose. */
-export function WordsField({ children }: { children: ComponentChildren }) {
+export function TextField({ children }: { children: ComponentChildren }) {
   return (
-    <form class="tools" onSubmit={(event) => (event.preventDefault(), (words.value = new FormData(event.currentTarget).get("words") as string))}>
+    <form class="tools" onSubmit={(event) => (event.preventDefault(), (exampleText.value = new FormData(event.currentTarget).get("words") as string))}>
       <label class="choice">
         <span>{SAY.lessonWordsLabel}</span>
-        <input name="words" value={words.value} spellcheck={false} />
+        <input name="words" value={exampleText.value} spellcheck={false} />
       </label>
       {children}
     </form>
   );
 }
 
-export function WordsLesson() {
-  const made = lesson.value.value;
+export function SmallExampleLesson() {
+  const example = lesson.value.value;
   const now = step.value;
   useEffect(() => {
     revealed.value = new Set();
-  }, [now, made, predicting.value]);
+  }, [now, example, predicting.value]);
   return (
     <>
       <header class="subject">
-        <WordsField>
+        <TextField>
           <Check label={SAY.lessonCausal} on={causal.value} onPick={(on) => (causal.value = on)} />
           {(now === 2 || now === 7) && <PredictFirst />}
-        </WordsField>
+        </TextField>
         <h1>
           {now}. {SAY.lessonSteps[now - 1]![1]}
         </h1>
       </header>
-      {made ? <Step made={made} /> : <p class="empty">{SAY.loading}</p>}
+      {example ? <Step example={example} /> : <p class="empty">{SAY.loading}</p>}
     </>
   );
 }
 
 /** A grid of a step: what it is called, whether its rows and columns are words, and whether its numbers may be hidden at first. */
-type Shown = readonly [name: string, of: number[][], named: "" | "rows" | "both", hides?: boolean];
+type StepGrid = readonly [name: string, of: number[][], named: "" | "rows" | "both", hides?: boolean];
 const column = (of: number[]) => of.map((one) => [one]);
 
 /** What each step shows of a head. */
-function shownOf(head: Words["heads"][number], at: number): Shown[] {
-  const scores: Shown = ["q · k", head.scores, "both", at === 2];
-  const scaled: Shown = ["÷ √d", head.scaled, "both"];
-  const masked: Shown = [SAY.lessonMasked, head.masked, "both"];
-  const shifted: Shown = [SAY.lessonShifted, head.shifted, "both"];
-  const exps: Shown = ["exp", head.exps, "both"];
-  const weights: Shown = [SAY.lessonWeights, head.weights, "both", at === 7];
-  const [q, k, v] = (["q", "k", "v"] as const).map((one): Shown => [one, head[one], "rows"]) as [Shown, Shown, Shown];
-  const map = (one: "q" | "k" | "v"): Shown[] => [[`W_${one}`, head[`w_${one}`], ""], [`${one} = x · W_${one}`, head[one], "rows"]];
+function gridsOf(head: Words["heads"][number], at: number): StepGrid[] {
+  const scores: StepGrid = ["q · k", head.scores, "both", at === 2];
+  const scaled: StepGrid = ["÷ √d", head.scaled, "both"];
+  const masked: StepGrid = [SAY.lessonMasked, head.masked, "both"];
+  const shifted: StepGrid = [SAY.lessonShifted, head.shifted, "both"];
+  const exps: StepGrid = ["exp", head.exps, "both"];
+  const weights: StepGrid = [SAY.lessonWeights, head.weights, "both", at === 7];
+  const [q, k, v] = (["q", "k", "v"] as const).map((one): StepGrid => [one, head[one], "rows"]) as [StepGrid, StepGrid, StepGrid];
+  const map = (one: "q" | "k" | "v"): StepGrid[] => [[`W_${one}`, head[`w_${one}`], ""], [`${one} = x · W_${one}`, head[one], "rows"]];
   return {
     1: [...map("q"), ...map("k"), ...map("v")],
     2: [q, k, scores],
-    3: [scores, ["√d", [[head.divisor]], ""] as Shown, scaled, weights],
+    3: [scores, ["√d", [[head.divisor]], ""] as StepGrid, scaled, weights],
     4: [scaled, masked],
-    5: [masked, [SAY.lessonLargest, column(head.maxima), "rows"] as Shown, shifted],
+    5: [masked, [SAY.lessonLargest, column(head.maxima), "rows"] as StepGrid, shifted],
     6: [shifted, exps],
-    7: [exps, [SAY.lessonSum, column(head.sums), "rows"] as Shown, weights],
-    8: [weights, v, [`${SAY.lessonWeights} · v`, head.out, "rows"] as Shown],
+    7: [exps, [SAY.lessonSum, column(head.sums), "rows"] as StepGrid, weights],
+    8: [weights, v, [`${SAY.lessonWeights} · v`, head.out, "rows"] as StepGrid],
   }[at]!;
 }
 
-function Step({ made }: { made: Words }) {
+function Step({ example }: { example: Words }) {
   const now = step.value;
-  const grids = (all: Shown[]) => (
+  const grids = (all: StepGrid[]) => (
     <div class="matrices">
       {all.map(([name, of, named, hides]) => (
-        <Grid key={name} made={made} of={of} name={name} rows={named ? made.labels : undefined} cols={named === "both" ? made.labels : undefined} hide={hides} />
+        <Grid key={name} example={example} of={of} name={name} rows={named ? example.labels : undefined} cols={named === "both" ? example.labels : undefined} hide={hides} />
       ))}
     </div>
   );
   return (
     <>
-      <p>{now === 1 ? `${SAY.stepProjected} ${made.chosen ? SAY.lessonFeatures : SAY.lessonMadeUp}` : now === 4 ? `${SAY.lessonCausal}.` : [SAY.stepDot, SAY.stepScale, "", SAY.stepMaximum, SAY.stepExp, SAY.stepSum, SAY.stepOutput, SAY.stepHeads][now - 2]}</p>
+      <p>{now === 1 ? `${SAY.stepProjected} ${example.chosen ? SAY.lessonFeatures : SAY.lessonMadeUp}` : now === 4 ? `${SAY.lessonCausal}.` : [SAY.stepDot, SAY.stepScale, "", SAY.stepMaximum, SAY.stepExp, SAY.stepSum, SAY.stepOutput, SAY.stepHeads][now - 2]}</p>
       {(now === 3 || now === 7) && (
         <div class="tools">
           <Check label={SAY.stepWithout} on={!scaled.value} onPick={(on) => (scaled.value = !on)} />
@@ -176,21 +176,21 @@ function Step({ made }: { made: Words }) {
           </label>
         </div>
       )}
-      {now === 1 && grids([["x", made.x, "rows"]])}
+      {now === 1 && grids([["x", example.x, "rows"]])}
       {now === 9
-        ? grids([[SAY.lessonConcat, made.concat, "rows"], ["W_o", made.w_o, ""], [SAY.lessonOut, made.out, "rows"]])
-        : made.heads.map((head, i) => (
+        ? grids([[SAY.lessonConcat, example.concat, "rows"], ["W_o", example.w_o, ""], [SAY.lessonOut, example.out, "rows"]])
+        : example.heads.map((head, i) => (
             <section class="head" key={i}>
               <h2>
                 {SAY.lessonHead} {i + 1}
               </h2>
-              {grids(shownOf(head, now))}
+              {grids(gridsOf(head, now))}
               {(now === 3 || now === 7) && (
                 <p class="soft" data-entropies>
                   {SAY.lessonEntropy}:{" "}
                   {head.weights.map((row, query) => [
-                    query ? ", " : "", `${made.labels[query]} `,
-                    <N key={query} value={entropy(row.map((at) => made.numbers[at]!.value ?? 0))} name={`${SAY.lessonEntropy}, ${made.labels[query]}`} tell={SAY.originEntropy} />,
+                    query ? ", " : "", `${example.labels[query]} `,
+                    <NumberButton key={query} value={entropy(row.map((at) => example.numbers[at]!.value ?? 0))} name={`${SAY.lessonEntropy}, ${example.labels[query]}`} origin={SAY.originEntropy} />,
                   ])}{" "}
                   nats
                 </p>

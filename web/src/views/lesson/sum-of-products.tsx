@@ -1,15 +1,15 @@
 // Tables of the lesson: a sum of products, and bars to the left and right of nothing.
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { terms } from "../../pure/lesson";
+import { productTerms } from "../../pure/lesson";
 import { short } from "../../pure/numbers";
 import { place, go } from "../../state";
 import * as SAY from "../../strings";
-import { N } from "./number";
+import { NumberButton } from "./number";
 import { Check } from "../components";
 
 /** A bar to the right for more than nothing, to the left for less. */
-export function Signed({ part }: { part: number }) {
+export function SignedBar({ part }: { part: number }) {
   const wide = Math.min(Math.abs(part), 1) * 50;
   return (
     <span class="signed" aria-hidden="true">
@@ -19,7 +19,7 @@ export function Signed({ part }: { part: number }) {
 }
 
 /** A table of the lesson: what heads its columns, [text, class], and its rows. */
-export function Sums({ head, children, ...rest }: { head: readonly (readonly [string, string?])[]; children: ComponentChildren; [data: `data-${string}`]: unknown }) {
+export function LessonTable({ head, children, ...rest }: { head: readonly (readonly [string, string?])[]; children: ComponentChildren; [data: `data-${string}`]: unknown }) {
   return (
     <div class="scroll">
       <table class="sums" {...rest}>
@@ -32,27 +32,27 @@ export function Sums({ head, children, ...rest }: { head: readonly (readonly [st
   );
 }
 
-export interface Side {
+export interface Factor {
   readonly name: string;
   readonly role: string;
   readonly values: readonly number[];
   /** Where component i came from, and where it goes. */
-  tell?(i: number): readonly ComponentChildren[];
+  origin?(i: number): readonly ComponentChildren[];
   /** The components may be changed: what to do with a new one. */
   edit?(i: number, value: number): void;
 }
 
 /** Σ a × b: the largest products with a running sum, the exact remainder, and the whole as the library has it. */
-export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, rest, hiding, total, children }: {
-  a: Side;
-  b: Side;
+export function SumOfProducts({ a, b, sum, name, destination, most = 10, label, selected, rest, hiding, total, children }: {
+  a: Factor;
+  b: Factor;
   /** What all the products sum to, those that are not given among them. */
   sum: number;
   name: string;
-  goes: string;
+  destination: string;
   most?: number;
   label?: (i: number) => ComponentChildren;
-  held?: number;
+  selected?: number;
   /** What the products that are not shown are called. */
   rest?: string;
   hiding?: boolean;
@@ -61,10 +61,10 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
 }) {
   const all = useSignal(false);
   const products = a.values.map((x, i) => x * b.values[i]!);
-  const { shown, rest: left, subtotal } = terms(a.values, b.values, products, all.value ? Infinity : most, held);
+  const { shown, rest: remaining, subtotal } = productTerms(a.values, b.values, products, all.value ? Infinity : most, selected);
   const other = sum - subtotal;
   const largest = Math.max(...shown.map((term) => Math.abs(term.product)), 1e-12);
-  const number = (side: Side, i: number, value: number) => (
+  const number = (side: Factor, i: number, value: number) => (
     <td>
       {side.edit ? (
         <input
@@ -76,7 +76,7 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
           onChange={(event) => event.currentTarget.value !== "" && side.edit!(i, Number(event.currentTarget.value))}
         />
       ) : (
-        <N value={value} role={side.role} name={`${side.name}, ${i}`} tell={side.tell!(i)} />
+        <NumberButton value={value} role={side.role} name={`${side.name}, ${i}`} origin={side.origin!(i)} />
       )}
     </td>
   );
@@ -85,42 +85,42 @@ export function SumOfProducts({ a, b, sum, name, goes, most = 10, label, held, r
       {products.length > most && (
         <div class="tools">
           <Check label={SAY.stepAllProducts} on={all.value} onPick={(on) => (all.value = on)} />
-          {left > 0 && <span class="soft">{SAY.stepLargest(shown.length, left)}</span>}
+          {remaining > 0 && <span class="soft">{SAY.stepLargest(shown.length, remaining)}</span>}
         </div>
       )}
-      <Sums head={[["i", "left soft"], [a.name, a.role], [""], [b.name, b.role], [""], [SAY.sumProduct], [""], [SAY.sumSoFar]]}>
+      <LessonTable head={[["i", "left soft"], [a.name, a.role], [""], [b.name, b.role], [""], [SAY.sumProduct], [""], [SAY.sumSoFar]]}>
         {shown.map((term, n) => (
-          <tr key={term.index} class={term.index === held ? "this" : ""}>
+          <tr key={term.index} class={term.index === selected ? "this" : ""}>
             <td class="soft left">{label ? label(term.index) : term.index}</td>
             {number(a, term.index, term.q)}
             <td class="soft">×</td>
             {number(b, term.index, term.k)}
             <td class="soft">=</td>
-            <td><N value={term.product} tell={[`${short(term.q)} × ${short(term.k)}`, name]} /></td>
-            <td class="signed-bar"><Signed part={term.product / largest} /></td>
-            <td>{hiding ? "?" : <N value={term.sum} tell={SAY.originRunning(n + 1)} />}</td>
+            <td><NumberButton value={term.product} origin={[`${short(term.q)} × ${short(term.k)}`, name]} /></td>
+            <td class="signed-bar"><SignedBar part={term.product / largest} /></td>
+            <td>{hiding ? "?" : <NumberButton value={term.sum} origin={SAY.originRunning(n + 1)} />}</td>
           </tr>
         ))}
-        {(left > 0 || rest) && (
+        {(remaining > 0 || rest) && (
           <tr>
-            <td class="soft left" colSpan={5}>{rest ?? SAY.stepOthers(left)}</td>
-            <td><N value={other} tell={[SAY.originRemainder(short(sum), short(subtotal), shown.length), name]} /></td>
-            <td class="signed-bar"><Signed part={other / largest} /></td>
+            <td class="soft left" colSpan={5}>{rest ?? SAY.stepOthers(remaining)}</td>
+            <td><NumberButton value={other} origin={[SAY.originRemainder(short(sum), short(subtotal), shown.length), name]} /></td>
+            <td class="signed-bar"><SignedBar part={other / largest} /></td>
             <td />
           </tr>
         )}
         <tr class="total">
           <td colSpan={7}>{name}</td>
-          <td>{total ?? <N value={sum} name={name} digits={6} tell={[SAY.originTotal, goes]} />}</td>
+          <td>{total ?? <NumberButton value={sum} name={name} digits={6} origin={[SAY.originTotal, destination]} />}</td>
         </tr>
         {children}
-      </Sums>
+      </LessonTable>
     </>
   );
 }
 
 /** Which component a step looks into. */
-export function Component({ of, now, most, bars }: { of: string; now: number; most: number; bars?: boolean }) {
+export function ComponentField({ of, now, most, bars }: { of: string; now: number; most: number; bars?: boolean }) {
   return (
     <div class="tools">
       <label class="choice">

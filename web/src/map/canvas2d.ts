@@ -1,34 +1,34 @@
 // The Canvas2D painter: where no graphics processor runs WebGL2, and for pictures that are exported.
-import { sidesOf } from "../pure/tiles";
+import { pixelSize } from "../pure/tiles";
 import { toneOf, type Tone } from "../pure/tone";
-import type { Held } from "./loader";
+import type { LoadedTile } from "./loader";
 import { bandOf, bands, boxOf, type Painter, type Scene } from "./painter";
 
 type Context = CanvasRenderingContext2D;
 
 // The leading bits of a number, its sign, exponent and ten bits of its fraction, tell more tones apart than there are colours.
-const LOST = 13;
-const known = { how: "", table: null as Uint8Array | null, colours: new Uint32Array(2 ** (32 - LOST)) };
+const DROPPED_BITS = 13;
+const colourCache = { how: "", table: null as Uint8Array | null, colours: new Uint32Array(2 ** (32 - DROPPED_BITS)) };
 const middle = new Uint32Array(1);
 const asNumber = new Float32Array(middle.buffer);
 
 /** Colours of values, each worked out once; none where nothing is. */
-export function fill(out: Uint32Array, values: Float32Array, tone: Tone, table: Uint8Array): void {
+export function fillColours(out: Uint32Array, values: Float32Array, tone: Tone, table: Uint8Array): void {
   const how = JSON.stringify(tone);
-  const { colours } = known;
-  if (known.how !== how || known.table !== table) {
+  const { colours } = colourCache;
+  if (colourCache.how !== how || colourCache.table !== table) {
     colours.fill(0);
-    Object.assign(known, { how, table });
+    Object.assign(colourCache, { how, table });
   }
   const palette = new Uint32Array(table.buffer, table.byteOffset, 256);
   const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
   for (let i = 0; i < bits.length; i++) {
     const word = bits[i]!;
     if (word << 1 === 0 && !tone.signed) continue;
-    const at = word >>> LOST;
+    const at = word >>> DROPPED_BITS;
     let colour = colours[at]!;
     if (!colour) {
-      middle[0] = word << 1 === 0 ? 0 : (at << LOST) | (1 << (LOST - 1));
+      middle[0] = word << 1 === 0 ? 0 : (at << DROPPED_BITS) | (1 << (DROPPED_BITS - 1));
       colours[at] = colour = palette[Math.round(toneOf(asNumber[0]!, tone) * 255)]!;
     }
     out[i] = colour;
@@ -36,18 +36,18 @@ export function fill(out: Uint32Array, values: Float32Array, tone: Tone, table: 
 }
 
 /** The pixels of a tile in colour. */
-export function coloured(values: Float32Array, rows: number, cols: number, tone: Tone, table: Uint8Array, band: Float32Array | null): ImageData {
+export function colourImage(values: Float32Array, rows: number, cols: number, tone: Tone, table: Uint8Array, band: Float32Array | null): ImageData {
   const image = new ImageData(cols, rows);
-  const own = band ? values.map((value, i) => value / Math.max(band[Math.floor(i / cols)]!, 1e-38)) : values;
-  fill(new Uint32Array(image.data.buffer), own, band ? { ...tone, greatest: 1 } : tone, table);
+  const scaled = band ? values.map((value, i) => value / Math.max(band[Math.floor(i / cols)]!, 1e-38)) : values;
+  fillColours(new Uint32Array(image.data.buffer), scaled, band ? { ...tone, greatest: 1 } : tone, table);
   return image;
 }
 
 const same = (a: Float32Array | null, b: Float32Array | null) => a === b || (a !== null && b !== null && a.every((value, i) => value === b[i]));
 
-export class PlainPainter implements Painter {
+export class Canvas2dPainter implements Painter {
   readonly kind = "canvas2d";
-  private readonly made = new WeakMap<Held, { how: string; band: Float32Array | null; canvas: HTMLCanvasElement }>();
+  private readonly painted = new WeakMap<LoadedTile, { how: string; band: Float32Array | null; canvas: HTMLCanvasElement }>();
   private readonly names = new WeakMap<Uint8Array, number>();
   private named = 0;
 
@@ -60,20 +60,20 @@ export class PlainPainter implements Painter {
     const all = scene.rows ? bands(scene) : null;
     if (!this.names.has(scene.table)) this.names.set(scene.table, this.named++);
     const how = JSON.stringify([scene.tone, this.names.get(scene.table)]);
-    for (const { held } of scene.drawn) {
-      let ready = this.made.get(held);
-      const band = all && bandOf(all, held);
-      if (ready?.how !== how || !same(ready.band, band)) {
-        const { rows, cols } = held.tile;
-        const canvas = ready?.canvas ?? Object.assign(document.createElement("canvas"), { width: cols, height: rows });
-        canvas.getContext("2d")!.putImageData(coloured(held.values, rows, cols, scene.tone, scene.table, band), 0, 0);
-        this.made.set(held, (ready = { how, band, canvas }));
+    for (const { loaded } of scene.drawn) {
+      let cached = this.painted.get(loaded);
+      const band = all && bandOf(all, loaded);
+      if (cached?.how !== how || !same(cached.band, band)) {
+        const { rows, cols } = loaded.tile;
+        const canvas = cached?.canvas ?? Object.assign(document.createElement("canvas"), { width: cols, height: rows });
+        canvas.getContext("2d")!.putImageData(colourImage(loaded.values, rows, cols, scene.tone, scene.table, band), 0, 0);
+        this.painted.set(loaded, (cached = { how, band, canvas }));
       }
       // On whole pixels, so that nothing shows between two tiles.
-      const { x0, x1, y0, y1 } = boxOf(scene, held);
+      const { x0, x1, y0, y1 } = boxOf(scene, loaded);
       const [left, right, top, bottom] = [x0, x1, y0, y1].map((at) => Math.round(at * scene.ratio)) as [number, number, number, number];
-      const { high, wide } = sidesOf(held.tile);
-      context.drawImage(ready.canvas, 0, 0, wide, high, left, top, right - left, bottom - top);
+      const { high, wide } = pixelSize(loaded.tile);
+      context.drawImage(cached.canvas, 0, 0, wide, high, left, top, right - left, bottom - top);
     }
   }
 

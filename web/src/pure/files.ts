@@ -4,13 +4,13 @@ import type { Box } from "./tiles";
 import { type Extent, type Size, stepFor, type View, xOf, yOf } from "./view";
 
 /** The first weight of each pixel along a side that is parted evenly, as the server parts it. */
-export const startsOf = (start: number, stop: number, count: number) =>
+export const pixelStarts = (start: number, stop: number, count: number) =>
   Array.from({ length: count }, (_, i) => start + Math.ceil((i * (stop - start)) / count));
 
 /** One line for each query, one column for each key; a pooled one is named by its first weight. */
-export function csvOf(at: Box, values: ArrayLike<number>): string {
-  const lines = [["query\\key", ...startsOf(at.k0, at.k1, at.cols)].join(",")];
-  startsOf(at.q0, at.q1, at.rows).forEach((query, r) => {
+export function csvText(at: Box, values: ArrayLike<number>): string {
+  const lines = [["query\\key", ...pixelStarts(at.k0, at.k1, at.cols)].join(",")];
+  pixelStarts(at.q0, at.q1, at.rows).forEach((query, r) => {
     const line: (number | string)[] = [query];
     for (let c = 0; c < at.cols; c++) line.push(values[r * at.cols + c]!);
     lines.push(line.join(","));
@@ -21,13 +21,13 @@ export function csvOf(at: Box, values: ArrayLike<number>): string {
 const escaped = (text: string) => text.replace(/[<>&"]/g, (c) => `&#${c.charCodeAt(0)};`);
 
 /** One line for each key of a row. */
-export function rowOf(weights: ArrayLike<number>, token: (index: number) => string | undefined): string {
+export function csvOfRow(weights: ArrayLike<number>, token: (index: number) => string | undefined): string {
   const lines = Array.from(weights, (weight, i) => `${i},"${(token(i) ?? "").replaceAll('"', '""')}",${weight}`);
   return ["key,token,weight", ...lines].join("\n") + "\n";
 }
 
 /** True vectors: a square for each weight, tokens on both axes. Null is no colour. */
-export function svgOf(at: Box, values: ArrayLike<number>, colourOf: (value: number) => string | null, token: (index: number, query?: boolean) => string | undefined): string {
+export function svgOfWeights(at: Box, values: ArrayLike<number>, colourOf: (value: number) => string | null, token: (index: number, query?: boolean) => string | undefined): string {
   const side = 12;
   const edge = 80;
   const out = [
@@ -49,7 +49,7 @@ export function svgOf(at: Box, values: ArrayLike<number>, colourOf: (value: numb
 }
 
 /** A picture of the map inside axes that are vectors. */
-export function svgAround(picture: string, view: View & Size, extent: Extent, names: { queries: string; keys: string }): string {
+export function svgWithImage(picture: string, view: View & Size, extent: Extent, names: { queries: string; keys: string }): string {
   const { width, height, scale } = view;
   const edge = 70;
   const step = stepFor(scale, 70);
@@ -74,15 +74,15 @@ export function svgAround(picture: string, view: View & Size, extent: Extent, na
   return out.join("\n");
 }
 
-export interface Side {
+export interface HeadName {
   name: string;
   layer: number;
   head: number;
 }
 
 /** The lines that give the same numbers in Python; of two heads, those of the first less those of the second. */
-export function pythonOf(at: Box & { how: string; cell: { query: number; key: number } | null }, a: Side, b: Side | null = null): string {
-  const of = ({ name, layer, head }: Side) => `regard.Recording.open(${JSON.stringify(name)}).layer(${layer}).head(${head})`;
+export function pythonCode(at: Box & { how: string; cell: { query: number; key: number } | null }, a: HeadName, b: HeadName | null = null): string {
+  const of = ({ name, layer, head }: HeadName) => `regard.Recording.open(${JSON.stringify(name)}).layer(${layer}).head(${head})`;
   const pooled = at.rows < at.q1 - at.q0 || at.cols < at.k1 - at.k0;
   const both = (part: string) => (b ? `a${part} - b${part}` : `a${part}`);
   const lines = ["import regard", "", `a = ${of(a)}`];
@@ -107,7 +107,7 @@ export function crc32(bytes: Uint8Array): number {
 }
 
 /** An array as NumPy's .npy, version 1.0, little-endian. */
-export function npyOf(values: Float32Array | Int32Array, shape: readonly number[]): Uint8Array<ArrayBuffer> {
+export function npyBytes(values: Float32Array | Int32Array, shape: readonly number[]): Uint8Array<ArrayBuffer> {
   const kind = values instanceof Float32Array ? "<f4" : "<i4";
   const dims = shape.length === 1 ? `${shape[0]},` : shape.join(", ");
   let head = `{'descr': '${kind}', 'fortran_order': False, 'shape': (${dims}), }`;
@@ -122,36 +122,36 @@ export function npyOf(values: Float32Array | Int32Array, shape: readonly number[
 }
 
 /** Arrays by name as NumPy's .npz: a zip whose members are stored as they are. */
-export function npzOf(arrays: Record<string, Uint8Array>): Uint8Array<ArrayBuffer> {
+export function npzBytes(arrays: Record<string, Uint8Array>): Uint8Array<ArrayBuffer> {
   const parts: Uint8Array[] = [];
   const central: Uint8Array[] = [];
   let at = 0;
   for (const [name, data] of Object.entries(arrays)) {
-    const title = new TextEncoder().encode(`${name}.npy`);
+    const nameBytes = new TextEncoder().encode(`${name}.npy`);
     // After its signature, a member's local header and its entry in the directory say the same.
-    const same = new DataView(new ArrayBuffer(26));
-    for (const [place, value] of [[0, 20], [6, 0], [8, 0x21], [22, title.length]] as const) same.setUint16(place, value, true);
-    for (const [place, value] of [[10, crc32(data)], [14, data.length], [18, data.length]] as const) same.setUint32(place, value, true);
-    const shared = new Uint8Array(same.buffer);
-    const local = new Uint8Array([0x50, 0x4b, 3, 4, ...shared, ...title]);
+    const commonHeader = new DataView(new ArrayBuffer(26));
+    for (const [offset, value] of [[0, 20], [6, 0], [8, 0x21], [22, nameBytes.length]] as const) commonHeader.setUint16(offset, value, true);
+    for (const [offset, value] of [[10, crc32(data)], [14, data.length], [18, data.length]] as const) commonHeader.setUint32(offset, value, true);
+    const commonBytes = new Uint8Array(commonHeader.buffer);
+    const local = new Uint8Array([0x50, 0x4b, 3, 4, ...commonBytes, ...nameBytes]);
     const tail = new DataView(new ArrayBuffer(14));
     tail.setUint32(10, at, true);
-    central.push(new Uint8Array([0x50, 0x4b, 1, 2, 20, 0, ...shared, ...new Uint8Array(tail.buffer), ...title]));
+    central.push(new Uint8Array([0x50, 0x4b, 1, 2, 20, 0, ...commonBytes, ...new Uint8Array(tail.buffer), ...nameBytes]));
     parts.push(local, data);
     at += local.length + data.length;
   }
   const length = central.reduce((sum, part) => sum + part.length, 0);
   const end = new DataView(new ArrayBuffer(22));
   end.setUint32(0, 0x06054b50, true);
-  for (const place of [8, 10]) end.setUint16(place, central.length, true);
+  for (const offset of [8, 10]) end.setUint16(offset, central.length, true);
   end.setUint32(12, length, true);
   end.setUint32(16, at, true);
   const all = [...parts, ...central, new Uint8Array(end.buffer)];
   const out = new Uint8Array(at + length + 22);
-  let place = 0;
+  let offset = 0;
   for (const part of all) {
-    out.set(part, place);
-    place += part.length;
+    out.set(part, offset);
+    offset += part.length;
   }
   return out;
 }

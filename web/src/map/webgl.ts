@@ -1,6 +1,6 @@
 // The WebGL2 painter: values are float textures, tones and colours are made by the shader (pure/tone.ts says what it does).
 import { Lru } from "../pure/lru";
-import { sidesOf } from "../pure/tiles";
+import { pixelSize } from "../pure/tiles";
 import { bandOf, bands, boxOf, type Painter, type Scene } from "./painter";
 
 const VERTEX = `#version 300 es
@@ -34,31 +34,31 @@ void main() {
   colour = texelFetch(table, ivec2(int(part * 255.0 + 0.5), 0), 0);
 }`;
 
-let quick: boolean | undefined;
+let hardware: boolean | undefined;
 /** Whether a graphics processor runs WebGL2. Where the processor has to do its work, Canvas2D takes a third of the time (e2e/pace.mjs). */
-function isQuick(): boolean {
+function hasHardware(): boolean {
   const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
-  const told = gl?.getExtension("WEBGL_debug_renderer_info");
-  const name = String(gl?.getParameter(told ? told.UNMASKED_RENDERER_WEBGL : gl.RENDERER) ?? "none: software");
+  const debugInfo = gl?.getExtension("WEBGL_debug_renderer_info");
+  const name = String(gl?.getParameter(debugInfo ? debugInfo.UNMASKED_RENDERER_WEBGL : gl.RENDERER) ?? "none: software");
   gl?.getExtension("WEBGL_lose_context")?.loseContext();
   return !/swiftshader|llvmpipe|softpipe|software|basic render/i.test(name);
 }
 
-export class GlPainter implements Painter {
+export class WebglPainter implements Painter {
   readonly kind = "webgl2";
   private readonly textures: Lru<WebGLTexture>;
   private readonly program: WebGLProgram;
   private readonly at = new Map<string, WebGLUniformLocation | null>();
   private readonly table: WebGLTexture;
   private readonly band: WebGLTexture;
-  private tableHeld: Uint8Array | null = null;
+  private uploadedTable: Uint8Array | null = null;
 
   /** A painter on a canvas, or null where no graphics processor runs WebGL2. */
-  static on(canvas: HTMLCanvasElement): GlPainter | null {
-    if (!(quick ??= isQuick())) return null;
+  static on(canvas: HTMLCanvasElement): WebglPainter | null {
+    if (!(hardware ??= hasHardware())) return null;
     const gl = canvas.getContext("webgl2", { alpha: true, antialias: false, depth: false, premultipliedAlpha: true });
     try {
-      return gl && new GlPainter(gl);
+      return gl && new WebglPainter(gl);
     } catch {
       return null;
     }
@@ -105,11 +105,11 @@ export class GlPainter implements Painter {
     gl.clearColor(0, 0, 0, 0);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.useProgram(this.program);
-    if (this.tableHeld !== scene.table) {
+    if (this.uploadedTable !== scene.table) {
       gl.activeTexture(gl.TEXTURE2);
       gl.bindTexture(gl.TEXTURE_2D, this.table);
       gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA8, 256, 1, 0, gl.RGBA, gl.UNSIGNED_BYTE, scene.table);
-      this.tableHeld = scene.table;
+      this.uploadedTable = scene.table;
     }
     gl.uniform1i(at.get("values")!, 0);
     gl.uniform1i(at.get("band")!, 1);
@@ -121,24 +121,24 @@ export class GlPainter implements Painter {
     gl.uniform1i(at.get("signedValues")!, Number(tone.signed));
     gl.uniform1i(at.get("rows")!, Number(scene.rows));
     const all = scene.rows ? bands(scene) : null;
-    for (const { held } of scene.drawn) {
-      const { rows, cols } = held.tile;
+    for (const { loaded } of scene.drawn) {
+      const { rows, cols } = loaded.tile;
       gl.activeTexture(gl.TEXTURE1);
-      if (all) this.floats(this.band, 1, rows, bandOf(all, held));
+      if (all) this.floats(this.band, 1, rows, bandOf(all, loaded));
       else gl.bindTexture(gl.TEXTURE_2D, this.band);
       gl.activeTexture(gl.TEXTURE2);
       gl.bindTexture(gl.TEXTURE_2D, this.table);
       gl.activeTexture(gl.TEXTURE0);
-      const kept = this.textures.get(held.key);
-      if (kept) gl.bindTexture(gl.TEXTURE_2D, kept);
+      const texture = this.textures.get(loaded.key);
+      if (texture) gl.bindTexture(gl.TEXTURE_2D, texture);
       else {
-        const made = this.texture();
-        this.floats(made, cols, rows, held.values);
-        this.textures.set(held.key, made);
+        const created = this.texture();
+        this.floats(created, cols, rows, loaded.values);
+        this.textures.set(loaded.key, created);
       }
-      const { high, wide } = sidesOf(held.tile);
+      const { high, wide } = pixelSize(loaded.tile);
       gl.uniform2f(at.get("sides")!, wide, high);
-      const { x0, x1, y0, y1 } = boxOf(scene, held);
+      const { x0, x1, y0, y1 } = boxOf(scene, loaded);
       gl.uniform4f(at.get("box")!, (2 * x0) / width - 1, 1 - (2 * y0) / height, (2 * x1) / width - 1, 1 - (2 * y1) / height);
       gl.drawArrays(gl.TRIANGLE_STRIP, 0, 4);
     }
