@@ -23,7 +23,7 @@ import regard.notebook
 from regard import Causal, Recording, record
 from regard.errors import OptionError
 from regard.explorer import routes
-from regard.explorer.work import Gone
+from regard.explorer.work_queue import Gone
 from regard.export import front_end
 from regard.nn import MultiHeadAttention, Transformer
 from regard.notebook import Cell, ExplorerWidget

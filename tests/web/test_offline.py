@@ -198,11 +198,11 @@ def test_a_page_that_fails_leaves_the_old_one(
     path = tmp_path / "front_end.html"
     path.write_text("old")
 
-    def full(self: offline_page.Page, stored: offline_page.Stored) -> Any:
+    def full(self: offline_page.OfflinePage, stored: offline_page.StoredArray) -> Any:
         yield "some"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(offline_page.Page, "_encoded", full)
+    monkeypatch.setattr(offline_page.OfflinePage, "_encoded", full)
     with pytest.raises(OSError, match="No space"):
         write_page(masked, path)
     assert path.read_text() == "old"

@@ -19,10 +19,10 @@ from starlette.testclient import TestClient
 
 from regard import Causal, Dot, RegardError, Weights
 from regard.cli import main
-from regard.explorer.arrays import recorded
-from regard.explorer.opening import of_arrays
 from regard.explorer.routes import Explorer
 from regard.explorer.server import Server
+from regard.recording.array_files import record_arrays
+from regard.recording.cached import cached_array_recording
 from web.conftest import refused
 
 RNG = np.random.default_rng(0)
@@ -200,7 +200,7 @@ def test_spoilt_files_are_read_or_refused(
         data[int(place * (len(data) - 1))] = value
     (tmp_path / "arrays").write_bytes(data)
     with contextlib.suppress(RegardError):
-        layer = recorded(tmp_path / "arrays", tmp_path / "run", "spoilt", causal=True).layer(0)
+        layer = record_arrays(tmp_path / "arrays", tmp_path / "run", "spoilt", causal=True).layer(0)
         assert layer.weights[:].shape[2:] == (layer.queries, layer.keys)
 
 
@@ -214,7 +214,7 @@ def test_parameters_of_arrays(client: TestClient, query: dict[str, str]) -> None
 def test_a_packed_array_that_unpacks_to_too_much(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     made = io.BytesIO()
     np.savez_compressed(made, q=np.zeros((1000, 100), np.float32), k=K)
-    monkeypatch.setattr("regard.explorer.arrays.MOST_BYTES", 100_000)
+    monkeypatch.setattr("regard.recording.array_files.MOST_BYTES", 100_000)
     assert "bytes unpacked" in refused(post(client, made.getvalue()), 400)["given"]
 
 
@@ -234,7 +234,7 @@ def test_the_command_takes_arrays_and_nothing(
     weights = book.recording.layer(0).weights[0]
     wanted = Weights.of(torch.from_numpy(Q)[None], torch.from_numpy(K)[None], mask=Causal(), score=Dot(scale=0.3))
     torch.testing.assert_close(weights, wanted[0])
-    assert of_arrays(path, "arrays.npz", True, 0.3).key == book.recording.key
+    assert cached_array_recording(path, "arrays.npz", True, 0.3).key == book.recording.key
     assert main(["explore", "some text", "--causal", "--no-browser"]) == 2
     assert "--causal: got no arrays" in capsys.readouterr().err
     assert main(["explore", "none.npz", "--no-browser"]) == 2

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from regard import models, record
-from regard.explorer.context import A, B, context
+from regard.analysis.context_example import TEXT_A, TEXT_B, context_example
 from regard.models.tokens import START
 from web.conftest import refused
 
@@ -46,7 +46,7 @@ def test_rows_and_states_are_those_of_the_model(client: TestClient, tmp_path: An
     told = get(client)
     embedded = models.load()
     states: list[list[Tensor]] = []
-    for name, text in (("a", A), ("b", B)):
+    for name, text in (("a", TEXT_A), ("b", TEXT_B)):
         side = told[name]
         run = record(embedded, text, to=tmp_path / name)
         assert (side["text"], side["tokens"]) == (text, list(run.tokens or ()))
@@ -98,7 +98,7 @@ def test_the_same_text_twice_is_the_same(client: TestClient) -> None:
     ],
 )
 def test_the_longest_token_that_both_have_is_looked_at(a: str, b: str, token: str) -> None:
-    told = context(a, b)
+    told = context_example(a, b)
     assert told["token"] == token
     for name in ("a", "b"):
         at = told[name]["at"]

@@ -16,11 +16,12 @@ from starlette.testclient import TestClient
 
 from regard import Recording, models
 from regard.analysis.open_recording import OpenRecording
-from regard.explorer import opening, posted
-from regard.explorer.opening import of_text
-from regard.explorer.refusals import Refused
+from regard.explorer import uploads
+from regard.explorer.http_errors import HttpError
 from regard.explorer.routes import Explorer
 from regard.explorer.server import application
+from regard.recording import cached
+from regard.recording.cached import cached_text_recording
 from regard.system.text_source import Source
 from tinytext import encoder, save, word_pieces
 from web.conftest import refused
@@ -60,7 +61,7 @@ def ended(client: TestClient, job: str) -> Any:
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """Recording waits before its first layer until this is set."""
-    event, record = threading.Event(), opening.record
+    event, record = threading.Event(), cached.record
 
     def waiting(*given: Any, progress: Callable[[Any], None], **more: Any) -> Recording:
         def told(now: Any) -> None:
@@ -69,7 +70,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
 
         return record(*given, progress=told, **more)
 
-    monkeypatch.setattr(opening, "record", waiting)
+    monkeypatch.setattr(cached, "record", waiting)
     yield event
     event.set()
 
@@ -98,13 +99,13 @@ def test_a_text_is_recorded_kept_and_open(client: TestClient, explorer: Explorer
 
 
 def test_long_texts_are_kept_without_what_layers_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "MOST_TOKENS", 9)
-    run = of_text(Source("long", TEXT, len(TEXT)), "python")
+    monkeypatch.setattr(cached, "MOST_TOKENS", 9)
+    run = cached_text_recording(Source("long", TEXT, len(TEXT)), "python")
     assert run.layer(0).v is not None
     assert run.layer(0).inputs is None
     (home / "recordings" / run.path.name).write_bytes(b"damaged")
-    monkeypatch.setattr(opening, "MOST_TOKENS", 10)
-    assert of_text(Source("long", TEXT, len(TEXT)), "python").layer(0).inputs is not None
+    monkeypatch.setattr(cached, "MOST_TOKENS", 10)
+    assert cached_text_recording(Source("long", TEXT, len(TEXT)), "python").layer(0).inputs is not None
 
 
 def test_one_at_a_time_and_progress_is_told(client: TestClient, explorer: Explorer, held: threading.Event) -> None:
@@ -128,7 +129,7 @@ def test_a_job_can_be_cancelled(client: TestClient, explorer: Explorer, held: th
     assert refused(ended(client, job), 409)["argument"] == "job"
     assert "ends after its layer" in refused(client.post("/api/open", json={"text": "x"}), 429)["given"]
     held.set()
-    thread = explorer.opening.job(job).thread
+    thread = explorer.jobs.job(job).thread
     assert thread is not None
     thread.join(20)
     assert refused(client.get(f"/api/open/{job}"), 409)
@@ -140,7 +141,7 @@ def test_a_job_can_be_cancelled(client: TestClient, explorer: Explorer, held: th
 
 
 def test_the_end_cancels_what_is_recorded(explorer: Explorer, held: threading.Event, home: Path) -> None:
-    job = explorer.opening.begin(TEXT, "python")
+    job = explorer.jobs.start(TEXT, "python")
     threading.Timer(0.2, held.set).start()
     explorer.close()
     assert job.ended
@@ -152,7 +153,7 @@ def test_what_a_model_fails_on_is_said(client: TestClient, monkeypatch: pytest.M
     def failing(*given: Any, **more: Any) -> Recording:
         raise error
 
-    monkeypatch.setattr(opening, "record", failing)
+    monkeypatch.setattr(cached, "record", failing)
     told = refused(ended(client, begin(client)["job"]), 400)
     assert (str(error).split("\n")[0] or "MemoryError") in told["given"]
 
@@ -228,7 +229,7 @@ def test_what_a_form_of_another_page_could_send_is_refused(client: TestClient, p
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_too_much_is_not_read(client: TestClient, home: Path, monkeypatch: pytest.MonkeyPatch, declared: bool) -> None:
-    monkeypatch.setattr(posted, "MOST_FILE", 1000)
+    monkeypatch.setattr(uploads, "MOST_FILE", 1000)
 
     def parts() -> Iterator[bytes]:
         for _ in range(10):
@@ -249,8 +250,8 @@ def test_a_length_that_is_too_much_is_refused_before_anything_is_read() -> None:
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999")]
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
-    with pytest.raises(Refused, match="99,999,999 bytes or more"):
-        asyncio.run(posted.body(request, "application/json", 1000))
+    with pytest.raises(HttpError, match="99,999,999 bytes or more"):
+        asyncio.run(uploads.body(request, "application/json", 1000))
 
 
 @pytest.mark.parametrize("path", ["/api/open", "/api/arrays", "/api/open/x/cancel"])
@@ -266,7 +267,7 @@ def test_an_open_recording_is_not_opened_twice(home: Path, run: Recording) -> No
     explorer = Explorer({book.id: book for book in [OpenRecording.of(run)]})
     assert explorer.add(Recording.open(run.path)) == run.key[:16]
     assert len(explorer.books) == 1
-    assert explorer.opening.models == ("python",)
+    assert explorer.jobs.models == ("python",)
     assert models.load().model is not None
     explorer.close()
 

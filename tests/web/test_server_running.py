@@ -24,11 +24,11 @@ from regard import Recording
 from regard.analysis.open_recording import OpenRecording
 from regard.cli import main
 from regard.errors import OptionError
-from regard.explorer import routes, work
-from regard.explorer.refusals import Refused
+from regard.explorer import routes, work_queue
+from regard.explorer.http_errors import HttpError
 from regard.explorer.routes import Explorer
 from regard.explorer.server import listening
-from regard.explorer.work import Gone, Work
+from regard.explorer.work_queue import Disconnected, WorkQueue
 from web.conftest import serving
 
 TOKEN = "the-token"
@@ -99,11 +99,11 @@ def test_who_leaves_is_not_worked_for(port: int, run: Recording, monkeypatch: py
             for _ in range(3000):
                 check()
                 time.sleep(0.01)
-        except Gone:
+        except Disconnected:
             ended.set()
             raise
 
-    monkeypatch.setattr(routes, "tile", long)
+    monkeypatch.setattr(routes, "map_tile", long)
     with socket.create_connection(("127.0.0.1", port)) as leaving:
         path = f"/api/recordings/{run.key[:16]}/map/0/0"
         head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Regard-Token: {TOKEN}\r\n\r\n"
@@ -143,7 +143,7 @@ def test_who_leaves_in_the_middle_of_a_file_leaves_nothing(
 
 
 def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "MOST", 3)
+    monkeypatch.setattr(work_queue, "MOST_REQUESTS", 3)
     done = threading.Event()
     worked: list[int] = []
 
@@ -151,7 +151,7 @@ def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> Non
         await asyncio.sleep(100)
 
     async def main() -> None:
-        pool = Work(1)
+        pool = WorkQueue(1)
 
         def job(check: routes.Check) -> int:
             done.wait(10)
@@ -164,10 +164,10 @@ def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> Non
         waiting = [asyncio.ensure_future(pool.run(job, never)) for _ in range(2)]
         leaving = asyncio.ensure_future(pool.run(job, soon))
         await asyncio.sleep(0)
-        with pytest.raises(Refused, match="3 at once") as refused:
+        with pytest.raises(HttpError, match="3 at once") as refused:
             await pool.run(job, never)
         assert refused.value.status == 429
-        with pytest.raises(Gone):
+        with pytest.raises(Disconnected):
             await leaving
         done.set()
         assert [await one for one in waiting] == [5, 5]

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from regard import Recording
 from regard.analysis.open_recording import OpenRecording
-from regard.explorer.interface import POSTS, ROUTES
+from regard.explorer.api import POSTS, ROUTES
 from regard.explorer.openapi import described
 from regard.explorer.routes import Explorer
 from web.conftest import serving
@@ -54,7 +54,7 @@ def own(short_run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 def rest(explorer: Explorer) -> None:
     """Until nothing is under way: Hypothesis wants the threads still while it draws."""
-    if (job := explorer.opening.running) is not None and job.thread is not None:
+    if (job := explorer.jobs.running) is not None and job.thread is not None:
         job.thread.join()
     for one in explorer.building.values():
         one.wait()

@@ -14,12 +14,13 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regard.analysis.open_recording import OpenRecording
 from regard.errors import OptionError
-from regard.explorer import arrays, opening
 from regard.export import front_end
 from regard.export.offline_page import SMALLER, prepare
-from regard.export.options import Wanted
+from regard.export.options import ExportOptions
 from regard.recording import Progress as Recorded
 from regard.recording import Recording, size_in_words
+from regard.recording.array_files import is_array_file
+from regard.recording.cached import cached_array_recording, cached_text_recording
 from regard.system.atomic_files import writable_path
 from regard.system.text_source import read
 
@@ -32,7 +33,7 @@ LARGE = 32 << 20
 def main(options: Namespace, console: Console) -> None:
     """Serve recordings, or none yet, and say where; or write them as one page."""
     for name in ("causal", "scale"):
-        if getattr(options, name) and not any(arrays.holds(Path(what)) for what in options.what):
+        if getattr(options, name) and not any(is_array_file(Path(what)) for what in options.what):
             raise OptionError(
                 f"--{name}",
                 "no arrays",
@@ -48,7 +49,7 @@ def main(options: Namespace, console: Console) -> None:
                 "Name it: regard explore WHAT --out front_end.html.",
             )
         place = writable_path(Path(options.out))
-        wanted = Wanted(_several(options.layer), _several(options.head), options.dtype, options.values)
+        wanted = ExportOptions(_several(options.layer), _several(options.head), options.dtype, options.values)
         books = _books(options, console)
         write(books, place, wanted, console)
         return
@@ -96,7 +97,7 @@ def main(options: Namespace, console: Console) -> None:
     console.print("ended")
 
 
-def write(books: Sequence[OpenRecording], place: Path, wanted: Wanted, console: Console) -> None:
+def write(books: Sequence[OpenRecording], place: Path, wanted: ExportOptions, console: Console) -> None:
     """Write recordings as one page; say before how large it will be, and what its numbers are."""
     front_end.ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     errors = Console(stderr=True)
@@ -140,10 +141,10 @@ def _books(options: Namespace, console: Console) -> list[OpenRecording]:
 def _book(what: str, options: Namespace, console: Console) -> OpenRecording:
     """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
     path = Path(what)
-    if arrays.holds(path):
+    if is_array_file(path):
         if not path.is_file():
             raise OptionError("FILE", f"{what}, which is not there", "a file of arrays, q and k", "Check the path.")
-        return OpenRecording.of(opening.of_arrays(path, path.name, options.causal, options.scale), path.name)
+        return OpenRecording.of(cached_array_recording(path, path.name, options.causal, options.scale), path.name)
     if what.endswith(_SUFFIX):
         return OpenRecording.of(Recording.open(path))
     source = read(what)
@@ -158,4 +159,4 @@ def _book(what: str, options: Namespace, console: Console) -> OpenRecording:
             )
             console.file.flush()
 
-    return OpenRecording.of(opening.of_text(source, options.model, told), source.name)
+    return OpenRecording.of(cached_text_recording(source, options.model, told), source.name)

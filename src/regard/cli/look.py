@@ -14,7 +14,7 @@ from regard.cli import look_tables
 from regard.cli.explore import write
 from regard.cli.record import recorded
 from regard.export.front_end import ensure_built
-from regard.export.options import Wanted
+from regard.export.options import ExportOptions
 from regard.look.opening import Openable, open_model
 from regard.look.study import Study, study
 from regard.system.atomic_files import writable_path
@@ -38,7 +38,7 @@ def main(options: Namespace, console: Console) -> None:
     ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     with tempfile.TemporaryDirectory(prefix="regard-look-") as folder:
         run = recorded(opened, source, found.words, Path(folder) / "run.safetensors")
-        wanted = Wanted(_one(options.layer), _one(options.head))
+        wanted = ExportOptions(_one(options.layer), _one(options.head))
         write([OpenRecording.of(run, source.name)], out, wanted, console)
 
 

@@ -6,9 +6,9 @@ import functools
 from importlib.metadata import version
 from typing import Any
 
-from regard.explorer.asking import HOW, MOST_CELLS, MOST_DIGITS, MOST_PIXELS, MOST_TEXT, MOST_TOKENS
-from regard.explorer.posted import MOST_CHARACTERS
-from regard.explorer.work import MOST
+from regard.explorer.request_parameters import HOW, MOST_CELLS, MOST_DIGITS, MOST_PIXELS, MOST_TEXT, MOST_TOKENS
+from regard.explorer.uploads import MOST_CHARACTERS
+from regard.explorer.work_queue import MOST_REQUESTS
 from regard.recording import DTYPES
 
 Schema = dict[str, Any]
@@ -178,7 +178,7 @@ _PAGE: Schema = {
         "application/json": {"schema": _object(bytes=_INTEGER, dtype=_TEXT, error=_TEXT, layers=_INTEGERS)},
     },
 }
-_REFUSED = {"$ref": "#/components/responses/Refused"}
+_REFUSED = {"$ref": "#/components/responses/HttpError"}
 _LATER = _as_json(_PROGRESS, "it is being built: ask again")
 
 
@@ -396,12 +396,12 @@ def _described() -> Schema:
             "title": "regard explore",
             "version": version("regard"),
             "description": "On this machine only. Answers in numbers are raw arrays; every other is JSON. "
-            f"At most {MOST} requests wait at a time.",
+            f"At most {MOST_REQUESTS} requests wait at a time.",
         },
         "security": [{"token": []}],
         "paths": _PATHS,
         "components": {
             "securitySchemes": {"token": {"type": "apiKey", "in": "header", "name": "X-Regard-Token"}},
-            "responses": {"Refused": _as_json(_REFUSAL, "refused, and what to do")},
+            "responses": {"HttpError": _as_json(_REFUSAL, "refused, and what to do")},
         },
     }

@@ -14,6 +14,8 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from regard.analysis import descriptions
+from regard.analysis.context_example import MOST_CHARACTERS, TEXT_A, TEXT_B, context_example
 from regard.analysis.layers import Layer
 from regard.analysis.map_tiles import DIRECT, Check, MapTile, MapView, NotBuilt, half, map_tile
 from regard.analysis.open_recording import OpenRecording
@@ -21,15 +23,16 @@ from regard.analysis.pyramid import Damaged
 from regard.analysis.pyramid_builder import PyramidBuilder
 from regard.analysis.strongest_links import strongest_links
 from regard.analysis.weight_arithmetic import head_outputs, weight_derivation, worked_example_json
-from regard.explorer import asking, described, openapi, posted
-from regard.explorer.answers import as_json, raw
-from regard.explorer.context import A, B, context
-from regard.explorer.opening import Job, Opening, model_in_words, of_arrays, outcome
-from regard.explorer.refusals import Refused
-from regard.explorer.work import Work
-from regard.export.offline_page import Page
-from regard.export.options import Wanted
+from regard.explorer import openapi, uploads
+from regard.explorer import request_parameters as asking
+from regard.explorer.http_errors import HttpError
+from regard.explorer.recording_jobs import Job, RecordingJobs
+from regard.explorer.responses import as_json, raw
+from regard.explorer.work_queue import WorkQueue
+from regard.export.offline_page import OfflinePage
+from regard.export.options import ExportOptions
 from regard.recording import Recording
+from regard.recording.cached import EMBEDDED, cached_array_recording
 
 Made = TypeVar("Made")
 
@@ -42,12 +45,12 @@ class Explorer:
 
     def __init__(self, books: Mapping[str, OpenRecording], threads: int = 2, models: Sequence[str] = ()) -> None:
         self.books = dict(books)
-        self.work = Work(threads)
+        self.work = WorkQueue(threads)
         self.building = {name: self._builds(book) for name, book in self.books.items()}
         self.ended = threading.Event()
-        self.opening = Opening(models, self.add)
+        self.jobs = RecordingJobs(models, self.add)
         self._lock = threading.Lock()
-        self._page: tuple[tuple[str, Wanted], Page] | None = None
+        self._page: tuple[tuple[str, ExportOptions], OfflinePage] | None = None
 
     def add(self, recording: Recording, name: str | None = None) -> str:
         """Open a recording too, under a name, and build what it lacks; its ID."""
@@ -67,7 +70,7 @@ class Explorer:
     def close(self) -> None:
         """End all that is under way."""
         self.ended.set()
-        self.opening.close()
+        self.jobs.close()
         for one in self.building.values():
             one.stop()
         self.work.close()
@@ -75,30 +78,34 @@ class Explorer:
 
     async def recordings(self, request: Request) -> Response:
         _parameters(request)
-        return as_json([described.line(book) for book in self.books.values()])
+        return as_json([descriptions.describe_line(book) for book in self.books.values()])
 
     async def recording(self, request: Request) -> Response:
         _parameters(request)
-        return as_json(described.recording(self._book(request)))
+        return as_json(descriptions.describe_recording(self._book(request)))
 
     async def tokens(self, request: Request) -> Response:
         _parameters(request, "start", "stop")
         book, query = self._book(request), request.query_params
-        count = described.length(book)
+        count = descriptions.token_count(book)
         start = asking.number(query, "start", 0, 0, max(count - 1, 0))
         stop = asking.number(query, "stop", min(start + 2000, count), start, count)
         if stop - start > asking.MOST_TOKENS:
-            raise Refused(
+            raise HttpError(
                 413, "stop", f"{stop - start} tokens", f"at most {asking.MOST_TOKENS} at once", "Ask for some of them."
             )
-        texts, starts = described.texts(book)
+        texts, starts = descriptions.token_texts(book)
         return as_json({"start": start, "texts": texts[start:stop], "starts": starts[start:stop]})
 
     async def search(self, request: Request) -> Response:
         _parameters(request, "text", "from")
         book, wanted = self._book(request), asking.text(request.query_params, "text")
-        first = asking.number(request.query_params, "from", 0, 0, max(described.length(book) - 1, 0))
-        return as_json(await self._work(request, lambda check: {"tokens": described.search(book, wanted, first)}))
+        first = asking.number(request.query_params, "from", 0, 0, max(descriptions.token_count(book) - 1, 0))
+        return as_json(
+            await self._work(
+                request, lambda check: {"tokens": descriptions.search_tokens(book, wanted, first, asking.MOST_CELLS)}
+            )
+        )
 
     async def atlas(self, request: Request) -> Response:
         _parameters(request)
@@ -129,7 +136,7 @@ class Explorer:
             found.append((book, number, layer, asking.view(query, layer, head)))
         sides = [(view.q, view.k) for *_, view in found]
         if sides[0] != sides[1]:
-            raise Refused(400, "q, k", "two recordings of other lengths", "spans that both have", "Give q and k.")
+            raise HttpError(400, "q, k", "two recordings of other lengths", "spans that both have", "Give q and k.")
         return await self._map(request, None, [one[1:] for one in found], books=[one[0] for one in found])
 
     async def row(self, request: Request) -> Response:
@@ -184,7 +191,10 @@ class Explorer:
         )
         size = layer.recorded.q.shape[3]
         component = asking.optional(request.query_params, "component", 0, size - 1)
-        told = {"query": described.token(book, query, max(layer.shift, 0)), "key": described.token(book, key)}
+        told = {
+            "query": descriptions.describe_token(book, query, max(layer.shift, 0)),
+            "key": descriptions.describe_token(book, key),
+        }
         return as_json(
             told | await self._work(request, lambda check: weight_derivation(layer, head, query, key, component))
         )
@@ -195,7 +205,7 @@ class Explorer:
         _, layer, _ = asking.head(book, path["layer"], "0")
         query = asking.whole("query", path["query"], 0, layer.queries - 1, 404)
         component = asking.optional(request.query_params, "component", 0, 10**asking.MOST_DIGITS)
-        told = {"query": described.token(book, query, max(layer.shift, 0))}
+        told = {"query": descriptions.describe_token(book, query, max(layer.shift, 0))}
         return as_json(told | await self._work(request, lambda check: head_outputs(layer, query, component)))
 
     async def page(self, request: Request) -> Response:
@@ -206,11 +216,11 @@ class Explorer:
         if building.heads() is None:
             return self._later(building)
 
-        def job(check: Check) -> Page:
+        def job(check: Check) -> OfflinePage:
             # Its size is asked for first, and then the page itself: of several at once, the last is kept.
             key, kept = (book.id, wanted), self._page
             if kept is None or kept[0] != key:
-                kept = self._page = key, Page([building], wanted, check)
+                kept = self._page = key, OfflinePage([building], wanted, check)
             return kept[1]
 
         try:
@@ -237,31 +247,42 @@ class Explorer:
     async def context(self, request: Request) -> Response:
         _parameters(request, "a", "b", "layer", "head")
         query = request.query_params
-        a, b = (query.get(name, text) for name, text in (("a", A), ("b", B)))
+        a, b = (query.get(name, text) for name, text in (("a", TEXT_A), ("b", TEXT_B)))
+        for name, text in (("a", a), ("b", b)):
+            if text.strip() and len(text) > MOST_CHARACTERS:
+                raise HttpError(
+                    413, name, f"{len(text)} characters", f"1 to {MOST_CHARACTERS}", "A line or two are enough."
+                )
         at = [asking.optional(query, name, 0, 10**asking.MOST_DIGITS) for name in ("layer", "head")]
-        return as_json(await self._work(request, lambda check: context(a, b, *at)))
+        return as_json(await self._work(request, lambda check: context_example(a, b, *at)))
 
     async def models(self, request: Request) -> Response:
         _parameters(request)
-        opening = self.opening
-        told = [{"name": name, "told": model_in_words(name)} for name in opening.models]
+        opening = self.jobs
+        told = [
+            {
+                "name": name,
+                "told": ("the embedded model of Python code" if name == EMBEDDED else "named on the command line"),
+            }
+            for name in opening.models
+        ]
         return as_json({"models": told, "default": opening.default})
 
     async def open(self, request: Request) -> Response:
         _parameters(request)
-        text, model = posted.text(await posted.body(request, "application/json", posted.MOST_JSON))
-        used = self.opening.default if model is None else model
-        return _working(self.opening.begin(text, used))
+        text, model = uploads.text(await uploads.body(request, "application/json", uploads.MOST_JSON))
+        used = self.jobs.default if model is None else model
+        return _working(self.jobs.start(text, used))
 
     async def opened(self, request: Request) -> Response:
         _parameters(request)
-        job = self.opening.job(request.path_params["job"])
-        opened = outcome(job)
+        job = self.jobs.job(request.path_params["job"])
+        opened = job.outcome()
         return _working(job) if opened is None else as_json({"job": job.id, "id": opened})
 
     async def cancel(self, request: Request) -> Response:
         _parameters(request)
-        job = self.opening.job(request.path_params["job"])
+        job = self.jobs.job(request.path_params["job"])
         return as_json({"job": job.id, "cancelled": job.cancel()})
 
     async def arrays(self, request: Request) -> Response:
@@ -270,10 +291,10 @@ class Explorer:
         causal = asking.chosen(query, "causal", "0", ("0", "1")) == "1"
         scale = asking.real(query, "scale", "1/√d")
         name = asking.text(query, "name") if "name" in query else "arrays"
-        with tempfile.TemporaryDirectory(dir=posted.folder()) as folder:
+        with tempfile.TemporaryDirectory(dir=uploads.folder()) as folder:
             path = Path(folder) / "arrays"
-            await posted.file(request, path)
-            found = await self._work(request, lambda check: of_arrays(path, name, causal, scale))
+            await uploads.file(request, path)
+            found = await self._work(request, lambda check: cached_array_recording(path, name, causal, scale))
         return as_json({"id": self.add(found, name)})
 
     async def described(self, request: Request) -> Response:
@@ -344,7 +365,7 @@ class Explorer:
 
     def _later(self, building: PyramidBuilder) -> Response:
         if building.failed is not None:
-            raise Refused(
+            raise HttpError(
                 404, "atlas", f"not built: {building.failed}", "what could be built", "Mend that, and start again."
             )
         told = building.progress
@@ -360,9 +381,9 @@ class Explorer:
                     said[name] = told
                     event = {"recording": name, "doing": told.doing, "progress": told.progress}
                     yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
-            job = self.opening.running
-            if job is not None and said.get(job.id) != job.told:
-                said[job.id] = told = job.told
+            job = self.jobs.running
+            if job is not None and said.get(job.id) != job.progress:
+                said[job.id] = told = job.progress
                 event = {"job": job.id, "doing": told.doing, "progress": told.progress}
                 yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
             if job is None and all(one.ended for one in self.building.values()):
@@ -375,4 +396,4 @@ def _parameters(request: Request, *names: str) -> None:
 
 
 def _working(job: Job) -> Response:
-    return as_json({"job": job.id, "progress": job.told.progress, "doing": job.told.doing}, 202)
+    return as_json({"job": job.id, "progress": job.progress.progress, "doing": job.progress.doing}, 202)

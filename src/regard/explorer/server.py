@@ -17,8 +17,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from regard.errors import OptionError
-from regard.explorer.interface import interface, refusal
-from regard.explorer.refusals import Refused
+from regard.explorer.api import api_application, error_response
+from regard.explorer.http_errors import HttpError
 from regard.explorer.routes import Explorer
 from regard.export.front_end import STATIC, files
 
@@ -59,7 +59,7 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
         # A look into a fixed table: no path is ever made from what was asked.
         found = page.get(request.path_params["name"])
         if found is None:
-            raise Refused(404, "path", repr(request.url.path[:80]), "a file of the page", "Open /.")
+            raise HttpError(404, "path", repr(request.url.path[:80]), "a file of the page", "Open /.")
         data, kind = found
         return Response(data, 200, {"Cache-Control": "no-cache"}, kind)
 
@@ -78,7 +78,7 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
     routes += [
         Route(f"/{name}", _fixed(found), methods=["GET"]) for name, found in page.items() if name != "index.html"
     ]
-    return _Guard(interface(explorer, routes, living), port, token)
+    return _Guard(api_application(explorer, routes, living), port, token)
 
 
 class _Guard:
@@ -107,14 +107,14 @@ class _Guard:
         if refused is None:
             await self.app(scope, receive, sending)
         else:
-            await refusal(refused)(scope, receive, sending)
+            await error_response(refused)(scope, receive, sending)
 
-    def _refused(self, scope: Scope) -> Refused | None:
+    def _refused(self, scope: Scope) -> HttpError | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
             given = hosts[0].decode("latin-1")[:80] if hosts else "none"
-            return Refused(
+            return HttpError(
                 403,
                 "Host",
                 repr(given),
@@ -123,7 +123,7 @@ class _Guard:
             )
         given = [value for name, value in headers if name == b"x-regard-token"]
         if scope["path"].startswith("/api") and not (len(given) == 1 and secrets.compare_digest(given[0], self.token)):
-            return Refused(
+            return HttpError(
                 401,
                 "X-Regard-Token",
                 "another token" if given else "none",

@@ -27,6 +27,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from regard.analysis import descriptions
+from regard.analysis.context_example import context_example
+from regard.analysis.descriptions import json_safe
 from regard.analysis.map_tiles import Check, NotBuilt, half
 from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import Damaged, Pyramid
@@ -34,11 +37,8 @@ from regard.analysis.pyramid_builder import BuildProgress, PyramidBuilder
 from regard.analysis.weight_arithmetic import worked_example_json
 from regard.analysis.worked_example import TEXT
 from regard.errors import OptionError
-from regard.explorer import described
-from regard.explorer.asking import cleaned
-from regard.explorer.context import context
 from regard.export import front_end
-from regard.export.options import Wanted, cell_of, coarse, dtype_of, estimated, in_words, normal_of, rounded
+from regard.export.options import ExportOptions, cell_of, coarse, dtype_of, estimated, in_words, normal_of, rounded
 from regard.lowering import canonical
 from regard.lowering.tiles import Tabled
 from regard.recording import Recording, Rounding, size_in_words
@@ -58,7 +58,7 @@ _LESSONS = TEXT, "the money bank"
 Progress = Callable[[BuildProgress], None]
 
 
-class Stored(NamedTuple):
+class StoredArray(NamedTuple):
     """Where an array lies in the temporary file, and what it is."""
 
     offset: int
@@ -68,12 +68,12 @@ class Stored(NamedTuple):
     gzip: bool
 
 
-class Page:
+class OfflinePage:
     """A page that is ready to be written: its arrays lie in a temporary file, so that its size is known.
 
     Args:
         buildings: Of each recording, all that is built: statistics, and pyramids where they are large.
-        wanted: What of them it holds.
+        options: What of them it holds.
         check: Called between pieces of work; what it raises ends it.
 
     Raises:
@@ -82,30 +82,32 @@ class Page:
         NotBuilt: something that was built has changed on the disk: it is built again.
     """
 
-    def __init__(self, buildings: Sequence[PyramidBuilder], wanted: Wanted, check: Check = lambda: None) -> None:
+    def __init__(
+        self, buildings: Sequence[PyramidBuilder], options: ExportOptions, check: Check = lambda: None
+    ) -> None:
         self._dtypes: dict[str, None] = {}
         self._rounding: list[Rounding] = []
         self.layers: list[int] = []
-        self._arrays: dict[str, Stored] = {}
+        self._arrays: dict[str, StoredArray] = {}
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="regard-page-")  # noqa: SIM115
         weakref.finalize(self, self._file.close)
         self._lock, self._check = threading.Lock(), check
         try:
             self._title = " and ".join(one.book.name for one in buildings)
-            layers = [one.book.layers[i] for one in buildings for i in wanted.layers_of(one.book)]
-            small = sum(estimated(layer, wanted) for layer in layers) <= SMALL
-            runs = {one.book.id: self._run(one, wanted, small) for one in buildings}
+            layers = [one.book.layers[i] for one in buildings for i in options.layers_of(one.book)]
+            small = sum(estimated(layer, options) for layer in layers) <= SMALL
+            runs = {one.book.id: self._run(one, options, small) for one in buildings}
             self._errors = dict.fromkeys(one["recording"]["error"] for one in runs.values())
-            self._about = cleaned(
+            self._about = json_safe(
                 {
                     "transport": "worker",
                     "format": FORMAT,
                     "version": version("regard"),
                     "start": f"atlas?r={buildings[0].book.id}",
-                    "recordings": [described.line(one.book) for one in buildings],
+                    "recordings": [descriptions.describe_line(one.book) for one in buildings],
                     "runs": runs,
                     "lesson": _lessons(),
-                    "context": context(),
+                    "context": context_example(),
                     "arrays": {
                         name: {"dtype": one.dtype, "shape": one.shape, "gzip": one.gzip}
                         for name, one in self._arrays.items()
@@ -184,7 +186,7 @@ class Page:
         # Of the page as it was then: a size is told once.
         return front_end.html(self._about, data, title=self._title, built=self._built)
 
-    def _encoded(self, one: Stored) -> Iterator[str]:
+    def _encoded(self, one: StoredArray) -> Iterator[str]:
         for at in range(one.offset, one.offset + one.size, _PIECE):
             size = min(_PIECE, one.offset + one.size - at)
             with self._lock:  # of two readers at once neither moves the other's place
@@ -192,28 +194,28 @@ class Page:
                 data = self._file.read(size)
             yield base64.b64encode(data).decode("ascii")
 
-    def _run(self, building: PyramidBuilder, wanted: Wanted, small: bool) -> dict[str, Any]:
+    def _run(self, building: PyramidBuilder, options: ExportOptions, small: bool) -> dict[str, Any]:
         book = building.book
-        recording, layers = described.recording(book), list[dict[str, Any]]()
-        chosen = wanted.layers_of(book)
+        recording, layers = descriptions.describe_recording(book), list[dict[str, Any]]()
+        chosen = options.layers_of(book)
         self._rounding = []
         for number in chosen:
             pyramid = building.layer(number)
             if pyramid is None:
                 raise NotBuilt
             try:
-                layers.append(self._layer(book, number, pyramid, wanted, small))
+                layers.append(self._layer(book, number, pyramid, options, small))
             except Damaged:
                 building.damaged(number)
                 raise NotBuilt from None
         recording["layers"] = [one for one in recording["layers"] if one["index"] in chosen]
         for one in recording["layers"]:
-            one |= {"values": one["values"] and wanted.values, "inputs": False}
+            one |= {"values": one["values"] and options.values, "inputs": False}
         if self._rounding:
             was = "" if recording["exact"] else f"{recording['error']}; "
             recording |= {"exact": False, "error": was + in_words(self._rounding)}
         self.layers += [number for number in chosen if number not in self.layers]
-        texts, starts = described.texts(book)
+        texts, starts = descriptions.token_texts(book)
         kept = {(one["index"], head) for one in layers for head in one["kept"]}
         heads = building.heads()
         if heads is None:  # what was built has changed on the disk since
@@ -226,15 +228,17 @@ class Page:
             "layers": layers,
         }
 
-    def _layer(self, book: OpenRecording, number: int, pyramid: Pyramid, wanted: Wanted, small: bool) -> dict[str, Any]:
+    def _layer(
+        self, book: OpenRecording, number: int, pyramid: Pyramid, options: ExportOptions, small: bool
+    ) -> dict[str, Any]:
         layer, place = book.layers[number], f"{book.id}/{number}/"
-        heads = wanted.of(layer)
+        heads = options.of(layer)
         problem = normal_of(layer, number)
         form, tensors = canonical.form(problem)
         repeats = form.sizes.h // form.sizes.g
         groups = sorted({head // repeats for head in heads})
-        v = layer.recorded.v if wanted.values else None
-        dtype = dtype_of(tensors.q.dtype, wanted, small, (tensors.q, tensors.k, *([] if v is None else [v])))
+        v = layer.recorded.v if options.values else None
+        dtype = dtype_of(tensors.q.dtype, options, small, (tensors.q, tensors.k, *([] if v is None else [v])))
         lse = layer.recorded.lse[:1]
         if dtype not in (tensors.q.dtype, torch.float32):
             lse, rounding = rounded(problem, tensors, dtype, heads)
@@ -297,23 +301,25 @@ class Page:
         self._file.flush()
         size = self._file.tell() - start
         dtype = str(plain.dtype).removeprefix("torch.").replace("int64", "uint64")
-        self._arrays[name] = Stored(start, size, dtype, tuple(plain.shape), packer is not None)
+        self._arrays[name] = StoredArray(start, size, dtype, tuple(plain.shape), packer is not None)
 
 
 SMALLER = "For a smaller page: some layers (--layer), or some heads of each (--head)."
 """What to do about a page that is too large."""
 
 
-def prepare(books: Sequence[OpenRecording], wanted: Wanted, progress: Progress = lambda told: None) -> Page:
+def prepare(
+    books: Sequence[OpenRecording], options: ExportOptions, progress: Progress = lambda told: None
+) -> OfflinePage:
     """A page of recordings, once their statistics are built; those that are kept on disk are not built anew.
 
     Raises:
-        OptionError: as `Page` does; what is needed cannot be built.
+        OptionError: as `OfflinePage` does; what is needed cannot be built.
     """
     front_end.ensure_built()
     for book in books:  # before anything that takes long
-        for number in wanted.layers_of(book):
-            wanted.of(book.layers[number])
+        for number in options.layers_of(book):
+            options.of(book.layers[number])
             normal_of(book.layers[number], number)
     buildings = [PyramidBuilder(book) for book in books]
     try:
@@ -324,7 +330,7 @@ def prepare(books: Sequence[OpenRecording], wanted: Wanted, progress: Progress =
                 _await(one, progress)
             progress(BuildProgress("putting the page together", 1.0))
             with contextlib.suppress(NotBuilt):
-                return Page(buildings, wanted)
+                return OfflinePage(buildings, options)
     finally:
         for one in buildings:
             one.stop()
@@ -381,8 +387,8 @@ def write_page(
     [4]
     """
     place = writable_path(Path(path))
-    wanted = Wanted(_several(layers), _several(heads), dtype, values)
-    with prepare([OpenRecording.of(recording)], wanted) as made:
+    options = ExportOptions(_several(layers), _several(heads), dtype, values)
+    with prepare([OpenRecording.of(recording)], options) as made:
         made.write(place)
         return made.told
 

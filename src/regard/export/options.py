@@ -30,7 +30,7 @@ LEAST_CELL, MOST_CELLS = 32, 512
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportOptions:
     """What of a recording a page is to hold; None is all of it."""
 
     layers: tuple[int, ...] | None = None
@@ -80,10 +80,10 @@ def normal_of(layer: Layer, number: int) -> Problem:
     return problem
 
 
-def estimated(layer: Layer, wanted: Wanted) -> int:
+def estimated(layer: Layer, options: ExportOptions) -> int:
     """Bytes that a layer takes in a page as it was recorded, of its largest parts."""
-    recorded, heads = layer.recorded, wanted.of(layer)
-    q, k, v = recorded.q, recorded.k, recorded.v if wanted.values else None
+    recorded, heads = layer.recorded, options.of(layer)
+    q, k, v = recorded.q, recorded.k, recorded.v if options.values else None
     groups = len({head // (q.shape[1] // k.shape[1]) for head in heads})
     width = q.shape[3] * q.element_size()
     whole = len(heads) * layer.queries * (width + 8) + groups * layer.keys * (width + 4)
@@ -91,17 +91,17 @@ def estimated(layer: Layer, wanted: Wanted) -> int:
     return whole * 4 // 3  # in base64
 
 
-def dtype_of(own: torch.dtype, wanted: Wanted, small: bool, tensors: Sequence[Tensor]) -> torch.dtype:
+def dtype_of(own: torch.dtype, options: ExportOptions, small: bool, tensors: Sequence[Tensor]) -> torch.dtype:
     """In what a layer's queries, keys and values are kept."""
-    if wanted.dtype is None and (small or own.itemsize == 2):
+    if options.dtype is None and (small or own.itemsize == 2):
         return own
-    dtype = DTYPES[wanted.dtype or "float16"]
+    dtype = DTYPES[options.dtype or "float16"]
     if dtype != torch.float16 or own == dtype:
         return dtype
     most = max(float(tensor.abs().amax()) for tensor in tensors)
     if most <= torch.finfo(dtype).max or not math.isfinite(most):
         return dtype
-    if wanted.dtype is None:
+    if options.dtype is None:
         return torch.bfloat16
     raise OptionError(
         "dtype",

@@ -15,10 +15,10 @@ import traitlets
 
 from regard.analysis.open_recording import OpenRecording
 from regard.errors import OptionError
-from regard.explorer.interface import interface
+from regard.explorer.api import api_application
 from regard.explorer.routes import Explorer
 from regard.export import front_end
-from regard.notebook.answering import Answering
+from regard.notebook.application_thread import ApplicationThread
 from regard.recording import Recording
 
 START = "atlas"
@@ -73,7 +73,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         self._home = _loop_here()
         self._sending = threading.Lock()
         super().__init__(place=place, height=height)
-        self._answering = Answering(interface(self._explorer), self._reply)
+        self._answering = ApplicationThread(api_application(self._explorer), self._reply)
         # At the interpreter's end too, where nobody closed it.
         self._ending = weakref.finalize(self, _end, self._answering, self._explorer)
         for building in self._explorer.building.values():
@@ -167,7 +167,7 @@ def _heard(widget: ExplorerWidget, content: Any, buffers: Sequence[Any]) -> None
         widget._ask(content, buffers)
 
 
-def _end(answering: Answering, explorer: Explorer) -> None:
+def _end(answering: ApplicationThread, explorer: Explorer) -> None:
     explorer.ended.set()
     answering.close()
     explorer.close()

@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from regard.errors import RegardError
-from regard.explorer.refusals import Refused, parts
+from regard.explorer.http_errors import HttpError, parts
 from regard.explorer.routes import Explorer
-from regard.explorer.work import Gone
+from regard.explorer.work_queue import Disconnected
 
 ROUTES: tuple[tuple[str, str], ...] = (
     ("/api/recordings", "recordings"),
@@ -48,7 +48,7 @@ POSTS: tuple[tuple[str, str], ...] = (
 """Each path that opens something."""
 
 
-def interface(
+def api_application(
     explorer: Explorer, others: Sequence[Route] = (), lifespan: Callable[[Starlette], Any] | None = None
 ) -> Starlette:
     """The application without a guard: whoever reaches it may ask."""
@@ -60,7 +60,7 @@ def interface(
     handlers: dict[Any, Any] = {
         RegardError: _refused,
         HTTPException: _missing,
-        Gone: _gone,
+        Disconnected: _gone,
         ClientDisconnect: _gone,
         Exception: _failure,
     }
@@ -69,15 +69,15 @@ def interface(
     return app
 
 
-def refusal(error: RegardError) -> Response:
+def error_response(error: RegardError) -> Response:
     """What a refusal looks like to whoever asked."""
     # What the library itself refuses is the request's fault.
-    return JSONResponse(parts(error), error.status if isinstance(error, Refused) else 400)
+    return JSONResponse(parts(error), error.status if isinstance(error, HttpError) else 400)
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RegardError)
-    return refusal(error)
+    return error_response(error)
 
 
 async def _missing(request: Request, error: Exception) -> Response:
@@ -86,13 +86,15 @@ async def _missing(request: Request, error: Exception) -> Response:
     if error.status_code == 405:
         methods = {one.strip() for one in (error.headers or {}).get("Allow", "").split(",")}
         allowed = ", ".join(sorted(methods - {"HEAD"}))
-        refused = Refused(
+        refused = HttpError(
             405, "method", request.method[:20], allowed, "GET asks and POST opens; nothing can be changed or removed."
         )
-        answer = refusal(refused)
+        answer = error_response(refused)
         answer.headers["Allow"] = allowed
         return answer
-    return refusal(Refused(error.status_code, "path", path, "what /api/openapi.json describes", "Check its spelling."))
+    return error_response(
+        HttpError(error.status_code, "path", path, "what /api/openapi.json describes", "Check its spelling.")
+    )
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -100,7 +102,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failure(request: Request, error: Exception) -> Response:
-    refused = Refused(
+    refused = HttpError(
         500, "server", type(error).__name__, "no failures", "This is a defect of regard: please report it."
     )
-    return refusal(refused)
+    return error_response(refused)

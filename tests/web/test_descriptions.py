@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from regard import Causal, Dot, Recording, Window
+from regard.analysis.descriptions import describe_recording
 from regard.analysis.head_ranking import CRITERIA, rank_heads
 from regard.analysis.map_tiles import half
 from regard.analysis.open_recording import OpenRecording
-from regard.explorer.described import recording
 from regard.spec.masks import Mask
 
 
@@ -28,7 +28,7 @@ def test_windows_without_an_end_and_scales_are_short(tmp_path: Path, mask: Mask,
     q, k = torch.randn(2, 1, 2, 5, 32)
     score = Dot(scale=32**-0.5)
     run = Recording.of(q, k, to=tmp_path / "run.safetensors", mask=mask, score=score)
-    layer = recording(OpenRecording.of(run))["layers"][0]
+    layer = describe_recording(OpenRecording.of(run))["layers"][0]
     assert (layer["mask"], layer["score"]) == (said, "Dot(scale=0.176777)")
 
 

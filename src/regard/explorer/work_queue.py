@@ -8,19 +8,19 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from regard.explorer.refusals import Refused
+from regard.explorer.http_errors import HttpError
 
 Made = TypeVar("Made")
 
-MOST = 200
+MOST_REQUESTS = 200
 """Requests that may be at work or wait for it."""
 
 
-class Gone(Exception):
+class Disconnected(Exception):
     """Nobody waits for the answer any more."""
 
 
-class Work:
+class WorkQueue:
     """Threads for the requests' work; kernels leave Python to the others while they run."""
 
     def __init__(self, threads: int) -> None:
@@ -34,20 +34,22 @@ class Work:
         """What a job gives, done in a thread.
 
         Args:
-            job: Is given a function to call between blocks of work: it raises `Gone` when nobody waits.
+            job: Is given a function to call between blocks of work: it raises `Disconnected` when nobody waits.
             gone: Returns when nobody waits.
 
         Raises:
-            Refused: too many wait.
-            Gone: nobody waits.
+            HttpError: too many wait.
+            Disconnected: nobody waits.
         """
-        if self.waiting >= MOST:
-            raise Refused(429, "requests", f"{self.waiting} at once", f"{MOST} that wait", "Ask again in a moment.")
+        if self.waiting >= MOST_REQUESTS:
+            raise HttpError(
+                429, "requests", f"{self.waiting} at once", f"{MOST_REQUESTS} that wait", "Ask again in a moment."
+            )
         stop = threading.Event()
 
         def check() -> None:
             if stop.is_set():
-                raise Gone
+                raise Disconnected
 
         def done() -> Made:
             check()
@@ -60,9 +62,9 @@ class Work:
         try:
             await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                raise Gone
+                raise Disconnected
             return working.result()
-        except (Gone, asyncio.CancelledError):
+        except (Disconnected, asyncio.CancelledError):
             self.cancelled += 1
             raise
         finally:

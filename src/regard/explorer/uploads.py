@@ -9,7 +9,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from regard.explorer.refusals import Refused
+from regard.explorer.http_errors import HttpError
 from regard.recording.text import no_constant
 from regard.system.atomic_files import disk_full
 from regard.system.cache_folder import cached
@@ -26,7 +26,7 @@ async def body(request: Request, kind: str, most: int) -> bytes:
     """All that is sent, of a kind.
 
     Raises:
-        Refused: it is of another kind, or too large.
+        HttpError: it is of another kind, or too large.
     """
     return b"".join([part async for part in _parts(request, kind, most)])
 
@@ -35,7 +35,7 @@ async def file(request: Request, path: Path) -> None:
     """Write what is sent to a file, as it comes.
 
     Raises:
-        Refused: it is of another kind, too large, empty, or the disk is full.
+        HttpError: it is of another kind, too large, empty, or the disk is full.
     """
     size = 0
     try:
@@ -45,7 +45,7 @@ async def file(request: Request, path: Path) -> None:
     except OSError as error:
         if not disk_full(error):
             raise
-        raise Refused(
+        raise HttpError(
             413,
             "file",
             "more than the disk holds",
@@ -53,7 +53,7 @@ async def file(request: Request, path: Path) -> None:
             "Free some, or set XDG_CACHE_HOME to a larger disk.",
         ) from error
     if not size:
-        raise Refused(400, "file", "nothing", "an .npz or .safetensors file", "Send its bytes.")
+        raise HttpError(400, "file", "nothing", "an .npz or .safetensors file", "Send its bytes.")
 
 
 def folder() -> Path:
@@ -65,7 +65,7 @@ def text(sent: bytes) -> tuple[str, str | None]:
     """A text to record, and the name of a model where one is given, of {"text": …, "model": …}.
 
     Raises:
-        Refused: it is something else, or too long.
+        HttpError: it is something else, or too long.
     """
     try:
         found: Any = json.loads(sent.decode(), parse_constant=no_constant)
@@ -81,7 +81,7 @@ def text(sent: bytes) -> tuple[str, str | None]:
     if not isinstance(model, str):
         raise _malformed("a model that is no name")
     if len(given) > MOST_CHARACTERS:
-        raise Refused(
+        raise HttpError(
             413,
             "text",
             f"{len(given):,} characters",
@@ -95,14 +95,14 @@ def text(sent: bytes) -> tuple[str, str | None]:
     return given, found.get("model")
 
 
-def _malformed(what: str) -> Refused:
-    return Refused(400, "body", what, '{"text": "…", "model": "…"}, or the text alone', "Send such an object.")
+def _malformed(what: str) -> HttpError:
+    return HttpError(400, "body", what, '{"text": "…", "model": "…"}, or the text alone', "Send such an object.")
 
 
 async def _parts(request: Request, kind: str, most: int) -> AsyncIterator[bytes]:
     given = request.headers.get("content-type", "")
     if given.split(";")[0].strip().lower() != kind:
-        raise Refused(415, "Content-Type", repr(given[:60]) if given else "none", kind, "Say what you send.")
+        raise HttpError(415, "Content-Type", repr(given[:60]) if given else "none", kind, "Say what you send.")
     said, size = request.headers.get("content-length", ""), 0
     if said.isdecimal() and int(said[:20]) > most:
         raise _large(int(said[:20]), most)
@@ -113,8 +113,8 @@ async def _parts(request: Request, kind: str, most: int) -> AsyncIterator[bytes]
         yield part
 
 
-def _large(size: int, most: int) -> Refused:
-    return Refused(
+def _large(size: int, most: int) -> HttpError:
+    return HttpError(
         413,
         "body",
         f"{size:,} bytes or more",

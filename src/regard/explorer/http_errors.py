@@ -5,7 +5,7 @@ from __future__ import annotations
 from regard.errors import RegardError
 
 
-class Refused(RegardError):
+class HttpError(RegardError):
     """A request that is not answered, and the status that says of which kind it is."""
 
     def __init__(self, status: int, argument: str, given: object, allowed: str, remedy: str) -> None:
@@ -16,7 +16,7 @@ class Refused(RegardError):
 def parts(error: RegardError) -> dict[str, dict[str, str]]:
     """An error as JSON.
 
-    >>> parts(Refused(404, "head", "9", "0 to 5", "Heads are counted from 0."))["error"]["allowed"]
+    >>> parts(HttpError(404, "head", "9", "0 to 5", "Heads are counted from 0."))["error"]["allowed"]
     '0 to 5'
     """
     given = str(error.given)

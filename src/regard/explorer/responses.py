@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from starlette.responses import JSONResponse, Response
 
-from regard.explorer.asking import cleaned
+from regard.analysis.descriptions import json_safe
 
 
 def as_json(value: Any, status: int = 200) -> Response:
     """An answer in JSON."""
-    return JSONResponse(cleaned(value), status)
+    return JSONResponse(json_safe(value), status)
 
 
 def raw(values: np.ndarray, exact: bool, pixel: str, snapped: int = 0) -> Response:

@@ -17,7 +17,7 @@ Reply = Callable[[dict[str, Any], bytes], None]
 SERVER = "notebook"
 
 
-class Answering:
+class ApplicationThread:
     """An event loop in a thread, on which an application answers; the kernel's own goes on meanwhile."""
 
     def __init__(self, app: ASGIApp, reply: Reply) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from regard.analysis.layers import Layer
 from regard.analysis.map_tiles import MapView
 from regard.analysis.open_recording import OpenRecording
-from regard.explorer.refusals import Refused
-from regard.export.options import Wanted
+from regard.explorer.http_errors import HttpError
+from regard.export.options import ExportOptions
 from regard.recording import DTYPES
 
 MOST_PIXELS = 1024
@@ -31,14 +30,14 @@ def known(query: Query, names: Sequence[str]) -> None:
     for name in query:
         if name not in names:
             allowed = ", ".join(names) or "no parameters"
-            raise Refused(400, repr(name[:40]), "an unknown parameter", allowed, "Leave it out.")
+            raise HttpError(400, repr(name[:40]), "an unknown parameter", allowed, "Leave it out.")
 
 
 def whole(name: str, given: str, least: int, most: int, status: int = 400) -> int:
     """A whole number in decimal digits from `least` to `most`."""
     good = given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS
     if not good or not least <= int(given) <= most:
-        raise Refused(
+        raise HttpError(
             status,
             name,
             repr(given),
@@ -53,7 +52,7 @@ def number(query: Query, name: str, default: int | None, least: int, most: int) 
     given = query.get(name)
     if given is None:
         if default is None:
-            raise Refused(400, name, "nothing", "a whole number", f"Add {name}=… to the query.")
+            raise HttpError(400, name, "nothing", "a whole number", f"Add {name}=… to the query.")
         return default
     large = given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS and int(given) > most
     return whole(name, given, least, most, 413 if large else 400)
@@ -72,7 +71,7 @@ def span(query: Query, name: str, most: int) -> range:
     ends = given.split(",")
     good = len(ends) == 2 and all(one.isascii() and one.isdigit() and len(one) <= MOST_DIGITS for one in ends)
     if not good or not 0 <= int(ends[0]) < int(ends[1]) <= most:
-        raise Refused(400, name, repr(given), f"START,STOP with 0 ≤ START < STOP ≤ {most}", "Spans are half-open.")
+        raise HttpError(400, name, repr(given), f"START,STOP with 0 ≤ START < STOP ≤ {most}", "Spans are half-open.")
     return range(int(ends[0]), int(ends[1]))
 
 
@@ -80,7 +79,7 @@ def chosen(query: Query, name: str, default: str, allowed: Sequence[str]) -> str
     """A parameter that is one of some words."""
     given = query.get(name, default)
     if given not in allowed:
-        raise Refused(400, name, repr(given), " or ".join(allowed), "Choose one of them.")
+        raise HttpError(400, name, repr(given), " or ".join(allowed), "Choose one of them.")
     return given
 
 
@@ -90,16 +89,16 @@ def real(query: Query, name: str, default: str) -> float | None:
     try:
         return None if given is None else float(given)
     except ValueError:
-        raise Refused(400, name, repr(given)[:40], "a number", f"Leave it out for {default}.") from None
+        raise HttpError(400, name, repr(given)[:40], "a number", f"Leave it out for {default}.") from None
 
 
 def text(query: Query, name: str) -> str:
     """A parameter that is a text of some length."""
     given = query.get(name, "")
     if not given:
-        raise Refused(400, name, "nothing", "a text", f"Add {name}=… to the query.")
+        raise HttpError(400, name, "nothing", "a text", f"Add {name}=… to the query.")
     if len(given) > MOST_TEXT:
-        raise Refused(413, name, f"{len(given)} characters", f"at most {MOST_TEXT}", "Shorten it.")
+        raise HttpError(413, name, f"{len(given)} characters", f"at most {MOST_TEXT}", "Shorten it.")
     return given
 
 
@@ -107,11 +106,11 @@ def book(books: Mapping[str, OpenRecording], id: str) -> OpenRecording:  # noqa:
     """A recording that is open."""
     found = books.get(id)
     if found is None:
-        raise Refused(
+        raise HttpError(
             404, "recording", repr(id[:40]), ", ".join(books) or "none is open yet", "GET /api/recordings lists them."
         )
     if found.recording.overwritten:
-        raise Refused(
+        raise HttpError(
             409,
             "recording",
             f"{found.name}, which was written over since it was opened",
@@ -134,7 +133,7 @@ def view(query: Query, layer: Layer, head: int) -> MapView:
     rows, cols = (number(query, name, min(256, len(side)), 1, MOST_PIXELS) for name, side in (("rows", q), ("cols", k)))
     for name, count, side in (("rows", rows, q), ("cols", cols, k)):
         if count > len(side):
-            raise Refused(400, name, count, f"at most the {len(side)} of the span", "A weight is the smallest pixel.")
+            raise HttpError(400, name, count, f"at most the {len(side)} of the span", "A weight is the smallest pixel.")
     return MapView(head, q, k, rows, cols, chosen(query, "how", "max", HOW))
 
 
@@ -142,24 +141,15 @@ def part(books: Mapping[str, OpenRecording], query: Query, name: str) -> tuple[O
     """A parameter that is ID/LAYER/HEAD."""
     parts = query.get(name, "").split("/")
     if len(parts) != 3:
-        raise Refused(400, name, repr(query.get(name, ""))[:60], "ID/LAYER/HEAD", "GET /api/recordings lists the IDs.")
+        raise HttpError(
+            400, name, repr(query.get(name, ""))[:60], "ID/LAYER/HEAD", "GET /api/recordings lists the IDs."
+        )
     found = book(books, parts[0])
     return found, *head(found, parts[1], parts[2])
 
 
-def wanted(query: Query) -> Wanted:
+def wanted(query: Query) -> ExportOptions:
     """What an offline page is to hold; layers and heads are held against the recording when it is made."""
     some = {f"{name}s": (number(query, name, None, 0, 10**6),) for name in ("layer", "head") if name in query}
     dtype = chosen(query, "dtype", "", ("", *DTYPES)) or None
-    return Wanted(**some, dtype=dtype, values=chosen(query, "values", "0", ("0", "1")) == "1")
-
-
-def cleaned(value: Any) -> Any:
-    """What JSON can say: null in place of numbers that are not finite."""
-    if isinstance(value, float):
-        return value if value - value == 0 else None
-    if isinstance(value, dict):
-        return {name: cleaned(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [cleaned(one) for one in value]
-    return value
+    return ExportOptions(**some, dtype=dtype, values=chosen(query, "values", "0", ("0", "1")) == "1")

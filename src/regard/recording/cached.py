@@ -1,0 +1,106 @@
+"""Recordings of texts and of array files, kept in the cache folder under what they depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from regard import models
+from regard.errors import OptionError
+from regard.integrations.pretrained import open_pretrained
+from regard.recording.array_files import record_arrays
+from regard.recording.reader import Recording
+from regard.recording.recorder import record
+from regard.recording.writer import Progress
+from regard.system.cache_folder import cached
+from regard.system.text_source import Source
+
+EMBEDDED = "python"
+"""The name of the embedded model."""
+
+MOST_TOKENS = 30_000
+"""Up to so many tokens the recording of a text includes the inputs of each layer; beyond, it would be too large."""
+
+_SUFFIX = ".safetensors"
+
+
+def cached_text_recording(source: Source, model: str, progress: Callable[[Progress], None] | None = None) -> Recording:
+    """The recording of a text by a model, from the cache or new: with values and, up to `MOST_TOKENS`, layer inputs.
+
+    Raises:
+        RegardError: there is no such model; the text is too long for it; the disk is full.
+    """
+    key = [source.text, model, _modified(model), version("regard"), "inputs"]
+    path = _cache_path(source.name, json.dumps(key).encode("utf-8", "surrogatepass"))
+    if (recording := _open_if_whole(path)) is not None:
+        return recording
+    opened, tokenizer, count = _open_model(model, source.text)
+    return record(
+        opened,
+        source.text,
+        to=path,
+        name=model,
+        values=True,
+        tokenizer=tokenizer,
+        progress=progress,
+        layer_inputs=count <= MOST_TOKENS,
+    )
+
+
+def cached_array_recording(path: Path, name: str, causal: bool = False, scale: float | None = None) -> Recording:
+    """The recording of a file of arrays (`array_files.record_arrays`), from the cache or new.
+
+    Raises:
+        RegardError: what is wrong with the file.
+    """
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    to = _cache_path(name, json.dumps([content, causal, scale, version("regard"), "arrays"]).encode())
+    recording = _open_if_whole(to)
+    return record_arrays(path, to, name, causal, scale) if recording is None else recording
+
+
+def _cache_path(name: str, key: bytes) -> Path:
+    digest = hashlib.sha256(key).hexdigest()[:16]
+    safe_name = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)[:40]
+    return cached("recordings") / f"{safe_name}-{digest}{_SUFFIX}"
+
+
+def _open_if_whole(path: Path) -> Recording | None:
+    if not path.is_file():
+        return None
+    try:
+        return Recording.open(path)
+    except OptionError:
+        path.unlink()  # a damaged file of the cache is written again
+        return None
+
+
+def _modified(model: str) -> int:
+    """When a model's files last changed, in ns; 0 where it is not a folder."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return 0
+    return max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0)
+
+
+def _open_model(model: str, text: str) -> tuple[Any, Any, int]:
+    """A model, its tokenizer (None for the embedded architecture, which includes one), and the text's token count."""
+    folder = Path(model)
+    embedded_format = (folder / models.TOKENIZER).is_file() and not (folder / "config.json").is_file()
+    if model == EMBEDDED or embedded_format:
+        embedded = models.load(None if model == EMBEDDED else folder)
+        return embedded, None, len(embedded.encode(text).ids) + 1
+    pretrained = open_pretrained(model)
+    count = len(pretrained.tokenizer(text, verbose=False)["input_ids"])
+    if pretrained.positions is not None and count > pretrained.positions:
+        raise OptionError(
+            "text", f"{count:,} tokens", f"up to {pretrained.positions:,}, the positions of {model}", "Give less of it."
+        )
+    if not count:
+        raise OptionError("text", "no tokens", "at least one", "Give it a word.")
+    return pretrained.model, pretrained.tokenizer, count
