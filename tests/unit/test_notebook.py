@@ -23,7 +23,7 @@ import regard.notebook
 from regard import Causal, Recording, record
 from regard.errors import OptionError
 from regard.explorer import routes
-from regard.explorer.work_queue import Gone
+from regard.explorer.work_queue import Disconnected
 from regard.export import front_end
 from regard.nn import MultiHeadAttention, Transformer
 from regard.notebook import Cell, ExplorerWidget
@@ -178,7 +178,7 @@ def test_what_nobody_waits_for_ends_without_an_answer(
             while True:
                 given[-1]()  # whether anybody waits
                 time.sleep(0.005)
-        except Gone:
+        except Disconnected:
             ended.set()
             raise
 
