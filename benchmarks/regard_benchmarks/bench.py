@@ -1,9 +1,9 @@
-"""`regard bench`: speed and memory here, beside PyTorch's own attention and the plain formula.
+"""`regard bench`: speed and memory on this machine, beside PyTorch's own attention and the plain formula.
 
-The arms of a case run in one process and take turns, so that a slow moment of the machine hits them alike.
+The methods of a case run in one process and take turns, so that a slow moment of the machine affects all of them.
 Times are medians, with half the distance of the quartiles as spread, or of a single turn ("once") where calls
-are long; a ratio is the median of the ratios within a turn. Extra memory is how far the peak resident set
-grows in a fresh process that runs the case. Ctrl-C ends a run early, with what was measured until then.
+are long; a ratio is the median of the ratios within a turn. Extra memory is the growth of the
+peak resident set in a fresh process that runs the case. Ctrl-C ends a run early and prints what was measured.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from regard.errors import OptionError
 from regard.system.atomic_files import write_text
 from regard.system.hardware import processor
 from regard_benchmarks import models
-from regard_benchmarks.chart import picture
-from regard_benchmarks.json_files import Machine, read, write
-from regard_benchmarks.measure import Row, grown, measured
+from regard_benchmarks.chart import speed_chart
+from regard_benchmarks.json_files import Machine, read_results, write_results
+from regard_benchmarks.measure import CaseResult, measure_cases, measure_growth
 from regard_benchmarks.report import markdown, terminal
-from regard_benchmarks.sections import CASES, TITLES, chosen
+from regard_benchmarks.sections import CASES, TITLES, select_cases
 
 SECONDS = {"quick": 0.6, "default": 1.5, "goals": 2.0, "all": 4.0, "models": 8.0}
-"""Time for the turns of one case, about, in each kind of run. An SDPA backward pass may take longer alone."""
+"""About how many seconds the turns of one case take in each kind of run. One SDPA backward pass may take longer."""
 
 
 def main(arguments: Sequence[str] | None = None, console: Console | None = None) -> None:
@@ -50,13 +50,13 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
             raise OptionError("--threads", options.threads, "1 or more", "Leave it out for PyTorch's own choice.")
         torch.set_num_threads(options.threads)
     if options.child is not None:
-        print(*grown(*options.child))
+        print(*measure_growth(*options.child))
         return
     if options.models:
-        machine = described("models")
-        terms = console or Console(highlight=False)
-        terms.print(", ".join(f"{name} {value}" for name, value in machine.items()))
-        models.main(SECONDS["models"], terms, options.markdown, options.only)
+        machine = describe_machine("models")
+        console = console or Console(highlight=False)
+        console.print(", ".join(f"{name} {value}" for name, value in machine.items()))
+        models.main(SECONDS["models"], console, options.markdown, options.only)
         return
     for name in ("json", "picture"):
         path = getattr(options, name)
@@ -64,26 +64,26 @@ def main(arguments: Sequence[str] | None = None, console: Console | None = None)
             raise OptionError(
                 f"--{name}", str(path), "a path in a directory that exists", f"Make {str(path.parent)!r} first."
             )
-    machine, rows = _figures(options)
+    machine, results = _results(options)
     if options.json is not None:
-        write(options.json, machine, rows)
+        write_results(options.json, machine, results)
     if options.picture is not None:
-        write_text(picture(machine, rows), options.picture)
+        write_text(speed_chart(machine, results), options.picture)
     if options.markdown:
-        print(markdown(machine, rows))
+        print(markdown(machine, results))
     else:
-        terminal(console or Console(highlight=False), machine, rows)
+        terminal(console or Console(highlight=False), machine, results)
     if options.figures is None and "interrupted" in machine:
         raise KeyboardInterrupt
 
 
-def _figures(options: argparse.Namespace) -> tuple[Machine, list[Row]]:
+def _results(options: argparse.Namespace) -> tuple[Machine, list[CaseResult]]:
     if options.figures is not None:
-        machine, rows = read(options.figures)
-        kept = chosen(tuple(row.case for row in rows), "all", options.only)
-        return machine, [row for row in rows if row.case in kept]
+        machine, results = read_results(options.figures)
+        selected = select_cases(tuple(result.case for result in results), "all", options.only)
+        return machine, [result for result in results if result.case in selected]
     run = next((name for name in ("quick", "goals", "all") if getattr(options, name)), "default")
-    cases = chosen(CASES, run, options.only)
+    cases = select_cases(CASES, run, options.only)
     if not cases:
         raise OptionError(
             "--only",
@@ -91,18 +91,18 @@ def _figures(options: argparse.Namespace) -> tuple[Machine, list[Row]]:
             f"words of a case's name in the {run} run",
             f"Names begin with {', '.join(TITLES)}; --all has every case.",
         )
-    machine = described(run)
-    rows = measured(cases, run, SECONDS[run])
+    machine = describe_machine(run)
+    results = measure_cases(cases, run, SECONDS[run])
     machine["load after"] = _load()
-    if len(rows) < len(cases):
-        machine["interrupted"] = f"after {len(rows)} of {len(cases)} cases"
-    return machine, rows
+    if len(results) < len(cases):
+        machine["interrupted"] = f"after {len(results)} of {len(cases)} cases"
+    return machine, results
 
 
-def described(run: str = "default") -> Machine:
-    """The machine and the software: what a figure means nothing without.
+def describe_machine(run: str = "default") -> Machine:
+    """The machine and the software that the figures were measured with.
 
-    >>> described()["torch"] == torch.__version__
+    >>> describe_machine()["torch"] == torch.__version__
     True
     """
     return {
@@ -130,10 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="a few cases, no memory: seconds")
-    which.add_argument(
-        "--goals", action="store_true", help="native beside SDPA, on all that the goals speak of: minutes"
-    )
-    which.add_argument("--all", action="store_true", help="every case and arm: an hour and more")
+    which.add_argument("--goals", action="store_true", help="native beside SDPA, on all cases of the goals: minutes")
+    which.add_argument("--all", action="store_true", help="every case and method: an hour and more")
     which.add_argument(
         "--models", action="store_true", help="whole models of transformers, and the embedded one: minutes"
     )

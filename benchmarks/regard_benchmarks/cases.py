@@ -22,13 +22,13 @@ DROPOUT, RELATIVE, SOFTCAP, SINKS, WIDE, DENSE, ALIBI, ASCENDING = TWISTS = (
     "ALiBi",
     "ascending scores",
 )
-"""What a case may have that plain attention does not."""
+"""The features that a case may have and plain attention has not."""
 
 FOUR, SIX, PENALTY = SEEN = ("four statistics", "six statistics", "entropy penalty")
-"""What of the weights may be seen: `seen.py` says it exactly. A training step lowers a penalty."""
+"""The sets of statistics that a case may compute (`statistics.py`). A training step minimizes the penalty too."""
 
 BACKWARD_WORK = 2.5
-"""What a backward pass counts, in forward passes: five matrix products instead of two."""
+"""The work of a backward pass in forward passes: five matrix products instead of two."""
 
 Sizes = tuple[int, int, int, int]
 """(batch, heads, sequence, head size)."""
@@ -45,20 +45,20 @@ class Case:
     dtype: torch.dtype = torch.float32
     passes: str = FORWARD
     twist: str = ""
-    """What is not plain: one of `TWISTS`."""
+    """The feature that is not plain: one of `TWISTS`."""
     seen: str = ""
-    """What of the weights is seen: one of `SEEN`."""
+    """The statistics of the weights: one of `SEEN`."""
     keys: Sizes | None = None
     """Of the keys and values, where it is not that of the queries."""
     sets: tuple[str, ...] = ()
-    """Which runs take it: "quick", "default", "goals"; "memory" weighs it too, and "alone" times it
-    in the process that weighs it, in a single turn. `--all` takes every case."""
+    """Which runs take it: "quick", "default", "goals"; "memory" measures its memory too, and "alone" times it
+    in the process that measures its memory, in a single turn. `--all` takes every case."""
     also: tuple[str, ...] = ()
     """Arms that are slow, and worth their time here in the quick and the default run."""
 
     @property
     def name(self) -> str:
-        """All of it in one line.
+        """The whole case in one line.
 
         >>> Case("plain", (1, 8, 2048, 64), "causal").name
         'plain: 1×8×2048×64 causal, float32, forward'
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def short(self) -> str:
-        """Shape, mask and what is special.
+        """Shape, mask, feature and statistics.
 
         >>> Case("decode", (1, 32, 1, 128), keys=(1, 8, 8192, 128)).short
         '1×32×1×128 on 1×8×8192×128'
@@ -79,17 +79,17 @@ class Case:
 
     @property
     def kind(self) -> str:
-        """The dtype by its name."""
+        """The name of the dtype."""
         return str(self.dtype).removeprefix("torch.")
 
     @property
     def backward(self) -> bool:
-        """Whether gradients are asked for."""
+        """Whether gradients are computed."""
         return self.passes != FORWARD
 
     @property
     def alone(self) -> bool:
-        """Whether it takes so long that its time and its memory come from one call."""
+        """Whether it takes so long that time and memory are measured in one call."""
         return "alone" in self.sets
 
     @property
@@ -109,12 +109,12 @@ class Case:
 
     @property
     def span(self) -> int:
-        """The size that the mask has after its name; 0 where it has none."""
+        """The size after the name of the mask; 0 where it has none."""
         return int(self.mask.partition(" ")[2] or 0)
 
     @property
     def pairs(self) -> float:
-        """Pairs of query and key that one head sees; half of all under a causal mask, as is the custom.
+        """Pairs of query and key that one head sees; by convention half of all under a causal mask.
 
         >>> Case("", (1, 1, 6, 8), "window 1").pairs, Case("", (1, 1, 6, 8), "documents 4").pairs
         (11, 20)
@@ -141,34 +141,34 @@ class Case:
 
     @property
     def read_bytes(self) -> int:
-        """Of the keys and the values together: what a decoding step has to read."""
+        """Bytes of keys and values together: what a decoding step has to read."""
         b, g, k, d = self.key_shape
         return b * g * k * (d + self.value_size) * self.dtype.itemsize
 
     @property
     def map_bytes(self) -> int:
-        """A number for every pair of query and key, in the case's dtype."""
+        """Bytes of one number for every pair of query and key, in the case's dtype."""
         b, h, q, _ = self.shape
         return b * h * q * self.key_shape[2] * self.dtype.itemsize
 
     def plain(self) -> Case:
-        """The same call without mask and twist.
+        """The same call without mask, feature and statistics.
 
         >>> Case("features", (1, 1, 64, 8), "causal", twist="sinks").plain().short
         '1×1×64×8 full'
         """
         return dataclasses.replace(self, mask=FULL, twist="", seen="")
 
-    def blind(self) -> Case:
-        """The same call, of which nothing is seen.
+    def unobserved(self) -> Case:
+        """The same call without statistics.
 
-        >>> Case("statistics", (1, 1, 64, 8), "causal", seen=FOUR).blind().short
+        >>> Case("statistics", (1, 1, 64, 8), "causal", seen=FOUR).unobserved().short
         '1×1×64×8 causal'
         """
         return dataclasses.replace(self, seen="")
 
     def small(self, n: int) -> Case:
-        """The same with at most so many positions, and a mask's size in proportion.
+        """The same with at most `n` positions, and the mask's size in proportion.
 
         >>> Case("window", (1, 2, 32768, 64), "window 512").small(40).short
         '1×2×40×64 window 8'

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 from regard_benchmarks.cases import ALIBI, CAUSAL, DOCUMENTS, FULL, SOFTCAP, WINDOW, Case
-from regard_benchmarks.implementations import Arm, Call
 from regard_benchmarks.inputs import CAP, Inputs, slopes
+from regard_benchmarks.methods import Call, Method
 
 BLOCK = 128
 """Of its block mask. torch 2.13 reads past the end on a CPU where the keys do not fill their last block:
-seen as NaN at 40 positions, now and then."""
+observed as NaN at 40 positions, not every time."""
 
 LONGEST = 8192
-"""Positions up to which its block mask is made: that looks at every pair."""
+"""The most positions for which its block mask is computed, which evaluates every pair."""
 
 
 def why_not(case: Case) -> str | None:
-    """What FlexAttention cannot do on a CPU, or not here.
+    """Why FlexAttention cannot run a case on this CPU, or None.
 
     >>> why_not(Case("plain", (1, 2, 64, 8), passes="forward + backward"))
     'has no backward pass on a CPU'
@@ -42,10 +42,10 @@ def why_not(case: Case) -> str | None:
     return None
 
 
-def ready(inputs: Inputs) -> Call:
-    """Compile it for the case: seconds, outside what is timed."""
+def prepare(inputs: Inputs) -> Call:
+    """Compile it for the case, which takes seconds and is not timed."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, about torch's own
+        warnings.simplefilter("ignore", DeprecationWarning)  # raised by torch about torch's own code
         compiled, options = _compile(inputs)
         i = inputs
 
@@ -61,16 +61,16 @@ def _compile(inputs: Inputs) -> tuple[Callable[..., Tensor], dict[str, Any]]:
     import torch._inductor.config as inductor  # pyright: ignore[reportMissingImports]
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    inductor.compile_threads = 1  # no pool of processes beside what is measured
-    n, seen = inputs.case.shape[2], _seen(inputs.case)
-    mask = seen and create_block_mask(seen, None, None, n, n, device="cpu")
-    # A function of this case's own: what was compiled for another is not looked through at each call.
+    inductor.compile_threads = 1  # no pool of processes beside the measurement
+    n, mask_mod = inputs.case.shape[2], _mask_mod(inputs.case)
+    mask = mask_mod and create_block_mask(mask_mod, None, None, n, n, device="cpu")
+    # Without code compiled for other cases, whose guards would be checked at each call.
     torch._dynamo.reset()
     compiled = torch.compile(flex_attention, dynamic=False)
-    return compiled, {"score_mod": _score(inputs.case), "block_mask": mask}
+    return compiled, {"score_mod": _score_mod(inputs.case), "block_mask": mask}
 
 
-def _seen(case: Case) -> Callable[..., Tensor] | None:
+def _mask_mod(case: Case) -> Callable[..., Tensor] | None:
     span = case.span
     return {
         FULL: None,
@@ -80,13 +80,13 @@ def _seen(case: Case) -> Callable[..., Tensor] | None:
     }[case.pattern]
 
 
-def _score(case: Case) -> Callable[..., Tensor] | None:
+def _score_mod(case: Case) -> Callable[..., Tensor] | None:
     if case.twist == SOFTCAP:
         return lambda score, b, h, i, j: CAP * torch.tanh(score / CAP)
     if case.twist == ALIBI:
-        steep = slopes(case.shape[1])
-        return lambda score, b, h, i, j: score - steep[h] * (i - j).abs()
+        slope = slopes(case.shape[1])
+        return lambda score, b, h, i, j: score - slope[h] * (i - j).abs()
     return None
 
 
-FLEX = Arm("FlexAttention", ready, why_not)
+FLEX = Method("FlexAttention", prepare, why_not)

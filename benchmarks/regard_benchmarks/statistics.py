@@ -1,4 +1,4 @@
-"""What a case sees of the weights: as observers, and as anyone would write it in PyTorch who has them all."""
+"""The statistics of a case: as observers, and in plain PyTorch from the whole weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from regard.spec.observers import Entropy, MeanDistance, Observer, Pooled, Recei
 from regard_benchmarks.cases import PENALTY, SIX, Case
 
 TOP, SPANS, MAP = 8, 16, 512
-"""How many of the strongest keys, how many spans of keys, and the sides of the map."""
+"""The number of strongest keys, the number of spans of keys, and the sides of the map."""
 
 
 def observers(case: Case) -> tuple[Observer[Any], ...]:
-    """What is seen, none where nothing is.
+    """The observers of a case, in order.
 
     >>> observers(Case("statistics", (1, 1, 64, 8), seen=PENALTY)), observers(Case("plain", (1, 1, 64, 8)))
     ((Entropy(),), ())
@@ -29,19 +29,19 @@ def observers(case: Case) -> tuple[Observer[Any], ...]:
     return (*four, Received(), Pooled(MAP, MAP)) if case.seen == SIX else four
 
 
-def in_pytorch(case: Case) -> Callable[[Tensor], Iterator[Tensor]]:
-    """The same from the weights themselves, in the same order. What depends on sizes alone is made here."""
+def statistics_in_pytorch(case: Case) -> Callable[[Tensor], Iterator[Tensor]]:
+    """The same statistics from the weights, in the same order. What depends on sizes alone is computed once."""
     if case.seen in ("", PENALTY):
         return lambda weights: iter((_entropy(weights),) if case.seen else ())
     spans, n = _spans(case), case.shape[2]
-    place = torch.arange(n)
-    apart = (place[:, None] - place).abs().to(case.dtype)
+    position = torch.arange(n)
+    distance = (position[:, None] - position).abs().to(case.dtype)
 
     def call(weights: Tensor) -> Iterator[Tensor]:
         yield _entropy(weights)
         top = weights.topk(TOP)
         yield from (top.indices, top.values)
-        yield (weights * apart).sum(-1)
+        yield (weights * distance).sum(-1)
         yield torch.stack([weights[..., start:stop].sum(-1) for start, stop in spans], -1)
         if case.seen == SIX:
             yield weights.sum(-2)
