@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from regard import Additive, Blocks, Causal, Pooled, Recording, Window, record
-from regard.analysis import head_statistics, pyramid
+from regard.analysis import head_statistics, layer_pyramid, pyramid
 from regard.analysis.layers import Layer
 from regard.analysis.map_tiles import MapView, NotBuilt, map_tile
 from regard.analysis.open_recording import OpenRecording
@@ -37,7 +37,7 @@ def recorded(path: Path, *layers: MultiHeadAttention, n: int = N) -> Recording:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pyramids of short texts, of several strips."""
     monkeypatch.setattr(pyramid, "LEAST", 64)
-    for module in (pyramid, head_statistics):
+    for module in (pyramid, layer_pyramid):
         monkeypatch.setattr(module, "STRIP", 16)
     monkeypatch.setattr(pyramid, "LEVELS", 5)
 
@@ -67,8 +67,8 @@ def test_what_was_built_is_read_again(one: Recording, monkeypatch: pytest.Monkey
     def again(*arguments: object) -> None:
         raise AssertionError("built again")
 
-    monkeypatch.setattr(head_statistics, "build", again)
-    monkeypatch.setattr(head_statistics, "similar", again)
+    monkeypatch.setattr(layer_pyramid, "write_layer", again)
+    monkeypatch.setattr(head_statistics, "head_similarity", again)
     assert built(one).heads() == heads
     assert [path.stat().st_mtime_ns for path in files(one)] == before
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from regard.analysis import head_statistics
+from regard.analysis import head_statistics, layer_pyramid
 from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import FORMAT, Damaged, Pyramid, PyramidWriter, cell_for, open_pyramid
 from regard.errors import RegardError
@@ -140,12 +140,12 @@ class PyramidBuilder:
         heads, scores = list[dict[str, Any]](), list[np.ndarray]()
         for i in range(len(made)):
             try:
-                heads += head_statistics.of_heads(i, made[i])
+                heads += head_statistics.head_summaries(i, made[i])
                 scores.append(made[i].array("telling"))
             except Damaged:
                 self.damaged(i)
                 return False
-        told, telling = head_statistics.with_nearest(heads, self._alike()), head_statistics.tell(scores)
+        told, telling = head_statistics.with_redundancy(heads, self._alike()), head_statistics.highlights(scores)
         with self._lock:
             if len(self._made) < len(self.book.layers):
                 return False
@@ -174,7 +174,7 @@ class PyramidBuilder:
         progress(0.0)
         about = self._about(number)
         with self._writer(number) as writer:
-            head_statistics.build(layer, about["cell"], writer, progress, self._ids)
+            layer_pyramid.write_layer(layer, about["cell"], writer, progress, self._ids)
             writer.finish()
         with self._lock:
             self._made[number] = Pyramid(writer.path, about)
@@ -192,7 +192,7 @@ class PyramidBuilder:
             self._told = BuildProgress("comparing heads", 0.95 + 0.05 * part)
             self._pause()
 
-        alike = head_statistics.similar(self.book.layers, progress)
+        alike = head_statistics.head_similarity(self.book.layers, progress)
         with self._writer(len(self.book.layers), about) as writer:
             writer.put("alike", alike)
             writer.finish()
@@ -201,8 +201,7 @@ class PyramidBuilder:
     @functools.cached_property
     def _ids(self) -> np.ndarray | None:
         """A number for each token of the text, the same where they are."""
-        tokens = self.book.recording.tokens
-        return None if tokens is None else np.unique(np.array(tokens), return_inverse=True)[1]
+        return head_statistics.token_ids(self.book.recording.tokens)
 
     def _pause(self) -> None:
         until = time.monotonic() + _REST

@@ -1,62 +1,123 @@
-"""`regard look`, from its options to what it prints and writes."""
+"""`regard look`: record a run, analyse it, print it, and write its page where one is asked for."""
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
+import time
 from argparse import Namespace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from regard import recording
 from regard.analysis.open_recording import OpenRecording
+from regard.analysis.run_report import OnLayer, RunReport, run_report
 from regard.cli import look_tables
 from regard.cli.explore import write
-from regard.cli.record import recorded
+from regard.cli.record import record_text
+from regard.errors import OptionError
 from regard.export.front_end import ensure_built
 from regard.export.options import ExportOptions
 from regard.look.opening import Openable, open_model
-from regard.look.study import Study, study
+from regard.recording import Recording
+from regard.recording.writer import NothingRecorded
 from regard.system.atomic_files import writable_path
+from regard.system.hardware import peak_memory
 from regard.system.text_source import Source, read
 
 LONG = 2000
-"""Bytes from which on a progress bar is worth its place."""
+"""Bytes of a text from which on a progress bar is shown."""
 
 
 def main(options: Namespace, console: Console) -> None:
-    """Look at what the options name, and write the page of it where that is asked for."""
+    """Record and analyse what the options name, print it, and write its page."""
     out = None if options.out is None else writable_path(Path(options.out))
     source = read(options.what)
     opened = open_model(options.model)
-    found = _watched(opened, source, options)
-    look_tables.show(console, found)
-    console.print()
-    if out is None:
-        console.print("[dim]all of it as a map, down to one weight, in one file: add[/] --out page.html")
-        return
-    ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     with tempfile.TemporaryDirectory(prefix="regard-look-") as folder:
-        run = recorded(opened, source, found.words, Path(folder) / "run.safetensors")
+        run, report = _with_progress(opened, source, Path(folder), options)
+        look_tables.show(console, report)
+        console.print()
+        if out is None:
+            console.print("[dim]all of it as a map, down to one weight, in one file: add[/] --out page.html")
+            return
+        ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
         wanted = ExportOptions(_one(options.layer), _one(options.head))
         write([OpenRecording.of(run, source.name)], out, wanted, console)
 
 
-def _one(given: int | None) -> tuple[int, ...] | None:
-    return None if given is None else (given,)
+def look(
+    opened: Openable,
+    source: Source,
+    folder: Path,
+    *,
+    first: int | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    on_recorded: OnLayer | None = None,
+    on_analysed: OnLayer | None = None,
+) -> tuple[Recording, RunReport]:
+    """Run a model once over a text, or its first tokens; record it in a folder, and analyse the recording.
+
+    Args:
+        opened: The model.
+        source: The text.
+        folder: Where the recording is written.
+        first: How many tokens are read; None is all.
+        layer, head: What of it is analysed; all by default.
+        on_recorded, on_analysed: Called with how many layers are done, and of how many.
+
+    Raises:
+        OptionError: the model has no such layer or head, none that can be recorded, or no place for the text.
+    """
+    began = time.monotonic()
+    if first is not None and first < 1:
+        raise OptionError("--first", first, "1 or more tokens", "Leave it out to read the whole text.")
+    tokens = opened.words(source.text, first)
+
+    def on_layer(now: recording.Progress) -> None:
+        if on_recorded is not None:
+            on_recorded(now.done, now.layers)
+
+    try:
+        run = record_text(opened, source, tokens, folder / "run.safetensors", progress=on_layer)
+    except NothingRecorded as error:
+        raise OptionError(
+            "--model",
+            opened.name,
+            "models that use the attention interface of transformers",
+            "This one computes attention by itself, where nothing can watch it.",
+        ) from error
+    report = run_report(run, source, tokens, layer=layer, head=head, on_layer=on_analysed)
+    return run, dataclasses.replace(report, seconds=time.monotonic() - began, peak=peak_memory())
 
 
-def _watched(opened: Openable, source: Source, options: Namespace) -> Study:
+def _with_progress(opened: Openable, source: Source, folder: Path, options: Namespace) -> tuple[Recording, RunReport]:
     errors = Console(stderr=True)
-    columns = (TextColumn("looking"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = source.size < LONG or not errors.is_terminal
     with Progress(*columns, console=errors, transient=True, disable=quiet) as bar:
-        task = bar.add_task("", total=None)
-        return study(
+        task = bar.add_task("running the model", total=None)
+
+        def on_recorded(done: int, layers: int) -> None:
+            bar.update(task, completed=done, total=2 * layers)
+
+        def on_analysed(done: int, layers: int) -> None:
+            bar.update(task, completed=layers + done, total=2 * layers, description="analysing")
+
+        return look(
             opened,
             source,
+            folder,
+            first=options.first,
             layer=options.layer,
             head=options.head,
-            first=options.first,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_recorded=on_recorded,
+            on_analysed=on_analysed,
         )
+
+
+def _one(number: int | None) -> tuple[int, ...] | None:
+    return None if number is None else (number,)

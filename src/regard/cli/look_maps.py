@@ -9,9 +9,8 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from regard.analysis.run_report import HeadReport, RunReport
 from regard.display.images import DECADES, Scale, viridis
-from regard.look.maps import shrink
-from regard.look.study import Head, Study
 
 SHADES, PLAIN = " ░▒▓█", " .:*#"
 SHADE_DECADES = 2
@@ -25,12 +24,12 @@ def blocks(console: Console) -> bool:
     return console.encoding.lower().startswith("utf")
 
 
-def of_map(study: Study, head: Head, console: Console, *, large: bool) -> RenderableType:
+def of_map(report: RunReport, head: HeadReport, console: Console, *, large: bool) -> RenderableType:
     """A head's map: queries downwards, keys (or distances) to the right; lines or tokens name the places."""
     most = min(LARGE if large else SMALL, console.width - 12)
-    values = shrink(head, len(study.words), most, most)
+    values = head.map.shrink(len(report.tokens), most, most)
     colour = console.color_system is not None and blocks(console)
-    drawn = _coloured(values) if colour else _shaded(values, head.pooling, blocks(console))
+    drawn = _coloured(values) if colour else _shaded(values, head.map.pooling, blocks(console))
     rows, cols = values.shape
     grid = Table.grid(padding=(0, 1, 0, 0))
     grid.add_column(justify="right", style="dim", no_wrap=True, min_width=5)
@@ -38,13 +37,13 @@ def of_map(study: Study, head: Head, console: Console, *, large: bool) -> Render
     step = max(len(drawn) // 4, 1)
     for i, line in enumerate(drawn):
         named = i % step == 0 and i + step // 2 < len(drawn)
-        grid.add_row(str(_place(study, 2 * i, rows)) if named else "", line)
-    names = [_place(study, place, cols) for place in range(cols)]
-    if head.band:
-        reach = head.map.shape[1]
+        grid.add_row(str(_place(report, 2 * i, rows)) if named else "", line)
+    names = [_place(report, place, cols) for place in range(cols)]
+    if head.map.by_distance:
+        reach = head.map.values.shape[1]
         names = [reach - 1 - place * -(-reach // cols) for place in range(cols)]
-    grid.add_row("back" if head.band else "token" if study.prose else "line", _ruler(names))
-    grid.add_row("", Text(_legend(study, head, rows, cols, colour), style="dim"))
+    grid.add_row("back" if head.map.by_distance else "token" if report.prose else "line", _ruler(names))
+    grid.add_row("", Text(_legend(report, head, rows, cols, colour), style="dim"))
     return grid
 
 
@@ -80,9 +79,9 @@ def _shaded(values: ndarray, how: str, unicode: bool) -> list[Text]:
     return [Text("".join(shades[level] for level in row)) for row in levels.tolist()]
 
 
-def _place(study: Study, cell: int, cells: int) -> int:
+def _place(report: RunReport, cell: int, cells: int) -> int:
     """Where the first token of a row or column stands."""
-    return study.place(min(-(-cell * len(study.words) // cells), len(study.words) - 1))
+    return report.position(min(-(-cell * len(report.tokens) // cells), len(report.tokens) - 1))
 
 
 def _ruler(names: list[int]) -> Text:
@@ -94,11 +93,11 @@ def _ruler(names: list[int]) -> Text:
     return Text(ruler, style="dim")
 
 
-def _legend(study: Study, head: Head, rows: int, cols: int, colour: bool) -> str:
-    queries = -(-len(study.words) // rows) * (1 if colour else 2)
-    keys = -(-(head.map.shape[1] if head.band else len(study.words)) // cols)
-    across = "distances back" if head.band else "keys"
-    how = "maximum" if head.pooling == "max" else "mean"
+def _legend(report: RunReport, head: HeadReport, rows: int, cols: int, colour: bool) -> str:
+    queries = -(-len(report.tokens) // rows) * (1 if colour else 2)
+    keys = -(-(head.map.values.shape[1] if head.map.by_distance else len(report.tokens)) // cols)
+    across = "distances back" if head.map.by_distance else "keys"
+    how = "maximum" if head.map.pooling == "max" else "mean"
     low = 10.0 ** -(DECADES if colour else SHADE_DECADES)
     return (
         f"1 cell = {queries:,}×{keys:,} weights, {how}, log scale: blank under {low:g}, "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from regard.analysis.run_report import RunReport
 from regard.display.text import printable
-from regard.look.study import Study
 
 
 class Snippet(NamedTuple):
@@ -18,13 +18,13 @@ class Snippet(NamedTuple):
     after: str
 
 
-def snippet(study: Study, token: int, width: int) -> Snippet:
+def snippet(report: RunReport, token: int, width: int) -> Snippet:
     """A token within at most `width` characters of its line, without the line's indentation."""
-    place = study.place(token)
-    text = study.source.text
-    start, stop = study.words.spans[token]
+    place = report.position(token)
+    text = report.source.text
+    start, stop = report.tokens.spans[token]
     if start == stop:  # the model added it
-        return Snippet(place, "", study.words.texts[token], "")
+        return Snippet(place, "", report.tokens.texts[token], "")
     piece = text[start:stop]
     if piece.strip():
         start += len(piece) - len(piece.lstrip())
@@ -35,16 +35,16 @@ def snippet(study: Study, token: int, width: int) -> Snippet:
     stop = min(stop, end)
     shown = text[start:stop] if piece.strip() else "↵" if "\n" in piece else "␣"
     before, after = text[begin:start].lstrip(), text[stop:end].rstrip()
-    room = max(width - len(shown), 8)
-    if len(before) + len(after) > room:
-        ahead = min(len(after), max(room // 2, room - len(before)))
-        back = room - ahead
+    available = max(width - len(shown), 8)
+    if len(before) + len(after) > available:
+        ahead = min(len(after), max(available // 2, available - len(before)))
+        back = available - ahead
         before = before if len(before) <= back else "…" + before[len(before) - back + 1 :]
         after = after if len(after) <= ahead else after[: ahead - 1] + "…"
-    tidy = (printable(part).replace("\t", " ") for part in (before, shown, after))
-    return Snippet(place, *tidy)
+    cleaned = (printable(part).replace("\t", " ") for part in (before, shown, after))
+    return Snippet(place, *cleaned)
 
 
-def label(study: Study, token: int, width: int = 16) -> str:
+def label(report: RunReport, token: int, width: int = 16) -> str:
     """A token by itself, as a name for it in a table."""
-    return snippet(study, token, width).token[:width]
+    return snippet(report, token, width).token[:width]

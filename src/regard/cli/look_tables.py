@@ -1,4 +1,4 @@
-"""A study in the terminal: the heads in a table, and the telling ones with their links and maps."""
+"""A run report in the terminal: all heads in a table, and those worth showing with their links and maps."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from regard.analysis.report_highlights import HighlightedHead, Link, highlighted_heads, highlighted_links
+from regard.analysis.run_report import HeadReport, RunReport
 from regard.cli import look_maps
 from regard.cli.look_snippets import label, snippet
-from regard.look.study import Head, Study
-from regard.look.telling import Link, Pick, strongest, telling
 
 QUERY, KEY = "bold black on cyan", "bold black on yellow"
 NARROW, TIGHT = 92, 48
 
 
-def show(console: Console, study: Study) -> None:
+def show(console: Console, report: RunReport) -> None:
     """Print all of it."""
-    console.print(opening(study))
+    console.print(opening(report))
     console.print()
-    console.print(table(study, console.width, look_maps.blocks(console)))
-    for pick in telling(study):
+    console.print(table(report, console.width, look_maps.blocks(console)))
+    for chosen in highlighted_heads(report):
         console.print()
-        console.print(_closer(console, study, pick))
+        console.print(_closer(console, report, chosen))
 
 
-def opening(study: Study) -> RenderableType:
+def opening(report: RunReport) -> RenderableType:
     """What was read and what it took."""
-    words = study.words
+    words = report.tokens
     tokens = f"{words.whole:,} tokens"
     if words.whole > len(words):
         tokens += f", of which only the first {len(words):,}"
-    lines = f"{study.source.lines:,} line{'s' * (study.source.lines != 1)}"
-    size = f"{study.source.size:,} bytes, {lines}, {tokens}"
-    took = f"{study.seconds:.1f} s, {study.peak / 2**20:,.0f} MiB at most"
+    lines = f"{report.source.lines:,} line{'s' * (report.source.lines != 1)}"
+    size = f"{report.source.size:,} bytes, {lines}, {tokens}"
+    took = f"{report.seconds:.1f} s, {report.peak / 2**20:,.0f} MiB at most"
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
-    grid.add_row("read", Text.assemble((study.source.name, "bold"), f"  {size}"))
-    n, heads = len(study.words), len(study.heads)
-    grid.add_row("model", f"{study.model}, {len(study.layers)} layers of {study.heads_per_layer} heads")
-    for alike, sees in _alike(study):
+    grid.add_row("read", Text.assemble((report.source.name, "bold"), f"  {size}"))
+    n, heads = len(report.tokens), len(report.heads)
+    grid.add_row("model", f"{report.model}, {len(report.visibility)} layers of {report.heads_per_layer} heads")
+    for alike, sees in _alike(report):
         first, last = alike[0], alike[-1]
         grid.add_row(f"layer {first}" if first == last else f"layers {first}–{last}", sees)
-    pairs = sum(int(head.visible.sum()) for head in study.heads)
+    pairs = sum(int(head.visible.sum()) for head in report.heads)
     grid.add_row(
         "took",
         f"{took}; exact statistics of all {pairs:,} weights of {heads} "
@@ -55,20 +55,20 @@ def opening(study: Study) -> RenderableType:
     return grid
 
 
-def _alike(study: Study) -> list[tuple[list[int], str]]:
+def _alike(report: RunReport) -> list[tuple[list[int], str]]:
     """Neighbouring layers that see alike."""
-    shown = sorted({head.layer for head in study.heads})
-    runs = itertools.groupby(shown, key=lambda layer: study.layers[layer])
+    shown = sorted({head.layer for head in report.heads})
+    runs = itertools.groupby(shown, key=lambda layer: report.visibility[layer])
     return [([*layers], sees) for sees, layers in runs]
 
 
-def table(study: Study, width: int, blocks: bool) -> Table:
+def table(report: RunReport, width: int, blocks: bool) -> Table:
     """Every head in a row."""
     wide, tight = width >= NARROW, width < TIGHT
     made = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="dim")
     made.add_column("head", no_wrap=True, style="bold", min_width=4)
     # Of layers that look ahead, what they see there is told as well.
-    both = study.ahead and not tight
+    both = report.ahead and not tight
     names = ["entropy", "previous", *["next"] * both, *["first"] * (not tight), *["last"] * both]
     for name in names:
         made.add_column(name if wide else name[:4], no_wrap=True, min_width=4)
@@ -77,7 +77,7 @@ def table(study: Study, width: int, blocks: bool) -> Table:
     if wide:
         made.add_column("keys", justify="right", no_wrap=True)
     made.add_column("receives most", no_wrap=True, overflow="ellipsis", ratio=1)
-    for head in study.heads:
+    for head in report.heads:
         following, last = head.ahead or (0.0, 0.0)
         shares = {
             "entropy": head.entropy,
@@ -87,8 +87,8 @@ def table(study: Study, width: int, blocks: bool) -> Table:
             "last": last,
         }
         row: list[Text | str] = [_share(shares[name], wide and blocks) for name in names]
-        row += [f"{head.distance:,.1f}"] * (not tight) + [f"{head.effective:,.1f}"] * wide
-        made.add_row(head.name, *row, _most(study, head))
+        row += [f"{head.distance:,.1f}"] * (not tight) + [f"{head.support:,.1f}"] * wide
+        made.add_row(head.name, *row, _most(report, head))
     on = "previous, next, first and last" if both else "previous and on the first"
     made.caption = (
         f"entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the {on} token · "
@@ -109,37 +109,37 @@ def _share(value: float, bar: bool) -> Text:
     return shown
 
 
-def _most(study: Study, head: Head) -> Text:
+def _most(report: RunReport, head: HeadReport) -> Text:
     token = head.collector
-    times = head.received[token] / max(float(head.share[token]), 1e-12)
+    times = head.received[token] / max(float(head.uniform[token]), 1e-12)
     return Text.assemble(
-        (label(study, token), KEY),
-        (f" {'token' if study.prose else 'line'} {study.place(token)}", "dim"),
+        (label(report, token), KEY),
+        (f" {'token' if report.prose else 'line'} {report.position(token)}", "dim"),
         f"  {head.received[token]:,.1f}, {times:,.1f}×",
     )
 
 
-def _closer(console: Console, study: Study, pick: Pick) -> RenderableType:
-    alone = len(study.heads) == 1
-    few = len({head.layer for head in study.heads}) == 1
+def _closer(console: Console, report: RunReport, chosen: HighlightedHead) -> RenderableType:
+    alone = len(report.heads) == 1
+    few = len({head.layer for head in report.heads}) == 1
     count = 24 if alone else 8 if few else 4
-    links = strongest(study, pick.head, count, pick.reach)
-    drawn = look_maps.of_map(study, pick.head, console, large=alone or few)
-    title = Text.assemble("head ", (pick.head.name, "bold"), f"  {pick.title}")
+    links = highlighted_links(report, chosen.head, count, chosen.reach)
+    drawn = look_maps.of_map(report, chosen.head, console, large=alone or few)
+    title = Text.assemble("head ", (chosen.head.name, "bold"), f"  {chosen.title}")
     parts: list[RenderableType] = [Rule(title, align="left", style="dim")]
-    why = Text(f"{pick.head.name} {pick.why}" if pick.why != "as asked" else study.layers[pick.head.layer])
+    why = Text(f"{chosen.head.name} {chosen.why}" if chosen.why else report.visibility[chosen.head.layer])
     parts += [why, Text(), drawn, Text()]
-    near = f"those less than {pick.reach} tokens away"
-    around = "its neighbours, what the model added" if study.ahead else "its neighbour"
-    kind = f"itself, {around} and the start" if pick.reach <= 2 else near
+    near = f"those less than {chosen.reach} tokens away"
+    around = "its neighbours, what the model added" if report.ahead else "its neighbour"
+    kind = f"itself, {around} and the start" if chosen.reach <= 2 else near
     parts.append(Text(f"{'strongest' if links else 'no'} links, leaving out {kind}", style="dim"))
-    parts += [_link(study, link, console) for link in links]
+    parts += [_link(report, link, console) for link in links]
     return Group(*parts)
 
 
-def _link(study: Study, link: Link, console: Console) -> RenderableType:
+def _link(report: RunReport, link: Link, console: Console) -> RenderableType:
     """Query and key in their lines; in one line where both stand in it."""
-    digits = len(str(study.place(len(study.words) - 1)))
+    digits = len(str(report.position(len(report.tokens) - 1)))
     room = max(console.width - digits - 16, 20)
     colour = console.color_system is not None
 
@@ -159,8 +159,8 @@ def _link(study: Study, link: Link, console: Console) -> RenderableType:
         )
 
     weight = f"{link.weight:4.2f}"
-    query, key = (snippet(study, token, room) for token in (link.query, link.key))
-    together = study.words.lines[link.query] == study.words.lines[link.key]
+    query, key = (snippet(report, token, room) for token in (link.query, link.key))
+    together = report.tokens.lines[link.query] == report.tokens.lines[link.key]
     start = query.before.rfind(key.before + key.token)
     if together and key.before and start == 0:
         between = query.before[len(key.before + key.token) :]

@@ -22,45 +22,45 @@ def main(options: Namespace, console: Console) -> None:
     path = Path(options.out)
     source = read(options.what)
     opened = open_model(options.model)
-    words = opened.words(source.text, options.first)
+    tokens = opened.words(source.text, options.first)
     given: list[str] | None = options.layers
-    layers = given and [int(one) if one.isdecimal() else one for one in given]
+    layers = given and [int(layer) if layer.isdecimal() else layer for layer in given]
     errors = Console(stderr=True)
     columns = (TextColumn("recording"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=None)
 
-        def told(now: recording.Progress) -> None:
+        def on_layer(now: recording.Progress) -> None:
             if not now.done:
                 console.print(f"will write about {size_in_words(now.whole)} to", end=" ")
                 console.print(str(path), style="bold", markup=False, soft_wrap=True, end="; ")
                 console.print(f"{size_in_words(now.free)} are free")
             bar.update(task, completed=now.done, total=now.layers, description=now.layer)
 
-        run = recorded(
+        run = record_text(
             opened,
             source,
-            words,
+            tokens,
             path,
             values=options.values,
             layer_inputs=options.inputs,
             layers=layers,
-            progress=told,
+            progress=on_layer,
             dtype=None if options.dtype is None else recording.DTYPES[options.dtype],
         )
     console.print(str(run), markup=False, soft_wrap=True)
 
 
-def recorded(opened: Openable, source: Source, words: Words, to: Path, **how: Any) -> Recording:
-    """A run over what a model reads of a text, as `record` keeps it."""
-    ids = torch.from_numpy(words.ids)[None]
+def record_text(opened: Openable, source: Source, tokens: Words, to: Path, **options: Any) -> Recording:
+    """Record a run of a model over the tokens that it reads of a text; `options` are those of `regard.record`."""
+    ids = torch.from_numpy(tokens.ids)[None]
     return record(
         opened.model,
         ids if isinstance(opened, Opened) else {"input_ids": ids},
         to=to,
-        text=source.text[: max(stop for _, stop in words.spans)],
-        tokens=words.texts,
-        spans=words.spans,
+        text=source.text[: max(stop for _, stop in tokens.spans)],
+        tokens=tokens.texts,
+        spans=tokens.spans,
         name=opened.name,
-        **how,
+        **options,
     )

@@ -38,6 +38,10 @@ ROWS, PAIRS = 16, 1 << 23
 SMALLER = "Free some, write elsewhere, or record less: layers=…, dtype=torch.float16, no values."
 
 
+class NothingRecorded(OptionError):
+    """No layer of a model called `regard.attention`."""
+
+
 class Progress(NamedTuple):
     """Where a recording stands, before a layer is written."""
 
@@ -161,7 +165,7 @@ class Pages:
     def finish(self, name: str, words: Words) -> None:
         """Write the text, and what there is to say of the run."""
         if not self.layers:
-            raise OptionError(
+            raise NothingRecorded(
                 "record",
                 "a model none of whose wanted layers called regard.attention",
                 "models of transformers that take attn_implementation, regard.nn, and your own",
