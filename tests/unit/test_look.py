@@ -19,6 +19,12 @@ from rich.console import Console
 
 from largest import Largest
 from regard import Causal, Weights, Window
+from regard.analysis import head_maps
+from regard.analysis.head_maps import HeadMap
+from regard.analysis.head_ranking import link_kinds
+from regard.analysis.head_statistics import TOP
+from regard.analysis.report_highlights import highlighted_heads, highlighted_links
+from regard.analysis.run_report import CELLS, HeadReport, RunReport
 from regard.analysis.uniform_baseline import uniform_baseline
 from regard.cli import look_tables
 from regard.cli.look_snippets import snippet
@@ -26,11 +32,7 @@ from regard.display import images
 from regard.display.images import Scale, viridis
 from regard.display.text import printable
 from regard.errors import OptionError
-from regard.look import band
-from regard.look.maps import shrink
 from regard.look.opening import Opened, open_model
-from regard.look.study import CELLS, LINKS, Head, Study, study
-from regard.look.telling import strongest, telling
 from regard.models.tokens import Tokens, train_tokenizer
 from regard.nn import Block, MultiHeadAttention, Transformer
 from regard.positions import Rotary
@@ -38,6 +40,7 @@ from regard.shapes import Sizes
 from regard.spec.masks import dense
 from regard.system import atomic_files
 from regard.system.text_source import Source, read
+from reports import report_of, scored
 
 TEXT = '''"""Ends scripts: </script><b>&amp;\x1b[2J"""
 
@@ -67,15 +70,15 @@ def opened() -> Opened:
 
 
 @pytest.fixture(scope="module")
-def seen(opened: Opened) -> Study:
-    return study(opened, Source("some <file>.py", TEXT, len(TEXT.encode())))
+def seen(opened: Opened) -> RunReport:
+    return report_of(opened, Source("some <file>.py", TEXT, len(TEXT.encode())))
 
 
 @torch.no_grad()
-def weights_of(opened: Opened, found: Study) -> list[ndarray]:
+def weights_of(opened: Opened, found: RunReport) -> list[ndarray]:
     """Every head's weights, by the formula."""
-    x = opened.model.embedding_norm(opened.model.embedding(torch.from_numpy(found.words.ids)[None]))
-    n, result = len(found.words), list[ndarray]()
+    x = opened.model.embedding_norm(opened.model.embedding(torch.from_numpy(found.tokens.ids)[None]))
+    n, result = len(found.tokens), list[ndarray]()
     for block in opened.model.blocks:
         assert isinstance(block, Block)
         layer = block.attention
@@ -89,8 +92,8 @@ def weights_of(opened: Opened, found: Study) -> list[ndarray]:
     return result
 
 
-def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: Study) -> None:
-    n = len(seen.words)
+def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: RunReport) -> None:
+    n = len(seen.tokens)
     place = np.arange(n)
     assert [head.name for head in seen.heads] == ["0.0", "0.1", "1.0", "1.1", "1.2", "1.3"]
     for head, w in zip(seen.heads, weights_of(opened, seen), strict=True):
@@ -99,24 +102,24 @@ def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: Stud
         close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
         assert (head.visible == visible).all()
         np.testing.assert_allclose(head.entropy, (entropy[1:] / np.log(visible[1:])).mean(), **close)
-        np.testing.assert_allclose(head.effective, np.exp(entropy[1:]).mean(), **close)
+        np.testing.assert_allclose(head.support, np.exp(entropy[1:]).mean(), **close)
         np.testing.assert_allclose(head.previous, np.diag(w, -1).mean(), **close)
         np.testing.assert_allclose(head.first, w[1:, 0].mean(), **close)
         distance = (w * np.abs(place[:, None] - place)).sum(-1)[1:].mean()
         np.testing.assert_allclose(head.distance, distance, **close)
         np.testing.assert_allclose(head.received, w.sum(0), **close)
-        np.testing.assert_allclose(head.share, ((w > 0) / visible[:, None]).sum(0), **close)
-        top = -np.sort(-w, -1)[:, :LINKS]
+        np.testing.assert_allclose(head.uniform, ((w > 0) / visible[:, None]).sum(0), **close)
+        top = -np.sort(-w, -1)[:, :TOP]
         np.testing.assert_allclose(head.weights, top, **close)
-        rows, cols = head.map.shape
-        whole = w if not head.band else by_distance(w, WINDOW)
-        assert cols == (WINDOW if head.band else min(n, CELLS))
+        rows, cols = head.map.values.shape
+        whole = w if not head.map.by_distance else by_distance(w, WINDOW)
+        assert cols == (WINDOW if head.map.by_distance else min(n, CELLS))
         for i in range(rows):
             mine = whole[place * rows // n == i]
             each = np.arange(whole.shape[1]) * cols // whole.shape[1]
             cells = [mine[:, each == j] for j in range(cols)]
-            wanted = [c.mean() if head.band else c.max() for c in cells]
-            np.testing.assert_allclose(head.map[i], wanted, **close)
+            wanted = [c.mean() if head.map.by_distance else c.max() for c in cells]
+            np.testing.assert_allclose(head.map.values[i], wanted, **close)
 
 
 def by_distance(w: ndarray, reach: int) -> ndarray:
@@ -128,10 +131,10 @@ def by_distance(w: ndarray, reach: int) -> ndarray:
 
 @pytest.mark.parametrize("rows", [7, 100])
 def test_bands_are_joined_from_blocks(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(band, "ROWS", 8)
+    monkeypatch.setattr(head_maps, "ROWS", 8)
     q, k = torch.randn(2, 1, 2, 50, 4).unbind()
     mask = Causal() & Window(5)
-    found = band.bands(Weights.of(q, k, mask=mask), rows, 6)[0]
+    found = head_maps.maps_by_distance(Weights.of(q, k, mask=mask), rows, 6)[0]
     rows = min(rows, 50)
     allowed = dense(mask, Sizes(1, 2, 2, 50, 50, 4, 4, q.device))
     weights = torch.softmax((q @ k.mT / 2).masked_fill(~allowed, -torch.inf), -1)
@@ -158,68 +161,70 @@ def test_nothing_is_n_by_n_and_progress_reaches_its_end(opened: Opened) -> None:
     told: list[tuple[int, int]] = []
     text = TEXT * 8
     with Largest() as largest:
-        found = study(opened, Source("long", text, 0), progress=lambda *at: told.append(at))
-    n = len(found.words)
+        found = report_of(opened, Source("long", text, 0), on_analysed=lambda *at: told.append(at))
+    n = len(found.tokens)
     assert n > 500
     assert largest.most < n * n / 4
     assert told == sorted(told)
-    assert len(told) == len(found.layers)
-    assert told[-1] == (len(found.layers), len(found.layers))
+    assert len(told) == len(found.visibility)
+    assert told[-1] == (len(found.visibility), len(found.visibility))
 
 
-def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: Study) -> None:
+def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: RunReport) -> None:
     source = seen.source
-    some = study(opened, source, layer=1, head=2)
+    some = report_of(opened, source, layer=1, head=2)
     assert [head.name for head in some.heads] == ["1.2"]
     np.testing.assert_allclose(some.heads[0].received, seen.heads[4].received, rtol=1e-5)
-    assert [head.name for head in study(opened, source, head=1).heads] == ["0.1", "1.1"]
+    assert [head.name for head in report_of(opened, source, head=1).heads] == ["0.1", "1.1"]
     for layer, head, said in ((2, None, "--layer"), (-1, None, "--layer"), (0, 2, "--head"), (None, 4, "--head")):
         with pytest.raises(OptionError, match=f"{said}: got .*allowed: 0 to "):
-            study(opened, source, layer=layer, head=head)
+            report_of(opened, source, layer=layer, head=head)
 
 
 def test_one_token_is_enough(opened: Opened) -> None:
-    found = study(opened, Source("short", "x", 1))
-    assert len(found.words) == 2
+    found = report_of(opened, Source("short", "x", 1))
+    assert len(found.tokens) == 2
     look_tables.show(Console(file=io.StringIO()), found)
 
 
 # ---------------------------------------------------------------- what is picked and shown
 
 
-def test_links_tell_something(seen: Study) -> None:
+def test_links_tell_something(seen: RunReport) -> None:
     for head in seen.heads:
-        links = strongest(seen, head, 10)
+        links = highlighted_links(seen, head, 10)
         assert [link.weight for link in links] == sorted((link.weight for link in links), reverse=True)
-        pairs = {(seen.words.texts[q].strip(), seen.words.texts[k].strip()) for q, k, _ in links}
+        pairs = {(seen.tokens.texts[q].strip(), seen.tokens.texts[k].strip()) for q, k, _ in links}
         assert len(pairs) == len(links)
         for query, key, weight in links:
             assert key > 0
             assert query - key >= 2
             assert weight in head.weights[query][head.keys[query] == key]
-            assert seen.words.texts[query].strip()
+            assert seen.tokens.texts[query].strip()
 
 
-def test_heads_are_picked_by_what_they_do(seen: Study) -> None:
-    n = len(seen.words)
+def test_heads_are_picked_by_what_they_do(seen: RunReport) -> None:
+    n = len(seen.tokens)
     plain = seen.heads[2]
-    previous = replace(plain, head=7, previous=0.9)
+    previous = replace(plain, head=7, scores=scored(plain, "previous token", 0.9))
     keys, weights = plain.keys.copy(), np.zeros_like(plain.weights)
     for query in range(n):  # all on the token after the last earlier copy
-        earlier = [k for k in range(1, query) if seen.words.ids[k - 1] == seen.words.ids[query]]
+        earlier = [k for k in range(1, query) if seen.tokens.ids[k - 1] == seen.tokens.ids[query]]
         if earlier:
             keys[query, 0], weights[query, 0] = earlier[-1], 1
-    induction = replace(plain, head=8, keys=keys, weights=weights)
-    picks = {pick.title: pick for pick in telling(replace(seen, heads=[*seen.heads, previous, induction]))}
+    kinds = link_kinds(keys, np.arange(n), seen.tokens.ids, n, False)
+    given = float((weights * kinds["induction"]).sum(-1)[1:].mean())
+    induction = replace(plain, head=8, scores=scored(plain, "induction", given))
+    picks = {pick.title: pick for pick in highlighted_heads(replace(seen, heads=[*seen.heads, previous, induction]))}
     assert picks["previous token"].head is previous
     assert "90%" in picks["previous token"].why
     assert picks["induction"].head is induction
-    assert telling(replace(seen, heads=[plain]))[0].head is plain
+    assert highlighted_heads(replace(seen, heads=[plain]))[0].head is plain
 
 
-def test_a_snippet_is_the_token_in_its_line(seen: Study) -> None:
+def test_a_snippet_is_the_token_in_its_line(seen: RunReport) -> None:
     lines = TEXT.split("\n")
-    for token in range(1, len(seen.words)):
+    for token in range(1, len(seen.tokens)):
         part = snippet(seen, token, 200)
         if part.token not in "↵␣":
             assert part.before + part.token + part.after == printable(lines[part.place - 1].strip()).replace("\t", " ")
@@ -229,7 +234,7 @@ def test_a_snippet_is_the_token_in_its_line(seen: Study) -> None:
 
 @pytest.mark.parametrize("width", [30, 60, 140])
 @pytest.mark.parametrize("colour", [None, "truecolor"])
-def test_terminal_at_any_width(seen: Study, width: int, colour: Any) -> None:
+def test_terminal_at_any_width(seen: RunReport, width: int, colour: Any) -> None:
     out = io.StringIO()
     console = Console(file=out, width=width, color_system=colour, force_terminal=colour is not None, highlight=False)
     look_tables.show(console, seen)
@@ -243,14 +248,13 @@ def test_terminal_at_any_width(seen: Study, width: int, colour: Any) -> None:
         assert "some <file>.py" in plain
 
 
-def test_shrinking_a_map_stays_exact(seen: Study) -> None:
+def test_shrinking_a_map_stays_exact(seen: RunReport) -> None:
     n = 103
     values = np.random.default_rng(0).random((n, 90)).astype(np.float32)
     rows = np.arange(n) * 20 // n
     for far, reduce in ((False, np.maximum), (True, np.add)):
         fine = np.stack([reduce.reduce(values[rows == i], 0) / (1, sum(rows == i))[far] for i in range(20)])
-        head = replace(seen.heads[0], band=far, map=fine)
-        small = shrink(head, n, 7, 40)
+        small = HeadMap(fine, far).shrink(n, 7, 40)
         assert small.shape == (7, 30)
         mine = values[(rows // 3) == 2][:, 3:6]
         np.testing.assert_allclose(small[2, 1], mine.mean() if far else mine.max(), rtol=1e-5)
@@ -349,7 +353,7 @@ def test_models_that_cannot_be_opened(tmp_path: Path, files: tuple[str, ...]) ->
         open_model(str(tmp_path))
 
 
-def test_head_names_are_counted_from_zero(seen: Study) -> None:
-    head: Head = seen.heads[0]
+def test_head_names_are_counted_from_zero(seen: RunReport) -> None:
+    head: HeadReport = seen.heads[0]
     assert (head.name, head.layer, head.head) == ("0.0", 0, 0)
-    assert seen.layers == [f"sees {WINDOW} tokens back", "sees everything before it"]
+    assert seen.visibility == [f"sees {WINDOW} tokens back", "sees everything before it"]

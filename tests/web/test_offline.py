@@ -22,15 +22,15 @@ from offline_page import CODE, Parsed
 from regard import Additive, Recording, Sigmoid, cli, record
 from regard.analysis import pyramid
 from regard.analysis.pyramid_builder import PyramidBuilder
+from regard.analysis.report_highlights import highlighted_heads
 from regard.errors import OptionError
 from regard.explorer import write_page
 from regard.explorer.routes import Explorer
 from regard.export import front_end, offline_page, options
 from regard.look.opening import open_model
-from regard.look.study import study
-from regard.look.telling import telling
 from regard.models import load
 from regard.system.text_source import Source
+from reports import report_of
 
 pytestmark = pytest.mark.usefixtures("built_page")
 
@@ -319,7 +319,7 @@ def test_the_atlas_tells_of_the_heads_that_look_shows(tmp_path: Path, made: Call
     """Two ways to the same: of whole rows at once, and of strips of a recording."""
     text = CODE[:3000]
     run = record(load(), text, to=tmp_path / "run.safetensors")
-    shown = telling(study(open_model(), Source("x", text, len(text))), 6)
+    shown = highlighted_heads(report_of(open_model(), Source("x", text, len(text))), 6)
     wanted = [
         {"layer": pick.head.layer, "head": pick.head.head, "title": pick.title, "why": pick.why} for pick in shown
     ]

@@ -128,6 +128,9 @@ class LayerStatistics:
         top = Top(*(part[0] for part in results[-1]))
         positions = np.arange(self.shift + queries.start, self.shift + queries.stop)
         kinds = link_kinds(top.keys.cpu().numpy(), positions, self.ids, self.keys, self.baseline.ahead)
+        links = {
+            name: (top.weights * torch.from_numpy(of_kind).to(top.weights)).sum(-1) for name, of_kind in kinds.items()
+        }
         by_query = {
             "entropy": entropy,
             "first": ends[..., 0],
@@ -136,10 +139,7 @@ class LayerStatistics:
             "next": following,
             "distance": distance,
             "top": top.weights.sum(-1),
-            **{
-                name: (top.weights * torch.from_numpy(of_kind).to(top.weights)).sum(-1)
-                for name, of_kind in kinds.items()
-            },
+            **links,
         }
         for name, values in by_query.items():
             self._by_query[name][:, queries.start : queries.stop] = values
