@@ -211,8 +211,8 @@ def head_summaries(layer: int, pyramid: Pyramid) -> list[HeadSummary]:
     ]
 
 
-def highlights(scores: Sequence[Float[ndarray, "h criteria"]]) -> list[Highlight]:
-    """The heads of all layers that are most worth showing; `scores` are those of each layer."""
+def highlights(scores: Sequence[ndarray]) -> list[Highlight]:
+    """The heads of all layers that are most worth showing; `scores` are those of each layer, (h, criteria)."""
     heads = [(layer, head) for layer, each in enumerate(scores) for head in range(len(each))]
     return [
         Highlight(layer=layer, head=head, title=ranked.criterion.title, why=ranked.why)
