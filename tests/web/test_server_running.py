@@ -191,7 +191,7 @@ def test_progress_is_told_while_it_is_made(run: Recording) -> None:
         async for event in explorer._events():
             told.append(json.loads(event[6:])["progress"])
             if len(told) < 3:
-                building._told = building._told._replace(doing="layer", progress=len(told) / 4)
+                building._progress = building._progress._replace(doing="layer", progress=len(told) / 4)
             else:
                 building.failed = "enough"
         return told

@@ -32,8 +32,8 @@ class HighlightedHead(NamedTuple):
 
     head: HeadReport
     title: str
-    why: str | None
-    """None where it is the only one."""
+    why: str
+    """Empty where it is the only one."""
     reach: int = 2
     """How far away a link must be to be shown: 2 leaves out the query itself and its neighbours."""
 
@@ -42,7 +42,7 @@ def highlighted_heads(report: RunReport, most: int = 5) -> list[HighlightedHead]
     """The heads that are most worth showing, each for another reason."""
     if len(report.heads) == 1:
         (only,) = report.heads
-        return [HighlightedHead(only, "the head asked for", None)]
+        return [HighlightedHead(only, "the head asked for", "")]
     ranking = rank_heads(np.stack([head.scores for head in report.heads]), most)
     return [
         HighlightedHead(report.heads[ranked.head], ranked.criterion.title, ranked.why, ranked.criterion.reach)

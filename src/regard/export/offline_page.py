@@ -93,18 +93,18 @@ class OfflinePage:
         weakref.finalize(self, self._file.close)
         self._lock, self._check = threading.Lock(), check
         try:
-            self._title = " and ".join(one.book.name for one in buildings)
-            layers = [one.book.layers[i] for one in buildings for i in options.layers_of(one.book)]
+            self._title = " and ".join(one.opened.name for one in buildings)
+            layers = [one.opened.layers[i] for one in buildings for i in options.layers_of(one.opened)]
             small = sum(estimated(layer, options) for layer in layers) <= SMALL
-            runs = {one.book.id: self._run(one, options, small) for one in buildings}
+            runs = {one.opened.id: self._run(one, options, small) for one in buildings}
             self._errors = dict.fromkeys(one["recording"]["error"] for one in runs.values())
             self._about = json_safe(
                 {
                     "transport": "worker",
                     "format": FORMAT,
                     "version": version("regard"),
-                    "start": f"atlas?r={buildings[0].book.id}",
-                    "recordings": [descriptions.describe_line(one.book) for one in buildings],
+                    "start": f"atlas?r={buildings[0].opened.id}",
+                    "recordings": [descriptions.describe_line(one.opened) for one in buildings],
                     "runs": runs,
                     "lesson": _lessons(),
                     "context": context_example(),
@@ -195,7 +195,7 @@ class OfflinePage:
             yield base64.b64encode(data).decode("ascii")
 
     def _run(self, building: PyramidBuilder, options: ExportOptions, small: bool) -> dict[str, Any]:
-        book = building.book
+        book = building.opened
         recording, layers = descriptions.describe_recording(book), list[dict[str, Any]]()
         chosen = options.layers_of(book)
         self._rounding = []
