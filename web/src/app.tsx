@@ -1,4 +1,4 @@
-// The frame of every screen: the bar on top, the view, dialogs, and what is said aloud.
+// The frame of every screen: the top bar, the view, dialogs, and announcements to screen readers.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { headsOf, json, paths } from "./api";
@@ -60,7 +60,7 @@ export function App() {
   );
 }
 
-/** What is being built of the recording that is open, and what works meanwhile. */
+/** The progress of the open recording's pyramids. */
 function Building() {
   const now = buildProgress.value;
   if (!now) return null;

@@ -1,4 +1,4 @@
-// What each key does. Keys that are typed into a field stay there.
+// Keyboard shortcuts; keys typed into a field are left alone.
 import { fitAll, goToDiagonal, setView, reveal, view, zoom } from "./map/stage";
 import { POOLINGS, SCREENS } from "./pure/hash";
 import { cell, selectCell, dialog, extentOfLayer, go, place, recordingId, screen, stepHead, stepStrongest } from "./state";
@@ -12,7 +12,7 @@ function move(down: number, right: number): void {
   revealCell();
 }
 
-/** Brings the held cell into view. */
+/** Scrolls the map to the selected cell. */
 function revealCell(): void {
   const at = cell.peek();
   if (at && onMap()) reveal(at.query, at.key);
@@ -23,7 +23,7 @@ function nextPooling(): void {
   go({ pooling: POOLINGS[(POOLINGS.indexOf(pooling) + 1) % POOLINGS.length]! });
 }
 
-/** The act of a key, or null where it has none here. */
+/** The action of a key on this screen, or null. */
 function actionOf(key: string, shifted: boolean): (() => void) | null {
   const by = shifted ? 10 : 1;
   const map = onMap();

@@ -1,4 +1,4 @@
-// What the page knows. The place is the one thing a person changes; everything else follows from it.
+// The state of the page. The place is what the user changes, and is kept in the URL's hash; everything else is derived from it.
 import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/signals";
 import { difference as compared, headsOf, json, paths, raw, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
 import type { CellMore } from "./api.more";
@@ -27,7 +27,7 @@ export const log = placeSignal("log");
 export const gamma = placeSignal("gamma");
 export const rows = placeSignal("rows");
 
-/** A part of the place changes. */
+/** Changes fields of the place. */
 export function go(change: Partial<Place>): void {
   place.value = { ...place.peek(), ...change };
 }
@@ -37,7 +37,7 @@ export const announcement = signal("");
 export const dialog = signal<"" | "help" | "goto" | "export">("");
 export const buildProgress = signal<{ part: number; what: string } | null>(null);
 
-/** Says something to those who listen instead of looking. */
+/** Announces something to screen readers. */
 export function announce(text: string): void {
   announcement.value = text;
 }
@@ -53,7 +53,7 @@ export interface Loaded<T> {
   readonly loading: boolean;
 }
 
-/** Keeps the answer to a path that changes. What is no longer wanted is aborted. */
+/** The answer to a path that changes; a request for an earlier path is aborted. */
 export function resource<T>(path: () => string | null, fetcher: (path: string, signal: AbortSignal) => Promise<T>, wait = 0): ReadonlySignal<Loaded<T>> {
   const out = signal<Loaded<T>>({ path: null, value: null, loading: false });
   const currentPath = computed(path);
@@ -87,13 +87,13 @@ export function resource<T>(path: () => string | null, fetcher: (path: string, s
 }
 
 export const recordings = signal<RecordingLine[] | null>(null);
-/** Asks which recordings are open. */
+/** Loads the list of open recordings. */
 export const loadRecordings = async () => (recordings.value = await json<RecordingLine[]>(paths.recordings));
 
 const recordingAnswer = resource<Recording>(() => (recordingId.value ? paths.recording(recordingId.value) : null), json);
 /** The recording that is open; null until it is known. */
 export const recording = computed(() => (recordingAnswer.value.value?.id === recordingId.value ? recordingAnswer.value.value : null));
-// What is being built of it, until all is.
+// The progress of its pyramids, until they are complete.
 effect(() => {
   const id = recordingId.value;
   const abort = new AbortController();
@@ -108,7 +108,7 @@ effect(() => {
     buildProgress.value = null;
   };
 });
-/** Descriptions of recordings other than the one that is open; null: on its way. */
+/** Descriptions of recordings other than the one that is open; null: requested. */
 const otherRecordings = signal<Record<string, Recording | null>>({});
 
 /** A recording's description, once it has come. */
@@ -128,7 +128,7 @@ export const layer = computed<Layer | null>(() => {
   return layers?.find((one) => one.index === layerIndex.value) ?? layers?.[0] ?? null;
 });
 
-/** The path of something of the head that is shown. */
+/** A path for the head that is shown. */
 const ofHead = (make: (id: string, layer: number, head: number) => string) => (): string | null =>
   recording.value && layer.value ? make(recording.value.id, layer.value.index, headIndex.value) : null;
 
@@ -138,10 +138,10 @@ export const cellPath = computed(() => {
   return at && showsCell.value ? ofHead((id, l, h) => paths.cell(id, l, h, at.query, at.key))() : null;
 });
 export const cellAnswer = resource<CellMore>(() => cellPath.value, json, 40);
-/** What the server says about the cell that is chosen, once it has said it. */
+/** The arithmetic of the selected cell, once loaded. */
 export const cellDetails = computed(() => (cellAnswer.value.path === cellPath.value ? cellAnswer.value.value : null));
 
-/** What Compare subtracts: by default the next head of the layer. */
+/** The head that Compare subtracts: by default the next head of the layer. */
 export const subtracted = computed(() => {
   const at = layer.value;
   const heads = at ? headsOf(at) : [0];
@@ -154,14 +154,14 @@ const differencePath = computed(() => {
   return of.path({ q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1, rows: 1, cols: 1 });
 });
 const differenceAnswer = resource<Values>(() => differencePath.value, raw, 40);
-/** A − B at the cell that is held, where Compare is open. */
+/** A − B at the selected cell, where Compare is open. */
 export const difference = computed(() => (differenceAnswer.value.path === differencePath.value ? (differenceAnswer.value.value?.values[0] ?? null) : null));
 
 const rowPath = computed(() => {
   const at = cell.value;
   return at && showsCell.value ? ofHead((id, l, h) => paths.row(id, l, h, at.query))() : null;
 });
-/** The row of the held query, or the one before while it is on its way: `rowNow` is never another's. */
+/** The row of the selected query, or the previous one while it loads; `rowValues` is never the previous one. */
 export const rowAnswer = resource<Values>(() => rowPath.value, raw, 40);
 export const rowValues = computed(() => (rowAnswer.value.path === rowPath.value ? rowAnswer.value.value : null));
 const marginalsPath = computed(() => (screen.value === "map" || (screen.value === "row" && !cell.value) ? ofHead(paths.marginals)() : null));
@@ -178,7 +178,7 @@ interface Block {
 const blocks = new Map<string, Block | Promise<void>>();
 const blocksLoaded = signal(0);
 
-/** The text of a token of the recording that is open, or of another; undefined until it has come. */
+/** The text of a token of the recording that is open, or of another; undefined until loaded. */
 export function tokenText(index: number, id = recordingId.value): string | undefined {
   blocksLoaded.value;
   const at = Math.floor(index / BLOCK);
@@ -201,17 +201,17 @@ export function tokenText(index: number, id = recordingId.value): string | undef
   return cached && "texts" in cached ? cached.texts[index - at * BLOCK] : undefined;
 }
 
-/** Has the texts of tokens start … stop of the recording that is open there. */
+/** Loads the texts of tokens start … stop of the open recording. */
 export async function loadTokens(start: number, stop: number): Promise<void> {
   for (let i = start; i < stop; i += BLOCK) tokenText(i);
   tokenText(stop - 1);
   await Promise.all([...blocks.values()]);
 }
 
-/** The token that a query stands at: the last query at the last key, where a cache held the keys before. */
+/** The index of a query's own token: the last query is aligned with the last key. */
 export const tokenOfQuery = (query: number) => query + Math.max((layer.value?.keys ?? 0) - (layer.value?.queries ?? 0), 0);
 
-/** Whether the text has white space behind a token that belongs to none: what many encoders leave out. */
+/** Whether the text has white space after a token that belongs to no token, as many tokenizers drop it. */
 export function hasSpaceAfter(index: number, id = recordingId.value): boolean {
   const text = tokenText(index, id);
   const [start, next] = [index, index + 1].map((i) => {
@@ -227,7 +227,7 @@ export function open(id: string, change: Partial<Place> = {}): void {
   go({ ...(same ? {} : { layer: 0, head: 0, view: null, cell: null }), screen: "atlas", ...change, recording: id });
 }
 
-/** Chooses a cell, bounded by the map, and says it once its weight is known. */
+/** Selects a cell, clamped to the map; it is announced once its weight is known. */
 export function selectCell(query: number, key: number): void {
   const at = layer.peek();
   if (!at) return;

@@ -6,13 +6,13 @@ import { bandOf, bands, boxOf, type Painter, type Scene } from "./painter";
 
 type Context = CanvasRenderingContext2D;
 
-// The leading bits of a number, its sign, exponent and ten bits of its fraction, tell more tones apart than there are colours.
+// The leading bits of a number, its sign, exponent and ten bits of its fraction, distinguish more tones than there are colours.
 const DROPPED_BITS = 13;
 const colourCache = { how: "", table: null as Uint8Array | null, colours: new Uint32Array(2 ** (32 - DROPPED_BITS)) };
 const middle = new Uint32Array(1);
 const asNumber = new Float32Array(middle.buffer);
 
-/** Colours of values, each worked out once; none where nothing is. */
+/** Colours of values, looked up by their leading bits; 0 stays transparent. */
 export function fillColours(out: Uint32Array, values: Float32Array, tone: Tone, table: Uint8Array): void {
   const how = JSON.stringify(tone);
   const { colours } = colourCache;
@@ -69,7 +69,7 @@ export class Canvas2dPainter implements Painter {
         canvas.getContext("2d")!.putImageData(colourImage(loaded.values, rows, cols, scene.tone, scene.table, band), 0, 0);
         this.painted.set(loaded, (cached = { how, band, canvas }));
       }
-      // On whole pixels, so that nothing shows between two tiles.
+      // On whole pixels, so that there is no gap between two tiles.
       const { x0, x1, y0, y1 } = boxOf(scene, loaded);
       const [left, right, top, bottom] = [x0, x1, y0, y1].map((at) => Math.round(at * scene.ratio)) as [number, number, number, number];
       const { high, wide } = pixelSize(loaded.tile);

@@ -11,7 +11,7 @@ export interface LoadedTile {
   readonly key: string;
   readonly values: Float32Array;
   readonly exact: boolean;
-  /** A pixel is no finer than so many weights along a side. */
+  /** A pixel covers at least so many weights along a side. */
   readonly cell: number;
   /** The greatest size of a value. */
   readonly greatest: number;
@@ -19,7 +19,7 @@ export interface LoadedTile {
   readonly rows: Float32Array;
 }
 
-/** A tile to draw, and whether it is of the level that is wanted. */
+/** A tile to draw, and whether it is of the level of the view. */
 export interface DrawnTile {
   readonly loaded: LoadedTile;
   readonly fine: boolean;
@@ -40,7 +40,7 @@ class Loader {
     return this.cache.get(cacheKey(source.id, tile));
   }
 
-  /** What to draw now, coarse below fine; what is missing gets fetched, all else is let go. */
+  /** What to draw now, coarse below fine; missing tiles are requested, other requests aborted. */
   frame(source: Source, extent: Extent, view: View, size: Size, level: number): DrawnTile[] {
     const fine: DrawnTile[] = [];
     const coarse = new Map<string, LoadedTile>();
@@ -98,7 +98,7 @@ class Loader {
     this.cache.set(key, { tile, key, values, exact, cell: Math.max(...results.map((result) => result.cell)), greatest, rows });
   }
 
-  /** Waits until tiles are here, whatever the screen wants meanwhile: for pictures that are finer than it. */
+  /** Loads tiles for an export, independently of the screen's. */
   async loadAll(source: Source, tiles: readonly Tile[]): Promise<void> {
     const remaining = tiles.filter((tile) => !this.cache.has(cacheKey(source.id, tile)));
     const next = async (): Promise<void> => {

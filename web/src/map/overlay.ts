@@ -1,4 +1,4 @@
-// What is written over and around the map: rulers, marginals, the crosshair, the numbers of near cells.
+// Draws over and around the map: rulers, marginals, the crosshair, the numbers of large cells.
 import { short, brief } from "../pure/numbers";
 import { textColour } from "../pure/ramps";
 import { pixelOf, pooledBy } from "../pure/tiles";
@@ -7,7 +7,7 @@ import { type Extent, stepFor, xOf, yOf } from "../pure/view";
 import type { LoadedTile } from "./loader";
 import type { Scene } from "./painter";
 
-/** Room around the map, in CSS pixels. */
+/** Margins around the map, in CSS pixels. */
 export const EDGE = { left: 92, top: 76, right: 40, bottom: 40 } as const;
 
 export interface Colours {
@@ -26,18 +26,18 @@ export interface Overlay {
   readonly scene: Scene;
   readonly extent: Extent;
   readonly level: number;
-  /** The text at a key, and at a query, which may stand further on. */
+  /** The token of a key, or of a query, whose index may be offset. */
   readonly token: (index: number, query?: boolean) => string | undefined;
   readonly marginals: Float32Array | null;
   readonly hover: { query: number; key: number } | null;
   readonly cell: { query: number; key: number } | null;
   readonly box: { x0: number; y0: number; x1: number; y1: number } | null;
   readonly colours: Colours;
-  /** What each axis is called. */
+  /** The names of the axes. */
   readonly names: { queries: string; keys: string };
 }
 
-/** The tile that holds a weight, of those that are drawn: the finest. */
+/** The pixel of a weight in the finest tile that is drawn there. */
 export function pixelAt(scene: Scene, query: number, key: number): { loaded: LoadedTile; row: number; col: number; value: number } | null {
   for (let i = scene.drawn.length - 1; i >= 0; i--) {
     const { loaded } = scene.drawn[i]!;

@@ -1,4 +1,4 @@
-// What a painter is given, and the greatest of each row for those that divide by it.
+// The interface of the painters, and the row maxima for row normalisation.
 import type { Tone } from "../pure/tone";
 import { type Size, type View, xOf, yOf } from "../pure/view";
 import type { DrawnTile, LoadedTile } from "./loader";

@@ -1,4 +1,4 @@
-// The map on screen: the view, the hands, and when to draw.
+// The map on screen: view, scene, drawing and pointer input.
 import { computed, effect, signal } from "@preact/signals";
 import { raw, type Source } from "../api";
 import { colourTable as tableOf } from "../pure/ramps";
@@ -33,7 +33,7 @@ const dark = matchMedia("(prefers-color-scheme: dark)");
 const reducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 let animation = 0;
 
-/** Goes to a view in a few frames, or at once for those who want no motion. */
+/** Animates to a view, or goes there at once where reduced motion is preferred. */
 export function animateTo(to: View): void {
   cancelAnimationFrame(animation);
   if (reducedMotion.matches) return setView(to);
@@ -43,7 +43,7 @@ export function animateTo(to: View): void {
     const part = Math.min((now - began) / 140, 1);
     const eased = 1 - (1 - part) ** 3;
     const scale = from.scale * (to.scale / from.scale) ** eased;
-    // The middle goes with the zoom, so that the point that stays put does stay put.
+    // The middle is interpolated in 1/scale, so that the fixed point of the zoom does not move.
     const progress = Math.abs(to.scale / from.scale - 1) < 1e-6 ? eased : (1 / scale - 1 / from.scale) / (1 / to.scale - 1 / from.scale);
     setView({ q: from.q + (to.q - from.q) * progress, k: from.k + (to.k - from.k) * progress, scale });
     if (part < 1) animation = requestAnimationFrame(frame);
@@ -52,7 +52,7 @@ export function animateTo(to: View): void {
   animation = requestAnimationFrame(frame);
 }
 
-/** Zooms at the held cell where it is on screen, else at the middle. */
+/** Zooms about the selected cell if it is on screen, else about the middle. */
 export function zoom(factor: number): void {
   const s = size.peek();
   const v = view.peek();
@@ -97,7 +97,7 @@ export function colourTableNow(signed: boolean): Uint8Array<ArrayBuffer> {
   return tables.get(name)!;
 }
 
-/** All that is to be painted now. */
+/** The scene to paint now. */
 export function sceneNow(ratio: number): { scene: Scene; level: number } | null {
   const from = source.value;
   if (!from) return null;
@@ -128,7 +128,7 @@ export function coloursOf(element: Element): Colours {
   };
 }
 
-/** Puts a map on two canvases; returns what takes it off again. */
+/** Draws a map on two canvases until the returned function is called. */
 export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanvasElement): () => void {
   const painter: Painter = WebglPainter.on(base) ?? new Canvas2dPainter(base.getContext("2d")!);
   const context = over.getContext("2d")!;
@@ -173,7 +173,7 @@ export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanv
     drawOverlay(context, overlayFor(scene, level, colours.peek()));
     updatePicture(scene, level, painter.kind);
   };
-  // Whatever the picture is made of is read here, so that any change of it asks for one frame.
+  // Reads every signal that the picture depends on, so that a change of any requests a frame.
   undo.push(
     effect(() => {
       [place.value, size.value, extent.value, source.value, axisNames.value, hover.value, box.value, marginals.value, loader.version.value, colours.value, ratio.value];
@@ -199,7 +199,7 @@ function updatePicture(scene: Scene, level: number, kind: string): void {
     rows: Math.min(block, queries), cols: Math.min(block, keys), exact: block === 1 && scene.drawn.length > 0, fine, tone: scene.tone, kind,
   };
   if (JSON.stringify(before) === JSON.stringify(now)) return;
-  // The same tone stays the same object, so that what was coloured by it need not be coloured again.
+  // The same tone stays the same object, so that cached colours stay valid.
   picture.value = before && JSON.stringify(before.tone) === JSON.stringify(now.tone) ? { ...now, tone: before.tone } : now;
 }
 
@@ -223,7 +223,7 @@ function pointedAt(x: number, y: number, ratio: number) {
   };
 }
 
-/** Holds what is under a pixel: one weight, or the largest of those that the pixel pools. */
+/** Selects the cell under a pixel: the weight, or the largest of those that the pixel pools. */
 async function selectAt(x: number, y: number, ratio: number): Promise<void> {
   const at = pointedAt(x, y, ratio);
   const from = source.peek();

@@ -1,4 +1,4 @@
-// The WebGL2 painter: values are float textures, tones and colours are made by the shader (pure/tone.ts says what it does).
+// The WebGL2 painter: values are float textures, the shader computes tones and colours as pure/tone.ts does.
 import { Lru } from "../pure/lru";
 import { pixelSize } from "../pure/tiles";
 import { bandOf, bands, boxOf, type Painter, type Scene } from "./painter";
@@ -35,7 +35,7 @@ void main() {
 }`;
 
 let hardware: boolean | undefined;
-/** Whether a graphics processor runs WebGL2. Where the processor has to do its work, Canvas2D takes a third of the time (e2e/pace.mjs). */
+/** Whether a graphics processor runs WebGL2. In software, Canvas2D takes a third of the time (e2e/pace.mjs). */
 function hasHardware(): boolean {
   const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
   const debugInfo = gl?.getExtension("WEBGL_debug_renderer_info");

@@ -1,9 +1,9 @@
-// What is on screen as files: CSV, SVG, NPZ, Python.
+// Files made of what is on screen: CSV, SVG, NPZ, Python.
 import { brief } from "./numbers";
 import type { Box } from "./tiles";
 import { type Extent, type Size, stepFor, type View, xOf, yOf } from "./view";
 
-/** The first weight of each pixel along a side that is parted evenly, as the server parts it. */
+/** The first weight of each pixel along a side, as the server divides it. */
 export const pixelStarts = (start: number, stop: number, count: number) =>
   Array.from({ length: count }, (_, i) => start + Math.ceil((i * (stop - start)) / count));
 
@@ -26,7 +26,7 @@ export function csvOfRow(weights: ArrayLike<number>, token: (index: number) => s
   return ["key,token,weight", ...lines].join("\n") + "\n";
 }
 
-/** True vectors: a square for each weight, tokens on both axes. Null is no colour. */
+/** Vector graphics: a square for each weight, tokens on both axes; a null colour draws nothing. */
 export function svgOfWeights(at: Box, values: ArrayLike<number>, colourOf: (value: number) => string | null, token: (index: number, query?: boolean) => string | undefined): string {
   const side = 12;
   const edge = 80;
@@ -39,7 +39,7 @@ export function svgOfWeights(at: Box, values: ArrayLike<number>, colourOf: (valu
       const colour = colourOf(value);
       if (colour) out.push(`<rect x="${edge + c * side}" y="${edge + r * side}" width="${side}" height="${side}" fill="${colour}"><title>${at.q0 + r}, ${at.k0 + c}: ${value}</title></rect>`);
     }
-  // What is not seen is written out, as XML knows no control characters.
+  // Invisible characters are written as code points: XML allows no control characters.
   const text = (i: number, query?: boolean) => escaped(brief(token(i, query), 12) || String(i));
   for (let r = 0; r < at.rows; r++) out.push(`<text x="${edge - 4}" y="${edge + r * side + 9}" text-anchor="end">${text(at.q0 + r, true)}</text>`);
   for (let c = 0; c < at.cols; c++)
@@ -48,7 +48,7 @@ export function svgOfWeights(at: Box, values: ArrayLike<number>, colourOf: (valu
   return out.join("\n");
 }
 
-/** A picture of the map inside axes that are vectors. */
+/** A raster image of the map inside vector axes. */
 export function svgWithImage(picture: string, view: View & Size, extent: Extent, names: { queries: string; keys: string }): string {
   const { width, height, scale } = view;
   const edge = 70;
@@ -80,7 +80,7 @@ export interface HeadName {
   head: number;
 }
 
-/** The lines that give the same numbers in Python; of two heads, those of the first less those of the second. */
+/** The lines that give the same numbers in Python; of two heads, those of the first minus those of the second. */
 export function pythonCode(at: Box & { how: string; cell: { query: number; key: number } | null }, a: HeadName, b: HeadName | null = null): string {
   const of = ({ name, layer, head }: HeadName) => `regard.Recording.open(${JSON.stringify(name)}).layer(${layer}).head(${head})`;
   const pooled = at.rows < at.q1 - at.q0 || at.cols < at.k1 - at.k0;

@@ -1,4 +1,4 @@
-// float16 as the server sends thumbnails: decoded once, by a table-free rule.
+// Decoding of float16 and float32 buffers.
 
 /** The number that 16 bits of IEEE 754 half precision stand for. */
 export function half(bits: number): number {
@@ -10,7 +10,7 @@ export function half(bits: number): number {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** A little-endian buffer of halves as floats. */
+/** A little-endian buffer of float16 as float32. */
 export function halves(buffer: ArrayBuffer): Float32Array {
   const view = new DataView(buffer);
   const out = new Float32Array(buffer.byteLength >> 1);

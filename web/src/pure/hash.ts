@@ -1,11 +1,11 @@
-// The place in the URL's hash: what is looked at and how, never the text.
+// The state in the URL's hash: which weights are shown and how, never the text.
 import { RAMPS, type Ramp } from "./ramps";
 
 export const SCREENS = ["open", "atlas", "map", "row", "lesson", "compare"] as const;
 export type Screen = (typeof SCREENS)[number];
 export const POOLINGS = ["max", "mean", "sum"] as const;
 export type Pooling = (typeof POOLINGS)[number];
-/** What the lesson is about: the held weight (or the words, where none is held), the words, or one of the questions. */
+/** The topic of the lesson: the selected weight (without one, the example), the small example, or one of the two questions. */
 export const LESSON_TOPICS = ["", "words", "why", "context"] as const;
 export type LessonTopic = (typeof LESSON_TOPICS)[number];
 
@@ -25,13 +25,13 @@ export interface Place {
   readonly rows: boolean;
   readonly step: number;
   readonly topic: LessonTopic;
-  /** The component that a step of the lesson looks into; null: the largest. */
+  /** The vector component that a step of the lesson shows; null: the largest. */
   readonly component: number | null;
   /** What Compare subtracts: recording/layer/head. */
   readonly other: string;
   /** Compare shows both rows over their texts instead of the map. */
   readonly beside: boolean;
-  /** The table twin instead of the picture. */
+  /** The table instead of the picture. */
   readonly table: boolean;
 }
 
@@ -58,7 +58,7 @@ export const DEFAULT_PLACE: Place = {
 const plain = (value: number) => String(Number(value.toPrecision(9)));
 const whole = (text: string) => (/^\d{1,9}$/.test(text) ? Number(text) : null);
 
-/** How a part is written, and read: what is named wrongly is null. */
+/** Formats and parses a field; text that is not valid parses to null. */
 type Codec<T> = readonly [(value: T) => string, (text: string) => T | null];
 const WHOLE_NUMBER: Codec<number> = [String, whole];
 const FLAG: Codec<boolean> = [(on) => (on ? "1" : "0"), (text) => (text === "1" || text === "0" ? text === "1" : null)];
@@ -71,7 +71,7 @@ const within = (least: number, most: number, parse: (text: string) => number | n
     return value !== null && value >= least && value <= most ? value : null;
   },
 ];
-/** Several numbers, none below zero; the way there and back may be null. */
+/** A fixed count of non-negative numbers. */
 function numberList<T>(count: number, split: (value: T) => number[], join: (numbers: number[]) => T | null): Codec<T | null> {
   return [
     (value) => split(value!).map(plain).join(","),
@@ -82,7 +82,7 @@ function numberList<T>(count: number, split: (value: T) => number[], join: (numb
   ];
 }
 
-/** Every part but the screen: its name in the hash, and its way. */
+/** Every field but the screen: its name in the hash, and its codec. */
 const FIELDS: { [K in Exclude<keyof Place, "screen">]: readonly [string, Codec<Place[K]>] } = {
   recording: ["r", text(100)],
   layer: ["layer", WHOLE_NUMBER],
@@ -103,7 +103,7 @@ const FIELDS: { [K in Exclude<keyof Place, "screen">]: readonly [string, Codec<P
 };
 const FIELD_LIST = Object.entries(FIELDS) as [keyof Place, readonly [string, Codec<unknown>]][];
 
-/** The hash without its #; what is as at the start is left out. */
+/** The hash without its #; default values are left out. */
 export function formatHash(place: Place): string {
   const params = new URLSearchParams();
   for (const [part, [name, [write]]] of FIELD_LIST) if (place[part] !== DEFAULT_PLACE[part]) params.set(name, write(place[part]));
@@ -111,7 +111,7 @@ export function formatHash(place: Place): string {
   return rest ? `${place.screen}?${rest}` : place.screen;
 }
 
-/** The place that a hash names. What it does not name, or names wrongly, is as at the start. */
+/** The place that a hash names; missing and invalid fields have their default. */
 export function parseHash(hash: string): Place {
   const [head = "", rest = ""] = hash.replace(/^#/, "").split("?", 2);
   const params = new URLSearchParams(rest);

@@ -1,4 +1,4 @@
-// The few sums that the lesson does on the page, on numbers that the library gave. Each is shown as the page's own.
+// The arithmetic that the lesson does on the page, on numbers of the library; results are marked as computed by the page.
 
 export interface Term {
   readonly index: number;
@@ -23,7 +23,7 @@ export function productTerms(q: readonly number[], k: readonly number[], product
   return { shown, rest: products.length - shown.length, subtotal: sum };
 }
 
-/** What a row of weights would be with something changed; scores come from ln(weight) + lse. */
+/** A row of weights at another temperature or scale, or with hidden keys; scores are ln(weight) + lse. */
 export function changedWeights(
   weights: ArrayLike<number>,
   lse: number,

@@ -1,4 +1,4 @@
-/** A map of bounded size that forgets what was used longest ago, and says what it forgets. */
+/** A cache of bounded size that evicts the least recently used value and passes it to `onEvict`. */
 export class Lru<V> {
   private readonly entries = new Map<string, V>();
 

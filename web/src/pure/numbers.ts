@@ -1,4 +1,4 @@
-// How numbers are written: four digits that count, a true minus sign.
+// Formatting of numbers (four significant digits, a true minus sign) and of tokens.
 
 /** 0.3142, 12.30, 3.2e−7. */
 export function short(value: number | null | undefined, digits = 4): string {
@@ -11,7 +11,7 @@ export function short(value: number | null | undefined, digits = 4): string {
   return text.replaceAll("-", "−").replace("e+", "e");
 }
 
-/** The same without zeros that say nothing: 0.5, 3, 0.0415. For numbers that were chosen to be short. */
+/** The same without trailing zeros: 0.5, 3, 0.0415. */
 export function shortest(value: number | null, digits = 3): string {
   const text = short(value, digits);
   return text.includes("e") || !text.includes(".") ? text : text.replace(/\.?0+$/, "");
@@ -31,17 +31,17 @@ export function bytes(value: number): string {
   return `${at && value < 100 ? value.toFixed(1) : Math.round(value)} ${units[at]}`;
 }
 
-/** Signs that are not seen: control characters, and those that turn the direction of the text around them. */
+/** Control characters, direction marks and, alone, zero-width characters. */
 const INVISIBLE = /[\0-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]|^[\u200b-\u200d\u2060\ufeff]+$/g;
 const codePoint = (sign: string) => `U+${sign.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 
-/** A token with what is not seen of it made visible; nothing where it has no text. */
+/** A token with its white space and invisible characters made visible. */
 export function visibleText(text: string | undefined): string {
   if (text === undefined) return "…";
   return text.replaceAll("\n", "⏎").replaceAll("\t", "⇥").replace(/^ +| +$/g, (run) => "·".repeat(run.length)).replace(INVISIBLE, codePoint);
 }
 
-/** As much of a token as a line has room for. */
+/** A token, truncated to `most` characters. */
 export function brief(text: string | undefined, most = 40): string {
   const signs = [...visibleText(text)];
   return signs.length > most ? `${signs.slice(0, most - 1).join("")}…` : signs.join("");

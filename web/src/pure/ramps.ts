@@ -11,7 +11,7 @@ const ANCHORS = {
 export type Ramp = Exclude<keyof typeof ANCHORS, "signed" | "signedDark">;
 export const RAMPS = ["viridis", "cividis", "grey"] as const satisfies readonly Ramp[];
 
-/** 256 colours, red, green, blue, opaque: between the anchors they are mixed evenly. */
+/** 256 colours, red, green, blue, opaque: linear between the anchors. */
 export function colourTable(ramp: keyof typeof ANCHORS): Uint8Array<ArrayBuffer> {
   const anchors = ANCHORS[ramp].split(" ").map((hex) => [0, 2, 4].map((i) => parseInt(hex.slice(i, i + 2), 16)));
   const out = new Uint8Array(256 * 4);

@@ -1,13 +1,13 @@
-// The heads of the atlas, in the order and within the bounds that are asked for.
+// Sorting and filtering of the atlas's heads by a statistic.
 import type { HeadStatistics } from "../api";
 
 export const STATISTICS = ["entropy", "support", "first", "previous", "distance", "top", "received", "redundancy"] as const;
 
 export interface Filter {
-  /** A statistic, or "" for the place in the model. */
+  /** A statistic, or "" for layer and head. */
   readonly by: string;
   readonly descending: boolean;
-  /** Bounds as typed; what is no number bounds nothing. */
+  /** Bounds as typed; text that is not a number is ignored. */
   readonly least: string;
   readonly most: string;
   readonly layer: string;

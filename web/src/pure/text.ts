@@ -10,7 +10,7 @@ export interface ShadedRun {
 
 export const SHADES = 12;
 
-/** Whether the text goes on, from a token to where the next one begins, with white space that is in neither. Places count code points. */
+/** Whether there is white space between a token and the next that belongs to neither. Offsets count code points. */
 export const hasSpaceBetween = (text: string, start: number, next: number) => next > start + [...text].length;
 
 /** Tokens start … stop, in runs of one shade. A token with a shade stands alone, so that it can be pointed at. */
@@ -25,7 +25,7 @@ export function shadedRuns(weights: ArrayLike<number>, start: number, stop: numb
   return out;
 }
 
-/** The places of the largest weights, largest first; equal ones in order. Zeros are left out. */
+/** The indices of the largest weights, largest first; equal ones in order. Zeros are left out. */
 export function largestIndices(weights: ArrayLike<number>, count: number): number[] {
   const best: number[] = [];
   for (let i = 0; i < weights.length; i++) {
@@ -40,7 +40,7 @@ export function largestIndices(weights: ArrayLike<number>, count: number): numbe
   return best;
 }
 
-/** How much of a row its largest 1, 2, 3, … weights hold together. */
+/** The sum of the largest 1, 2, 3, … weights of a row. */
 export function cumulativeMass(weights: ArrayLike<number>): Float64Array {
   const sorted = Float64Array.from(weights).sort().reverse();
   let sum = 0;

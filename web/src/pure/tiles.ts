@@ -60,7 +60,7 @@ export function parent(extent: Extent, tile: Tile): Tile | null {
   return tileAt(extent, tile.level + 1, tile.row >> 1, tile.col >> 1);
 }
 
-/** Where a tile stands in a cache. */
+/** The key of a tile in a cache. */
 export const cacheKey = (source: string, tile: Tile) => `${source}|${tile.level}|${tile.row}|${tile.col}`;
 
 /** How many pixels a tile is high and wide: its last ones may be cut by the edge of the map. */
@@ -79,13 +79,13 @@ export function pooledBy({ level, q0, q1, k0, k1 }: Tile, row: number, col: numb
   return { q0: cut(q0, row, q1), q1: cut(q0, row + 1, q1), k0: cut(k0, col, k1), k1: cut(k0, col + 1, k1) };
 }
 
-/** A rectangle that is parted evenly, and where its pixels stand in a tile. */
+/** A rectangle whose pixels all pool equally many weights, and the position of its pixels in a tile. */
 export interface TilePart extends Box {
   readonly top: number;
   readonly left: number;
 }
 
-/** What a tile is asked for in: the whole pixels, and apart from them those that the edge of the map cuts. */
+/** The rectangles to request for a tile: its whole pixels, and separately those that the edge of the map cuts. */
 export function requestParts({ level, q0, q1, k0, k1 }: Tile): TilePart[] {
   const sideParts = (start: number, stop: number) => {
     const whole = Math.floor((stop - start) / 2 ** level);

@@ -1,4 +1,4 @@
-// From a weight to a tone between 0 and 1. The shader in map/gl.ts does the same.
+// From a weight to a tone between 0 and 1. The shader in map/webgl.ts does the same.
 
 export interface Tone {
   readonly log: boolean;
@@ -8,11 +8,11 @@ export interface Tone {
   readonly decades: number;
   /** What gets tone 1. */
   readonly greatest: number;
-  /** Differences: tone 0.5 is none, below it is less, above it is more. */
+  /** Differences: tone 0.5 is 0, lower tones are negative, higher ones positive. */
   readonly signed: boolean;
 }
 
-/** Log tones leave this much at the bottom, so that the least weight is told from none at all. */
+/** Log tones leave this much at the bottom, so that the smallest weight differs from 0. */
 const LOG_MINIMUM = 0.02;
 
 export function toneOf(value: number, tone: Tone): number {
@@ -36,7 +36,7 @@ export function valueAt(part: number, tone: Tone): number {
   return tone.greatest * 10 ** (((Math.max(part, LOG_MINIMUM) - LOG_MINIMUM) / (1 - LOG_MINIMUM) - 1) * tone.decades);
 }
 
-/** The least of 1, 2, 5, 10, … times a power of ten that is no less: tones that do not flicker while one pans. */
+/** The least of 1, 2, 5, 10, … times a power of ten that is no less: so that tones do not flicker while panning. */
 export function roundUp(value: number): number {
   if (!(value > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(value) + 1e-9);

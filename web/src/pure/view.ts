@@ -1,4 +1,4 @@
-// Where the map is looked at from. Queries run down, keys run right; a weight is a square of `scale` pixels.
+// The part of the map that is on screen. Queries run down, keys run right; a weight is a square of `scale` pixels.
 
 export interface View {
   /** The query and the key at the middle, in weights: 412.5 is the middle of query 412. */
@@ -19,7 +19,7 @@ export interface Extent {
   readonly keys: number;
 }
 
-/** Nearer than this a weight only becomes a larger square. */
+/** The largest zoom: closer, a weight only becomes a larger square. */
 export const MAX_SCALE = 96;
 
 /** The view that shows everything. */
@@ -28,7 +28,7 @@ export function fit(extent: Extent, size: Size): View {
   return { q: extent.queries / 2, k: extent.keys / 2, scale };
 }
 
-/** The same view, no nearer or farther than makes sense, with something of the map in it. */
+/** The view with its zoom and its middle clamped, so that some of the map stays visible. */
 export function bounded(view: View, extent: Extent, size: Size): View {
   const least = fit(extent, size).scale * 0.8;
   const scale = Math.min(Math.max(view.scale, least), MAX_SCALE);
@@ -41,7 +41,7 @@ export const yOf = (view: View, size: Size, q: number) => (q - view.q) * view.sc
 export const kAt = (view: View, size: Size, x: number) => (x - size.width / 2) / view.scale + view.k;
 export const qAt = (view: View, size: Size, y: number) => (y - size.height / 2) / view.scale + view.q;
 
-/** Zoomed by a factor, with what is under (x, y) kept there. */
+/** Zoomed by a factor about the point (x, y), which does not move. */
 export function zoomed(view: View, extent: Extent, size: Size, factor: number, x: number, y: number): View {
   const { scale } = bounded({ ...view, scale: view.scale * factor }, extent, size);
   const k = kAt(view, size, x) - (x - size.width / 2) / scale;
@@ -63,7 +63,7 @@ export function boxed(view: View, extent: Extent, size: Size, box: { x0: number;
   return bounded({ q, k, scale: view.scale * Math.min(size.width / wide, size.height / high) }, extent, size);
 }
 
-/** The view moved just so far that a cell is inside it. */
+/** The view, moved if a cell is outside it. */
 export function showing(view: View, extent: Extent, size: Size, query: number, key: number): View {
   const inside = (middle: number, at: number, span: number) => {
     const reach = Math.max(span / view.scale / 2 - 1, 0.5);
@@ -83,7 +83,7 @@ export function visible(view: View, extent: Extent, size: Size) {
   };
 }
 
-/** The step of 1, 2, 5, 10, … weights between marks that are so many pixels apart. */
+/** The step of 1, 2, 5, 10, … weights between marks that are at least `spacing` pixels apart. */
 export function stepFor(scale: number, spacing: number): number {
   let step = 1;
   for (let i = 0; step * scale < spacing; i++) step *= [2, 2.5, 2][i % 3]!;

@@ -1,4 +1,4 @@
-// Layers × heads, as thumbnails, sorted and filtered by what was measured.
+// Layers × heads, as thumbnails, sorted and filtered by statistics.
 import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Telling } from "../api.more";
@@ -23,7 +23,7 @@ const atlas = resource<{ heads: HeadStatistics[]; telling?: Telling[] }>(
 
 const thumbnails = new Lru<Values>(400);
 
-/** A head as 128 × 128 pixels, fetched when it comes into sight. */
+/** A head as 128 × 128 pixels, fetched when it is scrolled into view. */
 function Thumbnail({ layer, head }: { layer: number; head: number }) {
   const path = paths.thumbnail(recordingId.value, layer, head);
   const ref = useRef<HTMLCanvasElement>(null);

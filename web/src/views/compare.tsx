@@ -67,7 +67,7 @@ function BothRows({ id, head, queries }: { id: string; head: string; queries: nu
   if (!selected) return <p class="empty">{SAY.compareRowsHint}</p>;
   const { query, key } = selected;
   const [a, b] = [rowAnswer.value.value?.values ?? null, otherRow.value.value?.values ?? null];
-  // The tokens that the queries stand at.
+  // The indices of the queries' own tokens.
   const [tokenA, tokenB] = [tokenOfQuery(query), query + Math.max((b?.length ?? queries) - queries, 0)];
   const pick = (to: number) => selectCell(query, to);
   const of = (side: string, head: string, text: string | undefined) => SAY.compareOf(side, query, text ?? "…", head);

@@ -6,7 +6,7 @@ import { css } from "../pure/ramps";
 import { dialog, tokenText } from "../state";
 import * as SAY from "../strings";
 
-/** A token in the colour of its role, as much of it as there is room for. */
+/** A token in the colour of its role, truncated. */
 export function Token({ index, role, text }: { index: number; role: "query" | "key" | "plain"; text?: string | undefined }) {
   const tokenString = text ?? tokenText(index);
   return <span class={`token ${role}`} title={tokenString && tokenString.length > 40 ? tokenString.slice(0, 2000) : undefined}>{brief(tokenString)}</span>;
@@ -53,7 +53,7 @@ export function Check({ label, on, onPick }: { label: string; on: boolean; onPic
   );
 }
 
-/** A canvas that draws itself again when what it shows changes, as sharp as the screen. */
+/** A canvas at the screen's resolution, redrawn when `deps` change. */
 export function Drawing({ draw, deps, label, height, onPoint, class: name }: {
   draw: (context: CanvasRenderingContext2D, width: number, height: number) => void;
   deps: readonly unknown[];
@@ -96,7 +96,7 @@ export function Drawing({ draw, deps, label, height, onPoint, class: name }: {
   );
 }
 
-/** A ramp as a strip. */
+/** A colour ramp. */
 export function Strip({ table, label }: { table: Uint8Array; label: string }) {
   return (
     <Drawing
@@ -114,7 +114,7 @@ export function Strip({ table, label }: { table: Uint8Array; label: string }) {
   );
 }
 
-/** A bar whose length is a part of the whole. */
+/** A bar of a length between 0 and 1. */
 export function Bar({ part, role = "weight" }: { part: number; role?: string }) {
   return (
     <span class="bar" aria-hidden="true">

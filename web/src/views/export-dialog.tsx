@@ -1,4 +1,4 @@
-// What is on screen, to take away: pictures, numbers, a few lines of Python.
+// The export dialog: images, numbers and Python code of what is on screen, and the offline page.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
 import { file, json, type PageTold, paths, raw } from "../api";
@@ -62,7 +62,7 @@ function subject(): string {
   return `${a.name} · ${recording.value?.model} · ${SAY.head(a.layer, a.head)}${other ?? ""}`;
 }
 
-/** The map with its rulers, and below it the legend in words and colours. */
+/** The map with its rulers, and below it the legend as text and colours. */
 async function savePng(times: number): Promise<void> {
   const { scene, level, base } = await paintMap(times);
   const colours = coloursOf(document.documentElement);
@@ -149,7 +149,7 @@ export function ExportDialog() {
   const map = onMap() && source.value !== null;
   const at = shape();
   const small = at.exact && at.rows <= 200 && at.cols <= 200;
-  // Elsewhere a row is on screen, or the whole of a head.
+  // On other screens: the row of the selected cell, or the whole head.
   const [queries, keys] = [layer.value?.queries ?? 0, layer.value?.keys ?? 0];
   const [q0, q1] = cell.value ? [cell.value.query, cell.value.query + 1] : [0, queries];
   const area = map ? at : { q0, q1, k0: 0, k1: keys, rows: Math.min(q1 - q0, 1024), cols: cell.value ? keys : Math.min(keys, 1024) };
@@ -202,7 +202,7 @@ export function ExportDialog() {
   );
 }
 
-/** One file that needs no server: what is in it is chosen, and its size said, before it is made. */
+/** One file that needs no server: what is in it is chosen, and its size shown, before it is written. */
 function OfflinePage() {
   const open = useSignal(false);
   const [onlyHead, values] = [useSignal(false), useSignal(false)];

@@ -1,4 +1,4 @@
-// The map of one head, or of the difference of two; and its twin as a table.
+// The map of one head, or of the difference of two; or the same as a table.
 import { useEffect, useRef } from "preact/hooks";
 import { difference, oneHead, raw } from "../api";
 import { extent, mount, axisNames, size, source, view } from "../map/stage";
@@ -9,14 +9,14 @@ import * as SAY from "../strings";
 import { Token } from "./components";
 import { Panel } from "./panel";
 
-/** Which numbers the map shows; called where the map is shown. */
+/** Sets the source of the map's numbers. */
 export function useSource(): void {
   const at = layer.value;
   const now = recording.value;
   const head = headIndex.value;
   const other = screen.value === "compare" ? subtracted.value : "";
   const id = recordingId.value;
-  // Two texts of different lengths are compared where both are.
+  // Two texts of different lengths are compared over the shorter extent.
   const [otherId = "", otherLayer = ""] = other.split("/");
   const otherRecording = otherId && (otherId === id ? now : recordingOf(otherId));
   const limit = otherRecording ? otherRecording.layers.find((one) => String(one.index) === otherLayer) : undefined;
@@ -64,7 +64,7 @@ export function MapView() {
 
 const MOST = 24;
 
-/** The queries and keys that the table shows: around the held cell, else around the middle of the view. */
+/** The queries and keys that the table shows: around the selected cell, else around the middle of the view. */
 function tableArea() {
   const onScreen = visible(view.value, extent.value, size.value);
   const around = (at: number, most: number) => {

@@ -72,13 +72,13 @@ export function OpenView() {
 
 const models = resource<Models>(() => (screen.value === "open" && transport !== "worker" ? more.models : null), json);
 
-/** What is being recorded: how far it is, and what ends it. */
+/** The running recording job: its progress, and how to abort it. */
 const recordingJob = signal<{ id: string; part: number; doing: string; ended: AbortController } | null>(null);
 
 async function show(id: string): Promise<void> {
   const name = (await loadRecordings()).find((entry) => entry.id === id)?.name ?? id;
   announce(SAY.openOpened(name));
-  // Whoever has gone elsewhere meanwhile stays there.
+  // Another screen that was opened meanwhile stays open.
   if (screen.peek() === "open") open(id);
 }
 

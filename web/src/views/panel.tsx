@@ -1,4 +1,4 @@
-// The side: what the cell says, what the colours mean, where one is, and what the query sees.
+// The side panel: the selected cell, its largest weights, the legend and the minimap.
 import { useMemo } from "preact/hooks";
 import { loader } from "../map/loader";
 import { extent, hover, setView, picture, reveal, size, source, colourTableNow, view } from "../map/stage";
@@ -14,7 +14,7 @@ import { cell, cellDetails, cellPath, selectCell, difference, gamma, go, log, to
 import * as SAY from "../strings";
 import { Bar, Check, Choice, Drawing, Section, Strip, Token } from "./components";
 
-/** The cell that is held, or what is under the cursor. */
+/** The selected cell, or the one under the cursor. */
 export function Readout() {
   const selected = cell.value;
   const details = cellDetails.value;
@@ -192,7 +192,7 @@ export function Minimap() {
   );
 }
 
-/** The largest of many numbers, each of a token, to step to. */
+/** A list of the tokens with the largest numbers. */
 export function LargestList({ values, count = 8, current, id, onPick }: { values: Float32Array; count?: number; current?: number | undefined; id?: string | undefined; onPick: (index: number) => void }) {
   const best = useMemo(() => largestIndices(values, count), [values, count]);
   const most = values[best[0] ?? 0] || 1;

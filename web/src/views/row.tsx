@@ -1,4 +1,4 @@
-// One query over the text itself; or, where none is held, what each token receives from all.
+// One query over the text itself; or, without a selected cell, what each token receives from all queries.
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { cell, selectCell, gamma, go, layer, log, marginals, tokenOfQuery, rowValues, rowAnswer, hasSpaceAfter, table, tokenText } from "../state";
@@ -35,7 +35,7 @@ export function RowView() {
   );
 }
 
-/** No query is held: the text by what each of its tokens receives from all queries together. */
+/** Without a selected cell: the text coloured by what each token receives from all queries together. */
 function Received() {
   const at = layer.value!;
   const all = marginals.value;
@@ -69,7 +69,7 @@ export function Reading({ title, values, stale, query, chosen, what, id, linear,
   title: string;
   values: Float32Array | null;
   stale: boolean;
-  /** The token that looks, and the one that is held; −1: none. */
+  /** The query's token, and the selected one; −1: none. */
   query: number;
   chosen: number;
   what: string;
@@ -122,7 +122,7 @@ interface ReadingProps {
   onPick: (token: number) => void;
 }
 
-/** How far along the ramp a number is. What tokens receive is told linearly, from an even share up. */
+/** How far along the ramp a number is. What tokens receive is on a linear scale from the average up. */
 function shadeFor(row: Float32Array, linear?: boolean): (value: number) => number {
   const most = row.reduce((a, b) => Math.max(a, b), 0);
   const average = row.reduce((a, b) => a + b, 0) / row.length;
@@ -131,7 +131,7 @@ function shadeFor(row: Float32Array, linear?: boolean): (value: number) => numbe
   return (value) => toneOf(value, tone);
 }
 
-/** Brings the held key into sight when another one is held, or another page is turned to. */
+/** Scrolls to the selected key when it, or the page of the text, changes. */
 function useScrollToCell(chosen: number, start: number) {
   const ref = useRef<HTMLParagraphElement>(null);
   useEffect(() => {
@@ -144,7 +144,7 @@ function useScrollToCell(chosen: number, start: number) {
 function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, onPick }: ReadingProps & { start: number; stop: number }) {
   const colours = tableOf(false);
   const textRef = useScrollToCell(chosen, start);
-  // A shade apart stand the query itself and the held key, so that both can be seen whatever their weight.
+  // The query's token and the selected key get runs of their own, so that they are visible whatever their weight.
   const parts = shadedRuns(row, start, stop, shade).flatMap((run) => {
     const cuts = [query, chosen].filter((i) => run.length > 1 && i >= run.start && i < run.start + run.length).sort((a, b) => a - b);
     const out = [];

@@ -12,7 +12,7 @@ import { NumberButton } from "./number";
 import { Bar } from "../components";
 
 const SIDES = [["a", SAY.contextFirstText], ["b", SAY.contextSecondText]] as const;
-/** The two lines as they were typed; empty: those that the server has chosen. */
+/** The two lines as they were typed; empty: those of the server. */
 const lines = signal<readonly [string, string]>(["", ""]);
 const picked = signal<{ layer: number; head: number } | null>(null);
 const contextAnswer = resource<Context>(() => (screen.value === "lesson" && place.value.topic === "context" ? more.context(...lines.value) : null), json, 40);

@@ -1,4 +1,4 @@
-// A vector as a picture; and step 2, the product of two, term by term.
+// A chart of a vector; and step 2, the dot product, term by term.
 import { useSignal } from "@preact/signals";
 import type { Cell } from "../../api";
 import { short } from "../../pure/numbers";

@@ -1,4 +1,4 @@
-// Step 9: every head of the layer at this query, put end to end, and projected: one component of the output as a sum over heads.
+// Step 9: every head of the layer at this query, concatenated, and projected: one component of the output as a sum over heads.
 import { useSignal } from "@preact/signals";
 import { type Cell, headsOf, json, paths } from "../../api";
 import { type CellMore, type HeadsTold, more } from "../../api.more";

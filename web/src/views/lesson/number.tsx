@@ -1,4 +1,4 @@
-// A number that says, when it is clicked, where it came from and where it goes.
+// A number that shows, when clicked, where it came from and where it goes.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { short } from "../../pure/numbers";

@@ -1,4 +1,4 @@
-// Step 8: the output as the values that it is a mixture of, key by key.
+// Step 8: the output as a weighted sum of values, key by key.
 import { useSignal } from "@preact/signals";
 import type { CellMore } from "../../api.more";
 import { short, brief } from "../../pure/numbers";
@@ -15,7 +15,7 @@ export function Output({ now }: { now: CellMore }) {
   return now.values ? <Mixture now={now} values={now.values} key={`${now.query.index}/${now.key.index}`} /> : <p>{SAY.stepNoValues}</p>;
 }
 
-/** A key of the row and its part of every component; key −1: all keys that are not told one by one. */
+/** A key of the row and its part of every component; key −1: all keys that are not listed. */
 interface Slice {
   readonly key: number;
   readonly weight: number;

@@ -1,4 +1,4 @@
-// A number that stays hidden until one has said what one expects.
+// A number that stays hidden until a guess is entered.
 import { signal, useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { short } from "../../pure/numbers";
@@ -6,14 +6,14 @@ import { announce } from "../../state";
 import * as SAY from "../../strings";
 import { Check } from "../components";
 
-/** Whether the lesson asks before it tells. */
+/** Whether the lesson asks for a guess first. */
 export const predicting = signal(false);
 
 export function PredictFirst() {
   return <Check label={SAY.predictFirst} on={predicting.value} onPick={(on) => (predicting.value = on)} />;
 }
 
-/** Asks for a number, then shows it (`children`) and how far off the guess was. `onSeen`: what else may now be shown. */
+/** Asks for a number, then shows it (`children`) and how far off the guess was. `onReveal` is called when it is shown. */
 export function Predict({ value, name, children, onReveal }: { value: number; name: string; children: ComponentChildren; onReveal: () => void }) {
   const guess = useSignal("");
   const revealed = useSignal(false);

@@ -1,4 +1,4 @@
-// Step 1: a component of q, k or v as the sum of products that it is.
+// Step 1: a component of q, k or v as a sum of products.
 import { computed, useSignal } from "@preact/signals";
 import { type CellMore, more, type Part } from "../../api.more";
 import { json } from "../../api";

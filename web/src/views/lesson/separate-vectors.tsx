@@ -1,5 +1,5 @@
-// Why separate query, key and value vectors: two words, with a vector for each job and with one for both. One tries to make a relation
-// that has a direction; tied, both scores are the same products.
+// Why separate query, key and value vectors: two words, with separate query and key vectors and with one vector for both. The task is a relation
+// that has a direction; with tied vectors, both scores are the same products.
 import { signal } from "@preact/signals";
 import { json, paths, type Words } from "../../api";
 import { shortest } from "../../pure/numbers";
@@ -105,7 +105,7 @@ function VectorPair({ side, names, a, b, of }: { side: "separate" | "tied"; name
   );
 }
 
-/** What a word receives with its values, and what it would with keys in their place. */
+/** The output of a word, and what it would be with keys in place of values. */
 function Outputs({ example, word }: { example: Words; word: number }) {
   const head = example.heads[0]!;
   const of = (at: number) => example.numbers[at]!.value ?? 0;

@@ -1,4 +1,4 @@
-// The lesson on a few words, from nothing. Every number is the library's (regard.analysis.worked_example) and knows what it was made of.
+// The lesson on a few words, without a recording. Every number is from regard.analysis.worked_example, with the numbers that it was computed from.
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
@@ -15,7 +15,7 @@ export const exampleText = signal("the river bank");
 const causal = signal(true);
 const scaled = signal(true);
 const temperature = signal(1);
-/** Numbers that are hidden until they are worked out: those of one grid, by what has been revealed. */
+/** The hidden numbers of a grid that were revealed. */
 const revealed = signal<ReadonlySet<number>>(new Set());
 
 /** What scores are divided by; null: √d. */
@@ -93,7 +93,7 @@ function Grid({ example, of, name, rows, cols, hide }: {
   );
 }
 
-/** Where the words are typed, with what else the lesson lets one choose. */
+/** The field of the example's words, and other controls of the lesson. */
 export function TextField({ children }: { children: ComponentChildren }) {
   return (
     <form class="tools" onSubmit={(event) => (event.preventDefault(), (exampleText.value = new FormData(event.currentTarget).get("words") as string))}>

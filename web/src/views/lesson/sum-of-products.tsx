@@ -1,4 +1,4 @@
-// Tables of the lesson: a sum of products, and bars to the left and right of nothing.
+// Tables of the lesson: a sum of products, and bars of signed numbers.
 import { useSignal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { productTerms } from "../../pure/lesson";
@@ -8,7 +8,7 @@ import * as SAY from "../../strings";
 import { NumberButton } from "./number";
 import { Check } from "../components";
 
-/** A bar to the right for more than nothing, to the left for less. */
+/** A bar to the right for positive numbers, to the left for negative ones. */
 export function SignedBar({ part }: { part: number }) {
   const wide = Math.min(Math.abs(part), 1) * 50;
   return (
@@ -18,7 +18,7 @@ export function SignedBar({ part }: { part: number }) {
   );
 }
 
-/** A table of the lesson: what heads its columns, [text, class], and its rows. */
+/** A table of the lesson: the headings of its columns, [text, class], and its rows. */
 export function LessonTable({ head, children, ...rest }: { head: readonly (readonly [string, string?])[]; children: ComponentChildren; [data: `data-${string}`]: unknown }) {
   return (
     <div class="scroll">
@@ -38,7 +38,7 @@ export interface Factor {
   readonly values: readonly number[];
   /** Where component i came from, and where it goes. */
   origin?(i: number): readonly ComponentChildren[];
-  /** The components may be changed: what to do with a new one. */
+  /** If given, components can be edited. */
   edit?(i: number, value: number): void;
 }
 
@@ -46,14 +46,14 @@ export interface Factor {
 export function SumOfProducts({ a, b, sum, name, destination, most = 10, label, selected, rest, hiding, total, children }: {
   a: Factor;
   b: Factor;
-  /** What all the products sum to, those that are not given among them. */
+  /** The sum of all products, including those that are not in `a` and `b`. */
   sum: number;
   name: string;
   destination: string;
   most?: number;
   label?: (i: number) => ComponentChildren;
   selected?: number;
-  /** What the products that are not shown are called. */
+  /** The label of the products that are not shown. */
   rest?: string;
   hiding?: boolean;
   total?: ComponentChildren;
@@ -119,7 +119,7 @@ export function SumOfProducts({ a, b, sum, name, destination, most = 10, label, 
   );
 }
 
-/** Which component a step looks into. */
+/** The field that chooses the component of a step. */
 export function ComponentField({ of, now, most, bars }: { of: string; now: number; most: number; bars?: boolean }) {
   return (
     <div class="tools">

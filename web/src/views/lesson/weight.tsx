@@ -1,4 +1,4 @@
-// The steps for one weight of a recording. Every number is the server's, but those that say that they were changed here.
+// The steps for one weight of a recording. Every number is the server's, except those marked as changed on the page.
 import { signal, useSignal } from "@preact/signals";
 import type { CellMore } from "../../api.more";
 import { changedWeights } from "../../pure/lesson";
@@ -60,7 +60,7 @@ function Scale({ now }: { now: CellMore }) {
   );
 }
 
-/** The row's weights as recorded, beside what they become with what was changed. */
+/** The row's weights as recorded, and with the changes made on the page. */
 function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; brief?: boolean }) {
   const row = rowValues.value?.values;
   const changed = unscaled.value || temperature.value !== 1 || hidden.value.size > 0;
