@@ -1,11 +1,11 @@
 // The widget of a notebook in a real Chromium: widget.js with a stand-in for anywidget's model, bridged to a widget
 // that runs in Python (tests/web/test_notebook_page.py, which also serves this page and starts this walk).
 //
-// The argument: url, height, layer, head, query, key and the exact weight there. Environment as in kit.mjs.
-import { kit, near } from "./kit.mjs";
+// The argument: url, height, layer, head, query, key and the exact weight there. Environment as in helpers.mjs.
+import { openBrowser, near } from "./helpers.mjs";
 
 const given = JSON.parse(process.argv[2]);
-const { browser, origin, tab, check, until, shot, settled, end } = await kit(given);
+const { browser, origin, tab, check, until, shot, settled, end } = await openBrowser(given);
 
 const ask = async (path, body) => (await fetch(`${origin}${path}`, body && { method: "POST", body: JSON.stringify(body) })).json();
 const place = () => ask("/state");
@@ -48,17 +48,17 @@ check("the readout is the exact weight", near(weight, given.weight), `${weight} 
 await until(frame, "the map is drawn", settled);
 await shot(page, "notebook-map");
 
-// A person points: a click holds another weight, an arrow key moves from it, and Python is told.
+// A person points: a click selects another weight, an arrow key moves from it, and Python is notified.
 const box = await page.locator("iframe").contentFrame().locator(".over").boundingBox();
 await page.mouse.click(box.x + 92 + (box.width - 132) * 0.25, box.y + 76 + (box.height - 116) * 0.75);
-const clickedAt = await soon("Python is told of a click", ({ cell }) => cell && cell[0] !== given.query && cell[1] !== given.key);
+const clickedAt = await soon("Python is notified of a click", ({ cell }) => cell && cell[0] !== given.query && cell[1] !== given.key);
 check("the click is where it was", clickedAt.cell[0] > clickedAt.cell[1], JSON.stringify(clickedAt));
 await page.keyboard.press("ArrowDown");
-const told = await soon("Python is told of a key", ({ cell }) => cell[0] === clickedAt.cell[0] + 1 && cell[1] === clickedAt.cell[1]);
-await until(frame, "the page says which", (query) => document.querySelector(".readout")?.textContent.includes(query), String(told.cell[0]));
+const shown = await soon("Python is notified of a key", ({ cell }) => cell[0] === clickedAt.cell[0] + 1 && cell[1] === clickedAt.cell[1]);
+await until(frame, "the page says which", (query) => document.querySelector(".readout")?.textContent.includes(query), String(shown.cell[0]));
 await until(frame, "its weight is shown", () => document.querySelector(".readout")?.getAttribute("data-ready") === "1");
 const clicked = await frame.evaluate(() => Number(document.querySelector("[data-weight]").dataset.weight));
-const { weight: exact } = await ask("/weight", told);
+const { weight: exact } = await ask("/weight", shown);
 check("it is the library's", near(clicked, exact), `${clicked} for ${exact}`);
 
 // A second view of the same widget begins where the first one is, and they go together.

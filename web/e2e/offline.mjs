@@ -9,11 +9,11 @@
 import { statSync } from "node:fs";
 import { resolve } from "node:path";
 import { pathToFileURL } from "node:url";
-import { kit } from "./kit.mjs";
+import { openBrowser } from "./helpers.mjs";
 
 const file = pathToFileURL(resolve(process.argv[2])).href;
 const given = { far: true, patience: 30_000, ...JSON.parse(process.argv[3]) };
-const { contextOf, watched, tab, check, hashOf, until, serious, shot, ready, settled, zoomed, twin, files, steps, end } = await kit(given);
+const { contextOf, strictPage, tab, check, hashOf, until, serious, shot, ready, settled, zoomToWeight, checkTable, files, steps, end } = await openBrowser(given);
 
 /** Saves the file from the page that the server sends: its size is said first. */
 async function save() {
@@ -26,17 +26,17 @@ async function save() {
   const [saved] = await Promise.all([served.waitForEvent("download"), served.click("[data-save]")]);
   await saved.saveAs(process.argv[2]);
   const [, size, unit] = /^([\d.]+) (kB|MB)/.exec(said) ?? [];
-  const told = Number(size) * { kB: 1e3, MB: 1e6 }[unit];
-  check("it is as large as was said", Math.abs(statSync(process.argv[2]).size / told - 1) < 0.05, `${said} for ${statSync(process.argv[2]).size}`);
+  const stated = Number(size) * { kB: 1e3, MB: 1e6 }[unit];
+  check("it is as large as was said", Math.abs(statSync(process.argv[2]).size / stated - 1) < 0.05, `${said} for ${statSync(process.argv[2]).size}`);
   await served.close();
 }
 
 if (given.url) await save().catch((error) => check("the page is saved", false, error.stack ?? error.message));
-const page = await watched(await contextOf({ offline: true }), (url) => url === file || /^file:.*#/.test(url));
+const page = await strictPage(await contextOf({ offline: true }), (url) => url === file || /^file:.*#/.test(url));
 /** Screens that the walk through the served page goes to as well are shown to axe there. */
 async function seen(name, own = true) {
   if (own) await serious(page, name);
-  check(`no trouble is told: ${name}`, (await page.locator(".trouble").count()) === 0, await page.locator(".trouble").allTextContents().then(String));
+  check(`no error is shown: ${name}`, (await page.locator(".error-banner").count()) === 0, await page.locator(".error-banner").allTextContents().then(String));
   await shot(page, `offline-${name}`);
 }
 
@@ -54,11 +54,11 @@ async function walk() {
   await until(page, "the whole map is drawn", settled);
   await seen("map");
 
-  const box = await zoomed(page);
+  const box = await zoomToWeight(page);
   await seen("near");
   if (!given.far) return;
 
-  await twin(page);
+  await checkTable(page);
   await seen("table");
   await page.keyboard.press("t");
   await until(page, "the map again", settled);

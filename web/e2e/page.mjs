@@ -4,10 +4,10 @@
 //   node e2e/page.mjs '{"url": …, …}'       against a real one: what tests/web/test_page.py hands over
 //
 // The argument: url (with its token), recording (id), layer, head, query, key and the exact weight there.
-// SCENES=name,name walks only those. Every failed check is printed (kit.mjs); then the exit status is 1. What the lesson and the first screen do is in deeper.mjs.
+// SCENES=name,name walks only those. Every failed check is printed (helpers.mjs); then the exit status is 1. What the lesson and the first screen do is in scenes.mjs.
 import { readFileSync } from "node:fs";
-import { scenes } from "./deeper.mjs";
-import { kit, near } from "./kit.mjs";
+import { scenes } from "./scenes.mjs";
+import { openBrowser, near } from "./helpers.mjs";
 
 let given = process.argv[2] ? JSON.parse(process.argv[2]) : null;
 let mock = null;
@@ -20,8 +20,8 @@ if (!given) {
     weight: weights[306 - first],
   };
 }
-const all = await kit(given);
-const { browser, context, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf, zoomed, twin, files, steps } = all;
+const all = await openBrowser(given);
+const { browser, context, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf, zoomToWeight, checkTable, files, steps } = all;
 
 async function fromWholeToOneWeight() {
   const page = await tab();
@@ -38,13 +38,13 @@ async function fromWholeToOneWeight() {
   await until(page, "the whole map is drawn", settled);
   await shot(page, "map");
   await serious(page, "map");
-  const box = await zoomed(page);
+  const box = await zoomToWeight(page);
   const said = await page.textContent("#live");
   check("it is said aloud", said.includes(`query ${given.query}`) && said.includes(`key ${given.key}`) && said.includes(given.weight.toPrecision(3).slice(0, 4)), said);
   await shot(page, "near");
 
-  // Its twin as a table, the row, the lesson, and the file that is saved: the same number.
-  await twin(page);
+  // The map as a table, the row, the lesson, and the file that is saved: the same number.
+  await checkTable(page);
   await serious(page, "table");
   await shot(page, "table");
   await page.keyboard.press("t");
@@ -149,8 +149,8 @@ async function everyKey() {
     const [a, b] = [new Recording("a", "", 1500, 0), new Recording("b", "", 20000, 96)].map((one) => one.row(1, 1, 300));
     const other = await tab("#compare?r=a1b2&layer=1&head=1&minus=c3d4/1/1&cell=300,290&at=300,290,16");
     await until(other, "two recordings are compared", () => /= *[−\d]/.test(document.querySelector(".readout p.facts")?.textContent ?? ""));
-    const told = (await other.textContent(".readout p.facts b")).replace("−", "-");
-    check("A − B is the difference of the weights", near(Number(told), a.weights[290 - a.first] - b.weights[290 - b.first], 1e-3), told);
+    const shown = (await other.textContent(".readout p.facts b")).replace("−", "-");
+    check("A − B is the difference of the weights", near(Number(shown), a.weights[290 - a.first] - b.weights[290 - b.first], 1e-3), shown);
     await until(other, "and drawn", settled);
     await other.close();
   }
@@ -169,7 +169,7 @@ async function everyKey() {
 async function withoutWebGl() {
   const hash = `#map?r=${given.recording}&layer=${given.layer}&head=${given.head}&at=200,150,4`;
   const pictures = [];
-  // Where no graphics processor runs WebGL2, the page does without: here it is told of one.
+  // Where no graphics processor runs WebGL2, the page does without: here one is emulated.
   for (const before of [() => {
     const get = WebGL2RenderingContext.prototype.getParameter;
     WebGL2RenderingContext.prototype.getParameter = function (name) {

@@ -45,12 +45,12 @@ export function App() {
         {ready ? <View key={screen.value} /> : <p class="empty">{SAY.loading}</p>}
       </main>
       {errorMessage.value && (
-        <div class="trouble" role="alert">
+        <div class="error-banner" role="alert">
           <p>{errorMessage.value}</p>
           <button onClick={() => (errorMessage.value = "")}>{SAY.close}</button>
         </div>
       )}
-      <div class="unseen" aria-live="polite" id="live">
+      <div class="visually-hidden" aria-live="polite" id="live">
         {announcement.value}
       </div>
       {dialog.value === "help" && <Help />}
@@ -65,7 +65,7 @@ function Building() {
   const now = buildProgress.value;
   if (!now) return null;
   return (
-    <div class="building">
+    <div class="build-progress">
       <progress max="1" value={now.part} aria-label={SAY.buildingTitle} />
       <p>
         <span role="status">{SAY.buildingTitle}</span> <b>{now.what}</b>, {(now.part * 100).toFixed(0)} %. <span class="soft">{SAY.buildingMeanwhile}</span>
@@ -182,7 +182,7 @@ function Search() {
         matches.value = (await json<{ tokens: number[] }>(paths.search(recordingId.value, text))).tokens;
         searched.value = text;
         at.value = -1;
-        announce(SAY.found(matches.value.length, text));
+        announce(SAY.searchResult(matches.value.length, text));
       }
       if (!matches.value.length) return;
       at.value = (at.value + by + matches.value.length) % matches.value.length;
@@ -230,7 +230,7 @@ function Help() {
   return (
     <Dialog title={SAY.help}>
       <dl class="keys">
-        {SAY.hands.map(([keys, what]) => (
+        {SAY.keyboardShortcuts.map(([keys, what]) => (
           <div key={keys}>
             <dt>
               {keys.split(" ").map((key) => (
@@ -241,7 +241,7 @@ function Help() {
           </div>
         ))}
       </dl>
-      <p class="soft">{SAY.mouse}</p>
+      <p class="soft">{SAY.mouseHelp}</p>
     </Dialog>
   );
 }

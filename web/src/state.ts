@@ -44,7 +44,7 @@ export function announce(text: string): void {
 
 export function showError(error: unknown): void {
   if (error instanceof DOMException && error.name === "AbortError") return;
-  errorMessage.value = error instanceof TypeError ? SAY.lost : error instanceof Error ? error.message : String(error);
+  errorMessage.value = error instanceof TypeError ? SAY.serverLost : error instanceof Error ? error.message : String(error);
 }
 
 export interface Loaded<T> {

@@ -4,14 +4,14 @@ import { brief, bytes, count, short } from "./pure/numbers";
 export const POOLED = { max: "maximum", mean: "mean", sum: "sum" } as const;
 
 /** Tokens of arrays have no text. */
-const spoken = (text: string) => (text ? ` ${brief(text)}` : "");
+const tokenAfterSpace = (text: string) => (text ? ` ${brief(text)}` : "");
 const quoted = (text: string) => (text ? ` “${brief(text)}”` : "");
 
 export const name = "regard";
-export const lost = "The server does not answer. Is regard explore still running?";
+export const serverLost = "The server does not answer. Is regard explore still running?";
 export const screens = { open: "Recordings", atlas: "Atlas", map: "Map", row: "Row", lesson: "Lesson", compare: "Compare" };
 export const cell = (query: number, q: string, key: number, k: string, weight: number, allowed: boolean) =>
-  `query ${query}${spoken(q)}, key ${key}${spoken(k)}, ${allowed ? short(weight) : "masked"}`;
+  `query ${query}${tokenAfterSpace(q)}, key ${key}${tokenAfterSpace(k)}, ${allowed ? short(weight) : "masked"}`;
 export const views = "Views";
 export const noMask = "no mask";
 export const head = (layer: number, head: number) => `layer ${layer}, head ${head}`;
@@ -23,7 +23,7 @@ export const headName = "Head";
 export const recording = "Recording";
 export const search = "Search text";
 export const searchHint = "Search text, or a number for a token";
-export const found = (n: number, text: string) => (n ? `${count(n)}${n === 1000 ? " or more" : ""} × “${text}”` : `“${text}” does not occur`);
+export const searchResult = (n: number, text: string) => (n ? `${count(n)}${n === 1000 ? " or more" : ""} × “${text}”` : `“${text}” does not occur`);
 export const help = "Help";
 export const close = "Close";
 export const share = "Export";
@@ -50,7 +50,7 @@ export const statistics = {
   redundancy: ["redundancy", "Similarity with the nearest other head"],
 } as Record<string, [string, string]>;
 export const goto = { title: "Go to token", hint: "A token's number", query: "as query", key: "as key", both: "on the diagonal", range: (n: number) => `0 to ${count(n - 1)}` };
-export const hands = [
+export const keyboardShortcuts = [
   ["← → ↑ ↓", "move the cell (Shift: by 10)"],
   ["[ ]", "layer before, next"],
   [", .", "head before, next"],
@@ -65,10 +65,10 @@ export const hands = [
   ["E", "explain this weight"],
   ["T", "table, picture"],
   ["1 … 6", "Recordings, Atlas, Map, Row, Lesson, Compare"],
-  ["Esc", "release the cell, close"],
+  ["Esc", "deselect the cell, close"],
   ["?", "this help"],
 ] as [string, string][];
-export const mouse = "Wheel or pinch zooms at the cursor, drag pans, Shift and drag draws a box to zoom into. Click holds the weight under the cursor; on a pooled map, the largest one under it.";
+export const mouseHelp = "Wheel or pinch zooms at the cursor, drag pans, Shift and drag draws a box to zoom into. Click selects the weight under the cursor; on a pooled map, the largest one under it.";
 export const legendTitle = "Legend";
 export const legendPooling = "Pooling";
 export const legendColours = "Colours";
@@ -78,7 +78,7 @@ export const legendRows = "Each row ÷ its largest on screen";
 export const legendLess = "B larger";
 export const legendMore = "A larger";
 export const readoutTitle = "Cell";
-export const readoutHint = "Point at the map; click to hold a weight.";
+export const readoutHint = "Point at the map; click to select a weight.";
 export const readoutMasked = "masked: the query may not see this key";
 export const readoutDistance = "distance";
 export const readoutOfMax = "of the row's largest";
@@ -87,7 +87,7 @@ export const readoutLse = "row lse";
 export const readoutRank = "rank in row";
 export const readoutExplain = "Explain this weight";
 export const readoutPooled = (q: number, k: number) => `a block of ${q}×${k} weights`;
-export const readoutRelease = "Release";
+export const readoutRelease = "Deselect";
 export const rowTitle = "Row";
 export const rowOf = (query: number, text: string) => `The text as query ${query}${quoted(text)} sees it`;
 export const rowReceived = "The text by what each token receives";
@@ -119,7 +119,7 @@ export const atlasAtMost = "at most";
 export const atlasLayer = "in layer";
 export const atlasEvery = "every layer";
 export const atlasShown = (n: number, all: number) => `${n} of ${all} heads`;
-export const atlasTelling = "Heads worth a look";
+export const atlasRanked = "Heads worth a look";
 export const atlasHead = (layer: number, head: number) => `L${layer} H${head}`;
 export const atlasNearest = "nearest other head";
 export const openTitle = "Recordings";
@@ -151,7 +151,7 @@ export const openOpenFile = "Open";
 export const compareTitle = "Compare";
 export const compareMap = "Difference";
 export const compareRows = "Both rows";
-export const compareRowsHint = "Hold a cell, or go to a token (G), to see both rows over the text.";
+export const compareRowsHint = "Select a cell, or go to a token (G), to see both rows over the text.";
 export const compareOf = (side: string, query: number, text: string, head: string) => `${side}: ${head}, as query ${query}${quoted(text)} sees it`;
 export const compareShorter = (queries: number) => `B has ${count(queries)} queries only.`;
 export const compareA = "A";
@@ -192,7 +192,7 @@ export const lessonSteps = [
   ["heads", "Several at once"],
 ] as [string, string][];
 export const lessonThisWeight = "This weight";
-export const lessonNoCell = "hold one on the map";
+export const lessonNoCell = "select one on the map";
 export const lessonKey = "key";
 export const lessonToken = "token";
 export const lessonWeight = "weight";
@@ -235,7 +235,7 @@ export const lessonWordsLabel = "Two to six words";
 export const lessonHead = "Head";
 export const lessonFeatures = "Embeddings chosen by hand: the first number stands for water, the second for money.";
 export const lessonHidden = "hidden: work it out, then click";
-export const lessonMadeUp = "Words outside the example get made-up embeddings: always the same, but they mean nothing.";
+export const lessonUnknownWords = "Words outside the example get made-up embeddings: always the same, but they mean nothing.";
 
 // Questions of the lesson, and the guess before a number is shown.
 export const lessonQuestions = {
@@ -250,7 +250,7 @@ export const predictError = (guess: string, by: string) => `you said ${guess}, o
 
 // What each step of the lesson says.
 export const stepProjected = "Each token's vector x is multiplied by three learned matrices. The query asks, the key answers to questions, the value is what gets passed on.";
-export const stepVectors = `${stepProjected} The recording holds q and k of every token, as the model computed them.`;
+export const stepVectors = `${stepProjected} The recording has q and k of every token, as the model computed them.`;
 export const stepDot = "Each component of the query is multiplied by the same component of the key; the sum of the products is the score. Large: they point the same way.";
 export const stepLargest = (n: number, rest: number) => `The ${n} largest of ${n + rest} products; the other ${rest} are summed exactly.`;
 export const stepOthers = (n: number) => `the other ${n}`;
@@ -264,8 +264,8 @@ export const stepMaximum = "exp of a large number overflows. Less the row's larg
 export const stepExp = "exp makes every score positive: 0 becomes 1, each step of −0.69 halves it.";
 export const stepSum = "Each divided by the sum of all: weights between 0 and 1, and the row sums to 1.";
 export const stepOutput = "Each value vector is multiplied by its weight, and all are added. The output is between the values that the query looked at.";
-export const stepNoValues = "This recording holds no values for this layer. regard record --values keeps them.";
-export const stepHeads = "Every head of a layer does all this with its own matrices, side by side. Their outputs are put end to end and multiplied by one more matrix.";
+export const stepNoValues = "This recording has no values for this layer. regard record --values keeps them.";
+export const stepHeads = "Every head of a layer does all this with its own matrices, side by side. Their outputs are concatenated and multiplied by one more matrix.";
 
 // Inputs, outputs and heads: the steps that need more than one weight.
 export const sumProduct = "product";
@@ -277,7 +277,7 @@ export const sumLargest = "The largest";
 export const originRemainder = (sum: string, shown: string, n: number) => `the whole − the ${n} shown = ${sum} − ${shown}`;
 export const originTotal = "all the products, added";
 export const inputsVector = "Worked out below";
-export const originX = (i: number, at: number) => [`component ${i} of x, what the layer read at token ${at}`, "every component of this token's q, k and v"];
+export const originX = (i: number, at: number) => [`component ${i} of x, the layer's input at token ${at}`, "every component of this token's q, k and v"];
 export const originInputMatrix = (name: string, i: number, j: number) => [`W_${name}: what x${j} counts for in component ${i}; learned`, `this product, for every token`];
 export const inputsProjected = (name: string, i: number) => `(x · W_${name}), component ${i}`;
 export const originInputBias = (name: string, i: number) => [`learned: added to component ${i} of every token's ${name}`, "projected"];
@@ -288,7 +288,7 @@ export const originRecorded = (name: string, i: number, at: number) => [`compone
 export const inputsRecorded = "as attention got it";
 export const inputsBetween = { norm: "normalised", position: "turned by its position" } as Record<string, string>;
 export const inputsEqual = "nothing lies between: the two agree to rounding";
-export const inputsMissing = "This recording does not hold what the layer read (x) or its matrices. regard record --inputs keeps them, and this step then shows every product.";
+export const inputsMissing = "This recording has neither the layer's input (x) nor its matrices. regard record --inputs keeps them, and this step then shows every product.";
 export const inputsMatricesUnknown = "The matrices of this layer's module are not known by name, so that step 1 has q, k and v as they were recorded.";
 export const outputParts = "Each segment is one key's weight × value; the tick is their sum, the output. Click a bar to see its component key by key.";
 export const outputRow = "component ";
@@ -296,10 +296,10 @@ export const outputSegment = (i: number, key: string, part: string) => `componen
 export const outputOtherKeys = "all other keys";
 export const outputEdited = "Edited: the output is the page's, with your values.";
 export const recordedWas = (was: string, by: string) => `as recorded ${was}; changed by ${by}`;
-export const outputGoes = "its place among the heads, put end to end, in step 9";
+export const outputGoes = "its place among the concatenated heads, in step 9";
 export const outputComponent = (i: number) => `output, component ${i}`;
-export const headsText = "Every head of a layer does all this with its own matrices. Their outputs are put end to end, and multiplied by W_O: one component of the layer's output is a sum over heads.";
-export const headsOutputs = "Outputs of the heads at this query, put end to end";
+export const headsText = "Every head of a layer does all this with its own matrices. Their outputs are concatenated, and multiplied by W_O: one component of the layer's output is a sum over heads.";
+export const headsOutputs = "Outputs of the heads at this query, concatenated";
 export const originHeadOutput = (head: number, i: number) => [`Σ weight × value of head ${head}, component ${i}`, "this product"];
 export const originOutputMatrix = (head: number, i: number, c: number) => [`W_O: what component ${c} of head ${head} counts for in component ${i} of the output; learned`, "this product, for every query"];
 export const headsLayerOutput = "the layer's output";

@@ -1,26 +1,26 @@
 import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import { Cancelled, Scheduler } from "../src/offline/scheduler";
-import { Made } from "./offline.made";
+import { OfflineFixture } from "./offline.fixture";
 
 describe("turns", () => {
   // A clock that goes on by 3 ms whenever one looks: a slice is a few looks.
   let clock = 0;
   beforeAll(() => void vi.spyOn(performance, "now").mockImplementation(() => (clock += 3)));
   afterAll(() => void vi.restoreAllMocks());
-  const made = () => {
-    const turns: Scheduler = new Scheduler(() => setImmediate(() => turns.next()));
-    return turns;
+  const newScheduler = () => {
+    const scheduler: Scheduler = new Scheduler(() => setImmediate(() => scheduler.next()));
+    return scheduler;
   };
-  const busy = async (turn: () => Promise<void> | undefined, steps: number) => {
-    for (let i = 0; i < steps; i++) await turn();
+  const busy = async (checkpoint: () => Promise<void> | undefined, steps: number) => {
+    for (let i = 0; i < steps; i++) await checkpoint();
   };
   const soon = async (slices: number) => {
     for (let i = 0; i < slices; i++) await new Promise((heard) => setImmediate(heard));
   };
-  it("what was asked last is done first, and messages are heard in between", async () => {
-    const turns = made();
+  it("the newest request runs first, and messages are received in between", async () => {
+    const scheduler = newScheduler();
     const done: string[] = [];
-    const job = (id: number, name: string) => turns.run(id, (turn) => busy(turn, 50)).then(() => done.push(name));
+    const job = (id: number, name: string) => scheduler.run(id, (checkpoint) => busy(checkpoint, 50)).then(() => done.push(name));
     const jobs = [job(1, "first"), job(2, "second")];
     await soon(4);
     done.push("heard");
@@ -29,13 +29,13 @@ describe("turns", () => {
     expect(done).toEqual(["heard", "third", "second", "first"]);
   });
   it("what is cancelled ends at its next turn, and never begins if it had not", async () => {
-    const turns = made();
+    const scheduler = newScheduler();
     let begun = 0;
-    const long = turns.run(1, (turn) => (begun++, busy(turn, 1e9)));
-    const waiting = turns.run(0, async (turn) => (begun++, await turn()));
+    const long = scheduler.run(1, (checkpoint) => (begun++, busy(checkpoint, 1e9)));
+    const waiting = scheduler.run(0, async (checkpoint) => (begun++, await checkpoint()));
     await soon(4);
-    turns.cancel(0);
-    turns.cancel(1);
+    scheduler.cancel(0);
+    scheduler.cancel(1);
     await expect(long).rejects.toBeInstanceOf(Cancelled);
     await expect(waiting).rejects.toBeInstanceOf(Cancelled);
     expect(begun).toBe(1);
@@ -44,19 +44,19 @@ describe("turns", () => {
 
 describe("the worker", () => {
   const texts = Array.from({ length: 600 }, (_, i) => `t${i}`);
-  const made = new Made([{ q: 600, k: 600, values: 4 }], { texts, starts: texts.map(() => 0) });
+  const newScheduler = new OfflineFixture([{ q: 600, k: 600, values: 4 }], { texts, starts: texts.map(() => 0) });
   type Said = { id?: number; need?: string; status?: number; headers?: Record<string, string>; body?: ArrayBuffer | string };
-  const said: Said[] = [];
+  const messages: Said[] = [];
   const self: { onmessage?: (event: { data: object }) => void; postMessage: (message: Said) => void } = {
     postMessage: (message) => {
-      said.push(message);
-      if (message.need) void made.fetch(message.need).then((text) => tell({ name: message.need, text }));
+      messages.push(message);
+      if (message.need) void newScheduler.fetch(message.need).then((text) => tell({ name: message.need, text }));
     },
   };
   const tell = (data: object) => self.onmessage!({ data: { regard: 1, ...data } });
   const answer = async (id: number): Promise<Said> => {
     for (;;) {
-      const found = said.find((one) => one.id === id);
+      const found = messages.find((one) => one.id === id);
       if (found) return found;
       await new Promise((later) => setTimeout(later, 2));
     }
@@ -64,7 +64,7 @@ describe("the worker", () => {
   beforeAll(async () => {
     Object.assign(globalThis, { self });
     await import("../src/offline/worker");
-    tell({ about: JSON.stringify(made.about) });
+    tell({ about: JSON.stringify(newScheduler.about) });
   });
   afterAll(() => void Reflect.deleteProperty(globalThis, "self"));
 
@@ -72,11 +72,11 @@ describe("the worker", () => {
     tell({ id: 1, path: "/api/recordings/a1/row/0/1/300" });
     const row = await answer(1);
     expect([row.status, row.headers!["x-regard-shape"], row.headers!["x-regard-dtype"]]).toEqual([200, "1,600", "float32"]);
-    new Float32Array(row.body as ArrayBuffer).forEach((w, key) => expect(w).toBeCloseTo(made.plain[0]!.weights[1]![300]![key]!, 6));
+    new Float32Array(row.body as ArrayBuffer).forEach((w, key) => expect(w).toBeCloseTo(newScheduler.reference[0]!.weights[1]![300]![key]!, 6));
     tell({ id: 2, path: "/api/recordings/a1/cell/0/1/300/200" });
     expect(JSON.parse((await answer(2)).body as string)).toMatchObject({ allowed: true, query: { text: "t300" }, key: { text: "t200" } });
-    const asked = said.flatMap((one) => one.need ?? []);
-    expect(asked).toEqual([...new Set(asked)]);
+    const requested = messages.flatMap((one) => one.need ?? []);
+    expect(requested).toEqual([...new Set(requested)]);
   });
   it("refuses by status and sentence", async () => {
     tell({ id: 3, path: "/api/recordings/a1/row/0/9/300" });
@@ -90,15 +90,15 @@ describe("the worker", () => {
     tell({ id: 6, path: "/api/recordings" });
     await answer(6);
     await new Promise((later) => setTimeout(later, 50));
-    expect(said.some((one) => one.id === 5)).toBe(false);
+    expect(messages.some((one) => one.id === 5)).toBe(false);
   });
   it("a page whose arrays are not there says so", async () => {
-    const text = made.texts.get("a1/0/received")!;
-    made.texts.set("a1/0/received", "");
+    const text = newScheduler.texts.get("a1/0/received")!;
+    newScheduler.texts.set("a1/0/received", "");
     tell({ id: 7, path: "/api/recordings/a1/marginals/0/0" });
-    const told = await answer(7);
-    made.texts.set("a1/0/received", text);
-    expect([told.status, JSON.parse(told.body as string).error.argument]).toEqual([500, "a1/0/received"]);
+    const response = await answer(7);
+    newScheduler.texts.set("a1/0/received", text);
+    expect([response.status, JSON.parse(response.body as string).error.argument]).toEqual([500, "a1/0/received"]);
     tell({ id: 8, path: "/api/recordings/a1/marginals/0/0" });
     expect((await answer(8)).status).toBe(200);
   });

@@ -30,7 +30,7 @@ describe("the view", () => {
     expect(bounded({ q: -5, k: 1e9, scale: 1e9 }, extent, size)).toEqual({ q: 0, k: 100_000, scale: MAX_SCALE });
     expect(bounded({ q: 1, k: 1, scale: 1e-9 }, extent, size).scale).toBeCloseTo(0.8 * 0.006, 9);
   });
-  it("marks round places, no nearer than asked", () => {
+  it("marks round places, at least the spacing apart", () => {
     expect([10, 1, 0.5, 0.0061].map((scale) => stepFor(scale, 70))).toEqual([10, 100, 200, 20_000]);
   });
   it("drags, boxes and shows", () => {
@@ -84,12 +84,12 @@ describe("tiles", () => {
     }
     expect(pooledBy(edge, 250, 249)).toEqual({ q0: 1000, q1: 1003, k0: 996, k1: 999 });
   });
-  it("are asked for in rectangles of even pixels, each once", () => {
+  it("are requested in rectangles of equal pixels, each once", () => {
     for (const [queries, keys, count] of [[103, 99, 4], [100, 99, 2], [100, 100, 1], [3, 2, 1]] as const) {
       const tile = tileAt({ queries, keys }, 2, 0, 0);
       const parts = requestParts(tile);
       expect(parts.length).toBe(count);
-      const held = new Set<string>();
+      const pixels = new Set<string>();
       for (const part of parts)
         for (let r = 0; r < part.rows; r++)
           for (let c = 0; c < part.cols; c++) {
@@ -97,9 +97,9 @@ describe("tiles", () => {
             const even = (start: number, stop: number, n: number, i: number) => start + Math.ceil((i * (stop - start)) / n);
             expect([own.q0, own.q1]).toEqual([r, r + 1].map((i) => even(part.q0, part.q1, part.rows, i)));
             expect([own.k0, own.k1]).toEqual([c, c + 1].map((i) => even(part.k0, part.k1, part.cols, i)));
-            held.add(`${part.top + r}/${part.left + c}`);
+            pixels.add(`${part.top + r}/${part.left + c}`);
           }
-      expect(held.size).toBe(tile.rows * tile.cols);
+      expect(pixels.size).toBe(tile.rows * tile.cols);
     }
   });
 });

@@ -35,7 +35,7 @@ void main() {
 }`;
 
 let hardware: boolean | undefined;
-/** Whether a graphics processor runs WebGL2. In software, Canvas2D takes a third of the time (e2e/pace.mjs). */
+/** Whether a graphics processor runs WebGL2. In software, Canvas2D takes a third of the time (e2e/performance.mjs). */
 function hasHardware(): boolean {
   const gl = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
   const debugInfo = gl?.getExtension("WEBGL_debug_renderer_info");

@@ -103,16 +103,16 @@ export function AtlasView() {
         <span class="soft">{SAY.atlasShown(heads.length, all.length)}</span>
       </header>
       {grid && !table.value && ranked.length > 0 && (
-        <section class="telling">
-          <h2>{SAY.atlasTelling}</h2>
+        <section class="ranked-heads">
+          <h2>{SAY.atlasRanked}</h2>
           <ul>
             {ranked.map((entry) => (
               <li key={`${entry.layer}/${entry.head}`}>
-                <button data-telling={`${entry.layer}/${entry.head}`} onClick={() => openHead(entry.layer, entry.head)}>
+                <button data-ranked={`${entry.layer}/${entry.head}`} onClick={() => openHead(entry.layer, entry.head)}>
                   <Thumbnail layer={entry.layer} head={entry.head} />
                   <span>
                     <b>{entry.title}</b> <span class="soft">{SAY.atlasHead(entry.layer, entry.head)}</span>
-                    <span class="why">{entry.why}</span>
+                    <span class="reason">{entry.why}</span>
                   </span>
                 </button>
               </li>
@@ -129,7 +129,7 @@ export function AtlasView() {
             <li key={`${entry.layer}/${entry.head}`}>
               <button data-head={`${entry.layer}/${entry.head}`} onClick={() => openHead(entry.layer, entry.head)}>
                 <Thumbnail layer={entry.layer} head={entry.head} />
-                <span class="unseen">{SAY.head(entry.layer, entry.head)}</span>
+                <span class="visually-hidden">{SAY.head(entry.layer, entry.head)}</span>
                 <span class="caption">
                   <b aria-hidden="true">{SAY.atlasHead(entry.layer, entry.head)}</b>
                   {statistics && <span class="number">{current.by ? short(statisticOf(entry, current.by), 3) : `${(entry.entropy * 100).toFixed(0)} %`}</span>}

@@ -73,7 +73,7 @@ function BothRows({ id, head, queries }: { id: string; head: string; queries: nu
   const of = (side: string, head: string, text: string | undefined) => SAY.compareOf(side, query, text ?? "…", head);
   return (
     <div class="with-panel">
-      <div class="two-rows">
+      <div class="row-pair">
         <Reading title={of(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), tokenText(tokenA))} values={a} stale={!rowValues.value} query={tokenA} chosen={key} what={SAY.rowWeight} onPick={pick} />
         {query < queries ? (
           <Reading title={of(SAY.compareB, head, tokenText(tokenB, id))} values={b} stale={otherRow.value.loading} query={tokenB} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />

@@ -116,7 +116,7 @@ export function WeightsTable() {
                 <Token index={q} role="query" text={tokenText(tokenOfQuery(q))} />
               </th>
               {list(k0, k1).map((k) => (
-                <td key={k} class={selected?.query === q && selected.key === k ? "held" : ""} onClick={() => selectCell(q, k)}>
+                <td key={k} class={selected?.query === q && selected.key === k ? "selected" : ""} onClick={() => selectCell(q, k)}>
                   {loaded ? short(loaded.values[(q - q0) * loaded.cols + (k - k0)] ?? 0) : "…"}
                 </td>
               ))}

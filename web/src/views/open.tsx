@@ -52,7 +52,7 @@ export function OpenView() {
         <section>
           <h2>{SAY.openLesson}</h2>
           <p>{SAY.openLessonText}</p>
-          <ul class="asks">
+          <ul class="questions">
             {LESSON_TOPICS.slice(1).map((about) => (
               <li key={about}>
                 <button onClick={() => go({ screen: "lesson", topic: about, step: 1 })}>{about && SAY.lessonQuestions[about]}</button>
@@ -118,7 +118,7 @@ function FromText() {
     <section>
       <h2>{SAY.openText}</h2>
       <form
-        class="opens"
+        class="open-form"
         onSubmit={(event) => {
           event.preventDefault();
           const form = new FormData(event.currentTarget);
@@ -128,14 +128,14 @@ function FromText() {
         <textarea name="text" rows={5} required spellcheck={false} aria-label={SAY.openTextHint} placeholder={SAY.openTextHint} />
         <label class="choice">
           <span>{SAY.openTextModel}</span>
-          <select name="model" aria-describedby="model-told">
+          <select name="model" aria-describedby="model-description">
             {available?.models.map(({ name, told }) => (
               <option value={name} key={name} selected={name === available.default} title={told}>{name}</option>
             ))}
           </select>
           <button class="primary" disabled={!available || now !== null}>{SAY.openRead}</button>
         </label>
-        {available && <p class="soft" id="model-told">{available.models.map(({ name, told }) => `${name}: ${told}`).join(" ")}</p>}
+        {available && <p class="soft" id="model-description">{available.models.map(({ name, told }) => `${name}: ${told}`).join(" ")}</p>}
       </form>
       {now && (
         <div class="tools">
@@ -157,7 +157,7 @@ function FromArrays() {
       <h2>{SAY.openArrays}</h2>
       <p class="soft">{SAY.openArraysText}</p>
       <form
-        class="opens"
+        class="open-form"
         onSubmit={(event) => {
           event.preventDefault();
           const form = new FormData(event.currentTarget);

@@ -233,7 +233,7 @@ function RowTable({ values: row, chosen, id, onPick, what }: ReadingProps & { wh
         </thead>
         <tbody>
           {largestIndices(row, 200).map((key) => (
-            <tr key={key} class={key === chosen ? "held" : ""}>
+            <tr key={key} class={key === chosen ? "selected" : ""}>
               <td>
                 <button class="quiet" onClick={() => onPick(key)}>{key}</button>
               </td>

@@ -76,7 +76,7 @@ function Lines({ answer }: { answer: Context }) {
         <section class="side-by">
           <h2>{SAY.contextHeads}</h2>
           <p class="soft">{SAY.contextHeadsText}</p>
-          <table class="sums apart">
+          <table class="sums head-distances">
             <thead>
               <tr>
                 <td />
@@ -90,7 +90,7 @@ function Lines({ answer }: { answer: Context }) {
                   {answer.heads.filter((entry) => entry.layer === l).map((entry) => (
                     <td key={entry.head} class="shaded" style={{ "--part": `${Math.round(entry.apart * 70)}%` }}>
                       <button class="n" aria-pressed={entry === now} onClick={() => (picked.value = entry)}>
-                        <span class="unseen">{SAY.head(l, entry.head)}: </span>
+                        <span class="visually-hidden">{SAY.head(l, entry.head)}: </span>
                         {entry.apart.toFixed(2)}
                       </button>
                     </td>
@@ -108,7 +108,7 @@ function Lines({ answer }: { answer: Context }) {
               {answer.cosine.map((value, l) => (
                 <tr key={l} class={l === now.layer + 1 ? "this" : ""}>
                   <th scope="row" class="left">{l ? SAY.contextAfter(l - 1) : SAY.contextBefore}</th>
-                  <td class="twobars"><Bar part={value} role="query" /></td>
+                  <td class="two-bars"><Bar part={value} role="query" /></td>
                   <td><NumberButton value={value} name={SAY.contextCosine} origin={SAY.originCosine(l)} /></td>
                 </tr>
               ))}

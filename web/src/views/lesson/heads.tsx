@@ -46,7 +46,7 @@ export function Heads({ now }: { now: CellMore }) {
               <td><NumberButton value={cellOfHead.dot} origin={SAY.originDot(cellOfHead.q.length)} /></td>
               <td><NumberButton value={cellOfHead.score} origin={SAY.originScore(SAY.originScoreParts)} /></td>
               <td><NumberButton value={cellOfHead.weight} role="weight" origin={SAY.originWeight(short(cellOfHead.exp), short(cellOfHead.sum))} /></td>
-              <td class="twobars"><Bar part={cellOfHead.weight} /></td>
+              <td class="two-bars"><Bar part={cellOfHead.weight} /></td>
               <td class="left">
                 {cellOfHead.row.keys[best]} <Token index={cellOfHead.row.keys[best] ?? 0} role="plain" />
               </td>

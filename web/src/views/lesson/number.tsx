@@ -34,7 +34,7 @@ export function NumberButton({ value, role = "score", name = "", origin, digits 
 export function Origin() {
   const now = shownOrigin.value;
   return (
-    <div class="where" role="status">
+    <div class="origin" role="status">
       {now ? (
         <>
           <b>{now.name}</b>

@@ -88,7 +88,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
                 point(i, ((pointed.value ?? (by > 0 ? -1 : 0)) + by + slices.length) % slices.length);
               }}
             >
-              <span class="index"><span class="unseen">{SAY.outputRow}</span>{i}</span>
+              <span class="index"><span class="visually-hidden">{SAY.outputRow}</span>{i}</span>
               <span class="stacked-bar" aria-hidden="true">
                 <Segments slices={slices} i={i} most={most} selected={now.key.index} pointed={pointed.value} name={name} />
                 <i class="tick" style={{ left: `${50 + (out[i]! / most) * 50}%` }} />

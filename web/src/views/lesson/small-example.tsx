@@ -165,7 +165,7 @@ function Step({ example }: { example: Words }) {
   );
   return (
     <>
-      <p>{now === 1 ? `${SAY.stepProjected} ${example.chosen ? SAY.lessonFeatures : SAY.lessonMadeUp}` : now === 4 ? `${SAY.lessonCausal}.` : [SAY.stepDot, SAY.stepScale, "", SAY.stepMaximum, SAY.stepExp, SAY.stepSum, SAY.stepOutput, SAY.stepHeads][now - 2]}</p>
+      <p>{now === 1 ? `${SAY.stepProjected} ${example.chosen ? SAY.lessonFeatures : SAY.lessonUnknownWords}` : now === 4 ? `${SAY.lessonCausal}.` : [SAY.stepDot, SAY.stepScale, "", SAY.stepMaximum, SAY.stepExp, SAY.stepSum, SAY.stepOutput, SAY.stepHeads][now - 2]}</p>
       {(now === 3 || now === 7) && (
         <div class="tools">
           <Check label={SAY.stepWithout} on={!scaled.value} onPick={(on) => (scaled.value = !on)} />

@@ -104,7 +104,7 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
               <td>{key}</td>
               <td class="left"><Token index={key} role="plain" text={tokenText(key)} /></td>
               <td><NumberButton value={row[key]!} origin={SAY.originMapped} /></td>
-              <td class="twobars">
+              <td class="two-bars">
                 <Bar part={row[key]! / most} />
                 {changed && <Bar part={changedRow[key]! / most} role="key" />}
               </td>
@@ -182,7 +182,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
               <td><NumberButton value={shifted} origin={SAY.originShifted(short(score), short(max))} /></td>
               {upTo >= 6 && <td><NumberButton value={exp} origin={SAY.originExp(short(shifted))} /></td>}
               {upTo >= 7 && <td>{hiding && key === now.key.index ? "?" : <NumberButton value={weights[at] ?? 0} role="weight" origin={SAY.originWeight(short(exp), short(now.sum))} />}</td>}
-              {upTo >= 7 && <td class="twobars">{!(hiding && key === now.key.index) && <Bar part={weights[at] ?? 0} />}</td>}
+              {upTo >= 7 && <td class="two-bars">{!(hiding && key === now.key.index) && <Bar part={weights[at] ?? 0} />}</td>}
             </tr>
           );
         })}
@@ -190,7 +190,7 @@ function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
           <tr class="total">
             <td colSpan={5}>{now.sink === null ? SAY.lessonOthers : SAY.lessonOthersAndSink}</td>
             <td><NumberButton value={Math.max(otherWeights, 0)} role="weight" origin={SAY.originOthers} /></td>
-            <td class="twobars"><Bar part={otherWeights} /></td>
+            <td class="two-bars"><Bar part={otherWeights} /></td>
           </tr>
         )}
       </LessonTable>

@@ -70,8 +70,8 @@ describe("the lesson's sums", () => {
     const two = productTerms([1, 2, 3], [1, -1, 2], [1, -2, 6], 2);
     expect(two.shown.map((t) => t.index)).toEqual([2, 1]);
     expect([two.rest, two.subtotal]).toEqual([1, 4]);
-    const held = productTerms([1, 2, 3], [1, -1, 2], [1, -2, 6], 2, 0);
-    expect(held.shown.map((t) => [t.index, t.sum])).toEqual([[2, 6], [0, 7]]);
+    const withRequired = productTerms([1, 2, 3], [1, -1, 2], [1, -2, 6], 2, 0);
+    expect(withRequired.shown.map((t) => [t.index, t.sum])).toEqual([[2, 6], [0, 7]]);
   });
   it("change a row by temperature, scale and hidden keys as the softmax would", () => {
     const scores = [1, 2.5, -0.5, 0];
@@ -93,7 +93,7 @@ describe("the atlas", () => {
   });
   const heads = [head(0, 0, 0.5, 0.1), head(0, 1, 0.9, 0.3), head(1, 0, 0.5, 0.2)];
   const all: Filter = { by: "", descending: true, least: "", most: "", layer: "" };
-  const places = (asked: Partial<Filter>) => filterHeads(heads, { ...all, ...asked }).map((one) => `${one.layer}${one.head}`);
+  const places = (filter: Partial<Filter>) => filterHeads(heads, { ...all, ...filter }).map((one) => `${one.layer}${one.head}`);
   it("sorts, and keeps the order of the model where values are equal", () => {
     expect(places({})).toEqual(["00", "01", "10"]);
     expect(places({ by: "entropy" })).toEqual(["01", "00", "10"]);

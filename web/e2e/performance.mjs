@@ -1,7 +1,7 @@
 // How fast the page is on a real server: a benchmark, no test. Let nothing else run beside it.
 //
 //   regard explore run.safetensors --no-browser &
-//   node e2e/pace.mjs 'http://127.0.0.1:PORT/#token=…' [the server's process id]
+//   node e2e/performance.mjs 'http://127.0.0.1:PORT/#token=…' [the server's process id]
 //
 // HASH=layer=0&head=3 shows another head, SECONDS=4 is how long each motion takes, FLAGS are more of the browser, CHROMIUM
 // names the browser.
@@ -30,7 +30,7 @@ async function spent() {
 const metrics = async () => Object.fromEntries((await cdp.send("Performance.getMetrics")).metrics.map(({ name, value }) => [name, value]));
 
 const ms = (x) => `${x.toFixed(x < 10 ? 1 : 0)} ms`;
-const say = (what, ...told) => console.log(what.padEnd(34), told.join("  "));
+const say = (what, ...parts) => console.log(what.padEnd(34), parts.join("  "));
 const spread = (times) => {
   const sorted = [...times].sort((a, b) => a - b);
   const at = (part) => sorted[Math.min(Math.floor(part * sorted.length), sorted.length - 1)];
@@ -80,7 +80,7 @@ async function motion(what, scale, kind) {
   await page.mouse.move(box.x + 400, box.y + 300);
   if (kind === "pan") await page.mouse.down(); // so that the pointer is one that can be captured
   await page.evaluate(() => performance.clearResourceTimings());
-  const [before, held] = [await metrics(), await spent()];
+  const [before, spentBefore] = [await metrics(), await spent()];
   const frames = await page.evaluate(([kind, length, x, y]) => new Promise((done) => {
     const over = document.querySelector(".over");
     const [start, times] = [performance.now(), []];
@@ -103,9 +103,9 @@ async function motion(what, scale, kind) {
   const gaps = frames.slice(1).map((now, i) => now - frames[i]);
   say(what, `${((frames.length - 1) / ((frames.at(-1) - frames[0]) / 1000)).toFixed(0)} frames/s`, `frame ${spread(gaps)}`);
   say("", `of the main thread in a frame: script ${each("ScriptDuration")}, style ${each("RecalcStyleDuration")}, layout ${each("LayoutDuration")}, all ${each("TaskDuration")}`);
-  say("", `of all cores in a frame: ${["renderer", "GPU", "browser"].map((type) => `${type} ${ms(((ended(type) - held(type)) * 1000) / frames.length)}`).join(", ")}`);
-  const told = await page.evaluate(() => performance.getEntriesByType("resource").filter((one) => /\/map\//.test(one.name)).map((one) => one.responseEnd - one.startTime));
-  if (told.length) say("", `tiles meanwhile ${spread(told)}`);
+  say("", `of all cores in a frame: ${["renderer", "GPU", "browser"].map((type) => `${type} ${ms(((ended(type) - spentBefore(type)) * 1000) / frames.length)}`).join(", ")}`);
+  const tileTimes = await page.evaluate(() => performance.getEntriesByType("resource").filter((one) => /\/map\//.test(one.name)).map((one) => one.responseEnd - one.startTime));
+  if (tileTimes.length) say("", `tiles meanwhile ${spread(tileTimes)}`);
 }
 await motion("zoom at the whole map", 1200 / layers.at(-1).keys, "zoom");
 await motion("zoom between levels", 0.1, "zoom");

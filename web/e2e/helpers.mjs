@@ -1,4 +1,4 @@
-// What every walk through the page needs: a browser with no network but the server, tabs, checks, axe, screenshots.
+// What every browser test needs: a browser with no network but the server, tabs, checks, axe, screenshots.
 // CHROMIUM names the browser, SHOTS a folder for screenshots. Every failed check is printed.
 import { mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
@@ -9,7 +9,7 @@ export const near = (a, b, by = 2e-6) => Math.abs(a - b) <= by * Math.max(Math.a
 export const numberIn = (text) => Number(text.replaceAll("−", "-").replaceAll(",", ""));
 
 /** `given.patience`: how long, in ms, what a check waits for may take. `given.by`: how far, relatively, a weight may be off. */
-export async function kit(given) {
+export async function openBrowser(given) {
   const shots = process.env.SHOTS;
   if (shots) mkdirSync(shots, { recursive: true });
   // A page that is opened from the disk has neither.
@@ -30,16 +30,16 @@ export async function kit(given) {
   const contextOf = (more) => browser.newContext({ viewport: { width: 1280, height: 800 }, reducedMotion: "reduce", acceptDownloads: true, ...more });
   const context = await contextOf();
 
-  /** A tab in which nothing may go wrong, and nothing be asked of anybody but those that `allowed` names. */
-  async function watched(where, allowed) {
+  /** A tab in which nothing may go wrong, and no request may go to an address that `allowed` does not accept. */
+  async function strictPage(where, allowed) {
     const page = await where.newPage();
-    page.on("request", (request) => check("nothing is asked of anybody else", /^(blob|data):/.test(request.url()) || allowed(request.url()), request.url()));
+    page.on("request", (request) => check("no request goes to another server", /^(blob|data):/.test(request.url()) || allowed(request.url()), request.url()));
     page.on("pageerror", (error) => check("no error in the page", false, error.message));
     page.on("console", (message) => check("nothing to complain of", message.type() !== "error", message.text()));
     return page;
   }
   async function tab(hash = "", before = null) {
-    const page = await watched(context, (url) => new URL(url).origin === origin);
+    const page = await strictPage(context, (url) => new URL(url).origin === origin);
     page.setDefaultTimeout(10_000);
     if (before) await page.addInitScript(before);
     await page.goto(`${origin}/?token=${token}${hash}`);
@@ -61,8 +61,8 @@ export async function kit(given) {
   const settled = () => /exact|px =/.test(document.querySelector(".pixel")?.textContent ?? "") && !/refining/.test(document.querySelector(".panel [role=status]")?.textContent ?? "");
   const weightOf = (page) => page.evaluate(() => Number(document.querySelector("[data-weight]").dataset.weight));
 
-  /** Wheels from the whole map to the given weight, holds it, and says where the map lies. */
-  async function zoomed(page) {
+  /** Zooms by the wheel from the whole map to the given weight and selects it; returns the map's box. */
+  async function zoomToWeight(page) {
     const box = await page.locator(".over").boundingBox();
     // The wheel zooms at the cursor: the weight stays under it all the way down.
     const at = async () => {
@@ -83,30 +83,30 @@ export async function kit(given) {
     const { x, y } = await at();
     await page.mouse.move(x, y);
     await page.mouse.click(x, y);
-    await until(page, "a click holds the weight", ready);
+    await until(page, "a click selects the weight", ready);
     await page.waitForTimeout(300);
     check("the cell under the cursor is the one that was zoomed to", (await hashOf(page)).includes(`cell=${given.query},${given.key}`), await hashOf(page));
     check("the readout is the exact weight", near(await weightOf(page), given.weight, given.by), `${await weightOf(page)} for ${given.weight}`);
     return box;
   }
-  /** The table twin holds the weight. */
-  async function twin(page) {
+  /** The table has the weight. */
+  async function checkTable(page) {
     await page.keyboard.press("t");
-    await until(page, "the table twin holds the cell", () => /\d/.test(document.querySelector(".table-twin .held")?.textContent ?? ""));
-    const said = await page.textContent(".table-twin .held");
-    check("the table twin says the same", near(numberIn(said), given.weight, 1e-3), said);
+    await until(page, "the table has the cell", () => /\d/.test(document.querySelector(".table-twin .selected")?.textContent ?? ""));
+    const said = await page.textContent(".table-twin .selected");
+    check("the table has the same weight", near(numberIn(said), given.weight, 1e-3), said);
   }
   const saved = async (page, button) => readFileSync(await (await Promise.all([page.waitForEvent("download"), page.click(button)]))[0].path());
-  /** What Export saves holds the weight; its dialog stays open. */
+  /** The exported files have the weight; the dialog stays open. */
   async function files(page, box) {
     const lines = (await saved(page, "[data-csv]")).toString().trim().split("\n").map((line) => line.split(","));
     const cell = lines.find((line) => line[0] === String(given.query))?.[lines[0].indexOf(String(given.key))];
-    check("the CSV holds the weight", near(Number(cell), given.weight, given.by), cell);
+    check("the CSV has the weight", near(Number(cell), given.weight, given.by), cell);
     const png = await saved(page, "[data-png='2']");
     check("the PNG is twice the map", png.toString("latin1", 1, 4) === "PNG" && png.readUInt32BE(16) === Math.round(2 * box.width), `${png.readUInt32BE(16)}`);
-    check("the SVG holds the weight", (await saved(page, "[data-svg]")).includes(`${given.query}, ${given.key}: `));
+    check("the SVG has the weight", (await saved(page, "[data-svg]")).includes(`${given.query}, ${given.key}: `));
   }
-  /** The nine steps of the held weight, the seventh of which ends at it. */
+  /** The nine steps of the selected weight, the seventh of which ends at it. */
   async function steps(page, after) {
     await page.keyboard.press("e");
     await until(page, "E explains", () => document.querySelector(".lesson .subject"));
@@ -114,8 +114,8 @@ export async function kit(given) {
       await page.click(`.steps ol li:nth-child(${step}) button`);
       await page.waitForTimeout(150);
       if (step === 7) {
-        const told = await page.evaluate(() => Number(document.querySelector("[data-lesson-weight]").dataset.lessonWeight));
-        check("the lesson ends at the weight", near(told, given.weight, given.by), `${told}`);
+        const shown = await page.evaluate(() => Number(document.querySelector("[data-lesson-weight]").dataset.lessonWeight));
+        check("the lesson ends at the weight", near(shown, given.weight, given.by), `${shown}`);
       }
       await after(step);
     }
@@ -127,5 +127,5 @@ export async function kit(given) {
     process.exit(failures ? 1 : 0);
   }
 
-  return { contextOf, watched, zoomed, twin, files, steps, end, browser, context, origin, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf };
+  return { contextOf, strictPage, zoomToWeight, checkTable, files, steps, end, browser, context, origin, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf };
 }

@@ -13,7 +13,7 @@ export function random(seed: number) {
   };
 }
 
-export interface Wanted {
+export interface LayerOptions {
   q: number;
   k: number;
   /** By default causal, by spans. */
@@ -37,7 +37,7 @@ export interface Wanted {
 type Grid = number[][];
 
 /** One layer, by the formula: what each head has stored, its scores and its weights. */
-export interface Plain {
+export interface Reference {
   q: Grid[];
   k: Grid[];
   v: Grid[];
@@ -54,26 +54,26 @@ const toHalf = (value: number): number => {
   const bits = exponent === -14 && steps < 1024 ? steps : ((exponent + 15) << 10) + (steps - 1024);
   return bits | (value < 0 ? 0x8000 : 0);
 };
-const toBrain = (value: number): number => new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16;
-const ofBrain = (bits: number): number => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!;
+const toBfloat16 = (value: number): number => new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16;
+const fromBfloat16 = (bits: number): number => new Float32Array(Uint32Array.of(bits << 16).buffer)[0]!;
 
 /** Numbers as they are stored, and as they are read back. */
-function stored(values: number[], dtype: ArrayEntry["dtype"]): { bytes: Uint8Array; back: number[] } {
+function encode(values: number[], dtype: ArrayEntry["dtype"]): { bytes: Uint8Array; back: number[] } {
   if (dtype === "float16" || dtype === "bfloat16") {
-    const bits = Uint16Array.from(values, dtype === "float16" ? toHalf : toBrain);
-    return { bytes: new Uint8Array(bits.buffer), back: Array.from(bits, dtype === "float16" ? half : ofBrain) };
+    const bits = Uint16Array.from(values, dtype === "float16" ? toHalf : toBfloat16);
+    return { bytes: new Uint8Array(bits.buffer), back: Array.from(bits, dtype === "float16" ? half : fromBfloat16) };
   }
-  const made = dtype === "int32" ? Int32Array.from(values) : Float32Array.from(values);
-  return { bytes: new Uint8Array(made.buffer), back: Array.from(made) };
+  const array = dtype === "int32" ? Int32Array.from(values) : Float32Array.from(values);
+  return { bytes: new Uint8Array(array.buffer), back: Array.from(array) };
 }
 
-export class Made {
+export class OfflineFixture {
   readonly about: Manifest;
   readonly texts = new Map<string, string>();
-  readonly plain: Plain[] = [];
-  asked: string[] = [];
+  readonly reference: Reference[] = [];
+  fetched: string[] = [];
 
-  constructor(layers: Wanted[], tokens: { texts: string[]; starts: number[] }, id = "a1") {
+  constructor(layers: LayerOptions[], tokens: { texts: string[]; starts: number[] }, id = "a1") {
     const arrays: Record<string, ArrayEntry> = {};
     this.about = {
       format: 1,
@@ -82,14 +82,14 @@ export class Made {
         [id]: {
           recording: {
             id, name: "made.safetensors", model: "made", versions: {}, tokens: tokens.texts.length, exact: true, error: "",
-            layers: layers.map((one, index) => ({
-              index, name: `layer ${index}`, heads: Math.max(...(one.kept ?? [(one.heads ?? 2) - 1])) + 1, groups: 1, queries: one.q, keys: one.k,
-              size: one.size ?? 8, mask: null, bias: null, score: "Dot()", values: !!one.values,
+            layers: layers.map((options, index) => ({
+              index, name: `layer ${index}`, heads: Math.max(...(options.kept ?? [(options.heads ?? 2) - 1])) + 1, groups: 1, queries: options.q, keys: options.k,
+              size: options.size ?? 8, mask: null, bias: null, score: "Dot()", values: !!options.values,
             })),
           },
           tokens,
           heads: [{ layer: 0, head: 0, entropy: 0.5, support: 1, first: 0, previous: 0, distance: 0, top: 0, received: 0, redundancy: null }],
-          layers: layers.map((one, index) => this.layer(one, index, `${id}/${index}`, arrays)),
+          layers: layers.map((options, index) => this.layer(options, index, `${id}/${index}`, arrays)),
         },
       },
       lesson: { "the river bank|0|1|": { words: ["the", "river", "bank"] } },
@@ -99,20 +99,20 @@ export class Made {
   }
 
   readonly fetch = async (name: string): Promise<string> => {
-    this.asked.push(name);
+    this.fetched.push(name);
     return this.texts.get(name)!;
   };
 
-  private layer(one: Wanted, index: number, prefix: string, arrays: Record<string, ArrayEntry>): LayerFacts {
+  private layer(options: LayerOptions, index: number, prefix: string, arrays: Record<string, ArrayEntry>): LayerFacts {
     const next = random(100 + index);
-    const { q: n, k: m } = one;
-    const [h, d, dtype] = [one.heads ?? 2, one.size ?? 8, one.dtype ?? "float32"];
-    const group = one.group ?? Array.from({ length: h }, (_, i) => i);
+    const { q: n, k: m } = options;
+    const [h, d, dtype] = [options.heads ?? 2, options.size ?? 8, options.dtype ?? "float32"];
+    const group = options.group ?? Array.from({ length: h }, (_, i) => i);
     const g = Math.max(...group) + 1;
     const put = (name: string, values: number[], shape: number[], type: ArrayEntry["dtype"], given?: Uint8Array): number[] => {
-      const { bytes, back } = given ? { bytes: given, back: [] } : stored(values, type);
-      arrays[`${prefix}/${name}`] = { dtype: type, shape, gzip: !!one.gzip };
-      this.texts.set(`${prefix}/${name}`, Buffer.from(one.gzip ? gzipSync(bytes) : bytes).toString("base64"));
+      const { bytes, back } = given ? { bytes: given, back: [] } : encode(values, type);
+      arrays[`${prefix}/${name}`] = { dtype: type, shape, gzip: !!options.gzip };
+      this.texts.set(`${prefix}/${name}`, Buffer.from(options.gzip ? gzipSync(bytes) : bytes).toString("base64"));
       return back;
     };
     const numbers = (count: number, size: number) => Array.from({ length: count }, () => (2 * next() - 1) * size);
@@ -121,18 +121,18 @@ export class Made {
         Array.from({ length: rows }, (_, r) => flat.slice((i * rows + r) * cols, (i * rows + r + 1) * cols)));
     const q = grids(put("q", numbers(h * n * d, 2), [h, n, d], dtype), n, d);
     const k = grids(put("k", numbers(g * m * d, 2), [g, m, d], dtype), m, d);
-    const v = one.values ? grids(put("v", numbers(g * m * one.values, 1), [g, m, one.values], dtype), m, one.values) : [];
-    const table = one.table ? grids(put("table", numbers(h * (n + m - 1), 1), [h, n + m - 1], "float32"), 1, n + m - 1) : null;
-    const shape = one.pairs;
+    const v = options.values ? grids(put("v", numbers(g * m * options.values, 1), [g, m, options.values], dtype), m, options.values) : [];
+    const table = options.table ? grids(put("table", numbers(h * (n + m - 1), 1), [h, n + m - 1], "float32"), 1, n + m - 1) : null;
+    const shape = options.pairs;
     const pairs = shape ? grids(put("pairs", numbers(shape[0] * shape[1] * shape[2], 1), shape, "float32"), shape[1], shape[2]) : null;
-    const sink = one.sink ? put("sink", numbers(h, 1), [h], "float32") : [];
+    const sink = options.sink ? put("sink", numbers(h, 1), [h], "float32") : [];
     const scale = d ** -0.5;
-    const softcap = one.softcap ?? null;
-    const allowed = one.allowed ?? ((query: number, key: number) => key <= query + m - n);
+    const softcap = options.softcap ?? null;
+    const allowed = options.allowed ?? ((query: number, key: number) => key <= query + m - n);
     const scores = q.map((rows, head) =>
       rows.map((x, query) =>
         k[group[head]!]!.map((y, key) => {
-          if (one.mask !== "none" && !allowed(query, key, head)) return -Infinity;
+          if (options.mask !== "none" && !allowed(query, key, head)) return -Infinity;
           const raw = x.reduce((sum, a, i) => sum + a * y[i]!, 0) * scale;
           const of = <T>(list: T[], at: number) => list[list.length > 1 ? at : 0]!;
           return (
@@ -150,22 +150,22 @@ export class Made {
     const back = put("lse", exact.flat(), [h, n], "float32");
     const lse = exact.map((row, head) => row.map((_, i) => back[head * n + i]!));
     const weights = scores.map((rows, head) => rows.map((row, i) => row.map((s) => (s === -Infinity ? 0 : Math.exp(s - lse[head]![i]!)))));
-    this.masked(one, h, n, m, allowed, put);
+    this.writeMask(options, h, n, m, allowed, put);
     put("received", weights.flatMap((rows) => rows[0]!.map((_, key) => rows.reduce((sum, row) => sum + row[key]!, 0))), [h, m], "float32");
     put("entropy", weights.flatMap((rows) => rows.map((row) => -row.reduce((sum, w) => sum + (w > 0 ? w * Math.log(w) : 0), 0))), [h, n], "float32");
-    const cell = one.cell ?? 0;
+    const cell = options.cell ?? 0;
     if (cell) {
       const [rows, cols] = [Math.ceil(n / cell), Math.ceil(m / cell)];
-      const cells = weights.map((w) => pooled(w, Array.from({ length: rows + 1 }, (_, i) => Math.min(i * cell, n)), Array.from({ length: cols + 1 }, (_, i) => Math.min(i * cell, m))));
+      const cells = weights.map((w) => pool(w, Array.from({ length: rows + 1 }, (_, i) => Math.min(i * cell, n)), Array.from({ length: cols + 1 }, (_, i) => Math.min(i * cell, m))));
       put("coarse_max", cells.flatMap((c) => c.max), [h, rows, cols], "float16");
       put("coarse_sum", cells.flatMap((c) => c.sum), [h, rows, cols], "float32");
     }
-    this.plain.push({ q, k, v, scores, lse, weights, sink });
-    return { index, kept: one.kept ?? group.map((_, i) => i), group, scale, softcap, shift: m - n, cell };
+    this.reference.push({ q, k, v, scores, lse, weights, sink });
+    return { index, kept: options.kept ?? group.map((_, i) => i), group, scale, softcap, shift: m - n, cell };
   }
 
-  private masked(one: Wanted, h: number, n: number, m: number, allowed: NonNullable<Wanted["allowed"]>, put: (name: string, values: number[], shape: number[], type: ArrayEntry["dtype"], given?: Uint8Array) => number[]): void {
-    const mask = one.mask ?? "spans";
+  private writeMask(options: LayerOptions, h: number, n: number, m: number, allowed: NonNullable<LayerOptions["allowed"]>, put: (name: string, values: number[], shape: number[], type: ArrayEntry["dtype"], given?: Uint8Array) => number[]): void {
+    const mask = options.mask ?? "spans";
     if (mask === "none") return;
     // Where both are, the spans are those of a causal mask around it.
     const spanned = mask === "both" ? (query: number, key: number) => key <= query + m - n : allowed;
@@ -210,7 +210,7 @@ export class Made {
 }
 
 /** The maximum and the sum of each pixel between edges, row by row. */
-export function pooled(weights: Grid, rows: number[], cols: number[]): { max: number[]; sum: number[] } {
+export function pool(weights: Grid, rows: number[], cols: number[]): { max: number[]; sum: number[] } {
   const [max, sum]: [number[], number[]] = [[], []];
   for (let r = 0; r + 1 < rows.length; r++)
     for (let c = 0; c + 1 < cols.length; c++) {
@@ -222,7 +222,7 @@ export function pooled(weights: Grid, rows: number[], cols: number[]): { max: nu
 }
 
 /** Where pixels begin if the i-th of a span falls into pixel ⌊i · count / span⌋. */
-export function cuts(start: number, stop: number, count: number): number[] {
+export function pixelEdges(start: number, stop: number, count: number): number[] {
   const out = [start];
   for (let i = start; i < stop; i++) while (Math.floor(((i - start) * count) / (stop - start)) >= out.length) out.push(i);
   return [...out, stop];

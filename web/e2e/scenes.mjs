@@ -1,25 +1,25 @@
-// The walk's scenes of the lesson, of its questions, and of what is opened, received and compared.
-import { near, numberIn } from "./kit.mjs";
+// Scenes of the lesson, of its questions, and of what is opened, received and compared.
+import { near, numberIn } from "./helpers.mjs";
 
-export function scenes(kit, given) {
-  const { browser, origin, token, tab, check, hashOf, until, serious, shot } = kit;
+export function scenes(helpers, given) {
+  const { browser, origin, token, tab, check, hashOf, until, serious, shot } = helpers;
   const at = `r=${given.recording}&layer=2&head=1&cell=${given.query},${given.key}`;
   const numbers = (page, where) => page.$$eval(where, (all) => all.map((one) => one.textContent));
   const loaded = (page, what, where) => until(page, what, (name) => document.querySelector(name), where);
 
   /** Each number that can be clicked says where it came from and where it goes. */
-  async function everyNumberTells(page, where) {
+  async function everyNumberHasOrigin(page, where) {
     const silent = await page.evaluate(async () => {
       const out = [];
       for (const one of [...document.querySelectorAll("article button.n")].slice(0, 80)) {
         one.click();
         await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
-        const told = [...document.querySelectorAll(".where > *")].map((part) => part.textContent.trim());
-        if (told.length !== 3 || told.some((text) => /(came from|goes into)$|undefined|^$/.test(text))) out.push(`${one.textContent}: ${told.join(" | ")}`);
+        const shown = [...document.querySelectorAll(".origin > *")].map((part) => part.textContent.trim());
+        if (shown.length !== 3 || shown.some((text) => /(came from|goes into)$|undefined|^$/.test(text))) out.push(`${one.textContent}: ${shown.join(" | ")}`);
       }
       return out;
     });
-    check(`every number tells: ${where}`, silent.length === 0, silent.slice(0, 3).join("; "));
+    check(`every number has its origin: ${where}`, silent.length === 0, silent.slice(0, 3).join("; "));
   }
 
   async function inputsToHeads() {
@@ -28,16 +28,16 @@ export function scenes(kit, given) {
     const total = async () => numberIn((await numbers(page, ".sums .total .n")).at(-1));
     const cellOf = (path) => page.evaluate(async ([path, token]) => (await fetch(path, { headers: { "X-Regard-Token": token } })).json(), [path, token]);
     const api = `/api/recordings/${given.recording}/cell/2/1/${given.query}/${given.key}`;
-    const told = await cellOf(api);
-    check("step 1 ends at the recorded component", near(await total(), told.inputs.q.recorded, 1e-4), `${await total()}`);
-    await everyNumberTells(page, "step 1");
+    const answer = await cellOf(api);
+    check("step 1 ends at the recorded component", near(await total(), answer.inputs.q.recorded, 1e-4), `${await total()}`);
+    await everyNumberHasOrigin(page, "step 1");
     await serious(page, "step 1 with inputs");
     await shot(page, "deep1");
     await page.fill("[data-component]", "3");
     await page.keyboard.press("Enter");
     await until(page, "the component is chosen", () => /i=3/.test(location.hash) && document.querySelector('[data-component="3"]'));
     await page.click(".segmented button:nth-child(2)");
-    check("k of the chosen component", near(await total(), told.k[3], 1e-4), `${await total()} for ${told.k[3]}`);
+    check("k of the chosen component", near(await total(), answer.k[3], 1e-4), `${await total()} for ${answer.k[3]}`);
     const again = await tab(await hashOf(page));
     await loaded(again, "the URL brings the component back", '[data-component="3"]');
     await again.close();
@@ -49,21 +49,21 @@ export function scenes(kit, given) {
     await page.keyboard.press("Enter");
     await until(page, "the guess is judged", () => /you said 1\.500, off by/.test(document.querySelector(".guess")?.textContent ?? ""));
     check("the guess is judged aloud", /q · k: /.test(await page.textContent("#live")), await page.textContent("#live"));
-    check("the dot product is shown", near(await total(), told.dot, 1e-4), `${await total()}`);
+    check("the dot product is shown", near(await total(), answer.dot, 1e-4), `${await total()}`);
     await page.click(".steps ol li:nth-child(7) button");
     await loaded(page, "step 7 asks first", ".predict input");
-    check("no weight is told before", (await page.locator("[data-lesson-weight]").count()) === 0);
+    check("no weight is shown before", (await page.locator("[data-lesson-weight]").count()) === 0);
     await page.click(".reveal");
     await loaded(page, "then the weight", "[data-lesson-weight]");
     await page.uncheck("text=Predict first");
-    await everyNumberTells(page, "step 7");
+    await everyNumberHasOrigin(page, "step 7");
 
     await page.click(".steps ol li:nth-child(8) button");
     await loaded(page, "step 8 has bars", ".stack button");
-    await everyNumberTells(page, "step 8");
+    await everyNumberHasOrigin(page, "step 8");
     const component = Number(await page.getAttribute("[data-component]", "data-component"));
-    check("Σ weight × value is the output", near(await total(), told.values.out[component], 1e-4), `${await total()}`);
-    check("the tick is where the segments end", await page.evaluate((held) => {
+    check("Σ weight × value is the output", near(await total(), answer.values.out[component], 1e-4), `${await total()}`);
+    check("the tick is where the segments end", await page.evaluate(() => {
       const row = document.querySelector('.stack [aria-pressed="true"] .stacked-bar');
       const wide = (one) => parseFloat(one.style.width) * (parseFloat(one.style.left) < 49.999 ? -1 : 1);
       const sum = [...row.querySelectorAll("[data-at]")].reduce((a, one) => a + wide(one), 50);
@@ -77,20 +77,20 @@ export function scenes(kit, given) {
     const field = page.locator("tr.this .edit.value");
     await field.fill("9");
     await field.press("Enter");
-    const own = told.values.keys.indexOf(given.key);
-    const expected = told.values.out[component] + (9 - told.values.vs[own][component]) * told.row.weights[own];
+    const own = answer.values.keys.indexOf(given.key);
+    const expected = answer.values.out[component] + (9 - answer.values.vs[own][component]) * answer.row.weights[own];
     await loaded(page, "an edited value says so", "article .note");
     check("the output follows an edited value", near(await total(), expected, 1e-3), `${await total()} for ${expected}`);
     await page.click("article .note button");
-    check("as recorded brings it back", near(await total(), told.values.out[component], 1e-4));
+    check("as recorded brings it back", near(await total(), answer.values.out[component], 1e-4));
 
     await page.click(".steps ol li:nth-child(9) button");
     await loaded(page, "step 9 projects", "[data-projected]");
     const parts = (await numbers(page, "[data-projected] tbody tr:not(.total) td:nth-child(2) .n")).map(numberIn);
     const whole = Number(await page.evaluate(() => document.querySelector("[data-projected]").dataset.projected));
     check("the heads' parts sum to the output", Math.abs(parts.reduce((a, b) => a + b, 0) - whole) < 2e-3 * Math.max(...parts.map(Math.abs)), `${parts} for ${whole}`);
-    await until(page, "every head has its weight", () => document.querySelectorAll("article table:last-of-type .twobars").length > 1);
-    await everyNumberTells(page, "step 9");
+    await until(page, "every head has its weight", () => document.querySelectorAll("article table:last-of-type .two-bars").length > 1);
+    await everyNumberHasOrigin(page, "step 9");
     await serious(page, "step 9");
     await shot(page, "deep9");
     await page.close();
@@ -138,19 +138,19 @@ export function scenes(kit, given) {
     }
     check("and the page says why", /cannot be done/.test(await verdict("tied")), await verdict("tied"));
     await page.evaluate(() => document.querySelectorAll("details").forEach((one) => (one.open = true)));
-    await everyNumberTells(page, "why");
+    await everyNumberHasOrigin(page, "why");
     await serious(page, "why");
     await shot(page, "why");
 
     await page.getByRole("button", { name: names[2] }).click();
     await until(page, "two lines are read", () => document.querySelectorAll("article .line").length === 2, null);
-    const cosine = (await numbers(page, "article .twobars ~ td .n")).map(numberIn);
+    const cosine = (await numbers(page, "article .two-bars ~ td .n")).map(numberIn);
     check("going in, the vectors are the same; then they part", near(cosine[0], 1, 1e-3) && Math.min(...cosine) < 0.99, `${cosine}`);
     const rows = await numbers(page, "article .seen .n");
-    const other = page.locator(".apart .n[aria-pressed=false]").first();
+    const other = page.locator(".head-distances .n[aria-pressed=false]").first();
     await other.click();
     check("another head has other rows", (await numbers(page, "article .seen .n")).join() !== rows.join());
-    await everyNumberTells(page, "context");
+    await everyNumberHasOrigin(page, "context");
     await serious(page, "context");
     await shot(page, "context");
     const hash = await hashOf(page);
@@ -188,11 +188,11 @@ export function scenes(kit, given) {
     await both.close();
   }
 
-  async function tellingHeads() {
+  async function rankedHeads() {
     const page = await tab(`#atlas?r=${given.recording}`);
-    await loaded(page, "telling heads have cards", "[data-telling]");
-    const card = page.locator("[data-telling]").first();
-    const [layer, head] = (await card.getAttribute("data-telling")).split("/");
+    await loaded(page, "ranked heads have cards", "[data-ranked]");
+    const card = page.locator("[data-ranked]").first();
+    const [layer, head] = (await card.getAttribute("data-ranked")).split("/");
     check("a card says why", (await card.textContent()).length > 20, await card.textContent());
     await card.focus();
     await page.keyboard.press("Enter");
@@ -216,7 +216,7 @@ export function scenes(kit, given) {
     await until(page, "it is in the list", (n) => document.querySelectorAll("[data-open]").length > n, before);
     await page.setInputFiles("input[type=file]", given.arrays ?? { name: "made.npz", mimeType: "application/octet-stream", buffer: Buffer.from("123") });
     await page.check("text=Causal: no query sees later keys");
-    await page.locator("form.opens").last().getByRole("button", { name: "Open" }).click();
+    await page.locator("form.open-form").last().getByRole("button", { name: "Open" }).click();
     await until(page, "arrays are opened", (ids) => location.hash.startsWith("#atlas") && !ids.some((id) => location.hash.includes(id)), [given.recording, opened]);
     await page.keyboard.press("4");
     if (given.arrays) await until(page, "tokens without a text are numbers", () => /^0 1 2 3 .*39 $/.test(document.querySelector(".text")?.textContent ?? ""));
@@ -225,13 +225,13 @@ export function scenes(kit, given) {
     await page.close();
   }
 
-  /** What a screen reader meets: landmarks, names and states. */
-  async function heard() {
+  /** What a screen reader announces: landmarks, names and states. */
+  async function screenReader() {
     const page = await tab(`#map?r=${given.recording}&layer=1&head=1&cell=60,40`);
-    await until(page, "the cell is read", kit.ready);
+    await until(page, "the cell is read", helpers.ready);
     const map = await page.locator("body").ariaSnapshot();
     for (const part of [/banner:/, /navigation "Views"/, /button "Map"/, /main:/, /application "Map of layer 1, head 1/, /complementary "Cell"/, /search/])
-      check(`the map is heard with ${part}`, part.test(map));
+      check(`the map is announced with ${part}`, part.test(map));
     await page.keyboard.press("ArrowRight");
     await until(page, "the next cell is said", () => /query 60 .*key 41 .*(\d|masked)/.test(document.querySelector("#live").textContent));
     await page.keyboard.press("]");
@@ -241,18 +241,18 @@ export function scenes(kit, given) {
     await page.getByRole("button", { name: "Why separate query" }).click();
     await until(page, "another subject", () => /about=why/.test(location.hash));
     await page.keyboard.press("e");
-    await until(page, "E explains the held weight again", () => !/about=/.test(location.hash) && document.querySelector(".lesson .subject .token"));
+    await until(page, "E explains the selected weight again", () => !/about=/.test(location.hash) && document.querySelector(".lesson .subject .token"));
     const lesson = await page.locator("main").ariaSnapshot();
-    for (const part of [/navigation "Lesson"/, /heading "1\. /, /button "Next →"/, /status/]) check(`the lesson is heard with ${part}`, part.test(lesson), lesson.slice(0, 300));
+    for (const part of [/navigation "Lesson"/, /heading "1\. /, /button "Next →"/, /status/]) check(`the lesson is announced with ${part}`, part.test(lesson), lesson.slice(0, 300));
     await page.close();
   }
 
-  /** What is being built is told on every screen until all is: here by the stand-in, which takes its time. */
+  /** The progress of the pyramids is shown on every screen until they are complete; the stand-in server builds slowly. */
   async function whatIsBuilt() {
     if (given.arrays) return;
     const page = await tab(`#map?r=${given.recording}`);
-    await until(page, "what is being built is said", () => /layer 2 of 4, 40 %/.test(document.querySelector(".building")?.textContent ?? ""));
-    await until(page, "until all is", () => !document.querySelector(".building"));
+    await until(page, "what is being built is said", () => /layer 2 of 4, 40 %/.test(document.querySelector(".build-progress")?.textContent ?? ""));
+    await until(page, "until all is", () => !document.querySelector(".build-progress"));
     await page.close();
   }
 
@@ -277,5 +277,5 @@ export function scenes(kit, given) {
     await small.close();
   }
 
-  return [inputsToHeads, threeQuestions, receivedAndCompared, tellingHeads, openedFromThePage, whatIsBuilt, heard, narrowAndDark];
+  return [inputsToHeads, threeQuestions, receivedAndCompared, rankedHeads, openedFromThePage, whatIsBuilt, screenReader, narrowAndDark];
 }
