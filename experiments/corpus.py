@@ -1,10 +1,9 @@
-"""The corpus of the embedded model: the Python standard library's own sources, and a fair split.
+"""The corpus of the embedded model: the Python standard library's own sources, in training and held-out modules.
 
-The rule of the split names no file. Sources are grouped by top-level module (`json/decoder.py`
-belongs to `json`), and a group is held out when the SHA-256 of its name says so, about one in
+The split depends on names alone. Sources are grouped by top-level module (`json/decoder.py`
+belongs to `json`), and a group is held out when the SHA-256 of its name is below a bound, about one in
 twenty. A held-out module's own tests stay out of training too, since they quote it; they are not
-evaluated either. Generated tables (codecs, the pydoc topics, unidata) are left out of everything:
-they are not code that a person wrote.
+evaluated either. Generated tables (codecs, the pydoc topics, unidata) are excluded: no person wrote them.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Corpus", "Source", "corpus", "held_out"]
+__all__ = ["Corpus", "SourceFile", "corpus", "held_out"]
 
 HELD_OUT_ONE_IN = 20
 
-# Generated tables, other people's packages, and fixtures: broken or foreign on purpose (and the folders of
-# fixtures and tests that some packages carry as `tests`).
+# Generated tables, third-party packages, and test fixtures with deliberate errors or other encodings (also the `tests`
+# folders of some packages).
 _SKIP = frozenset(("site-packages", "encodings", "pydoc_data", "lib2to3", "__phello__", "encoded_modules", "tests"))
 _SKIP_NAME = re.compile(r"_sysconfigdata|badsyntax|bad_|test_lib2to3|test_unicode_identifiers")
 _TEST_DIRS = frozenset(("test", "idle_test"))
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """One source file: its path below the standard library, its text, and whether it is a test."""
 
     name: str
@@ -39,8 +38,8 @@ class Source:
 class Corpus:
     """Training sources (modules and tests) and held-out sources (modules alone), each in order."""
 
-    train: tuple[Source, ...]
-    held_out: tuple[Source, ...]
+    train: tuple[SourceFile, ...]
+    held_out: tuple[SourceFile, ...]
 
 
 def held_out(module: str) -> bool:
@@ -54,9 +53,9 @@ def held_out(module: str) -> bool:
 
 
 def _tested_modules(parts: tuple[str, ...]) -> set[str]:
-    """Names that a test's path may refer to: test/test_json/test_dump.py -> json, dump, test_dump, test.
+    """Names of modules that a test may test, by its path: test/test_json/test_dump.py -> json, dump, test_dump, test.
 
-    More than there are modules of, which can only keep more tests out of training.
+    Names that are no modules can only keep more tests out of training.
     """
     names = set[str]()
     for part in parts:
@@ -77,7 +76,7 @@ def corpus(root: str | Path | None = None) -> Corpus:
     True
     """
     base = Path(root if root is not None else sysconfig.get_paths()["stdlib"])
-    train, kept = list[Source](), list[Source]()
+    train, evaluated = list[SourceFile](), list[SourceFile]()
     for path in sorted(base.rglob("*.py")):
         parts = path.relative_to(base).parts
         if _SKIP.intersection(parts) or parts[0].startswith("config-"):
@@ -91,13 +90,13 @@ def corpus(root: str | Path | None = None) -> Corpus:
         if not text.strip():
             continue
         is_test = bool(_TEST_DIRS.intersection(parts)) or parts[-1].startswith("test_")
-        source = Source("/".join(parts), text, is_test)
-        own = held_out(parts[0].removesuffix(".py"))
+        source = SourceFile("/".join(parts), text, is_test)
+        is_held_out = held_out(parts[0].removesuffix(".py"))
         if is_test:
-            if not own and not any(held_out(name) for name in _tested_modules(parts[1:])):
+            if not is_held_out and not any(held_out(name) for name in _tested_modules(parts[1:])):
                 train.append(source)
-        elif own:
-            kept.append(source)
+        elif is_held_out:
+            evaluated.append(source)
         else:
             train.append(source)
-    return Corpus(tuple(train), tuple(kept))
+    return Corpus(tuple(train), tuple(evaluated))

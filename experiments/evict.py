@@ -1,16 +1,16 @@
-"""What dropping keys costs the embedded model: `python -m experiments.evict`.
+"""The loss of the embedded model with fewer cached keys: `python -m experiments.evict`.
 
-Held-out modules are read with a cache, `STEP` tokens at a time. The two layers that see everything hold at
-most a budget of keys at any moment: before each step they drop what is too much. The other three see 32 or
-128 tokens anyway, and keep those. Five ways to choose, each with the same budget:
+Held-out modules are read with a cache, `STEP` tokens at a time. The two layers with full attention keep
+at most a budget of keys at any time: after each step they drop the excess. The other three have windows of 32 or
+128 tokens and keep those. Five policies, each with the same budget:
 
-- what received most so far, beside the last half of the budget (heavy hitters: H2O, Zhang et al., 2023);
-- what received most on average from the tokens that could see it, which does not favour old keys;
-- what the last step looked at, beside the last half (after TOVA, Oren et al., 2024);
+- the keys that received most weight so far, and the last half of the budget (heavy hitters: H2O, Zhang et al., 2023);
+- the keys that received most on average from the tokens that could see them, which does not favour old keys;
+- the keys that the last step gave most weight, and the last half (after TOVA, Oren et al., 2024);
 - the first 4 tokens and the last ones (StreamingLLM, Xiao et al., 2024);
 - the last tokens only.
 
-The first three choose for each head. Bits are per byte of the tokens that come after `SKIPPED`.
+The first three choose keys for each head. Bits are per byte of the tokens that come after `SKIPPED`.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ BUDGETS = (32, 64, 128, 256)
 SINKS = 4
 
 Policy = Callable[[KVCache, Tensor, int], KVCache]
-"""A cache cut to some keys, also from what they received in the last step."""
+"""Reduces a cache to a budget, given the weight that its keys received in the last step."""
 
 
-def heavy(cache: KVCache, last: Tensor, budget: int) -> KVCache:
-    """What received most so far, and the last half of the budget."""
+def most_received(cache: KVCache, last: Tensor, budget: int) -> KVCache:
+    """The keys that received most so far, and the last half of the budget."""
     del last
     return cache.keep(budget, by=cache.received)
 
 
-def heavy_on_average(cache: KVCache, last: Tensor, budget: int) -> KVCache:
-    """What received most from each token that could see it, and the last half of the budget."""
+def most_received_on_average(cache: KVCache, last: Tensor, budget: int) -> KVCache:
+    """The keys that received most from each token that could see them, and the last half of the budget."""
     del last
     return cache.keep(budget, by=cache.mean_received)
 
 
-def looked_at(cache: KVCache, last: Tensor, budget: int) -> KVCache:
-    """What the last step looked at, and the last half of the budget."""
+def most_received_in_last_step(cache: KVCache, last: Tensor, budget: int) -> KVCache:
+    """The keys that received most in the last step, and the last half of the budget."""
     return cache.keep(budget, by=last)
 
 
@@ -69,9 +69,9 @@ def only_last(cache: KVCache, last: Tensor, budget: int) -> KVCache:
 
 
 POLICIES: dict[str, Policy] = {
-    "received, sum": heavy,
-    "received, average": heavy_on_average,
-    "looked at last": looked_at,
+    "received, sum": most_received,
+    "received, average": most_received_on_average,
+    "looked at last": most_received_in_last_step,
     "first 4 and last": first_and_last,
     "last only": only_last,
 }
@@ -79,21 +79,21 @@ POLICIES: dict[str, Policy] = {
 
 @torch.no_grad()
 def loss(embedded: Embedded, tokens: Tensor, policy: Policy | None, budget: int, skipped: int) -> float:
-    """Bits per byte of each row's tokens after `skipped`; a policy holds the far layers to a budget."""
+    """Bits per byte of each row's tokens after `skipped`; a policy limits the layers without a window to a budget."""
     model, width = embedded.model, torch.tensor(embedded.tokens.byte_lengths)
     caches, total = model.new_caches(), 0.0
-    far = [i for i, cache in enumerate(caches) if cache.window is None]
+    unlimited = [i for i, cache in enumerate(caches) if cache.window is None]
     for begin in range(0, tokens.shape[1] - 1, STEP):
         end = min(begin + STEP, tokens.shape[1] - 1)
         seen, caches = model.extend_observed(tokens[:, begin:end], caches, Received())
         if policy is not None:
-            for i in far:
+            for i in unlimited:
                 caches[i] = policy(caches[i], seen.layers[i][Received()], budget - STEP)
         first = max(skipped, begin)
         if first < end:
-            wanted = tokens[:, first + 1 : end + 1]
+            targets = tokens[:, first + 1 : end + 1]
             logits = model.logits(seen.hidden[:, first - begin :])
-            total += F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="sum").item()
+            total += F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
     return total / math.log(2) / int(width[tokens[:, skipped + 1 :]].sum())
 
 
@@ -105,11 +105,11 @@ def windows(embedded: Embedded, rows: int, length: int) -> Tensor:
 
 
 def table(embedded: Embedded, tokens: Tensor, budgets: Sequence[int], skipped: int) -> str:
-    """Loss against budget, a row for each way to choose."""
+    """Loss by budget, a row for each policy."""
     lines = [" " * 18 + "".join(f"{budget:>9}" for budget in budgets)]
     for name, policy in POLICIES.items():
         bits = [loss(embedded, tokens, policy, budget, skipped) for budget in budgets]
-        lines.append(f"{name:<18}" + "".join(f"{each:>9.3f}" for each in bits))
+        lines.append(f"{name:<18}" + "".join(f"{value:>9.3f}" for value in bits))
     everything = loss(embedded, tokens, None, 0, skipped)
     return "\n".join([*lines, f"{'every key':<18}{everything:>9.3f}"])
 
@@ -125,16 +125,16 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if min(options.budgets) <= STEP + SINKS:
         parser.error(f"budgets: above {STEP + SINKS}, a step and the first tokens")
-    embedded, began = load(), time.monotonic()
+    embedded, start = load(), time.monotonic()
     tokens = windows(embedded, options.rows, options.length)
     skipped = min(SKIPPED, options.length // 3)
     print(
         f"bits per byte of held-out code, {options.rows} windows, tokens {skipped} to {options.length};\n"
-        "a layer that sees everything holds at most so many keys:"
+        "a layer with full attention keeps at most so many keys:"
     )
     print(table(embedded, tokens, options.budgets, skipped))
     print(
-        f"on {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.monotonic() - began:.0f} s"
+        f"on {platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.monotonic() - start:.0f} s"
     )
 
 

@@ -2,8 +2,8 @@
 
 One seeded run on two cores. The recipe: Muon on matrices and Adam on the rest; a short warm-up, a long
 constant rate, a linear fall to zero; sequences that grow from 512 to 2048 tokens; modules take more of the
-later batches, their tests more of the earlier ones. Checkpoints are written beside and renamed, so a run that
-is cut off goes on with `--resume` where the last one stands.
+later batches, their tests more of the earlier ones. Checkpoints are replaced atomically, so an interrupted
+run continues with `--resume` from the last one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from experiments.corpus import Source, corpus
+from experiments.corpus import SourceFile, corpus
 from regard.models import TOKENIZER, WEIGHTS
 from regard.models.model import build
 from regard.models.tokens import Tokens, train_tokenizer
 from regard.nn import Transformer
+from regard.system.atomic_files import AtomicFile
 
 WORKERS = 2
 WARM_UP, FALL = 40, 0.55
@@ -35,7 +36,7 @@ MOMENTUM = 0.95
 
 @dataclass(frozen=True)
 class Stage:
-    """From this step on: sequences of this length, so many in a batch."""
+    """From step `start` on: batches of `batch` sequences of this length."""
 
     start: int
     length: int
@@ -46,7 +47,7 @@ STAGES = (Stage(0, 512, 8), Stage(870, 1024, 8), Stage(1800, 2048, 4))
 
 
 class Batches:
-    """Windows of the corpus without replacement, in an order that the seed alone fixes."""
+    """Windows of the corpus without replacement, in an order that depends on the seed alone."""
 
     def __init__(self, modules: Tensor, tests: Tensor, seed: int) -> None:
         self.streams = (modules, tests)
@@ -66,7 +67,7 @@ class Batches:
     def _next(self, stream: int, length: int) -> int:
         queue = self.queues.setdefault((stream, length), [])
         if not queue:
-            # A new pass: cut at other places, in another order.
+            # The next pass has other window boundaries and another order.
             last = len(self.streams[stream]) - length - 1
             shift = int(torch.randint(length, (), generator=self.generator))
             starts = range(shift, last, length)
@@ -75,12 +76,12 @@ class Batches:
         return queue.pop()
 
     def tokens(self, length: int, picks: list[tuple[int, int]]) -> Tensor:
-        """The picked windows with one token more each, for the targets."""
+        """The picked windows with one more token each, for the targets."""
         return torch.stack([self.streams[s][i : i + length + 1] for s, i in picks]).long()
 
 
 class Muon:
-    """Momentum, made orthogonal: each step moves all directions of a matrix alike (Jordan et al., 2024).
+    """Orthogonalized momentum: each step moves all directions of a matrix equally (Jordan et al., 2024).
 
     `torch.optim.Muon` works in bfloat16, which a processor without it does slowly; this is float32, and
     iterates on the small Gram matrix.
@@ -104,7 +105,7 @@ class Muon:
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """Nearly the closest matrix with singular values 1, by five Newton-Schulz steps."""
+    """Approximately the closest matrix with singular values 1, by five Newton-Schulz steps."""
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     x = wide / (wide.norm() + 1e-7)
     for _ in range(5):
@@ -118,8 +119,8 @@ def rate_at(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, max((1 - step / steps) / FALL, 0.0))
 
 
-class Run:
-    """A training run: a model, its optimizers, and where it stands."""
+class Training:
+    """A training run: a model, its optimizers, and the number of steps so far."""
 
     def __init__(self, vocabulary: int, steps: int, seed: int) -> None:
         torch.manual_seed(seed)
@@ -144,33 +145,33 @@ class Run:
     def update(self, tokens: Tensor) -> float:
         """One step on a batch; the loss in nats per token.
 
-        Each worker thread takes a share of the batch on one core: on small matrices that beats two
-        cores on one operation, all the more when something else uses one of them.
+        Each worker thread takes a share of the batch on one core: on small matrices that is faster than
+        two cores on one operation, especially when another program uses one of them.
         """
         parameters = self.matrices + self.others
         parts = tokens.chunk(WORKERS)
 
         def gradients(part: Tensor) -> tuple[float, tuple[Tensor, ...]]:
-            found = self.model.hidden(part[:, :-1])
-            loss = F.cross_entropy(self.model.logits(found).flatten(0, 1), part[:, 1:].flatten())
+            hidden = self.model.hidden(part[:, :-1])
+            loss = F.cross_entropy(self.model.logits(hidden).flatten(0, 1), part[:, 1:].flatten())
             loss = loss * (len(part) / len(tokens))
             return loss.item(), torch.autograd.grad(loss, parameters)
 
         losses, per_part = zip(*self.pool.map(gradients, parts), strict=True)
-        total = [torch.stack(each).sum(0) for each in zip(*per_part, strict=True)]
-        share = rate_at(self.step, self.steps)
-        half = len(self.matrices)
-        self.muon.step(total[:half], MATRIX_RATE * share, self.pool)
-        for parameter, gradient in zip(self.others, total[half:], strict=True):
+        total = [torch.stack(shares).sum(0) for shares in zip(*per_part, strict=True)]
+        rate = rate_at(self.step, self.steps)
+        count = len(self.matrices)
+        self.muon.step(total[:count], MATRIX_RATE * rate, self.pool)
+        for parameter, gradient in zip(self.others, total[count:], strict=True):
             parameter.grad = gradient
         for group in self.adam.param_groups:
-            group["lr"] = group["full"] * share
+            group["lr"] = group["full"] * rate
         self.adam.step()
         self.step += 1
         return sum(losses)
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint beside `path`, then put it in its place."""
+        """Write a checkpoint atomically."""
         state = {
             "model": self.model.state_dict(),
             "momenta": self.muon.momenta,
@@ -178,23 +179,23 @@ class Run:
             "step": self.step,
             "seed": self.seed,
         }
-        beside = path.with_suffix(".new")
-        torch.save(state, beside)
-        beside.replace(path)
+        with AtomicFile(path) as target:
+            torch.save(state, target.file)
+            target.commit()
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint."""
+        """Continue from a checkpoint."""
         state: dict[str, Any] = torch.load(path)
         self.model.load_state_dict(state["model"])
-        for mine, saved in zip(self.muon.momenta, state["momenta"], strict=True):
-            mine.copy_(saved)
+        for momentum, saved in zip(self.muon.momenta, state["momenta"], strict=True):
+            momentum.copy_(saved)
         self.adam.load_state_dict(state["adam"])
         self.step = state["step"]
 
 
 @torch.no_grad()
 def bits_per_token(model: Transformer, stream: Tensor, length: int = 1024, windows: int = 8) -> float:
-    """A quick look at held-out text while training: some windows spread over it."""
+    """A fast estimate on held-out text during training: some windows spread over it."""
     starts = torch.linspace(0, len(stream) - length - 1, windows).long().tolist()
     total = 0.0
     for start in starts:
@@ -204,28 +205,28 @@ def bits_per_token(model: Transformer, stream: Tensor, length: int = 1024, windo
     return total / windows / math.log(2)
 
 
-def streams(tokens: Tokens, sources: tuple[Source, ...]) -> Tensor:
+def streams(tokens: Tokens, sources: tuple[SourceFile, ...]) -> Tensor:
     """Sources one after the other as one stream, each after the token that begins a file."""
     parts = [torch.tensor(tokens.with_start(source.text), dtype=torch.int32) for source in sources]
     return torch.cat(parts)
 
 
 def export(model: Transformer, facts: dict[str, str], path: Path) -> None:
-    """Write a model's tensors in half precision, with what is known of its making."""
+    """Write a model's tensors in half precision, with the facts of its training."""
     from safetensors.torch import save_file
 
     state = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, str(path), metadata=facts)
-    path.chmod(0o644)  # the library writes files that only their owner can read
+    path.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(prog="python -m experiments.train", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("model"), help="folder for what is written")
+    parser.add_argument("--out", type=Path, default=Path("model"), help="folder for the files")
     parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --out")
     options = parser.parse_args(arguments)
     out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
@@ -236,28 +237,28 @@ def main(arguments: list[str] | None = None) -> None:
     tokens = Tokens.read(out / TOKENIZER)
     modules = streams(tokens, tuple(s for s in code.train if not s.is_test))
     tests = streams(tokens, tuple(s for s in code.train if s.is_test))
-    kept = streams(tokens, code.held_out)
-    bytes_per_token = sum(len(s.text.encode()) for s in code.held_out) / len(kept)
-    print(f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(kept):,} held out", flush=True)
+    held_out = streams(tokens, code.held_out)
+    bytes_per_token = sum(len(s.text.encode()) for s in code.held_out) / len(held_out)
+    print(f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(held_out):,} held out", flush=True)
 
-    run = Run(tokens.size, options.steps, options.seed)
+    run = Training(tokens.size, options.steps, options.seed)
     checkpoint = out / "checkpoint.pt"
     if options.resume:
         run.load(checkpoint)
     batches = Batches(modules, tests, options.seed)
-    for done in range(run.step):
-        batches.draw(done)  # the order is the seed's: pass over what has been learned from
-    train(run, batches, kept, bytes_per_token, checkpoint)
+    for step in range(run.step):
+        batches.draw(step)  # the order depends on the seed: skip the batches of earlier steps
+    train(run, batches, held_out, bytes_per_token, checkpoint)
     facts = {"python": platform.python_version(), "seed": str(run.seed), "steps": str(run.steps)}
     export(run.model, facts, out / WEIGHTS)
     print(f"wrote {out / WEIGHTS}")
 
 
-def train(run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, checkpoint: Path) -> None:
-    """Take the steps that are left, with a progress bar, a line now and then, and checkpoints."""
+def train(run: Training, batches: Batches, held_out: Tensor, bytes_per_token: float, checkpoint: Path) -> None:
+    """Run the remaining steps, with a progress bar, a line now and then, and checkpoints."""
     from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    smooth, seen, began = None, 0, time.monotonic()
+    smooth, processed, start = None, 0, time.monotonic()
     columns = (
         *Progress.get_default_columns()[:2],
         MofNCompleteColumn(),
@@ -270,8 +271,8 @@ def train(run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, chec
             length, picks = batches.draw(run.step)
             loss = run.update(batches.tokens(length, picks)) / math.log(2) / bytes_per_token
             smooth = loss if smooth is None else 0.95 * smooth + 0.05 * loss
-            seen += length * len(picks)
-            speed = seen / (time.monotonic() - began)
+            processed += length * len(picks)
+            speed = processed / (time.monotonic() - start)
             state = f"{smooth:.3f} bits/byte, {speed:,.0f} tokens/s"
             progress.update(task, completed=run.step, state=state)
             if run.step % 20 == 0:
@@ -279,9 +280,9 @@ def train(run: Run, batches: Batches, kept: Tensor, bytes_per_token: float, chec
             if run.step % 100 == 0 or run.step == run.steps:
                 run.save(checkpoint)
             if run.step % 250 == 0 or run.step == run.steps:
-                held = bits_per_token(run.model, kept) / bytes_per_token
-                progress.console.print(f"step {run.step}: held-out {held:.4f} bits/byte at 1024 tokens")
-    print(f"trained {run.step} steps in {(time.monotonic() - began) / 60:.1f} minutes")
+                held_out_bits = bits_per_token(run.model, held_out) / bytes_per_token
+                progress.console.print(f"step {run.step}: held-out {held_out_bits:.4f} bits/byte at 1024 tokens")
+    print(f"trained {run.step} steps in {(time.monotonic() - start) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

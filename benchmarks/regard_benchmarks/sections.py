@@ -47,13 +47,13 @@ from regard_benchmarks.weights_rectangle import ROWS, WEIGHTS
 TITLES = {
     "plain": "Plain attention",
     "kinds": "Masks, soft-cap and ALiBi",
-    "features": "What a feature costs",
+    "features": "Overhead of a feature",
     "bias": "Memory of a learned dense bias",
-    "statistics": "What seeing costs",
+    "statistics": "Overhead of statistics",
     "square": "A square of 256×256 weights",
     "decode": "Decoding: one query against a cache",
     "window": "A window over long sequences",
-    "overhead": "What a call costs by itself",
+    "overhead": "Overhead of a call",
     "isa": "Instruction sets, each forced",
 }
 """The sections, in the order in which they are run and printed."""

@@ -149,10 +149,10 @@ def test_tables_say_it_plainly() -> None:
     assert cells[0][2:] == ["101 ms ±0%  0.50×", "25.2 ms ±0%  2.00×", "2", "80 %"]
     heads, cells = tables["Plain attention: regard native, in SDPAs"]
     assert cells[0][:4] == ["forward, float32", "12", "2.00×", "2.00×"]
-    (_, cells) = tables["What a feature costs: 1×8×4096×64 full, forward + backward"]
+    (_, cells) = tables["Overhead of a feature: 1×8×4096×64 full, forward + backward"]
     assert [cell[3:5] for cell in cells] == [["1.50×", "1.00×"], ["0.25×", "2.00×"]]
     assert cells[0][-1] == "4.00×"
-    heads, cells = tables["What seeing costs: forward, bfloat16"]
+    heads, cells = tables["Overhead of statistics: forward, bfloat16"]
     assert heads == ["case", "SDPA", "native, plain", "regard native", "÷ plain"]
     assert cells[0][3:] == ["1.25 s ±0%  2.40×", "1.25×"]
     (_, cells) = tables["Memory of a learned dense bias"]

@@ -82,11 +82,11 @@ def test_about_one_module_in_twenty_is_held_out() -> None:
     ],
 )
 def test_no_byte_is_lost(tokens: Tokens, text: str) -> None:
-    found = tokens.encode(text)
-    assert tokens.decode(found.ids) == text
-    assert sum(tokens.byte_lengths[token] for token in found.ids) == len(text.encode())
-    assert [text[start:stop] for start, stop in found.spans] == found.texts
-    assert tokens.start not in found.ids
+    result = tokens.encode(text)
+    assert tokens.decode(result.ids) == text
+    assert sum(tokens.byte_lengths[token] for token in result.ids) == len(text.encode())
+    assert [text[start:stop] for start, stop in result.spans] == result.texts
+    assert tokens.start not in result.ids
 
 
 def test_a_line_break_and_its_indentation_are_one_token(tokens: Tokens) -> None:
@@ -98,7 +98,7 @@ def test_a_lone_surrogate_is_refused(tokens: Tokens) -> None:
         tokens.encode("a\ud800b")
 
 
-def awake(vocabulary: int = 300) -> train.Transformer:
+def nonzero_model(vocabulary: int = 300) -> train.Transformer:
     """A fresh model in which nothing is zero."""
     torch.manual_seed(0)
     model = build(vocabulary)
@@ -109,7 +109,7 @@ def awake(vocabulary: int = 300) -> train.Transformer:
 
 
 def test_the_model_sees_no_future() -> None:
-    model = awake()
+    model = nonzero_model()
     tokens = torch.randint(300, (1, 300))
     other = tokens.clone()
     other[0, 200:] = torch.randint(300, (100,))
@@ -152,16 +152,16 @@ def test_the_rate_rises_stays_and_falls_to_zero() -> None:
 
 def test_a_run_that_is_cut_off_goes_on_as_if_it_were_not(tmp_path: Path) -> None:
     batch = torch.randint(300, (2, 129), generator=torch.Generator().manual_seed(1))
-    whole = train.Run(300, steps=50, seed=2)
+    whole = train.Training(300, steps=50, seed=2)
     losses = [whole.update(batch) for _ in range(4)]
     assert losses[0] == pytest.approx(math.log(300), abs=0.2)
     assert losses[3] < losses[0]
-    first = train.Run(300, steps=50, seed=2)
+    first = train.Training(300, steps=50, seed=2)
     for _ in range(2):
         first.update(batch)
     first.save(tmp_path / "checkpoint.pt")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
-    second = train.Run(300, steps=50, seed=2)
+    second = train.Training(300, steps=50, seed=2)
     second.load(tmp_path / "checkpoint.pt")
     assert second.step == 2
     assert [second.update(batch) for _ in range(2)] == pytest.approx(losses[2:], rel=1e-5)
@@ -189,26 +189,26 @@ def test_figures_are_what_they_say(monkeypatch: pytest.MonkeyPatch, tokens: Toke
     monkeypatch.setattr(evaluate, "HALF", 128)
     monkeypatch.setattr(evaluate, "SHORT", 64)
     monkeypatch.setattr(evaluate, "SKIPPED", 32)
-    model = awake(tokens.size).eval()
+    model = nonzero_model(tokens.size).eval()
     text = "def function(argument):\n    return argument + 1\n" * 40
-    sources = (corpus.Source("a.py", text, False), corpus.Source("b.py", "x = 1\n", False))
-    found = evaluate.figures(models.Embedded(model, tokens, {}), sources)
+    sources = (corpus.SourceFile("a.py", text, False), corpus.SourceFile("b.py", "x = 1\n", False))
+    result = evaluate.figures(models.Embedded(model, tokens, {}), sources)
     stream = torch.tensor([i for source in sources for i in tokens.with_start(source.text)])
 
     def cost(start: int, scored: int, stop: int) -> float:
         """Bits of the tokens after `scored` … `stop`, where the model reads from `start` on."""
         with torch.no_grad():
             logits = model(stream[None, start:stop])[0, scored - start :]
-        wanted = stream[scored + 1 : stop + 1]
-        return float(nn.functional.cross_entropy(logits, wanted, reduction="sum")) / math.log(2)
+        targets = stream[scored + 1 : stop + 1]
+        return float(nn.functional.cross_entropy(logits, targets, reduction="sum")) / math.log(2)
 
     last = len(stream) - 1
     far = sum(cost(i - 128, i, min(i + 128, last)) for i in range(128, last, 128))
     near = sum(cost(i - 32, i, min(i + 32, last)) for i in range(128, last, 32))
     late = len(tokens.decode(stream[129:].tolist()).replace(START, ""))
-    assert found.far_bits == pytest.approx(far / late, rel=2e-5)
-    assert found.near_bits == pytest.approx(near / late, rel=2e-5)
-    assert found.near_bits != pytest.approx(found.far_bits, rel=1e-4)
+    assert result.far_bits == pytest.approx(far / late, rel=2e-5)
+    assert result.near_bits == pytest.approx(near / late, rel=2e-5)
+    assert result.near_bits != pytest.approx(result.far_bits, rel=1e-4)
     whole = sum(len(source.text) for source in sources)
-    assert found.bits == pytest.approx((cost(0, 0, 128) + far) / whole, rel=2e-5)
-    assert found.xz_bits < 1
+    assert result.bits == pytest.approx((cost(0, 0, 128) + far) / whole, rel=2e-5)
+    assert result.xz_bits < 1
