@@ -1,5 +1,5 @@
-# Each target sets itself up in .venv, from nothing but Python 3.11+, a C++ compiler and make.
-# PYTHON=/path/to/python3 picks the interpreter; ARGS="..." is handed on to pytest or regard.
+# Each target sets up .venv first; it needs Python 3.11+, a C++ compiler and make.
+# PYTHON=/path/to/python3 selects the interpreter; ARGS="..." is passed to pytest or regard.
 
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -8,7 +8,7 @@ PYTHON ?=
 ARGS   ?=
 
 SANITIZED := build/sanitize
-# What `make sanitize` runs: fuzzers, traps (less those that start programs, limit memory or take long), long edges.
+# What `make sanitize` runs: fuzzers, traps (without those that start programs, limit memory or take long), long edges.
 SANITIZABLE := any_shape_and_stride or any_mask_and_bias or edges and 513 or \
   traps and not (fork or control or memory_is or isa_names or same_bits or threads)
 
@@ -18,7 +18,7 @@ DEMO   ?= logging subprocess
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-# The install is editable, but knows only the modules that there were: where others are there, it is made anew.
+# An editable install maps the modules that existed when it was made: it is renewed when the list of modules changes.
 MODULES := $(VENV)/.modules
 $(shell [ ! -d $(VENV) ] || find src/regard -name '*.py' | sort | cmp -s - $(MODULES) || \
   find src/regard -name '*.py' | sort > $(MODULES))
@@ -31,21 +31,21 @@ help: ## list the targets
 
 setup: $(READY) ## install regard and its tools into .venv
 
-# Without node the page cannot be built: then that is said, and what the terminal shows is the demo.
+# Without node the page cannot be built: then the demo prints a message and shows the terminal's output.
 demo: $(READY) ## see the attention of the embedded model on a long Python file
 	@file=$$($(BIN)/python -c 'import sys, importlib.util as u; \
 	  print(next(s.origin for s in map(u.find_spec, sys.argv[1:]) if s))' $(DEMO)) && \
 	  { $(BIN)/regard look "$$file" --out page.html $(ARGS) || \
 	  { [ $$? -eq 2 ] && [ ! -e src/regard/export/static/index.html ]; }; }
 
-test: $(READY) ## style, types, the direction of imports, and the tests
+test: $(READY) ## check style, types and the direction of imports, and run the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
-sanitize: $(READY) ## the core's tests, where a wrong address or undefined behaviour ends the program
+sanitize: $(READY) ## run the core's tests with address and undefined-behaviour sanitizers
 	@$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DREGARD_STRICT=ON -DREGARD_SANITIZE=ON \
 	  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dnanobind_DIR="$$($(BIN)/python -m nanobind --cmake_dir)" \
@@ -63,14 +63,14 @@ bench: $(READY) ## measure speed and memory on this machine
 
 web: ## build the explorer's page (needs node 20.19 or newer)
 	@node -e 'const [a, b] = process.versions.node.split(".").map(Number); process.exit(a > 20 || (a === 20 && b >= 19) ? 0 : 1)' 2>/dev/null \
-	  && command -v npm >/dev/null || { echo "the explorer's page is built by node 20.19 or newer with npm, and $$(node --version 2>/dev/null || echo none) is here: install nodejs and npm, then make web. regard look and regard learn need neither" >&2; exit 1; }
+	  && command -v npm >/dev/null || { echo "the explorer's page is built by node 20.19 or newer with npm, and this machine has $$(node --version 2>/dev/null || echo none): install nodejs and npm, then make web. regard look and regard learn need neither" >&2; exit 1; }
 	@cd web && npm ci --no-audit --no-fund --loglevel=error && npm test --silent && npm run --silent build
 
-clean: ## remove what the others made
+clean: ## remove what the other targets made
 	rm -rf $(VENV) build web/node_modules src/regard/export/static page.html .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
-# The build tools go into .venv too and the build runs there (no isolation): one set of versions,
-# and a change in native/ recompiles only what it touches.
+# The build tools are installed in .venv and the build runs there (no isolation): one set of versions,
+# and a change in native/ recompiles only the files that it affects.
 $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.* native/*/* $(MODULES))
 	@ok='import sys; sys.exit(sys.version_info < (3, 11))'; \
 	[ -x $(BIN)/python ] && $(BIN)/python -c "import pip; $$ok" 2>/dev/null && exit 0; \
@@ -79,7 +79,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard native/*.* na
 	done; \
 	echo 'regard needs Python 3.11 or newer, and $(or $(PYTHON),python3) is not: make PYTHON=/path/to/python3.11' >&2; exit 1
 	@command -v c++ >/dev/null || command -v $(CXX) >/dev/null || \
-	  { echo 'regard needs a C++20 compiler, and neither c++ nor $(CXX) is here: install g++ or set CXX' >&2; exit 1; }
+	  { echo 'regard needs a C++20 compiler, and this machine has neither c++ nor $(CXX): install g++ or set CXX' >&2; exit 1; }
 	@echo 'setting up $(VENV): a few minutes the first time'
 	@$(BIN)/python -m pip install -q -c constraints.txt scikit-build-core nanobind cmake ninja
 	@$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]' \

@@ -28,18 +28,18 @@ from regard._native import core
 from regard.backends import chunked
 from regard.lowering import tiles
 
-torch.set_num_threads(1)  # tensors are small here: threads would only get into each other's way
+torch.set_num_threads(1)  # tensors are small here: threads would only wait for each other
 
 settings.register_profile(
-    "house",
+    "repeatable",
     deadline=None,
     max_examples=40,
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-settings.register_profile("search", settings.get_profile("house"), max_examples=2000, derandomize=False)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))
+settings.register_profile("search", settings.get_profile("repeatable"), max_examples=2000, derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,7 +68,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def as_users_run_it() -> Iterator[None]:
-    """Without the run-time shape checks of the tests, which would speak before regard's own messages."""
+    """Without the run-time shape checks of the tests, which would raise before regard's own errors."""
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
@@ -76,7 +76,7 @@ def as_users_run_it() -> Iterator[None]:
 
 @pytest.fixture
 def any_isa() -> Iterator[None]:
-    """Back to the instruction set that was in use."""
+    """Restores the instruction set that was in use."""
     used = core.isa()
     yield
     core.use(used)
@@ -84,14 +84,14 @@ def any_isa() -> Iterator[None]:
 
 @pytest.fixture(params=core.kernels())
 def isa(request: pytest.FixtureRequest, any_isa: None) -> str:
-    """Each instruction set that is here, in use."""
+    """Each available instruction set, in use."""
     core.use(request.param)
     return request.param
 
 
 @pytest.fixture
 def built_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The explorer's page as it is built: no test builds it."""
+    """The built page of the explorer: no test builds it."""
     from regard.export import front_end
 
     if not (front_end.STATIC / "assets" / front_end.WORKER).is_file():
