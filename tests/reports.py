@@ -13,10 +13,10 @@ from regard.analysis.head_ranking import CRITERIA
 from regard.analysis.run_report import HeadReport, RunReport
 from regard.cli.look import look
 from regard.look.opening import Openable
-from regard.system.text_source import Source
+from regard.system.text_source import TextSource
 
 
-def report_of(opened: Openable, source: Source, **options: Any) -> RunReport:
+def report_of(opened: Openable, source: TextSource, **options: Any) -> RunReport:
     """What `regard look` prints."""
     with tempfile.TemporaryDirectory() as folder:
         return look(opened, source, Path(folder), **options)[1]

@@ -100,7 +100,7 @@ def test_bench_without_the_benchmarks_says_how_to_get_them(tmp_path, monkeypatch
     monkeypatch.setattr(cli_bench, "CHECKOUT", tmp_path)
     monkeypatch.setattr(cli_bench, "PACKAGE", "regard_benchmarks_that_are_not_installed")
     with pytest.raises(OptionError, match=r'Install it: pip install "regard\[bench\]"'):
-        cli_bench.main(["--quick"])
+        cli_bench.run_benchmarks(["--quick"])
 
 
 def test_bench_is_found_in_a_checkout():

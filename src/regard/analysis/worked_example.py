@@ -159,7 +159,7 @@ OUTPUT = ((1, 0), (0, 1), (0.5, 0), (0, 0.5))
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
+class WorkedHead:
     """One head, step by step. Matrices have a row for each query and a column for each key."""
 
     w_q: Matrix
@@ -198,7 +198,7 @@ class Lesson:
     chosen: bool
     """Whether every embedding was chosen by hand, so that `FEATURES` names its numbers."""
     x: Matrix
-    heads: tuple[Head, ...]
+    heads: tuple[WorkedHead, ...]
     w_o: Matrix
     concat: Matrix
     """The outputs of all heads, side by side."""
@@ -279,7 +279,7 @@ def values(numbers: Matrix) -> Float[Tensor, "rows cols"]:
     return torch.tensor([[number.value for number in row] for row in numbers], dtype=torch.float64)
 
 
-def _head(labels: Sequence[str], x: Matrix, maps: Maps, visible: Tensor, divisor: float | None, tag: str) -> Head:
+def _head(labels: Sequence[str], x: Matrix, maps: Maps, visible: Tensor, divisor: float | None, tag: str) -> WorkedHead:
     w_q, w_k, w_v = (
         _given(f"W_{letter}{tag}", rows) for letter, rows in zip("qkv", (maps.query, maps.key, maps.value), strict=True)
     )
@@ -316,7 +316,7 @@ def _head(labels: Sequence[str], x: Matrix, maps: Maps, visible: Tensor, divisor
     sums = tuple(_made(f"sum({a})", Role.SCORE, How.SUM, *row) for a, row in zip(labels, exps, strict=True))
     weights = each("weight", How.DIVIDE, exps, sums, Role.WEIGHT)
     out = _projected("o", labels, weights, v, Role.OUTPUT)
-    return Head(w_q, w_k, w_v, q, k, v, scores, by, scaled, masked, maxima, shifted, exps, sums, weights, out)
+    return WorkedHead(w_q, w_k, w_v, q, k, v, scores, by, scaled, masked, maxima, shifted, exps, sums, weights, out)
 
 
 def _made(name: str, role: Role, how: How, *operands: Number) -> Number:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
+from regard.cli.command import Subparsers
 from regard.errors import OptionError
 
 PACKAGE = "regard_benchmarks"
@@ -14,8 +18,19 @@ CHECKOUT = Path(__file__).parents[3] / "benchmarks"
 """Where a checkout has the benchmarks; in an installation nothing is there."""
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Run the benchmarks with the rest of the command line.
+def add_parser(commands: Subparsers) -> None:
+    """Add `regard bench`, whose options are the benchmarks' own."""
+    parser = commands.add_parser("bench", help="measure speed and memory here", add_help=False)
+    parser.set_defaults(run=main)
+
+
+def main(options: argparse.Namespace, console: Console) -> None:
+    """Run the benchmarks with the rest of the command line."""
+    run_benchmarks(options.rest)
+
+
+def run_benchmarks(arguments: Sequence[str]) -> None:
+    """Find the benchmarks and run them.
 
     Raises:
         OptionError: The benchmarks are neither installed nor in a checkout beside this file.

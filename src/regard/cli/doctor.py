@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import platform
 from importlib import metadata
 
@@ -11,11 +12,12 @@ from rich.table import Table
 
 from regard import backends
 from regard._native import core
+from regard.cli.command import Subparsers
 from regard.system.hardware import processor
 
 Facts = list[tuple[str, str]]
 
-# Rooms that the plan names and this version does not have yet. A row goes when its backend comes.
+# Backends that are planned and that this version does not have.
 NOT_YET = {"flex": "not built yet: on CUDA the chunked backend runs every call in this version"}
 
 
@@ -64,7 +66,13 @@ def runs() -> Facts:
     return [(f"backend {name}", f"no: {why}" if why else "runs here") for name, why in said.items()]
 
 
-def main(console: Console) -> None:
+def add_parser(commands: Subparsers) -> None:
+    """Add `regard doctor`."""
+    parser = commands.add_parser("doctor", help="what runs here, and what does not, and why")
+    parser.set_defaults(run=main)
+
+
+def main(options: argparse.Namespace, console: Console) -> None:
     """Print the report as a table."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)

@@ -1,11 +1,11 @@
-"""`regard explore`, from its options to the server that runs until Ctrl-C."""
+"""`regard explore`: serve recordings to the browser until Ctrl-C, or write them as one page."""
 
 from __future__ import annotations
 
+import argparse
 import secrets
 import threading
 import webbrowser
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regard.analysis.open_recording import OpenRecording
+from regard.cli.command import Subparsers
 from regard.errors import OptionError
 from regard.export import front_end
 from regard.export.offline_page import SMALLER, prepare
@@ -22,7 +23,7 @@ from regard.recording import Recording, size_in_words
 from regard.recording.array_files import is_array_file
 from regard.recording.cached import cached_array_recording, cached_text_recording
 from regard.system.atomic_files import writable_path
-from regard.system.text_source import read
+from regard.system.text_source import read_source
 
 _SUFFIX = ".safetensors"
 
@@ -30,7 +31,49 @@ LARGE = 32 << 20
 """Bytes of a page from which on it is said how to get a smaller one."""
 
 
-def main(options: Namespace, console: Console) -> None:
+def add_parser(commands: Subparsers) -> None:
+    """Add the options of `regard explore`."""
+    parser = commands.add_parser(
+        "explore",
+        help="see a run's attention in the browser, down to one weight",
+        description="Serve a map of a run's attention to this machine's browser: a recording that "
+        "`regard record` made (two to compare), a text, which is recorded first and kept, or arrays q and k. "
+        "Without any the page opens them.",
+    )
+    parser.add_argument(
+        "what",
+        metavar="FILE_OR_TEXT",
+        nargs="*",
+        help="a recording, a file, - for standard input, a text, or q and k in an .npz or .safetensors file",
+    )
+    parser.add_argument("--causal", action="store_true", help="with arrays: queries see no later keys")
+    parser.add_argument(
+        "--scale", type=float, metavar="X", help="with arrays: what q·k is multiplied with; 1/√d by default"
+    )
+    parser.add_argument(
+        "--model",
+        default="python",
+        metavar="NAME_OR_PATH",
+        help="what reads a text: 'python' (embedded), or as `regard look` has it",
+    )
+    parser.add_argument("--port", type=int, default=0, metavar="N", help="listen there; by default where is free")
+    parser.add_argument("--no-browser", dest="browser", action="store_false", help="print the URL, open nothing")
+    parser.add_argument("--out", metavar="PAGE.html", help="write it as one HTML file that needs no server, and end")
+    parser.add_argument("--layer", type=int, nargs="+", metavar="N", help="with --out: only these layers, from 0")
+    parser.add_argument(
+        "--head", type=int, nargs="+", metavar="N", help="with --out: only these heads of each layer, from 0"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="with --out: in what numbers; by default as recorded while the page is small, "
+        "else float16, and the error is measured and said",
+    )
+    parser.add_argument("--values", action="store_true", help="with --out: keep values too, where they were recorded")
+    parser.set_defaults(run=main)
+
+
+def main(options: argparse.Namespace, console: Console) -> None:
     """Serve recordings, or none yet, and say where; or write them as one page."""
     for name in ("causal", "scale"):
         if getattr(options, name) and not any(is_array_file(Path(what)) for what in options.what):
@@ -46,7 +89,7 @@ def main(options: Namespace, console: Console) -> None:
                 "--out",
                 "nothing to write",
                 "a recording, a file, arrays or a text",
-                "Name it: regard explore WHAT --out front_end.html.",
+                "Name it: regard explore WHAT --out page.html.",
             )
         place = writable_path(Path(options.out))
         wanted = ExportOptions(_several(options.layer), _several(options.head), options.dtype, options.values)
@@ -59,7 +102,7 @@ def main(options: Namespace, console: Console) -> None:
                 f"--{name}",
                 "no --out",
                 f"--{name} with --out, for a page that is written",
-                "Add --out front_end.html, or leave it out: the server shows all.",
+                "Add --out page.html, or leave it out: the server shows all.",
             )
     try:
         from regard.explorer.routes import Explorer
@@ -132,13 +175,13 @@ def _page(console: Console) -> None:
         console.print(str(error), markup=False, soft_wrap=True)
 
 
-def _books(options: Namespace, console: Console) -> list[OpenRecording]:
+def _books(options: argparse.Namespace, console: Console) -> list[OpenRecording]:
     """What the options name, each once."""
     books = [_book(what, options, console) for what in options.what]
     return [*{book.id: book for book in books}.values()]
 
 
-def _book(what: str, options: Namespace, console: Console) -> OpenRecording:
+def _book(what: str, options: argparse.Namespace, console: Console) -> OpenRecording:
     """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
     path = Path(what)
     if is_array_file(path):
@@ -147,7 +190,7 @@ def _book(what: str, options: Namespace, console: Console) -> OpenRecording:
         return OpenRecording.of(cached_array_recording(path, path.name, options.causal, options.scale), path.name)
     if what.endswith(_SUFFIX):
         return OpenRecording.of(Recording.open(path))
-    source = read(what)
+    source = read_source(what)
 
     def told(now: Recorded) -> None:
         if not now.done:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import tempfile
 import time
-from argparse import Namespace
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +15,7 @@ from regard import recording
 from regard.analysis.open_recording import OpenRecording
 from regard.analysis.run_report import OnLayer, RunReport, run_report
 from regard.cli import look_tables
+from regard.cli.command import Subparsers
 from regard.cli.explore import write
 from regard.cli.record import record_text
 from regard.errors import OptionError
@@ -25,16 +26,41 @@ from regard.recording import Recording
 from regard.recording.writer import NothingRecorded
 from regard.system.atomic_files import writable_path
 from regard.system.hardware import peak_memory
-from regard.system.text_source import Source, read
+from regard.system.text_source import TextSource, read_source
 
 LONG = 2000
 """Bytes of a text from which on a progress bar is shown."""
 
 
-def main(options: Namespace, console: Console) -> None:
+def add_parser(commands: Subparsers) -> None:
+    """Add the options of `regard look`."""
+    parser = commands.add_parser(
+        "look",
+        help="see the attention of a model on a text",
+        description="See the attention of a model on a text: every head in numbers, and those most worth "
+        "showing with their strongest links and maps.",
+    )
+    parser.add_argument("what", metavar="FILE", help="a file, - for standard input, or a text")
+    parser.add_argument(
+        "--model",
+        default="python",
+        metavar="NAME_OR_PATH",
+        help="'python' (embedded, the default), what regard.models.train wrote, or a model of "
+        "transformers: its folder, or its name where it was downloaded before",
+    )
+    parser.add_argument("--first", type=int, metavar="N", help="read only the first N tokens")
+    parser.add_argument("--layer", type=int, metavar="N", help="only this layer, from 0")
+    parser.add_argument("--head", type=int, metavar="N", help="only this head of each layer, from 0")
+    parser.add_argument(
+        "--out", metavar="PAGE.html", help="write its whole map too, down to single weights, as one HTML file"
+    )
+    parser.set_defaults(run=main)
+
+
+def main(options: argparse.Namespace, console: Console) -> None:
     """Record and analyse what the options name, print it, and write its page."""
     out = None if options.out is None else writable_path(Path(options.out))
-    source = read(options.what)
+    source = read_source(options.what)
     opened = open_model(options.model)
     with tempfile.TemporaryDirectory(prefix="regard-look-") as folder:
         run, report = _with_progress(opened, source, Path(folder), options)
@@ -50,7 +76,7 @@ def main(options: Namespace, console: Console) -> None:
 
 def look(
     opened: Openable,
-    source: Source,
+    source: TextSource,
     folder: Path,
     *,
     first: int | None = None,
@@ -94,7 +120,9 @@ def look(
     return run, dataclasses.replace(report, seconds=time.monotonic() - began, peak=peak_memory())
 
 
-def _with_progress(opened: Openable, source: Source, folder: Path, options: Namespace) -> tuple[Recording, RunReport]:
+def _with_progress(
+    opened: Openable, source: TextSource, folder: Path, options: argparse.Namespace
+) -> tuple[Recording, RunReport]:
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     quiet = source.size < LONG or not errors.is_terminal

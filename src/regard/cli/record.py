@@ -1,8 +1,8 @@
-"""`regard record`: a run of a model over a text, kept in a file."""
+"""`regard record`: record a run of a model over a text in a file."""
 
 from __future__ import annotations
 
-from argparse import Namespace
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,49 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regard import recording
+from regard.cli.command import Subparsers
 from regard.look.opening import Openable, Opened, open_model
 from regard.look.words import Words
 from regard.recording import Recording, record, size_in_words
-from regard.system.text_source import Source, read
+from regard.system.text_source import TextSource, read_source
 
 
-def main(options: Namespace, console: Console) -> None:
+def add_parser(commands: Subparsers) -> None:
+    """Add the options of `regard record`."""
+    parser = commands.add_parser(
+        "record",
+        help="keep a run's attention in a file",
+        description="Run a model over a text and keep the attention of every layer in a file, of which any "
+        "weight and any statistic can be computed later: regard.Recording.open(FILE).",
+    )
+    parser.add_argument("what", metavar="FILE", help="a file, - for standard input, or a text")
+    parser.add_argument("-o", "--out", required=True, metavar="RUN.safetensors", help="where to keep it")
+    parser.add_argument(
+        "--model",
+        default="python",
+        metavar="NAME_OR_PATH",
+        help="'python' (embedded, the default), or as `regard look` has it",
+    )
+    parser.add_argument("--first", type=int, metavar="N", help="read only the first N tokens")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="keep rounded numbers; the error is measured and said",
+    )
+    parser.add_argument("--values", action="store_true", help="keep values too, for outputs")
+    parser.add_argument(
+        "--inputs", action="store_true", help="keep what each layer read too, and its maps to q, k, v and back"
+    )
+    parser.add_argument(
+        "--layers", nargs="+", metavar="LAYER", help="only these: numbers from 0, or names, with * for anything"
+    )
+    parser.set_defaults(run=main)
+
+
+def main(options: argparse.Namespace, console: Console) -> None:
     """Record what the options name, say the size before, and in the end what the file holds."""
     path = Path(options.out)
-    source = read(options.what)
+    source = read_source(options.what)
     opened = open_model(options.model)
     tokens = opened.words(source.text, options.first)
     given: list[str] | None = options.layers
@@ -51,7 +84,7 @@ def main(options: Namespace, console: Console) -> None:
     console.print(str(run), markup=False, soft_wrap=True)
 
 
-def record_text(opened: Openable, source: Source, tokens: Words, to: Path, **options: Any) -> Recording:
+def record_text(opened: Openable, source: TextSource, tokens: Words, to: Path, **options: Any) -> Recording:
     """Record a run of a model over the tokens that it reads of a text; `options` are those of `regard.record`."""
     ids = torch.from_numpy(tokens.ids)[None]
     return record(

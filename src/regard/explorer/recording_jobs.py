@@ -11,7 +11,7 @@ from regard.errors import RegardError
 from regard.explorer.http_errors import HttpError
 from regard.recording import Progress, Recording
 from regard.recording.cached import EMBEDDED, cached_text_recording
-from regard.system.text_source import Source
+from regard.system.text_source import TextSource
 
 _REMEMBERED = 20  # jobs whose outcome can still be requested after they ended
 
@@ -47,7 +47,7 @@ class Job:
             self.error = Cancelled()
         return True
 
-    def run(self, source: Source, model: str, add: Callable[[Recording, str], str]) -> None:
+    def run(self, source: TextSource, model: str, add: Callable[[Recording, str], str]) -> None:
         """Record the text, and open the recording."""
 
         def on_progress(now: Progress) -> None:
@@ -135,7 +135,7 @@ class RecordingJobs:
             for old in [*self._jobs][: -_REMEMBERED + 1]:
                 del self._jobs[old]
             job = Job()
-            source = Source(_title(text), text, len(text.encode()))
+            source = TextSource(_title(text), text, len(text.encode()))
             job.thread = threading.Thread(
                 target=job.run, args=(source, model, self._add), name="regard-open", daemon=True
             )

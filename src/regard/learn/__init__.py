@@ -1,6 +1,6 @@
 """`regard learn`: self-attention worked through in the terminal, every number from embedding to output.
 
-All numbers come from `regard.analysis.worked_example`; this room only chooses sentences and draws.
+All numbers come from `regard.analysis.worked_example`; this package only chooses sentences and draws.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = 2.0
 
 
 def main(text: str | None, step: bool, console: Console) -> None:
-    """Tell the lesson on a few words.
+    """Print the lesson on a few words.
 
     Args:
         text: Two to six words of one's own, or None for the words that the numbers were chosen for.
@@ -43,24 +43,23 @@ def main(text: str | None, step: bool, console: Console) -> None:
     >>> "q₁(bank) = 0.5×1 + 0.5×1 = 0.5 + 0.5 = 1" in printed.getvalue()
     True
     """
-    tell(steps(Lesson.of(TEXT if text is None else text)), step, console)
+    print_steps(steps(Lesson.of(TEXT if text is None else text)), step, console)
 
 
-def tell(told: Sequence[Step], step: bool, console: Console) -> None:
-    """Print screens, one after the other or one at a time."""
+def print_steps(steps: Sequence[Step], step: bool, console: Console) -> None:
+    """Print the screens of a lesson, all at once or, with `step`, one at a time."""
     width = min(console.width, WIDEST)
-    for place, one in enumerate(told, 1):
-        title = Text(f"{place}  {one.title}", "bold")
-        console.print(Rule(title, align="left", style="dim"), width=width)
+    for number, screen in enumerate(steps, 1):
+        console.print(Rule(Text(f"{number}  {screen.title}", "bold"), align="left", style="dim"), width=width)
         console.print()
-        for drawn in one.drawn:
+        for drawn in screen.drawn:
             console.print(Padding(drawn, (0, 0, 1, 2)), width=width)
-        if step and place < len(told) and not _onward(console, place, len(told)):
+        if step and number < len(steps) and not _onward(console, number, len(steps)):
             return
 
 
 def show(text: str | None = None) -> Shown:
-    """The lesson in a notebook, every number with what it was made of.
+    """The lesson in a notebook, every number with what it was computed from.
 
     Args:
         text: Two to six words of one's own, or None for the words that the numbers were chosen for.
@@ -74,9 +73,9 @@ def show(text: str | None = None) -> Shown:
     return Shown(Lesson.of(TEXT if text is None else text))
 
 
-def _onward(console: Console, place: int, last: int) -> bool:
+def _onward(console: Console, number: int, last: int) -> bool:
     """Whether the reader wants the next step."""
-    console.print(Text(f"{place} of {last} · Enter: next · q: leave ", "dim"), end="")
+    console.print(Text(f"{number} of {last} · Enter: next · q: leave ", "dim"), end="")
     sys.stdout.flush()
     try:
         answer = _line()
@@ -89,7 +88,7 @@ def _onward(console: Console, place: int, last: int) -> bool:
 
 
 def _line() -> str:
-    """The next line of standard input; an empty one where nobody is there to write it."""
+    """The next line of standard input; an empty one where it is not a terminal and stays silent."""
     if sys.stdin.isatty():
         return input()
     # A pipe: byte by byte, so that what is left in it can still be waited for.

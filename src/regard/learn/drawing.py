@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from regard.analysis.worked_example import COLOURS, Head, How, Lesson, Matrix, Number, Role, Vector
+from regard.analysis.worked_example import COLOURS, How, Lesson, Matrix, Number, Role, Vector, WorkedHead
 
 FEW = 3
 """Words up to which every sum is written out; of more, those of the last word."""
@@ -213,7 +213,7 @@ class Beside:
             yield one
 
 
-def maps(head: Head) -> RenderableType:
+def maps(head: WorkedHead) -> RenderableType:
     """The three maps of a head."""
     return Beside(
         named("W_q", head.w_q, style(Role.QUERY)),
@@ -228,7 +228,7 @@ def named(name: str, rows: Matrix, colour: str) -> RenderableType:
     return table(names, ("",) * len(rows[0]), rows, colour, bare=True)
 
 
-def vectors(lesson: Lesson, head: Head) -> RenderableType:
+def vectors(lesson: Lesson, head: WorkedHead) -> RenderableType:
     """The queries, keys and values of a head."""
     drawn = (
         table(lesson.labels, (f"{letter}₁", f"{letter}₂"), rows, style(role))

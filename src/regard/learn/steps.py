@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from regard.analysis import worked_example as taught
-from regard.analysis.worked_example import COLOURS, HEADS, Head, Lesson, Matrix, Role
+from regard.analysis.worked_example import COLOURS, HEADS, Lesson, Matrix, Role, WorkedHead
 from regard.attend import attention
 from regard.learn.drawing import (
     Beside,
@@ -107,7 +107,7 @@ def _embeddings(lesson: Lesson) -> Drawn:
     )
 
 
-def _projections(lesson: Lesson, head: Head) -> Drawn:
+def _projections(lesson: Lesson, head: WorkedHead) -> Drawn:
     meant = (
         (Role.QUERY, "what the word looks for", "q = x · W_q", head.q),
         (Role.KEY, "what the word is found by", "k = x · W_k", head.k),
@@ -127,7 +127,7 @@ def _projections(lesson: Lesson, head: Head) -> Drawn:
     )
 
 
-def _scores(lesson: Lesson, head: Head) -> Drawn:
+def _scores(lesson: Lesson, head: WorkedHead) -> Drawn:
     return (
         say(
             "A score is the dot product of one word's query with another's key. A large one: they fit. "
@@ -139,7 +139,7 @@ def _scores(lesson: Lesson, head: Head) -> Drawn:
     )
 
 
-def _scaling(lesson: Lesson, head: Head) -> Drawn:
+def _scaling(lesson: Lesson, head: WorkedHead) -> Drawn:
     plain = Lesson.of(" ".join(lesson.words), divisor=1.0).heads[0]
     compared = table(
         ("with ÷ √d", "without"),
@@ -163,7 +163,7 @@ def _scaling(lesson: Lesson, head: Head) -> Drawn:
     )
 
 
-def _masking(lesson: Lesson, head: Head) -> Drawn:
+def _masking(lesson: Lesson, head: WorkedHead) -> Drawn:
     return (
         say(
             "A model that predicts the next word must not look ahead. A query may see the keys up to its "
@@ -174,7 +174,7 @@ def _masking(lesson: Lesson, head: Head) -> Drawn:
     )
 
 
-def _shifting(lesson: Lesson, head: Head) -> Drawn:
+def _shifting(lesson: Lesson, head: WorkedHead) -> Drawn:
     return (
         say(
             "This changes no weight in the end. But exp(1000) is too large for a computer, and after this "
@@ -184,14 +184,14 @@ def _shifting(lesson: Lesson, head: Head) -> Drawn:
     )
 
 
-def _exponentials(lesson: Lesson, head: Head) -> Drawn:
+def _exponentials(lesson: Lesson, head: WorkedHead) -> Drawn:
     return (
         say("The best key gets exp(0) = 1. Each 0.7 less about halves it. exp(−∞) = 0."),
         pairs(lesson, head.exps, ("sum", head.sums)),
     )
 
 
-def _weights(lesson: Lesson, head: Head) -> Drawn:
+def _weights(lesson: Lesson, head: WorkedHead) -> Drawn:
     bars = Table.grid(padding=(0, 1))
     for label, made in zip(lesson.labels, head.weights[-1], strict=True):
         above, below = (number(one.value) for one in made.operands)
@@ -212,7 +212,7 @@ def _weights(lesson: Lesson, head: Head) -> Drawn:
     )
 
 
-def _output(lesson: Lesson, head: Head) -> Drawn:
+def _output(lesson: Lesson, head: WorkedHead) -> Drawn:
     x, o, word = lesson.x[-1], head.out[-1], lesson.labels[-1]
     moved = f"“{word}” went in as {vector(x)} and comes out as {vector(o)}."
     if lesson.chosen and x[0].value == x[1].value and o[0].value != o[1].value:
@@ -233,7 +233,7 @@ def _output(lesson: Lesson, head: Head) -> Drawn:
     )
 
 
-def _why_three(lesson: Lesson, head: Head) -> Drawn:
+def _why_three(lesson: Lesson, head: WorkedHead) -> Drawn:
     tied = Lesson.of(" ".join(lesson.words), heads=(HEADS[0].tied(),)).heads[0]
     me, scores = len(lesson.words) - 1, head.scores
     other = max(range(me), key=lambda j: abs(scores[me][j].value - scores[j][me].value))
@@ -353,7 +353,7 @@ def _next() -> Drawn:
     return (tries,)
 
 
-def _most(lesson: Lesson, head: Head, where: str = "") -> str:
+def _most(lesson: Lesson, head: WorkedHead, where: str = "") -> str:
     row = [made.value for made in head.weights[-1]]
     place = max(range(len(row)), key=lambda j: row[j])
     me = lesson.labels[-1]
@@ -361,7 +361,7 @@ def _most(lesson: Lesson, head: Head, where: str = "") -> str:
     return f"“{me}” gives the most weight{where} to {whom}: {row[place]:.0%}."
 
 
-def _fits(lesson: Lesson, head: Head) -> str:
+def _fits(lesson: Lesson, head: WorkedHead) -> str:
     row = [made.value for made in head.scores[-1]]
     place = max(range(len(row)), key=lambda j: row[j])
     whom = "its own key" if place == len(row) - 1 else f"the key of “{lesson.labels[place]}”"

@@ -17,7 +17,7 @@ from regard.recording.reader import Recording
 from regard.recording.recorder import record
 from regard.recording.writer import Progress
 from regard.system.cache_folder import cached
-from regard.system.text_source import Source
+from regard.system.text_source import TextSource
 
 EMBEDDED = "python"
 """The name of the embedded model."""
@@ -28,7 +28,9 @@ MOST_TOKENS = 30_000
 _SUFFIX = ".safetensors"
 
 
-def cached_text_recording(source: Source, model: str, progress: Callable[[Progress], None] | None = None) -> Recording:
+def cached_text_recording(
+    source: TextSource, model: str, progress: Callable[[Progress], None] | None = None
+) -> Recording:
     """The recording of a text by a model, from the cache or new: with values and, up to `MOST_TOKENS`, layer inputs.
 
     Raises:

@@ -14,7 +14,7 @@ _PATH_LIKE = re.compile(r"\S*([/\\]\S*|\.\w{1,8})")
 
 
 @dataclass(frozen=True)
-class Source:
+class TextSource:
     """A text and where it came from."""
 
     name: str
@@ -28,7 +28,7 @@ class Source:
         return self.text.count("\n") + (not self.text.endswith("\n"))
 
 
-def read(given: str, argument: str = "FILE") -> Source:
+def read_source(given: str, argument: str = "FILE") -> TextSource:
     """The text that a person means: "-" is standard input, an existing path its file, all else itself.
 
     Errors name the argument by which it was given.
@@ -36,7 +36,7 @@ def read(given: str, argument: str = "FILE") -> Source:
     Raises:
         OptionError: it is empty, a folder, not text, or looks like a path to a file that is not there.
 
-    >>> read("the cat sat").name
+    >>> read_source("the cat sat").name
     'the given text'
     """
     if given == "-":
@@ -59,7 +59,7 @@ def read(given: str, argument: str = "FILE") -> Source:
     return _decoded(argument, "the given text", given.encode("utf-8", "surrogateescape"))
 
 
-def _decoded(argument: str, name: str, data: bytes, given: str | None = None) -> Source:
+def _decoded(argument: str, name: str, data: bytes, given: str | None = None) -> TextSource:
     given = name if given is None else given
     if b"\0" in data:
         raise OptionError(argument, f"{given}, which holds binary data", "text", "Choose a text file.")
@@ -76,4 +76,4 @@ def _decoded(argument: str, name: str, data: bytes, given: str | None = None) ->
         raise OptionError(
             argument, f"{given}, which is empty", "at least one character", "Choose a file with something in it."
         )
-    return Source(name, text, len(data))
+    return TextSource(name, text, len(data))
