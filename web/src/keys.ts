@@ -1,5 +1,5 @@
 // Keyboard shortcuts; keys typed into a field are left alone.
-import { fitAll, goToDiagonal, setView, reveal, view, zoom } from "./map/stage";
+import { fitAll, goToDiagonal, setView, reveal, view, zoom } from "./map/viewport";
 import { POOLINGS, SCREENS } from "./pure/hash";
 import { cell, selectCell, dialog, extentOfLayer, go, place, recordingId, screen, stepHead, stepStrongest } from "./state";
 

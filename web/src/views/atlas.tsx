@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { Telling } from "../api.more";
 import { type HeadStatistics, json, paths, raw, type Values } from "../api";
 import { colourImage } from "../map/canvas2d";
-import { colourTableNow as tableOf } from "../map/stage";
+import { colourTableNow } from "../map/scene";
 import { Lru } from "../pure/lru";
 import { short } from "../pure/numbers";
 import { filterHeads, type Filter, STATISTICS, statisticOf } from "../pure/sorting";
@@ -28,7 +28,7 @@ function Thumbnail({ layer, head }: { layer: number; head: number }) {
   const path = paths.thumbnail(recordingId.value, layer, head);
   const ref = useRef<HTMLCanvasElement>(null);
   const [values, setValues] = useState(thumbnails.get(path));
-  const colours = tableOf(false);
+  const colours = colourTableNow(false);
   useEffect(() => {
     setValues(thumbnails.get(path));
     if (thumbnails.has(path)) return;

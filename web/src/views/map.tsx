@@ -1,7 +1,9 @@
 // The map of one head, or of the difference of two; or the same as a table.
 import { useEffect, useRef } from "preact/hooks";
 import { difference, oneHead, raw } from "../api";
-import { extent, mount, axisNames, size, source, view } from "../map/stage";
+import { axisNames, source } from "../map/scene";
+import { mount } from "../map/stage";
+import { extent, size, view } from "../map/viewport";
 import { short } from "../pure/numbers";
 import { visible } from "../pure/view";
 import { cell, selectCell, headIndex, layer, subtracted, tokenOfQuery, pooling, recordingId, recordingOf, resource, recording, screen, table, tokenText } from "../state";

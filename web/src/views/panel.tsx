@@ -1,7 +1,9 @@
 // The side panel: the selected cell, its largest weights, the legend and the minimap.
 import { useMemo } from "preact/hooks";
 import { loader } from "../map/loader";
-import { extent, hover, setView, picture, reveal, size, source, colourTableNow, view } from "../map/stage";
+import { hover, source, colourTableNow } from "../map/scene";
+import { picture } from "../map/stage";
+import { extent, setView, reveal, size, view } from "../map/viewport";
 import { colourImage } from "../map/canvas2d";
 import { POOLINGS } from "../pure/hash";
 import { short } from "../pure/numbers";

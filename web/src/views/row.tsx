@@ -2,7 +2,7 @@
 import { useSignal } from "@preact/signals";
 import { useEffect, useMemo, useRef } from "preact/hooks";
 import { cell, selectCell, gamma, go, layer, log, marginals, tokenOfQuery, rowValues, rowAnswer, hasSpaceAfter, table, tokenText } from "../state";
-import { colourTableNow as tableOf } from "../map/stage";
+import { colourTableNow } from "../map/scene";
 import { brief, short } from "../pure/numbers";
 import { css, textColour } from "../pure/ramps";
 import { cumulativeMass, entropy, shadedRuns, SHADES, largestIndices } from "../pure/text";
@@ -142,7 +142,7 @@ function useScrollToCell(chosen: number, start: number) {
 }
 
 function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, onPick }: ReadingProps & { start: number; stop: number }) {
-  const colours = tableOf(false);
+  const colours = colourTableNow(false);
   const textRef = useScrollToCell(chosen, start);
   // The query's token and the selected key get runs of their own, so that they are visible whatever their weight.
   const parts = shadedRuns(row, start, stop, shade).flatMap((run) => {
@@ -190,7 +190,7 @@ function RowText({ values: row, shade, tinted, start, stop, query, chosen, id, o
 }
 
 function RowStrip({ row, shade, onGo, start, stop }: { row: Float32Array; shade: (value: number) => number; onGo: (at: number) => void; start: number; stop: number }) {
-  const colours = tableOf(false);
+  const colours = colourTableNow(false);
   return (
     <Drawing
       class="row-strip"

@@ -5,7 +5,7 @@ import { type Context, more } from "../../api.more";
 import { short, visibleText } from "../../pure/numbers";
 import { css, textColour } from "../../pure/ramps";
 import { largestIndices } from "../../pure/text";
-import { colourTableNow as tableOf } from "../../map/stage";
+import { colourTableNow } from "../../map/scene";
 import { place, resource, screen } from "../../state";
 import * as SAY from "../../strings";
 import { NumberButton } from "./number";
@@ -121,7 +121,7 @@ function Lines({ answer }: { answer: Context }) {
 }
 
 function Line({ tokens, at, row, most }: { tokens: string[]; at: number; row: number[]; most: number }) {
-  const colours = tableOf(false);
+  const colours = colourTableNow(false);
   return (
     <p class="text line">
       {tokens.map((text, i) => {
