@@ -40,7 +40,7 @@ export function App() {
         {SAY.skip}
       </a>
       <Top hasTable={hasTable} />
-      <Building />
+      <BuildProgress />
       <main id="view" tabIndex={-1} class={`screen-${screen.value}`}>
         {ready ? <View key={screen.value} /> : <p class="empty">{SAY.loading}</p>}
       </main>
@@ -61,7 +61,7 @@ export function App() {
 }
 
 /** The progress of the open recording's pyramids. */
-function Building() {
+function BuildProgress() {
   const now = buildProgress.value;
   if (!now) return null;
   return (

@@ -125,7 +125,7 @@ export function recordingOf(id: string): Recording | null {
 
 export const layer = computed<Layer | null>(() => {
   const layers = recording.value?.layers;
-  return layers?.find((one) => one.index === layerIndex.value) ?? layers?.[0] ?? null;
+  return layers?.find((layerInfo) => layerInfo.index === layerIndex.value) ?? layers?.[0] ?? null;
 });
 
 /** A path for the head that is shown. */
@@ -150,8 +150,8 @@ export const subtracted = computed(() => {
 const differencePath = computed(() => {
   const at = cell.value;
   if (!at || screen.value !== "compare" || !recording.value || !layer.value) return null;
-  const of = compared(`${recordingId.value}/${layer.value.index}/${headIndex.value}`, subtracted.value, "max");
-  return of.path({ q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1, rows: 1, cols: 1 });
+  const source = compared(`${recordingId.value}/${layer.value.index}/${headIndex.value}`, subtracted.value, "max");
+  return source.path({ q0: at.query, q1: at.query + 1, k0: at.key, k1: at.key + 1, rows: 1, cols: 1 });
 });
 const differenceAnswer = resource<Values>(() => differencePath.value, raw, 40);
 /** A − B at the selected cell, where Compare is open. */
@@ -183,7 +183,7 @@ export function tokenText(index: number, id = recordingId.value): string | undef
   blocksLoaded.value;
   const at = Math.floor(index / BLOCK);
   const cached = blocks.get(`${id}/${at}`);
-  const count = (recording.peek()?.id === id ? recording.peek()! : recordings.peek()?.find((one) => one.id === id))?.tokens ?? 0;
+  const count = (recording.peek()?.id === id ? recording.peek()! : recordings.peek()?.find((entry) => entry.id === id))?.tokens ?? 0;
   if (cached === undefined && index >= 0 && index < count) {
     const stop = Math.min((at + 1) * BLOCK, count);
     const loading = json<Block>(paths.tokens(id, at * BLOCK, stop)).then(
@@ -247,7 +247,7 @@ export function stepHead(layers: number, heads: number): void {
   if (!all || !current) return;
   const next = all[Math.min(Math.max(all.indexOf(current) + layers, 0), all.length - 1)]!;
   const kept = headsOf(next);
-  const at = kept.findIndex((one) => one >= headIndex.peek());
+  const at = kept.findIndex((index) => index >= headIndex.peek());
   const head = kept[Math.min(Math.max((at < 0 ? kept.length - 1 : at) + heads, 0), kept.length - 1)]!;
   go({ layer: next.index, head });
   announce(SAY.head(next.index, head));
@@ -290,7 +290,7 @@ export function start(): void {
   });
   loadRecordings().then((list) => {
     const now = place.peek();
-    if (now.recording && !list.some((one) => one.id === now.recording)) go({ ...DEFAULT_PLACE });
+    if (now.recording && !list.some((entry) => entry.id === now.recording)) go({ ...DEFAULT_PLACE });
     else if (!now.recording && list.length === 1 && now.screen !== "open") go({ recording: list[0]!.id });
     else if (!now.recording && now.screen !== "open" && now.screen !== "lesson") go({ screen: "open" });
   }, showError);

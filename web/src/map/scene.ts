@@ -59,9 +59,9 @@ export function overlayFor(scene: Scene, level: number, colours: Colours): Overl
 
 export function coloursOf(element: Element): Colours {
   const style = getComputedStyle(element);
-  const of = (name: string) => style.getPropertyValue(`--${name}`).trim();
+  const property = (name: string) => style.getPropertyValue(`--${name}`).trim();
   return {
-    ink: of("ink"), soft: of("soft"), rule: of("rule"), paper: of("paper"), map: of("map"), query: of("query"), key: of("key"),
-    weight: of("weight"), mono: of("mono"),
+    ink: property("ink"), soft: property("soft"), rule: property("rule"), paper: property("paper"), map: property("map"), query: property("query"), key: property("key"),
+    weight: property("weight"), mono: property("mono"),
   };
 }

@@ -76,11 +76,11 @@ export function mount(host: HTMLElement, base: HTMLCanvasElement, over: HTMLCanv
 }
 
 function updatePicture(scene: Scene, level: number, kind: string): void {
-  const coarse = scene.drawn.find((one) => !one.fine) ?? scene.drawn[0];
+  const coarse = scene.drawn.find((tile) => !tile.fine) ?? scene.drawn[0];
   const before = picture.peek();
   const block = coarse ? Math.max(2 ** coarse.loaded.tile.level, coarse.loaded.cell) : 2 ** level;
   const { queries, keys } = extent.peek();
-  const fine = scene.drawn.length > 0 && scene.drawn.every((one) => one.fine) && loader.pending.peek() === 0;
+  const fine = scene.drawn.length > 0 && scene.drawn.every((tile) => tile.fine) && loader.pending.peek() === 0;
   const now = {
     rows: Math.min(block, queries), cols: Math.min(block, keys), exact: block === 1 && scene.drawn.length > 0, fine, tone: scene.tone, kind,
   };

@@ -39,7 +39,7 @@ export function decode(bytes: Uint8Array<ArrayBuffer>, dtype: ArrayEntry["dtype"
 
 async function unpack(text: string, gzip: boolean): Promise<Uint8Array<ArrayBuffer>> {
   const native = (Uint8Array as { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> }).fromBase64;
-  const bytes = native ? native(text) : Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const bytes = native ? native(text) : Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   if (!gzip) return bytes;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());

@@ -34,8 +34,8 @@ export function cell(head: Head, query: number, key: number, v: Float32Array | n
   const { size, arrays, facts } = head;
   const scores = head.scores(query);
   const weights = weightsOf(head, query, scores);
-  const of = (values: Float32Array, at: number, n: number) => Array.from(values.subarray(at * n, (at + 1) * n));
-  const [q, k] = [of(arrays.q, query, size), of(arrays.k, key, size)];
+  const rowOf = (values: Float32Array, at: number, n: number) => Array.from(values.subarray(at * n, (at + 1) * n));
+  const [q, k] = [rowOf(arrays.q, query, size), rowOf(arrays.k, key, size)];
   const products = q.map((x, i) => x * k[i]!);
   const dot = head.dot(query, key);
   const scaled = dot * facts.scale;
@@ -48,7 +48,7 @@ export function cell(head: Head, query: number, key: number, v: Float32Array | n
   const keys = shownKeys(weights, key);
   const n = v ? v.length / head.keys : 0;
   const out = v && weightedValues(weights, v, n, weights.keys());
-  const rest = v && weightedValues(weights, v, n, Array.from(weights.keys()).filter((one) => !keys.includes(one)));
+  const rest = v && weightedValues(weights, v, n, Array.from(weights.keys()).filter((shownKey) => !keys.includes(shownKey)));
   return {
     allowed: scores[key]! > -Infinity, q, k, products, dot, scale: facts.scale, scaled,
     softcap: cap === null ? null : { cap, score: cap * Math.tanh(scaled / cap) },
@@ -57,7 +57,7 @@ export function cell(head: Head, query: number, key: number, v: Float32Array | n
     sink: arrays.sink === null ? null : seen ? exp(sink) : sink,
     weight: weights[key]!, lse: arrays.lse[query]!,
     row: { keys, scores: keys.map((at) => scores[at]!), weights: keys.map((at) => weights[at]!) },
-    values: v && { v: of(v, key, n), out, keys, vs: keys.map((at) => of(v, at, n)), rest },
+    values: v && { v: rowOf(v, key, n), out, keys, vs: keys.map((at) => rowOf(v, at, n)), rest },
     inputs: null,
   };
 }

@@ -93,8 +93,8 @@ export function mapFromCells(head: HeadShape, request: MapRequest, coarse: Coars
       let value = 0;
       for (let r = q.from; r < q.to; r++)
         for (let c = k.from; c < k.to; c++) {
-          const one = cells[r * wide + c]!;
-          value = request.how === "max" ? Math.max(value, one) : value + one;
+          const cellValue = cells[r * wide + c]!;
+          value = request.how === "max" ? Math.max(value, cellValue) : value + cellValue;
         }
       out[at++] = request.how === "mean" ? value / (q.covered * k.covered) : value;
     }

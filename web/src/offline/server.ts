@@ -91,11 +91,11 @@ export class OfflineServer {
     const run = this.run(id!);
     const { layers } = run.recording;
     const indexIn = (name: string, given: string, all: number[]): number => {
-      const index = all.findIndex((one) => String(one) === given);
+      const index = all.findIndex((item) => String(item) === given);
       if (index >= 0) return index;
       throw new RequestError(404, name, quoted(given), `the ${name}s in this file: ${all.join(", ")}`, ELSEWHERE);
     };
-    const place = indexIn("layer", layer!, layers.map((one) => one.index));
+    const place = indexIn("layer", layer!, layers.map((entry) => entry.index));
     const { index, heads, queries, keys } = layers[place]!;
     const facts = run.layers[place]!;
     const prefix = `${id}/${index}`;
@@ -134,7 +134,7 @@ const ROUTES: Record<string, [number, Route]> = {
   recordings: [1, (server) => server.about.recordings],
   recording: [2, (server, { parts }) => {
     const { recording, layers } = server.run(parts[1]!);
-    return { ...recording, layers: recording.layers.map((one, i) => (layers[i]!.kept.length < one.heads ? { ...one, kept: layers[i]!.kept } : one)) };
+    return { ...recording, layers: recording.layers.map((layer, i) => (layers[i]!.kept.length < layer.heads ? { ...layer, kept: layers[i]!.kept } : layer)) };
   }],
   models: [1, () => ({ models: [], default: "" })],
   tokens: [3, (server, { parts, query }) => {
@@ -205,9 +205,9 @@ const ROUTES: Record<string, [number, Route]> = {
     const query = queryOf(parts[4]!, head);
     const heads: number[][] = [];
     for (let slot = 0; slot < head.facts.kept.length; slot++) {
-      const one: HeadLocation = { ...head, slot };
-      const v = await server.array(one, "v");
-      if (v) heads.push(outOf(await server.open(one), query, v));
+      const location: HeadLocation = { ...head, slot };
+      const v = await server.array(location, "v");
+      if (v) heads.push(outOf(await server.open(location), query, v));
       await checkpoint();
     }
     // Their sum is the layer's output only if no head is missing.
@@ -224,7 +224,7 @@ const ROUTES: Record<string, [number, Route]> = {
   "lesson/context": [2, ({ about: { context } }, { query }) => {
     // One word in two sentences, of which the file holds one pair, with every head.
     const [layer, head] = [query.get("layer"), query.get("head")];
-    const chosen = context?.heads.find((one) => String(one.layer) === layer && String(one.head) === head);
+    const chosen = context?.heads.find((entry) => String(entry.layer) === layer && String(entry.head) === head);
     const same = (name: "a" | "b") => (query.get(name) ?? context?.[name].text) === context?.[name].text;
     if (context && same("a") && same("b") && (chosen || (layer ?? head) === null))
       return chosen ? { ...context, chosen: { layer: chosen.layer, head: chosen.head } } : context;

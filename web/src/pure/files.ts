@@ -82,11 +82,11 @@ export interface HeadName {
 
 /** The lines that give the same numbers in Python; of two heads, those of the first minus those of the second. */
 export function pythonCode(at: Box & { how: string; cell: { query: number; key: number } | null }, a: HeadName, b: HeadName | null = null): string {
-  const of = ({ name, layer, head }: HeadName) => `regard.Recording.open(${JSON.stringify(name)}).layer(${layer}).head(${head})`;
+  const headCode = ({ name, layer, head }: HeadName) => `regard.Recording.open(${JSON.stringify(name)}).layer(${layer}).head(${head})`;
   const pooled = at.rows < at.q1 - at.q0 || at.cols < at.k1 - at.k0;
   const both = (part: string) => (b ? `a${part} - b${part}` : `a${part}`);
-  const lines = ["import regard", "", `a = ${of(a)}`];
-  if (b) lines.push(`b = ${of(b)}`);
+  const lines = ["import regard", "", `a = ${headCode(a)}`];
+  if (b) lines.push(`b = ${headCode(b)}`);
   if (pooled) {
     lines.push(`pooled = regard.Pooled(${at.rows}, ${at.cols}, "${at.how}", queries=(${at.q0}, ${at.q1}), keys=(${at.k0}, ${at.k1}))`);
     lines.push(`shown = ${both(".see(pooled)[pooled]")}`);

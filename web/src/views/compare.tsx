@@ -70,13 +70,13 @@ function BothRows({ id, head, queries }: { id: string; head: string; queries: nu
   // The indices of the queries' own tokens.
   const [tokenA, tokenB] = [tokenOfQuery(query), query + Math.max((b?.length ?? queries) - queries, 0)];
   const pick = (to: number) => selectCell(query, to);
-  const of = (side: string, head: string, text: string | undefined) => SAY.compareOf(side, query, text ?? "…", head);
+  const title = (side: string, head: string, text: string | undefined) => SAY.compareOf(side, query, text ?? "…", head);
   return (
     <div class="with-panel">
       <div class="row-pair">
-        <Reading title={of(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), tokenText(tokenA))} values={a} stale={!rowValues.value} query={tokenA} chosen={key} what={SAY.rowWeight} onPick={pick} />
+        <Reading title={title(SAY.compareA, SAY.head(layer.value!.index, headIndex.value), tokenText(tokenA))} values={a} stale={!rowValues.value} query={tokenA} chosen={key} what={SAY.rowWeight} onPick={pick} />
         {query < queries ? (
-          <Reading title={of(SAY.compareB, head, tokenText(tokenB, id))} values={b} stale={otherRow.value.loading} query={tokenB} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />
+          <Reading title={title(SAY.compareB, head, tokenText(tokenB, id))} values={b} stale={otherRow.value.loading} query={tokenB} chosen={key} what={SAY.rowWeight} id={id} onPick={pick} />
         ) : (
           <p class="empty">{SAY.compareShorter(queries)}</p>
         )}

@@ -24,7 +24,7 @@ const shownHead = (): HeadName => ({ name: recording.value?.name ?? "run.safeten
 function subtractedHead(): HeadName | null {
   if (screen.value !== "compare") return null;
   const [id = "", l, h] = subtracted.value.split("/");
-  return { name: (id === recording.value?.id ? recording.value : recordings.value?.find((one) => one.id === id))?.name ?? id, layer: Number(l), head: Number(h) };
+  return { name: (id === recording.value?.id ? recording.value : recordings.value?.find((entry) => entry.id === id))?.name ?? id, layer: Number(l), head: Number(h) };
 }
 const fileStem = (side: HeadName) => side.name.replace(/\.[^.]*$/, "");
 const headStem = (side: HeadName) => `${fileStem(side)}-L${side.layer}H${side.head}`;
@@ -54,7 +54,7 @@ async function paintMap(times: number) {
 }
 
 const pixels = (level: number, drawn: readonly DrawnTile[]) => {
-  const block = Math.max(2 ** level, ...drawn.map((one) => one.loaded.cell));
+  const block = Math.max(2 ** level, ...drawn.map((tile) => tile.loaded.cell));
   return block === 1 ? SAY.exact : SAY.pixel(Math.min(block, extent.value.queries), Math.min(block, extent.value.keys), pooling.value);
 };
 function subject(): string {

@@ -21,7 +21,7 @@ export function useSource(): void {
   // Two texts of different lengths are compared over the shorter extent.
   const [otherId = "", otherLayer = ""] = other.split("/");
   const otherRecording = otherId && (otherId === id ? now : recordingOf(otherId));
-  const limit = otherRecording ? otherRecording.layers.find((one) => String(one.index) === otherLayer) : undefined;
+  const limit = otherRecording ? otherRecording.layers.find((layerInfo) => String(layerInfo.index) === otherLayer) : undefined;
   const ready = !other || limit !== undefined;
   const mapSource = !at || !now || !ready ? null : other ? difference(`${id}/${at.index}/${head}`, other, pooling.value) : oneHead(id, at.index, head, pooling.value);
   useEffect(() => {

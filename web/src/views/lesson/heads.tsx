@@ -73,7 +73,7 @@ function SideBySide({ answer, query }: { answer: HeadsTold; query: number }) {
       </div>
       {projected ? (
         <>
-          <ComponentField of={SAY.headsLayerOutput} now={projected.component} most={projected.size} />
+          <ComponentField vector={SAY.headsLayerOutput} now={projected.component} most={projected.size} />
           <LessonTable data-projected={projected.out} head={[[SAY.lessonHeadName], [SAY.headsTimesMatrix], [""], [SAY.sumSoFar]]}>
             {projected.parts.map((part, h) => {
               const sumSoFar = projected.parts.slice(0, h + 1).reduce((a, b) => a + b, 0);

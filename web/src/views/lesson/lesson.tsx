@@ -13,31 +13,31 @@ import { Token } from "../components";
 const CONTENT: Record<LessonTopic, () => preact.JSX.Element> = { "": CellLesson, words: SmallExampleLesson, why: SeparateVectorsLesson, context: ContextLesson };
 
 export function LessonView() {
-  const real = recording.value !== null && cell.value !== null;
-  const about = place.value.topic || (real ? "" : "words");
-  const stepped = about === "" || about === "words";
-  const Content = CONTENT[about];
+  const hasCell = recording.value !== null && cell.value !== null;
+  const topic = place.value.topic || (hasCell ? "" : "words");
+  const hasSteps = topic === "" || topic === "words";
+  const Content = CONTENT[topic];
   useEffect(() => {
     shownOrigin.value = null;
-  }, [step.value, cell.value, about]);
+  }, [step.value, cell.value, topic]);
   useEffect(() => {
-    if (stepped) announce(`${step.value}. ${SAY.lessonSteps[step.value - 1]![1]}`);
-  }, [step.value, stepped]);
+    if (hasSteps) announce(`${step.value}. ${SAY.lessonSteps[step.value - 1]![1]}`);
+  }, [step.value, hasSteps]);
   const to = (next: LessonTopic) => go({ topic: next, component: null, ...(next === "words" ? { step: 1 } : {}) });
   return (
     <div class="lesson">
       <nav class="steps" aria-label={SAY.screens.lesson}>
         <ul class="subjects">
-          {LESSON_TOPICS.map((one) => (
-            <li key={one}>
-              <button data-about={one} aria-current={about === one ? "page" : undefined} disabled={!one && !real} onClick={() => to(one)}>
-                {one ? SAY.lessonQuestions[one] : SAY.lessonThisWeight}
-                {!one && !real && <span class="soft"> · {SAY.lessonNoCell}</span>}
+          {LESSON_TOPICS.map((entry) => (
+            <li key={entry}>
+              <button data-about={entry} aria-current={topic === entry ? "page" : undefined} disabled={!entry && !hasCell} onClick={() => to(entry)}>
+                {entry ? SAY.lessonQuestions[entry] : SAY.lessonThisWeight}
+                {!entry && !hasCell && <span class="soft"> · {SAY.lessonNoCell}</span>}
               </button>
             </li>
           ))}
         </ul>
-        {stepped && (
+        {hasSteps && (
           <ol>
             {SAY.lessonSteps.map(([sign, name], i) => (
               <li key={sign}>
@@ -52,15 +52,15 @@ export function LessonView() {
         )}
       </nav>
       <article tabIndex={-1}>
-        <Content key={about} />
+        <Content key={topic} />
         <footer>
-          {stepped && (
+          {hasSteps && (
             <button disabled={step.value === 1} onClick={() => go({ step: step.value - 1, component: null })}>
               ← {SAY.lessonBack}
             </button>
           )}
           <Origin />
-          {stepped && (
+          {hasSteps && (
             <button class="primary" disabled={step.value === 9} onClick={() => go({ step: step.value + 1, component: null })}>
               {SAY.lessonNext} →
             </button>

@@ -98,7 +98,7 @@ function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore[
           </li>
         ))}
       </ul>
-      <ComponentField bars of={SAY.outputName} now={component} most={size} />
+      <ComponentField bars vector={SAY.outputName} now={component} most={size} />
       <SumOfProducts
         a={{ name: SAY.lessonWeight, role: "weight", values: unsorted.map((slice) => slice.weight), origin: (n) => SAY.originOutputWeight(unsorted[n]!.key) }}
         b={{

@@ -50,7 +50,7 @@ export function Projections({ now }: { now: CellMore }) {
                 </button>
               ))}
             </div>
-            <ComponentField bars of={name} now={part.component} most={name === "v" ? now.values!.v.length : now.q.length} />
+            <ComponentField bars vector={name} now={part.component} most={name === "v" ? now.values!.v.length : now.q.length} />
           </div>
           <Projection part={part} name={name} role={role} at={at} />
         </>

@@ -29,8 +29,8 @@ export function SeparateVectorsLesson() {
   const among = names.map((name, i) => [String(i), name] as const);
   const pick = (at: 0 | 1) => (text: string) => {
     const to = Number(text);
-    const [one, two] = [a, b];
-    pair.value = at === 0 ? [to, to === two ? one : two] : [to === one ? two : one, to];
+    const [first, second] = [a, b];
+    pair.value = at === 0 ? [to, to === second ? first : second] : [to === first ? second : first, to];
   };
   return (
     <>
@@ -46,7 +46,7 @@ export function SeparateVectorsLesson() {
       <p><b>{SAY.separateTask(names[a]!, names[b]!)}</b></p>
       <div class="sides">
         {(["separate", "tied"] as const).map((side) => (
-          <VectorPair key={side} side={side} names={names} a={a} b={b} of={vector(side)} />
+          <VectorPair key={side} side={side} names={names} a={a} b={b} vectorOf={vector(side)} />
         ))}
       </div>
       <h2>{SAY.separateValue}</h2>
@@ -59,9 +59,9 @@ export function SeparateVectorsLesson() {
 const dot = (q: number[], k: number[]) => q.reduce((sum, x, i) => sum + x * k[i]!, 0);
 const productText = (q: number[], k: number[]) => q.map((x, i) => `${shortest(x)} × ${shortest(k[i]!)}`).join(" + ");
 
-function VectorPair({ side, names, a, b, of }: { side: "separate" | "tied"; names: string[]; a: number; b: number; of: VectorOf }) {
+function VectorPair({ side, names, a, b, vectorOf: vectorOf }: { side: "separate" | "tied"; names: string[]; a: number; b: number; vectorOf: VectorOf }) {
   const tied = side === "tied";
-  const [forward, backward] = [dot(of("q", a), of("k", b)), dot(of("q", b), of("k", a))];
+  const [forward, backward] = [dot(vectorOf("q", a), vectorOf("k", b)), dot(vectorOf("q", b), vectorOf("k", a))];
   const done = forward > 2 && backward <= 0;
   const tried = Object.keys(typed.value).some((name) => name.startsWith(side));
   const title = tied ? SAY.separateTied : SAY.separateVectors;
@@ -69,7 +69,7 @@ function VectorPair({ side, names, a, b, of }: { side: "separate" | "tied"; name
   const field = (kind: "q" | "k", word: number) => (
     <tr key={kind + word}>
       <th scope="row" class={tied ? "" : kind === "q" ? "query" : "key"}>{called(kind, word)}</th>
-      {of(kind, word).map((x, i) => (
+      {vectorOf(kind, word).map((x, i) => (
         <td key={i}>
           <input
             class={`edit ${kind === "q" ? "query" : "key"}`}
@@ -86,8 +86,8 @@ function VectorPair({ side, names, a, b, of }: { side: "separate" | "tied"; name
   const line = (from: number, to: number, value: number) => (
     <p class="equation small" key={from}>
       <b>{SAY.separateScore(names[from]!, names[to]!)}</b>
-      <span class="soft">{productText(of("q", from), of("k", to))} =</span>
-      <NumberButton value={value} name={SAY.separateScore(names[from]!, names[to]!)} origin={[`${SAY.separateQ(names[from]!)} · ${SAY.separateK(names[to]!)} = ${productText(of("q", from), of("k", to))}`, SAY.separateScoreGoes]} />
+      <span class="soft">{productText(vectorOf("q", from), vectorOf("k", to))} =</span>
+      <NumberButton value={value} name={SAY.separateScore(names[from]!, names[to]!)} origin={[`${SAY.separateQ(names[from]!)} · ${SAY.separateK(names[to]!)} = ${productText(vectorOf("q", from), vectorOf("k", to))}`, SAY.separateScoreGoes]} />
     </p>
   );
   return (
@@ -108,14 +108,14 @@ function VectorPair({ side, names, a, b, of }: { side: "separate" | "tied"; name
 /** The output of a word, and what it would be with keys in place of values. */
 function Outputs({ example, word }: { example: Words; word: number }) {
   const head = example.heads[0]!;
-  const of = (at: number) => example.numbers[at]!.value ?? 0;
+  const valueAt = (at: number) => example.numbers[at]!.value ?? 0;
   return (
     <>
       {([["v", SAY.separateWithV, "output"], ["k", SAY.separateWithK, "key"]] as const).map(([name, title, role]) => (
         <p class="equation small" key={name}>
           <span class="soft">{title} =</span>
           {head[name][0]!.map((_, i) => {
-            const terms = head.weights[word]!.map((weight, key) => [of(weight), of(head[name][key]![i]!)] as const);
+            const terms = head.weights[word]!.map((weight, key) => [valueAt(weight), valueAt(head[name][key]![i]!)] as const);
             const from = terms.map(([weight, x]) => `${shortest(weight)} × ${shortest(x)}`).join(" + ");
             return <NumberButton key={i} value={terms.reduce((sum, [weight, x]) => sum + weight * x, 0)} role={role} name={`${title}, ${i + 1}`} origin={[from, SAY.separateOutputGoes(example.labels[word]!)]} />;
           })}

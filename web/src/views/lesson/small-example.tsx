@@ -25,20 +25,20 @@ const ROLE: Record<string, string> = { embedding: "plain", map: "plain", score: 
 const SIGN: Record<string, string> = { divide: "÷", subtract: "−", sum: "+" };
 
 function showOrigin(example: Words, at: number): void {
-  const one = example.numbers[at]!;
+  const number = example.numbers[at]!;
   const used = example.numbers.flatMap((other, i) => (other.of.includes(at) ? [i] : []));
   const link = (i: number) => (
     <button class={`n ${ROLE[example.numbers[i]!.role] ?? example.numbers[i]!.role}`} title={example.numbers[i]!.name} onClick={() => showOrigin(example, i)}>
       {shortest(example.numbers[i]!.value)}
     </button>
   );
-  const joined = (sign: string) => one.of.flatMap((i, n) => (n ? [` ${sign} `, link(i)] : [link(i)]));
+  const joined = (sign: string) => number.of.flatMap((i, n) => (n ? [` ${sign} `, link(i)] : [link(i)]));
   let from: ComponentChildren = SAY.originGiven;
-  if (one.how === "sum of products") from = one.of.flatMap((i, n) => [n ? (n % 2 ? " × " : " + ") : "", link(i)]);
-  else if (one.how in SIGN) from = joined(SIGN[one.how]!);
-  else if (one.how !== "given") from = [`${SAY.originHow(one.how)} `, ...joined(",")];
+  if (number.how === "sum of products") from = number.of.flatMap((i, n) => [n ? (n % 2 ? " × " : " + ") : "", link(i)]);
+  else if (number.how in SIGN) from = joined(SIGN[number.how]!);
+  else if (number.how !== "given") from = [`${SAY.originHow(number.how)} `, ...joined(",")];
   shownOrigin.value = {
-    name: `${one.name} = ${shortest(one.value)}`,
+    name: `${number.name} = ${shortest(number.value)}`,
     from,
     to: used.length ? used.slice(0, 6).map((i, n) => [n ? ", " : "", <button class="n" onClick={() => showOrigin(example, i)}>{example.numbers[i]!.name}</button>]) : SAY.headsNextLayer,
   };
@@ -130,7 +130,7 @@ export function SmallExampleLesson() {
 
 /** A grid of a step: what it is called, whether its rows and columns are words, and whether its numbers may be hidden at first. */
 type StepGrid = readonly [name: string, of: number[][], named: "" | "rows" | "both", hides?: boolean];
-const column = (of: number[]) => of.map((one) => [one]);
+const column = (of: number[]) => of.map((at) => [at]);
 
 /** What each step shows of a head. */
 function gridsOf(head: Words["heads"][number], at: number): StepGrid[] {
@@ -140,8 +140,8 @@ function gridsOf(head: Words["heads"][number], at: number): StepGrid[] {
   const shifted: StepGrid = [SAY.lessonShifted, head.shifted, "both"];
   const exps: StepGrid = ["exp", head.exps, "both"];
   const weights: StepGrid = [SAY.lessonWeights, head.weights, "both", at === 7];
-  const [q, k, v] = (["q", "k", "v"] as const).map((one): StepGrid => [one, head[one], "rows"]) as [StepGrid, StepGrid, StepGrid];
-  const map = (one: "q" | "k" | "v"): StepGrid[] => [[`W_${one}`, head[`w_${one}`], ""], [`${one} = x · W_${one}`, head[one], "rows"]];
+  const [q, k, v] = (["q", "k", "v"] as const).map((vector): StepGrid => [vector, head[vector], "rows"]) as [StepGrid, StepGrid, StepGrid];
+  const map = (vector: "q" | "k" | "v"): StepGrid[] => [[`W_${vector}`, head[`w_${vector}`], ""], [`${vector} = x · W_${vector}`, head[vector], "rows"]];
   return {
     1: [...map("q"), ...map("k"), ...map("v")],
     2: [q, k, scores],

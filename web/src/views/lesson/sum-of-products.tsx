@@ -120,11 +120,11 @@ export function SumOfProducts({ a, b, sum, name, destination, most = 10, label, 
 }
 
 /** The field that chooses the component of a step. */
-export function ComponentField({ of, now, most, bars }: { of: string; now: number; most: number; bars?: boolean }) {
+export function ComponentField({ vector: vector, now, most, bars }: { vector: string; now: number; most: number; bars?: boolean }) {
   return (
     <div class="tools">
       <label class="choice">
-        <span>{SAY.sumComponent(of)}</span>
+        <span>{SAY.sumComponent(vector)}</span>
         <input
           type="number"
           min="0"
