@@ -1,1 +1,1 @@
-"""Measurements: what regard costs beside other ways to the same result, on this machine. `regard bench` runs them."""
+"""`regard bench`: time and memory of regard and of other implementations of attention on this machine."""

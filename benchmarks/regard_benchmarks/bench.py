@@ -1,4 +1,4 @@
-"""`regard bench`: speed and memory on this machine, beside PyTorch's own attention and the plain formula.
+"""`regard bench`: speed and memory on this machine, compared with PyTorch's own attention and the plain formula.
 
 The methods of a case run in one process and take turns, so that a slow moment of the machine affects all of them.
 Times are medians, with half the distance of the quartiles as spread, or of a single turn ("once") where calls
@@ -125,12 +125,12 @@ def _load() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="regard bench",
-        description="Speed and memory on this machine: regard beside PyTorch's "
+        description="Speed and memory on this machine: regard compared with PyTorch's "
         "scaled_dot_product_attention (SDPA), FlexAttention and the plain formula (eager).",
     )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--quick", action="store_true", help="a few cases, no memory: seconds")
-    which.add_argument("--goals", action="store_true", help="native beside SDPA, on all cases of the goals: minutes")
+    which.add_argument("--goals", action="store_true", help="native and SDPA, on all cases of the goals: minutes")
     which.add_argument("--all", action="store_true", help="every case and method: an hour and more")
     which.add_argument(
         "--models", action="store_true", help="whole models of transformers, and the embedded one: minutes"

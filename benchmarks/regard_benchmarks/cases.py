@@ -1,4 +1,4 @@
-"""What `regard bench` can measure: a case says which call, and how much work that is."""
+"""The cases of `regard bench`: the sizes and options of a call, and its amount of work."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Case:
     """Which runs take it: "quick", "default", "goals"; "memory" measures its memory too, and "alone" times it
     in the process that measures its memory, in a single turn. `--all` takes every case."""
     also: tuple[str, ...] = ()
-    """Arms that are slow, and worth their time here in the quick and the default run."""
+    """Slow methods that the quick and the default run include for this case."""
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ LEFT, RIGHT = 270, 215
 """Width for the names of cases, and for the text after a bar."""
 
 MARKS = {EAGER.name: "eager", FLEX.name: "flex"}
-"""Arms that a small mark on the bar's line stands for, and its style."""
+"""Methods that are drawn as a small mark beside the bar, and the style of the mark."""
 
 # Colours that are distinct for any colour vision, on white and on near-black.
 STYLE = """

@@ -32,11 +32,11 @@ def why_not(case: Case) -> str | None:
     if case.backward:
         return "has no backward pass on a CPU"
     if case.twist not in ("", SOFTCAP, ALIBI):
-        return f"is not made for this case here: {case.twist}"
+        return f"is not implemented for this case here: {case.twist}"
     if case.shape[2] % BLOCK:
-        return f"is wrong on a CPU where the length is no multiple of {BLOCK}"
+        return f"is wrong on a CPU where the length is not a multiple of {BLOCK}"
     if case.mask != FULL and case.shape[2] > LONGEST:
-        return f"looks at every pair to make its block mask: past {LONGEST} positions that takes too long"
+        return f"evaluates every pair for its block mask: past {LONGEST} positions that takes too long"
     if not any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++")):
         return "compiles C++ for each variant, and there is no C++ compiler here"
     return None

@@ -1,4 +1,4 @@
-"""`regard bench --models`: whole models on regard, beside the same models on PyTorch's attention.
+"""`regard bench --models`: whole models on regard, compared with the same models on PyTorch's attention.
 
 The methods of a row take turns in one process, as in the other benchmarks. MiniLM is the pretrained one where it
 is installed, and otherwise one of its shape with random weights, which take the same time.

@@ -1,4 +1,4 @@
-"""A measurement in a fresh Python process, whose memory holds nothing of earlier ones."""
+"""A measurement in a fresh Python process, which contains no memory of earlier measurements."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def _verb(why: str) -> str:
     return why if first in _VERBS else f"did not run: {why}"
 
 
-_VERBS = ("never", "has", "takes", "needs", "is", "looks", "compiles", "would", "was")
+_VERBS = ("never", "has", "takes", "needs", "is", "evaluates", "compiles", "would", "was")
 
 
 def _line(cells: Sequence[str]) -> str:

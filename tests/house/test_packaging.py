@@ -50,6 +50,7 @@ def test_no_file_names_a_registry_host_or_a_path_of_one_machine(word):
 def test_one_version():
     version = PROJECT["project"]["version"]
     assert metadata.version("regard") == version
+    assert tomllib.loads((ROOT / "benchmarks/pyproject.toml").read_text())["project"]["version"] == version
     assert re.search(rf"^## .*\b{re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
 
 
