@@ -58,16 +58,16 @@ class Figures:
 
 def figures(embedded: Embedded, sources: tuple[SourceFile, ...]) -> Figures:
     """Every figure of a model on some sources."""
-    ids = [token for source in sources for token in embedded.tokens.with_start(source.text)]
+    ids = [token for source in sources for token in embedded.tokenizer.file_ids(source.text)]
     stream = torch.tensor(ids)
     packed = "".join(source.text for source in sources).encode()
-    width = torch.tensor(embedded.tokens.byte_lengths)
+    width = torch.tensor(embedded.tokenizer.byte_lengths)
     scored_bytes = int(width[stream[HALF + 1 :]].sum())
     compressed = lzma.compress(packed, preset=9 | lzma.PRESET_EXTREME)
     with torch.no_grad():
         first, far = _long(embedded.model, stream)
         near = _short(embedded.model, stream)
-        copies = repeated_sequences(embedded.tokens.size)
+        copies = repeated_sequences(embedded.tokenizer.size)
         previous = best_head(embedded.model, copies, 1, skip=1)
         previous_on_text = best_head(embedded.model, _windows(stream, 16), 1, skip=1)
         induction = best_head(embedded.model, copies, COPY - 1, skip=COPY + 1)

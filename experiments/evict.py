@@ -80,7 +80,7 @@ POLICIES: dict[str, Policy] = {
 @torch.no_grad()
 def loss(embedded: Embedded, tokens: Tensor, policy: Policy | None, budget: int, skipped: int) -> float:
     """Bits per byte of each row's tokens after `skipped`; a policy limits the layers without a window to a budget."""
-    model, width = embedded.model, torch.tensor(embedded.tokens.byte_lengths)
+    model, width = embedded.model, torch.tensor(embedded.tokenizer.byte_lengths)
     caches, total = model.new_caches(), 0.0
     unlimited = [i for i, cache in enumerate(caches) if cache.window is None]
     for begin in range(0, tokens.shape[1] - 1, STEP):
@@ -99,7 +99,7 @@ def loss(embedded: Embedded, tokens: Tensor, policy: Policy | None, budget: int,
 
 def windows(embedded: Embedded, rows: int, length: int) -> Tensor:
     """Windows of held-out text, spread over all of it: (rows, length)."""
-    ids = [token for s in corpus().held_out for token in embedded.tokens.with_start(s.text)]
+    ids = [token for s in corpus().held_out for token in embedded.tokenizer.file_ids(s.text)]
     starts = torch.linspace(0, len(ids) - length, rows).long().tolist()
     return torch.stack([torch.tensor(ids[start : start + length]) for start in starts])
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from experiments.corpus import SourceFile, corpus
 from regard.models import TOKENIZER, WEIGHTS
 from regard.models.model import build
-from regard.models.tokens import Tokens, train_tokenizer
+from regard.models.tokenizer import BytePairTokenizer, train_tokenizer
 from regard.nn import Transformer
 from regard.system.atomic_files import AtomicFile
 
@@ -205,9 +205,9 @@ def bits_per_token(model: Transformer, stream: Tensor, length: int = 1024, windo
     return total / windows / math.log(2)
 
 
-def streams(tokens: Tokens, sources: tuple[SourceFile, ...]) -> Tensor:
+def streams(tokenizer: BytePairTokenizer, sources: tuple[SourceFile, ...]) -> Tensor:
     """Sources one after the other as one stream, each after the token that begins a file."""
-    parts = [torch.tensor(tokens.with_start(source.text), dtype=torch.int32) for source in sources]
+    parts = [torch.tensor(tokenizer.file_ids(source.text), dtype=torch.int32) for source in sources]
     return torch.cat(parts)
 
 
@@ -234,14 +234,14 @@ def main(arguments: list[str] | None = None) -> None:
     code = corpus()
     if not (out / TOKENIZER).exists():
         train_tokenizer([source.text for source in code.train]).save(str(out / TOKENIZER))
-    tokens = Tokens.read(out / TOKENIZER)
-    modules = streams(tokens, tuple(s for s in code.train if not s.is_test))
-    tests = streams(tokens, tuple(s for s in code.train if s.is_test))
-    held_out = streams(tokens, code.held_out)
+    tokenizer = BytePairTokenizer.open(out / TOKENIZER)
+    modules = streams(tokenizer, tuple(s for s in code.train if not s.is_test))
+    tests = streams(tokenizer, tuple(s for s in code.train if s.is_test))
+    held_out = streams(tokenizer, code.held_out)
     bytes_per_token = sum(len(s.text.encode()) for s in code.held_out) / len(held_out)
     print(f"{len(modules):,} tokens of modules, {len(tests):,} of tests, {len(held_out):,} held out", flush=True)
 
-    run = Training(tokens.size, options.steps, options.seed)
+    run = Training(tokenizer.size, options.steps, options.seed)
     checkpoint = out / "checkpoint.pt"
     if options.resume:
         run.load(checkpoint)

@@ -12,11 +12,11 @@ from numpy import ndarray
 from regard.analysis.head_ranking import CRITERIA
 from regard.analysis.run_report import HeadReport, RunReport
 from regard.cli.look import look
-from regard.look.opening import Openable
+from regard.integrations.opening import TextModel
 from regard.system.text_source import TextSource
 
 
-def report_of(opened: Openable, source: TextSource, **options: Any) -> RunReport:
+def report_of(opened: TextModel, source: TextSource, **options: Any) -> RunReport:
     """What `regard look` prints."""
     with tempfile.TemporaryDirectory() as folder:
         return look(opened, source, Path(folder), **options)[1]

@@ -507,7 +507,7 @@ def test_a_budget_for_all_keys_costs_nothing_and_a_small_one_something(embedded:
     with torch.no_grad():
         hidden = embedded.model.hidden(tokens[:, :-1])[0, 40:]
         cost = evaluate.bits(embedded.model, hidden, tokens[0, 41:])
-    width = torch.tensor(embedded.tokens.byte_lengths)[tokens[0, 41:]].sum()
+    width = torch.tensor(embedded.tokenizer.byte_lengths)[tokens[0, 41:]].sum()
     for policy in evict.POLICIES.values():
         assert evict.loss(embedded, tokens, policy, 96, 40) == pytest.approx(cost / int(width), abs=1e-4)
         assert evict.loss(embedded, tokens, policy, 16, 40) > cost / int(width) + 0.01

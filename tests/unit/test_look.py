@@ -32,8 +32,8 @@ from regard.display import images
 from regard.display.images import Scale, viridis
 from regard.display.text import printable
 from regard.errors import OptionError
-from regard.look.opening import Opened, open_model
-from regard.models.tokens import Tokens, train_tokenizer
+from regard.integrations.opening import RegardTextModel, open_model
+from regard.models.tokenizer import BytePairTokenizer, train_tokenizer
 from regard.nn import Block, MultiHeadAttention, Transformer
 from regard.positions import Rotary
 from regard.shapes import Sizes
@@ -59,25 +59,25 @@ WINDOW = 8
 
 
 @pytest.fixture(scope="module")
-def opened() -> Opened:
+def opened() -> RegardTextModel:
     torch.manual_seed(0)
     layers = [
         MultiHeadAttention(16, 2, mask=Causal() & Window(WINDOW - 1), position=Rotary()),
         MultiHeadAttention(16, 4, key_value_heads=2, mask=Causal(), position=Rotary()),
     ]
-    tokens = Tokens(train_tokenizer([TEXT]))
-    return Opened("tiny <model>", Transformer(tokens.size, layers).eval(), tokens)
+    tokenizer = BytePairTokenizer(train_tokenizer([TEXT]))
+    return RegardTextModel("tiny <model>", Transformer(tokenizer.size, layers).eval(), tokenizer)
 
 
 @pytest.fixture(scope="module")
-def seen(opened: Opened) -> RunReport:
+def seen(opened: RegardTextModel) -> RunReport:
     return report_of(opened, TextSource("some <file>.py", TEXT, len(TEXT.encode())))
 
 
 @torch.no_grad()
-def weights_of(opened: Opened, found: RunReport) -> list[ndarray]:
+def weights_of(opened: RegardTextModel, found: RunReport) -> list[ndarray]:
     """Every head's weights, by the formula."""
-    x = opened.model.embedding_norm(opened.model.embedding(torch.from_numpy(found.tokens.ids)[None]))
+    x = opened.model.embedding_norm(opened.model.embedding(torch.tensor([found.tokens.ids])))
     n, result = len(found.tokens), list[ndarray]()
     for block in opened.model.blocks:
         assert isinstance(block, Block)
@@ -92,7 +92,7 @@ def weights_of(opened: Opened, found: RunReport) -> list[ndarray]:
     return result
 
 
-def test_every_statistic_is_that_of_the_whole_weights(opened: Opened, seen: RunReport) -> None:
+def test_every_statistic_is_that_of_the_whole_weights(opened: RegardTextModel, seen: RunReport) -> None:
     n = len(seen.tokens)
     place = np.arange(n)
     assert [head.name for head in seen.heads] == ["0.0", "0.1", "1.0", "1.1", "1.2", "1.3"]
@@ -157,7 +157,7 @@ def test_even_counts_what_a_mask_lets_be_seen(mask: Any) -> None:
 
 
 @pytest.mark.usefixtures("small_chunks")
-def test_nothing_is_n_by_n_and_progress_reaches_its_end(opened: Opened) -> None:
+def test_nothing_is_n_by_n_and_progress_reaches_its_end(opened: RegardTextModel) -> None:
     told: list[tuple[int, int]] = []
     text = TEXT * 8
     with Largest() as largest:
@@ -170,7 +170,7 @@ def test_nothing_is_n_by_n_and_progress_reaches_its_end(opened: Opened) -> None:
     assert told[-1] == (len(found.visibility), len(found.visibility))
 
 
-def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: RunReport) -> None:
+def test_a_layer_and_a_head_can_be_chosen(opened: RegardTextModel, seen: RunReport) -> None:
     source = seen.source
     some = report_of(opened, source, layer=1, head=2)
     assert [head.name for head in some.heads] == ["1.2"]
@@ -181,7 +181,7 @@ def test_a_layer_and_a_head_can_be_chosen(opened: Opened, seen: RunReport) -> No
             report_of(opened, source, layer=layer, head=head)
 
 
-def test_one_token_is_enough(opened: Opened) -> None:
+def test_one_token_is_enough(opened: RegardTextModel) -> None:
     found = report_of(opened, TextSource("short", "x", 1))
     assert len(found.tokens) == 2
     look_tables.show(Console(file=io.StringIO()), found)
@@ -212,7 +212,7 @@ def test_heads_are_picked_by_what_they_do(seen: RunReport) -> None:
         earlier = [k for k in range(1, query) if seen.tokens.ids[k - 1] == seen.tokens.ids[query]]
         if earlier:
             keys[query, 0], weights[query, 0] = earlier[-1], 1
-    kinds = link_kinds(keys, np.arange(n), seen.tokens.ids, n, False)
+    kinds = link_kinds(keys, np.arange(n), np.array(seen.tokens.ids), n, False)
     given = float((weights * kinds["induction"]).sum(-1)[1:].mean())
     induction = replace(plain, head=8, scores=scored(plain, "induction", given))
     picks = {pick.title: pick for pick in highlighted_heads(replace(seen, heads=[*seen.heads, previous, induction]))}

@@ -24,7 +24,7 @@ from regard.analysis.run_report import RunReport
 from regard.cli import look_tables
 from regard.cli.look_snippets import snippet
 from regard.errors import OptionError
-from regard.look.opening import OfTransformers, open_model
+from regard.integrations.opening import TransformersTextModel, open_model
 from regard.system.text_source import TextSource
 from reports import report_of, scored
 from tinytext import byte_level, decoder, encoder, save, word_pieces
@@ -37,17 +37,17 @@ The old bridge <b>carried</b> carts and a tram. The council decided 漢字 that 
 """.replace("\\", "")
 
 
-def opened(model: Any, tokenizer: Any) -> OfTransformers:
-    return OfTransformers("tiny", model, tokenizer, 256)
+def opened(model: Any, tokenizer: Any) -> TransformersTextModel:
+    return TransformersTextModel("tiny", model, tokenizer, 256)
 
 
 @pytest.fixture(scope="module")
-def both_ways() -> OfTransformers:
+def both_ways() -> TransformersTextModel:
     return opened(encoder(), word_pieces())
 
 
 @pytest.fixture(scope="module")
-def seen(both_ways: OfTransformers) -> RunReport:
+def seen(both_ways: TransformersTextModel) -> RunReport:
     return report_of(both_ways, TextSource("some.txt", PROSE, len(PROSE.encode())))
 
 
@@ -56,7 +56,7 @@ def eager(model: Any, found: RunReport) -> list[ndarray]:
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     with torch.no_grad():
-        out = model(torch.from_numpy(found.tokens.ids)[None], output_attentions=True)
+        out = model(torch.tensor([found.tokens.ids]), output_attentions=True)
     model.set_attn_implementation(before)
     return [head.double().numpy() for layer in out.attentions for head in layer[0]]
 
@@ -64,7 +64,7 @@ def eager(model: Any, found: RunReport) -> list[ndarray]:
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def test_figures_of_heads_that_look_both_ways(both_ways: OfTransformers, seen: RunReport) -> None:
+def test_figures_of_heads_that_look_both_ways(both_ways: TransformersTextModel, seen: RunReport) -> None:
     n = len(seen.tokens)
     place = np.arange(n)
     assert seen.visibility == ["sees the whole text"] * 2
@@ -127,31 +127,31 @@ def test_the_encoder_of_a_model_that_has_both_is_looked_at() -> None:
     whole = tf.T5Model(config).eval()
     from regard.integrations.pretrained import Pretrained
 
-    model = OfTransformers.of(Pretrained("tiny", whole, word_pieces()))
+    model = TransformersTextModel.of(Pretrained("tiny", whole, word_pieces()))
     found = report_of(model, TextSource("x", PROSE, 0))
     assert found.model == "tiny, its encoder"
     for head, w in zip(found.heads, eager(model.model, found), strict=True):
         np.testing.assert_allclose(head.received, w.sum(0), **CLOSE)
 
 
-def test_tokens_are_those_of_the_text(both_ways: OfTransformers, seen: RunReport) -> None:
+def test_tokens_are_those_of_the_text(both_ways: TransformersTextModel, seen: RunReport) -> None:
     words = seen.tokens
     assert (words.texts[0], words.texts[-1]) == ("[CLS]", "[SEP]")
-    assert np.flatnonzero(words.added).tolist() == [0, len(words) - 1], "what the text spells is text"
+    assert np.flatnonzero(words.special).tolist() == [0, len(words) - 1], "what the text spells is text"
     for text, (start, stop), line in list(zip(words.texts, words.spans, words.lines, strict=True))[1:-1]:
         assert text == PROSE[start:stop] != ""
         assert line == PROSE.count("\n", 0, start) + 1
-    assert both_ways.words("x").whole == 3
+    assert both_ways.tokenize("x").total == 3
     assert words.texts.count("[SEP]") == 1
-    bytes_of = opened(None, byte_level()).words("naïve 漢字")
+    bytes_of = opened(None, byte_level()).tokenize("naïve 漢字")
     assert bytes_of.texts[0] == "<s>"
     assert bytes_of.texts.count("漢") > 1, "tokens that split a character share it"
 
 
-def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: RunReport) -> None:
+def test_only_the_first_tokens_if_asked(both_ways: TransformersTextModel, seen: RunReport) -> None:
     found = report_of(both_ways, seen.source, first=12)
     assert len(found.tokens) == 12
-    assert found.tokens.whole == len(seen.tokens)
+    assert found.tokens.total == len(seen.tokens)
     assert found.tokens.texts[:11] == seen.tokens.texts[:11]
     assert found.tokens.texts[11] == "[SEP]"
     out = io.StringIO()
@@ -162,7 +162,7 @@ def test_only_the_first_tokens_if_asked(both_ways: OfTransformers, seen: RunRepo
             report_of(both_ways, seen.source, first=first)
 
 
-def test_a_text_longer_than_the_positions_is_refused(both_ways: OfTransformers) -> None:
+def test_a_text_longer_than_the_positions_is_refused(both_ways: TransformersTextModel) -> None:
     with pytest.raises(OptionError, match=r"FILE: got a text of 302 tokens; allowed: up to 256.*Let it .*--first 256"):
         report_of(both_ways, TextSource("x", "a " * 300, 0))
 
@@ -186,7 +186,7 @@ def test_positions_that_padding_takes_are_not_counted() -> None:
     )
 
 
-def test_nothing_is_n_by_n(both_ways: OfTransformers, small_chunks: None) -> None:
+def test_nothing_is_n_by_n(both_ways: TransformersTextModel, small_chunks: None) -> None:
     del small_chunks
     n = 250
     with Largest() as largest:
@@ -216,14 +216,14 @@ def test_links_lie_between_words_of_the_text(seen: RunReport) -> None:
     ahead = 0
     for head in seen.heads:
         for query, key, weight in highlighted_links(seen, head, 10):
-            assert not seen.tokens.added[[query, key]].any()
+            assert not seen.tokens.special[[query, key]].any()
             assert abs(query - key) >= 2
             assert weight >= 0.005
             ahead += key > query
     assert ahead > 0
 
 
-def test_places_in_prose_are_tokens(both_ways: OfTransformers) -> None:
+def test_places_in_prose_are_tokens(both_ways: TransformersTextModel) -> None:
     short = report_of(both_ways, TextSource("x", "the bank\nthe city\n", 0))
     assert not short.prose
     assert snippet(short, len(short.tokens) - 2, 30).place == 2
@@ -263,7 +263,7 @@ def test_a_folder_is_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert said.err == ""
     assert out.read_text("utf-8").startswith("<!doctype html>")
     found = open_model(str(folder))
-    assert found.depth == 2
+    assert found.model.config.num_hidden_layers == 2
     for wrong, allowed in ((["--layer", "2"], "0 to 1"), (["--head", "4"], "0 to 3")):
         assert cli.main(["look", "the bank", "--model", str(folder), *wrong]) == 2
         assert f"allowed: {allowed}" in capsys.readouterr().err

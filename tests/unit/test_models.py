@@ -13,14 +13,14 @@ from experiments import corpus, evaluate, train
 from regard import models
 from regard.errors import OptionError
 from regard.models.model import LAYERS, build
-from regard.models.tokens import START, Tokens
+from regard.models.tokenizer import START, BytePairTokenizer
 
 SHIPPED = Path(models.__file__).parent
 
 
 @pytest.fixture(scope="module")
-def tokens() -> Tokens:
-    return Tokens.read(SHIPPED / models.TOKENIZER)
+def tokens() -> BytePairTokenizer:
+    return BytePairTokenizer.open(SHIPPED / models.TOKENIZER)
 
 
 def library(folder: Path, *names: str) -> corpus.Corpus:
@@ -81,7 +81,7 @@ def test_about_one_module_in_twenty_is_held_out() -> None:
         "if a:\n    if b:\n        c\n\n\nd",
     ],
 )
-def test_no_byte_is_lost(tokens: Tokens, text: str) -> None:
+def test_no_byte_is_lost(tokens: BytePairTokenizer, text: str) -> None:
     result = tokens.encode(text)
     assert tokens.decode(result.ids) == text
     assert sum(tokens.byte_lengths[token] for token in result.ids) == len(text.encode())
@@ -89,11 +89,11 @@ def test_no_byte_is_lost(tokens: Tokens, text: str) -> None:
     assert tokens.start not in result.ids
 
 
-def test_a_line_break_and_its_indentation_are_one_token(tokens: Tokens) -> None:
+def test_a_line_break_and_its_indentation_are_one_token(tokens: BytePairTokenizer) -> None:
     assert tokens.encode("if a:\n        return").texts == ["if", " a", ":", "\n        ", "return"]
 
 
-def test_a_lone_surrogate_is_refused(tokens: Tokens) -> None:
+def test_a_lone_surrogate_is_refused(tokens: BytePairTokenizer) -> None:
     with pytest.raises(OptionError, match="errors='replace'"):
         tokens.encode("a\ud800b")
 
@@ -167,12 +167,12 @@ def test_a_run_that_is_cut_off_goes_on_as_if_it_were_not(tmp_path: Path) -> None
     assert [second.update(batch) for _ in range(2)] == pytest.approx(losses[2:], rel=1e-5)
 
 
-def test_a_model_comes_back_from_its_files(tmp_path: Path, tokens: Tokens) -> None:
+def test_a_model_comes_back_from_its_files(tmp_path: Path, tokens: BytePairTokenizer) -> None:
     model = build(tokens.size)
     train.export(model, {"seed": "7"}, tmp_path / models.WEIGHTS)
     with pytest.raises(OptionError, match=r"experiments\.train"):
         models.load(tmp_path)
-    tokens.tokenizer.save(str(tmp_path / models.TOKENIZER))
+    tokens.backend_tokenizer.save(str(tmp_path / models.TOKENIZER))
     back = models.load(tmp_path)
     assert back.facts == {"seed": "7"}
     assert not back.model.training
@@ -185,7 +185,7 @@ def test_the_shipped_weights_are_small() -> None:
     assert len(models.load().model.blocks) == len(LAYERS)
 
 
-def test_figures_are_what_they_say(monkeypatch: pytest.MonkeyPatch, tokens: Tokens) -> None:
+def test_figures_are_what_they_say(monkeypatch: pytest.MonkeyPatch, tokens: BytePairTokenizer) -> None:
     monkeypatch.setattr(evaluate, "HALF", 128)
     monkeypatch.setattr(evaluate, "SHORT", 64)
     monkeypatch.setattr(evaluate, "SKIPPED", 32)
@@ -193,7 +193,7 @@ def test_figures_are_what_they_say(monkeypatch: pytest.MonkeyPatch, tokens: Toke
     text = "def function(argument):\n    return argument + 1\n" * 40
     sources = (corpus.SourceFile("a.py", text, False), corpus.SourceFile("b.py", "x = 1\n", False))
     result = evaluate.figures(models.Embedded(model, tokens, {}), sources)
-    stream = torch.tensor([i for source in sources for i in tokens.with_start(source.text)])
+    stream = torch.tensor([i for source in sources for i in tokens.file_ids(source.text)])
 
     def cost(start: int, scored: int, stop: int) -> float:
         """Bits of the tokens after `scored` … `stop`, where the model reads from `start` on."""

@@ -27,7 +27,7 @@ from regard.errors import OptionError
 from regard.explorer import write_page
 from regard.explorer.routes import Explorer
 from regard.export import front_end, offline_page, options
-from regard.look.opening import open_model
+from regard.integrations.opening import open_model
 from regard.models import load
 from regard.system.text_source import TextSource
 from reports import report_of

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from regard import models, record
 from regard.analysis.context_example import TEXT_A, TEXT_B, context_example
-from regard.models.tokens import START
+from regard.models.tokenizer import START
 from web.conftest import refused
 
 PATH = "/api/lesson/context"
@@ -38,7 +38,7 @@ def states_of(text: str) -> list[Tensor]:
     for block in embedded.model.blocks:
         block.register_forward_hook(after)
     with torch.no_grad():
-        embedded.model(torch.tensor([[embedded.tokens.start, *embedded.encode(text).ids]]))
+        embedded.model(torch.tensor([[embedded.tokenizer.start, *embedded.encode(text).ids]]))
     return kept
 
 

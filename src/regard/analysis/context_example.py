@@ -17,7 +17,6 @@ from torch.nn.functional import cosine_similarity
 
 from regard import models
 from regard.errors import OptionError
-from regard.models.tokens import START
 from regard.spec.observers import Rows
 
 TEXT_A = "from time import time\nstart = time"
@@ -162,8 +161,8 @@ def _encode(embedded: models.Embedded, name: str, text: str) -> tuple[list[int],
             f"1 to {MOST_CHARACTERS}, some of them letters",
             "A line or two are enough.",
         )
-    encoded = embedded.encode(text)
-    return [embedded.tokens.start, *encoded.ids], [START, *encoded.texts]
+    tokens = embedded.tokenizer.encode_file(text)
+    return tokens.ids, tokens.texts
 
 
 def _shared_token(a: tuple[list[int], list[str]], b: tuple[list[int], list[str]]) -> int:

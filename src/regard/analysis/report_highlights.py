@@ -59,7 +59,7 @@ def highlighted_links(report: RunReport, head: HeadReport, count: int, reach: in
     """
     tokens, n = report.tokens, len(report.tokens)
     queries = np.broadcast_to(np.arange(n)[:, None], head.keys.shape)
-    has_text = np.array([bool(text.strip()) for text in tokens.texts]) & ~tokens.added
+    has_text = np.array([bool(text.strip()) for text in tokens.texts]) & ~tokens.special
     least_visible = min(16, n // 4)
     eligible = (head.keys > 0) & (np.abs(queries - head.keys) >= reach) & (head.visible[:, None] > least_visible)
     eligible &= has_text[queries] & has_text[head.keys]

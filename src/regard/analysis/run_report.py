@@ -20,7 +20,7 @@ from regard.analysis.head_statistics import LayerStatistics, token_ids
 from regard.analysis.layers import Layer
 from regard.analysis.uniform_baseline import UniformBaseline, uniform_baseline
 from regard.errors import OptionError
-from regard.look.words import Words
+from regard.integrations.tokenized_text import TokenizedText
 from regard.recording import Recording
 from regard.spec.masks import Mask, Window
 from regard.spec.observers import Pooled, Top
@@ -94,7 +94,7 @@ class RunReport:
 
     source: TextSource
     model: str
-    tokens: Words
+    tokens: TokenizedText
     heads: list[HeadReport]
     visibility: list[str]
     """As text, what each layer of the model may see."""
@@ -122,7 +122,7 @@ class RunReport:
 def run_report(
     run: Recording,
     source: TextSource,
-    tokens: Words,
+    tokens: TokenizedText,
     *,
     layer: int | None = None,
     head: int | None = None,

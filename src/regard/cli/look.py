@@ -17,11 +17,11 @@ from regard.analysis.run_report import OnLayer, RunReport, run_report
 from regard.cli import look_tables
 from regard.cli.command import Subparsers
 from regard.cli.explore import write
-from regard.cli.record import record_text
+from regard.cli.record import record_text, tokenize
 from regard.errors import OptionError
 from regard.export.front_end import ensure_built
 from regard.export.options import ExportOptions
-from regard.look.opening import Openable, open_model
+from regard.integrations.opening import TextModel, open_model
 from regard.recording import Recording
 from regard.recording.writer import NothingRecorded
 from regard.system.atomic_files import writable_path
@@ -75,7 +75,7 @@ def main(options: argparse.Namespace, console: Console) -> None:
 
 
 def look(
-    opened: Openable,
+    opened: TextModel,
     source: TextSource,
     folder: Path,
     *,
@@ -101,7 +101,7 @@ def look(
     began = time.monotonic()
     if first is not None and first < 1:
         raise OptionError("--first", first, "1 or more tokens", "Leave it out to read the whole text.")
-    tokens = opened.words(source.text, first)
+    tokens = tokenize(opened, source, first)
 
     def on_layer(now: recording.Progress) -> None:
         if on_recorded is not None:
@@ -121,7 +121,7 @@ def look(
 
 
 def _with_progress(
-    opened: Openable, source: TextSource, folder: Path, options: argparse.Namespace
+    opened: TextModel, source: TextSource, folder: Path, options: argparse.Namespace
 ) -> tuple[Recording, RunReport]:
     errors = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())

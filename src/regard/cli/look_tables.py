@@ -30,10 +30,9 @@ def show(console: Console, report: RunReport) -> None:
 
 def opening(report: RunReport) -> RenderableType:
     """What was read and what it took."""
-    words = report.tokens
-    tokens = f"{words.whole:,} tokens"
-    if words.whole > len(words):
-        tokens += f", of which only the first {len(words):,}"
+    tokens = f"{report.tokens.total:,} tokens"
+    if report.tokens.total > len(report.tokens):
+        tokens += f", of which only the first {len(report.tokens):,}"
     lines = f"{report.source.lines:,} line{'s' * (report.source.lines != 1)}"
     size = f"{report.source.size:,} bytes, {lines}, {tokens}"
     took = f"{report.seconds:.1f} s, {report.peak / 2**20:,.0f} MiB at most"

@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from regard import recording
 from regard.cli.command import Subparsers
-from regard.look.opening import Openable, Opened, open_model
-from regard.look.words import Words
+from regard.errors import OptionError
+from regard.integrations.opening import TextModel, open_model
+from regard.integrations.tokenized_text import TokenizedText
 from regard.recording import Recording, record, size_in_words
 from regard.system.text_source import TextSource, read_source
 
@@ -55,7 +55,7 @@ def main(options: argparse.Namespace, console: Console) -> None:
     path = Path(options.out)
     source = read_source(options.what)
     opened = open_model(options.model)
-    tokens = opened.words(source.text, options.first)
+    tokens = tokenize(opened, source, options.first)
     given: list[str] | None = options.layers
     layers = given and [int(layer) if layer.isdecimal() else layer for layer in given]
     errors = Console(stderr=True)
@@ -84,12 +84,30 @@ def main(options: argparse.Namespace, console: Console) -> None:
     console.print(str(run), markup=False, soft_wrap=True)
 
 
-def record_text(opened: Openable, source: TextSource, tokens: Words, to: Path, **options: Any) -> Recording:
+def tokenize(opened: TextModel, source: TextSource, first: int | None) -> TokenizedText:
+    """The text as the model reads it, or the first so many tokens of it.
+
+    Raises:
+        OptionError: it has no tokens, or more than the model has positions.
+    """
+    tokens = opened.tokenize(source.text, first)
+    if opened.positions is not None and len(tokens) > opened.positions:
+        raise OptionError(
+            "FILE",
+            f"a text of {len(tokens):,} tokens",
+            f"up to {opened.positions:,}, the positions of {opened.name}",
+            f"Let it read the beginning: --first {opened.positions}.",
+        )
+    if not len(tokens):
+        raise OptionError("FILE", "a text of no tokens", "at least one", "Give it a word.")
+    return tokens
+
+
+def record_text(opened: TextModel, source: TextSource, tokens: TokenizedText, to: Path, **options: Any) -> Recording:
     """Record a run of a model over the tokens that it reads of a text; `options` are those of `regard.record`."""
-    ids = torch.from_numpy(tokens.ids)[None]
     return record(
         opened.model,
-        ids if isinstance(opened, Opened) else {"input_ids": ids},
+        opened.inputs(tokens),
         to=to,
         text=source.text[: max(stop for _, stop in tokens.spans)],
         tokens=tokens.texts,

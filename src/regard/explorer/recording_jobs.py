@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from regard.analysis.pyramid_builder import BuildProgress
 from regard.errors import RegardError
 from regard.explorer.http_errors import HttpError
+from regard.models import EMBEDDED
 from regard.recording import Progress, Recording
-from regard.recording.cached import EMBEDDED, cached_text_recording
+from regard.recording.cached import cached_text_recording
 from regard.system.text_source import TextSource
 
 _REMEMBERED = 20  # jobs whose outcome can still be requested after they ended

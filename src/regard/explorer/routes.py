@@ -31,8 +31,9 @@ from regard.explorer.responses import as_json, raw
 from regard.explorer.work_queue import WorkQueue
 from regard.export.offline_page import OfflinePage
 from regard.export.options import ExportOptions
+from regard.models import EMBEDDED
 from regard.recording import Recording
-from regard.recording.cached import EMBEDDED, cached_array_recording
+from regard.recording.cached import cached_array_recording
 
 Made = TypeVar("Made")
 

@@ -17,32 +17,36 @@ from pathlib import Path
 import torch
 
 from regard.errors import OptionError
+from regard.integrations.tokenized_text import TokenizedText
 from regard.models.model import build
-from regard.models.tokens import Encoded, Tokens
+from regard.models.tokenizer import BytePairTokenizer
 from regard.nn import Transformer
 
-__all__ = ["Embedded", "Encoded", "Tokens", "load"]
+__all__ = ["EMBEDDED", "BytePairTokenizer", "Embedded", "TokenizedText", "load"]
+
+EMBEDDED = "python"
+"""The name of the embedded model."""
 
 WEIGHTS, TOKENIZER = "weights.safetensors", "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A model with its tokens, and what is known of its making (Python version, seed, steps)."""
+    """A model with its tokenizer, and how it was trained (Python version, seed, steps)."""
 
     model: Transformer
-    tokens: Tokens
+    tokenizer: BytePairTokenizer
     facts: dict[str, str]
 
-    def encode(self, text: str) -> Encoded:
-        """A text as token ids, the text of each and its characters' place."""
-        return self.tokens.encode(text)
+    def encode(self, text: str) -> TokenizedText:
+        """A text as tokens, without the one that begins a file."""
+        return self.tokenizer.encode(text)
 
 
 def load(folder: str | Path | None = None) -> Embedded:
-    """The embedded model, ready to be asked: in evaluation mode, in float32, on the CPU.
+    """The embedded model: in evaluation mode, in float32, on the CPU.
 
-    `folder` holds another model of the same shape, as `python -m experiments.train --out` writes it.
+    `folder` has another model of the same shape, as `python -m experiments.train --out` writes it.
     """
     from safetensors import safe_open
 
@@ -54,11 +58,11 @@ def load(folder: str | Path | None = None) -> Embedded:
             f"a folder with {WEIGHTS} and {TOKENIZER}",
             "Train one: python -m experiments.train --out FOLDER.",
         )
-    tokens = Tokens.read(where / TOKENIZER)
-    model = build(tokens.size)
+    tokenizer = BytePairTokenizer.open(where / TOKENIZER)
+    model = build(tokenizer.size)
     with safe_open(str(where / WEIGHTS), framework="pt") as file:
         # Stored in half precision: what rounding costs is below a thousandth of a bit per byte.
         state = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
         facts = dict(file.metadata() or {})
     model.load_state_dict(state)
-    return Embedded(model.eval(), tokens, facts)
+    return Embedded(model.eval(), tokenizer, facts)

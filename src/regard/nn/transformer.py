@@ -229,7 +229,7 @@ class Transformer(nn.Module):
         >>> from regard import models
         >>> embedded = models.load()
         >>> prompt = torch.tensor([embedded.encode("import torch\\n\\nfor i in range(").ids])
-        >>> embedded.tokens.tokenizer.decode(embedded.model.generate(prompt, 4)[0].tolist())
+        >>> embedded.tokenizer.decode(embedded.model.generate(prompt, 4)[0].tolist())
         '1, 2):'
         """
         if not temperature >= 0:

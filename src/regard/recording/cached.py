@@ -7,20 +7,15 @@ import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from regard import models
 from regard.errors import OptionError
-from regard.integrations.pretrained import open_pretrained
+from regard.integrations.opening import open_model
 from regard.recording.array_files import record_arrays
 from regard.recording.reader import Recording
 from regard.recording.recorder import record
 from regard.recording.writer import Progress
 from regard.system.cache_folder import cached
 from regard.system.text_source import TextSource
-
-EMBEDDED = "python"
-"""The name of the embedded model."""
 
 MOST_TOKENS = 30_000
 """Up to so many tokens the recording of a text includes the inputs of each layer; beyond, it would be too large."""
@@ -40,16 +35,28 @@ def cached_text_recording(
     path = _cache_path(source.name, json.dumps(key).encode("utf-8", "surrogatepass"))
     if (recording := _open_if_whole(path)) is not None:
         return recording
-    opened, tokenizer, count = _open_model(model, source.text)
+    opened = open_model(model)
+    tokens = opened.tokenize(source.text)
+    if opened.positions is not None and len(tokens) > opened.positions:
+        raise OptionError(
+            "text",
+            f"{len(tokens):,} tokens",
+            f"up to {opened.positions:,}, the positions of {model}",
+            "Give less of it.",
+        )
+    if not len(tokens):
+        raise OptionError("text", "no tokens", "at least one", "Give it a word.")
     return record(
-        opened,
-        source.text,
+        opened.model,
+        opened.inputs(tokens),
         to=path,
+        text=source.text,
+        tokens=tokens.texts,
+        spans=tokens.spans,
         name=model,
         values=True,
-        tokenizer=tokenizer,
         progress=progress,
-        layer_inputs=count <= MOST_TOKENS,
+        layer_inputs=len(tokens) <= MOST_TOKENS,
     )
 
 
@@ -88,21 +95,3 @@ def _modified(model: str) -> int:
     if not folder.is_dir():
         return 0
     return max((path.stat().st_mtime_ns for path in folder.glob("*")), default=0)
-
-
-def _open_model(model: str, text: str) -> tuple[Any, Any, int]:
-    """A model, its tokenizer (None for the embedded architecture, which includes one), and the text's token count."""
-    folder = Path(model)
-    embedded_format = (folder / models.TOKENIZER).is_file() and not (folder / "config.json").is_file()
-    if model == EMBEDDED or embedded_format:
-        embedded = models.load(None if model == EMBEDDED else folder)
-        return embedded, None, len(embedded.encode(text).ids) + 1
-    pretrained = open_pretrained(model)
-    count = len(pretrained.tokenizer(text, verbose=False)["input_ids"])
-    if pretrained.positions is not None and count > pretrained.positions:
-        raise OptionError(
-            "text", f"{count:,} tokens", f"up to {pretrained.positions:,}, the positions of {model}", "Give less of it."
-        )
-    if not count:
-        raise OptionError("text", "no tokens", "at least one", "Give it a word.")
-    return pretrained.model, pretrained.tokenizer, count

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from regard.capture.watch import Listener, Place, on_regard
 from regard.errors import DtypeError, OptionError, ShapeError
+from regard.integrations.tokenized_text import TokenizedText
 from regard.problem import sizes_of
 from regard.recording.container import Writer
 from regard.recording.inputs import Projections
@@ -155,21 +156,18 @@ def _read(model: Any, inputs: Any, tokenizer: Any, given: Words) -> tuple[Any, W
     if not isinstance(inputs, str):
         return inputs, given
     from regard.models import Embedded
-    from regard.models.tokens import START
 
     if isinstance(model, Embedded):
-        found = model.encode(inputs)
-        ids = torch.tensor([[model.tokens.start, *found.ids]])
-        return ids, Words(inputs, [START, *found.texts], [(0, 0), *found.spans])
+        tokens = model.tokenizer.encode_file(inputs)
+        return torch.tensor([tokens.ids]), Words(inputs, tokens.texts, tokens.spans)
     if tokenizer is None:
         raise OptionError(
             "record(inputs)", "a text", "token ids, or a text with a tokenizer", "Give tokenizer=…, the model's own."
         )
-    read = tokenizer(inputs, return_offsets_mapping=True, return_tensors="pt")
-    spans = [(int(start), int(stop)) for start, stop in read.pop("offset_mapping")[0].tolist()]
-    names = tokenizer.convert_ids_to_tokens(read["input_ids"][0].tolist())
-    texts = [inputs[a:b] if b > a else str(name) for name, (a, b) in zip(names, spans, strict=True)]
-    return dict(read), Words(inputs, texts, spans)
+    encoding = tokenizer(inputs, return_offsets_mapping=True)
+    tokens = TokenizedText.of_encoding(tokenizer, inputs, encoding)
+    arrays = {name: torch.tensor([array]) for name, array in encoding.items() if name != "offset_mapping"}
+    return arrays, Words(inputs, tokens.texts, tokens.spans)
 
 
 def _run(module: nn.Module, inputs: Any) -> None:

@@ -19,6 +19,7 @@ from regard.analysis.attribution.value import ANSWER, FIRST, QUESTION, TEMPLATE,
 from regard.capture.watch import on_regard, watch
 from regard.errors import OptionError
 from regard.integrations.pretrained import positions_of
+from regard.integrations.tokenized_text import tokenize
 from regard.spec.observers import SpanMass
 
 
@@ -149,8 +150,8 @@ def _tokens(prompt: Prompt, answer: str | None) -> tuple[list[int], list[int], l
             raise OptionError("answer", "an empty text", "an answer", "Leave it out to have the model answer.")
         apart = "" if prompt.marked or text[-1:].isspace() else " "
         text += apart + answer.strip()
-    read = prompt.tokenizer(text, add_special_tokens=not prompt.marked, return_offsets_mapping=True, verbose=False)
-    ids, spans = list(read["input_ids"]), list(read["offset_mapping"])
+    tokens = tokenize(prompt.tokenizer, text, special_tokens=not prompt.marked, split_special_tokens=False)
+    ids, spans = tokens.ids, tokens.spans
     while spans and spans[-1][0] == spans[-1][1]:  # what some tokenizers add at the end
         del ids[-1], spans[-1]
     end = len(prompt.text)

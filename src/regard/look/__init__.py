@@ -1,1 +1,0 @@
-"""Opening a model by name or path, and a text as its tokens."""
