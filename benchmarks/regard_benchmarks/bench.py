@@ -108,7 +108,7 @@ def describe_machine(run: str = "default") -> Machine:
     return {
         "processor": processor(),
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()}",
-        "kernels": "no native kernels" if native.here() else f"{core.isa()} kernels",
+        "kernels": "no native kernels" if native.available() else f"{core.isa()} kernels",
         "load before": _load(),
         "torch": torch.__version__,
         "python": platform.python_version(),

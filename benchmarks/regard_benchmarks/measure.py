@@ -142,7 +142,7 @@ def _measure_case(case: Case, run: str, seconds: float) -> CaseResult:
 
 def ceiling(case: Case) -> float | None:
     """The peak rate of the machine now, in bytes or operations a second, for sections whose tables show it."""
-    if case.section not in ("plain", "decode") or native.here() is not None:
+    if case.section not in ("plain", "decode") or native.available() is not None:
         return None
     threads = torch.get_num_threads()
     if case.section == "decode":

@@ -163,7 +163,7 @@ def regard(backend: str) -> Callable[[Inputs], Call]:
 
 def why_not_native(case: Case) -> str | None:
     """Why the native backend cannot run a case, found with a small case like it."""
-    if reason := native.here():
+    if reason := native.available():
         return reason
     i = Inputs.of(case.small(64))
     return native.why_not(Problem.of(i.q, i.k, i.v, observers(i.case), **i.options()))
@@ -205,6 +205,6 @@ def methods_by_isa() -> tuple[Method, ...]:
     >>> methods_by_isa()[0].name
     'SDPA'
     """
-    isas = core.kernels() if native.here() is None else ()
+    isas = core.kernels() if native.available() is None else ()
     forced = (ForcedInstructionSet(f"native {isa}", NATIVE.prepare, why_not_native, isa) for isa in isas)
     return (SDPA, *forced) if isas else (SDPA, NATIVE)

@@ -20,10 +20,12 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from regard.attend import taken_over
+from regard.attend import attention_handler
 from regard.capture.watch import watch
 from regard.shapes import Box, Sizes
-from regard.spec.masks import as_mask, dense
+from regard.spec.attention_spec import AttentionSpec
+from regard.spec.biases import Nothing
+from regard.spec.masks import dense
 from regard.spec.observers import Entropy, Received, TopK
 from regard.system.hardware import forget_peak, peak_memory
 from regard_benchmarks.measure import Timing, speedup, time_in_turns
@@ -165,23 +167,24 @@ def training() -> dict[str, Call]:
 def attention_in_pytorch() -> Iterator[None]:
     """Our modules on `scaled_dot_product_attention`: masks are built once, biases in each call."""
 
-    def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Any, bias: Any, dropout: float, **_: Any) -> Tensor:
+    def attend(q: Tensor, k: Tensor, v: Tensor, spec: AttentionSpec, **_: Any) -> Tensor:
+        mask, bias = spec.mask, spec.bias
         n = q.shape[2]
         sizes = Sizes(1, q.shape[1], k.shape[1], n, n, q.shape[3], v.shape[3], q.device)
         key = repr(mask), n
         if key not in _MASKS:
-            _MASKS[key] = dense(as_mask(mask), sizes)
+            _MASKS[key] = dense(mask, sizes)
         attn_mask = _MASKS[key]
-        if bias is not None:
+        if not isinstance(bias, Nothing):
             table = bias.bind(sizes).block(Box(range(1), range(sizes.h), range(n), range(n)))
             attn_mask = torch.where(attn_mask, table, -torch.inf)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=spec.dropout)
 
-    token = taken_over.set(attend)
+    token = attention_handler.set(attend)
     try:
         yield
     finally:
-        taken_over.reset(token)
+        attention_handler.reset(token)
 
 
 _MASKS: dict[tuple[str, int], Tensor] = {}

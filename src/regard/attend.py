@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]
 
-from regard.backends import call_cache, choose
+from regard.backends import call_cache, choose, prepare
 from regard.display import repr_html
 from regard.errors import OptionError
 from regard.integrations import compile_operator
 from regard.lowering import tiles
 from regard.problem import Answer, Problem
 from regard.shapes import Keys, Output, Queries, Values
-from regard.spec.biases import Bias
-from regard.spec.masks import Mask, Tile
-from regard.spec.normalizers import Normalizer
+from regard.spec.attention_spec import AttentionSpec, ScoreFunction
+from regard.spec.biases import Bias, as_bias
+from regard.spec.masks import Mask, Tile, as_mask
+from regard.spec.normalizers import Normalizer, as_normalizer
 from regard.spec.observers import Observer
-from regard.spec.scores import Dot, Score
+from regard.spec.scores import Dot, Score, as_score
 
 Result = TypeVar("Result")
-ScoreFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 def attention(
@@ -63,15 +63,13 @@ def attention(
     torch.Size([1, 8, 1000, 64])
     """
     if torch.compiler.is_compiling():
-        named = compile_operator.attention(q, k, v, mask, bias, score, normalizer, dropout, backend)
-        if named is not None:
-            return named
-        return _outside_of_graphs(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[1].out
-    handler = taken_over.get()
+        # Not AttentionSpec.of, whose short cuts Dynamo does not trace.
+        spec = AttentionSpec(as_mask(mask), as_bias(bias), as_score(score), as_normalizer(normalizer), dropout)
+        out = compile_operator.attention_in_graph(q, k, v, spec, backend)
+        return _outside_of_graphs(q, k, v, (), spec, backend)[1].out if out is None else out
+    handler = attention_handler.get()
     if handler is not None:
-        return handler(
-            q, k, v, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout, backend=backend
-        )
+        return handler(q, k, v, AttentionSpec.of(mask, bias, score, normalizer, dropout), backend=backend)
     if (
         bias is None
         and normalizer is None
@@ -82,17 +80,35 @@ def attention(
         and isinstance(score, Dot | None)
         and _as_long(q, k, v)  # while a cache grows, no call is like one before
     ):
-        out = call_cache.repeated(q, k, v, mask, score)
+        out = call_cache.lookup(q, k, v, mask, score)
         if out is not None:
             return out
-        problem, answer = _run(q, k, v, (), mask, None, score, None, 0.0, backend)
-        call_cache.remember(problem, mask, score)
+        problem, answer = _run(q, k, v, (), AttentionSpec.of(mask, None, score), backend)
+        call_cache.store(problem, mask, score)
         return answer.out
-    return _run(q, k, v, (), mask, bias, score, normalizer, dropout, backend)[1].out
+    return _run(q, k, v, (), AttentionSpec.of(mask, bias, score, normalizer, dropout), backend)[1].out
 
 
-taken_over: ContextVar[Callable[..., Tensor] | None] = ContextVar("taken_over", default=None)
-"""Who answers calls of `attention` in this context instead: `watching.py` and `look/study.py` set it."""
+@runtime_checkable
+class AttentionHandler(Protocol):
+    """Computes calls of `attention` in its place."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        spec: AttentionSpec,
+        *,
+        backend: str = "auto",
+        place: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """The output of the call; `place` is the position of the first query and of the first key, where known."""
+        ...
+
+
+attention_handler: ContextVar[AttentionHandler | None] = ContextVar("attention_handler", default=None)
+"""Who computes calls of `attention` in this context instead: `capture` sets it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,9 +123,9 @@ class Seen:
         try:
             return cast("Result", self._results[observer])
         except KeyError:
-            asked = ", ".join(repr(one) for one in self._results) or "none"
+            requested = ", ".join(repr(known) for known in self._results) or "none"
             raise OptionError(
-                "seen[…]", repr(observer), f"the observers asked for: {asked}", "Ask for it in observe(…)."
+                "seen[…]", repr(observer), f"the observers asked for: {requested}", "Ask for it in observe(…)."
             ) from None
 
     def __iter__(self) -> Iterator[Observer[Any]]:
@@ -147,12 +163,19 @@ def observe(
     >>> seen.out.shape, seen[Entropy()].shape, seen[TopK(8)].keys.shape
     (torch.Size([1, 8, 1000, 64]), torch.Size([1, 8, 1000]), torch.Size([1, 8, 1000, 8]))
     """
+    spec = AttentionSpec.of(mask, bias, score, normalizer, dropout)
+    return observe_spec(q, k, v, observers, spec, backend)
+
+
+def observe_spec(
+    q: Queries, k: Keys, v: Values, observers: Sequence[Observer[Any]], spec: AttentionSpec, backend: str = "auto"
+) -> Seen:
+    """`observe`, of a specification."""
     run = _outside_of_graphs if torch.compiler.is_compiling() else _run
-    problem, answer = run(q, k, v, observers, mask, bias, score, normalizer, dropout, backend)
-    asked = dict.fromkeys(observers)
+    problem, answer = run(q, k, v, tuple(observers), spec, backend)
     results = {
-        name: bound.result(*tensors)
-        for name, bound, tensors in zip(asked, problem.observers, answer.observed, strict=True)
+        observer: bound.result(*tensors)
+        for observer, bound, tensors in zip(dict.fromkeys(observers), problem.observers, answer.observed, strict=True)
     }
     return Seen(answer.out, results)
 
@@ -207,13 +230,14 @@ def explain(
     >>> plan.backend, round(plan.pairs[Tile.EMPTY] / 1024**2, 2)
     ('native', 0.38)
     """
-    problem = Problem.of(q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout)
+    spec = AttentionSpec.of(mask, bias, score, normalizer, dropout)
+    problem = Problem.bound(q, k, v, spec, observers)
     chosen, reasons = choose(problem, backend)
     sizes = problem.sizes
-    rows, held = chosen.held(problem)
+    rows, scores_bytes = chosen.prepare(problem).memory()
     whole = chosen.name == "reference"
     everything = range(sizes.b), range(sizes.h)
-    pairs = tiles.count(problem.mask, *everything, sizes.q, sizes.k, rows)
+    pairs = tiles.count_pairs(problem.mask, *everything, sizes.q, sizes.k, rows)
     visited = sum(pairs.values()) - (0 if whole else pairs[Tile.EMPTY])
     item = torch.finfo(torch.float64 if whole else problem.compute_dtype).bits // 8
     all_scores = item * sizes.b * sizes.h * sizes.q * sizes.k
@@ -222,7 +246,7 @@ def explain(
         reasons=reasons,
         pairs=pairs,
         flops=2 * sizes.b * sizes.h * visited * (sizes.d + sizes.dv),
-        scores_bytes=min(held, all_scores),
+        scores_bytes=min(scores_bytes, all_scores),
         whole_bytes=all_scores,
     )
 
@@ -235,20 +259,10 @@ def _as_long(q: object, k: object, v: object) -> bool:
 
 
 def _run(
-    q: Queries,
-    k: Keys,
-    v: Values,
-    observers: tuple[Observer[Any], ...],
-    mask: Mask | Tensor | None,
-    bias: Bias | Tensor | None,
-    score: Score | ScoreFunction | None,
-    normalizer: Normalizer | None,
-    dropout: float,
-    backend: str,
+    q: Queries, k: Keys, v: Values, observers: tuple[Observer[Any], ...], spec: AttentionSpec, backend: str
 ) -> tuple[Problem, Answer]:
-    problem = Problem.of(q, k, v, observers, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout)
-    chosen, _ = choose(problem, backend)
-    return problem, chosen.run(problem)
+    problem = Problem.bound(q, k, v, spec, observers)
+    return problem, prepare(problem, backend).forward()
 
 
 # What a graph cannot name is left out of it: a trace would unroll every block of queries, for one mask.

@@ -9,37 +9,30 @@ from typing import Any, NoReturn, cast
 import torch
 from torch import Tensor
 
-from regard.errors import DeviceError, DtypeError, OptionError, ShapeError
+from regard.errors import DeviceError, DtypeError, ShapeError
 from regard.shapes import Keys, Output, Queries, Sizes, Values
-from regard.spec.biases import Bias, as_bias
-from regard.spec.masks import Mask, as_mask
-from regard.spec.normalizers import Normalizer, as_normalizer
+from regard.spec.attention_spec import AttentionSpec
+from regard.spec.biases import Bias
+from regard.spec.masks import Mask
+from regard.spec.normalizers import Normalizer
 from regard.spec.observers import Observer
-from regard.spec.scores import Score, as_score
+from regard.spec.scores import Score
 from regard.spec.values import readable
-
-# The parts of a plain call, the same each time: none of them depends on its sizes.
-_DOT, _EVERYTHING, _NOTHING, _SOFTMAX = (as_score(None), as_mask(None), as_bias(None), as_normalizer(None))
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A validated attention call.
+    """A validated attention call: its tensors, its specification bound to their sizes, and its observers.
 
-    Scores are scaled and soft-capped, then come bias, mask, normalizer and dropout, in this order. Every
-    part is bound to the sizes of the call. A `Problem` is made by `Problem.of`, which checks everything.
+    Made by `Problem.of` or `Problem.bound`, which check everything.
     """
 
     q: Queries
     k: Keys
     v: Values
-    score: Score
-    mask: Mask
-    bias: Bias
-    normalizer: Normalizer
-    dropout: float
+    spec: AttentionSpec
     seed: int
     observers: tuple[Observer[Any], ...]
     sizes: Sizes
@@ -60,6 +53,19 @@ class Problem:
         seed: int | None = None,
     ) -> Problem:
         """Check a call and bind its parts to its sizes. Without a seed, dropout draws one."""
+        return cls.bound(q, k, v, AttentionSpec.of(mask, bias, score, normalizer, dropout), observers, seed)
+
+    @classmethod
+    def bound(
+        cls,
+        q: Queries,
+        k: Keys,
+        v: Values,
+        spec: AttentionSpec,
+        observers: Sequence[Observer[Any]] = (),
+        seed: int | None = None,
+    ) -> Problem:
+        """The same from a specification."""
         sizes = sizes_of(q, k, v)
         for observer in cast("Sequence[object]", observers):
             if not isinstance(observer, Observer):
@@ -70,28 +76,42 @@ class Problem:
                     "observer values, such as Entropy() or TopK(8)",
                     "Write the parentheses: an observer is a value.",
                 )
-        if isinstance(mask, Tensor) and mask.dtype != torch.bool and mask.is_floating_point():
-            raise DtypeError(
-                "mask",
-                f"a {mask.dtype} tensor",
-                "a Mask or a bool tensor, True = may attend",
-                "A float tensor that is added to scores is a bias: bias=tensor.",
-            )
-        made = object.__new__(cls)  # a frozen dataclass sets its fields one by one, in twice the time
-        made.__dict__.update(
+        problem = object.__new__(cls)  # a frozen dataclass sets its fields one by one, in twice the time
+        problem.__dict__.update(
             q=q,
             k=k,
             v=v,
-            score=_DOT if score is None else as_score(score).bind(sizes),
-            mask=_EVERYTHING if mask is None else as_mask(mask).bind(sizes),
-            bias=_NOTHING if bias is None else as_bias(bias).bind(sizes),
-            normalizer=_SOFTMAX if normalizer is None else as_normalizer(normalizer).bind(sizes),
-            dropout=_probability(dropout),
-            seed=draw() if dropout and seed is None else seed or 0,
+            spec=spec.bind(sizes),
+            seed=draw() if spec.dropout and seed is None else seed or 0,
             observers=tuple(observer.bind(sizes) for observer in dict.fromkeys(observers)) if observers else (),
             sizes=sizes,
         )
-        return made
+        return problem
+
+    @property
+    def mask(self) -> Mask:
+        """Which keys a query may see."""
+        return self.spec.mask
+
+    @property
+    def bias(self) -> Bias:
+        """What is added to scores."""
+        return self.spec.bias
+
+    @property
+    def score(self) -> Score:
+        """How queries and keys are compared."""
+        return self.spec.score
+
+    @property
+    def normalizer(self) -> Normalizer:
+        """How scores become weights."""
+        return self.spec.normalizer
+
+    @property
+    def dropout(self) -> float:
+        """The probability that a weight is dropped."""
+        return self.spec.dropout
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -100,26 +120,25 @@ class Problem:
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor that may need a gradient."""
-        parts = (self.score, self.bias, self.normalizer)
-        return (self.q, self.k, self.v, *(t for part in parts for t in part.tensors()))
+        return (self.q, self.k, self.v, *self.spec.differentiable_tensors())
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Problem:
         """The same call on other tensors, in the order of `tensors`."""
         q, k, v, *rest = tensors
-        parts: list[Any] = []
-        for part in (self.score, self.bias, self.normalizer):
-            count = len(part.tensors())
-            parts.append(part.with_tensors(rest[:count]))
-            rest = rest[count:]
-        score, bias, normalizer = parts
-        return replace(self, q=q, k=k, v=v, score=score, bias=bias, normalizer=normalizer)
+        return replace(self, q=q, k=k, v=v, spec=self.spec.with_differentiable_tensors(rest))
+
+    def with_spec(self, **parts: Any) -> Problem:
+        """The same call with other parts of its specification, which are bound already."""
+        return replace(self, spec=self.spec.changed(**parts))
+
+    def observing(self, *observers: Observer[Any]) -> Problem:
+        """The same call with these observers."""
+        return replace(self, observers=tuple(observer.bind(self.sizes) for observer in observers))
 
     def cast(self, dtype: torch.dtype) -> Problem:
         """The same call in another dtype."""
         q, k, v = (t.to(dtype) for t in (self.q, self.k, self.v))
-        parts = (part.cast(dtype) for part in (self.score, self.bias, self.normalizer))
-        score, bias, normalizer = parts
-        return replace(self, q=q, k=k, v=v, score=score, bias=bias, normalizer=normalizer)
+        return replace(self, q=q, k=k, v=v, spec=self.spec.cast(dtype))
 
     def finite(self) -> tuple[Problem, Tensor | None, Tensor | None]:
         """The call with every number that is not finite set to 0, and which queries and keys had one.
@@ -227,9 +246,3 @@ def _complain(q: object, k: object, v: object) -> NoReturn:
             "k", f"{g} heads", f"a number that divides the {h} heads of q", "Query head i reads key head i // (h / g)."
         )
     raise AssertionError("the sizes fit after all")
-
-
-def _probability(dropout: object) -> float:
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise OptionError("dropout", repr(dropout), "a probability, 0 ≤ dropout < 1", "Give 0.0 outside training.")
-    return float(dropout)

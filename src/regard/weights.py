@@ -15,17 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from regard.backends import choose, chunked, native
+from regard.backends import prepare
+from regard.backends.prepared import Prepared
 from regard.errors import OptionError
-from regard.lowering import canonical
-from regard.lowering.reductions import lower, results
-from regard.lowering.tiles import SIDE, Tabled
+from regard.lowering.canonical import CanonicalCall
 from regard.problem import Problem
 from regard.shapes import Box, Keys, Queries
+from regard.spec.attention_spec import AttentionSpec, ScoreFunction
 from regard.spec.biases import Bias
 from regard.spec.masks import Mask
 from regard.spec.normalizers import Normalizer, Softmax
-from regard.spec.observers import LogSumExp, Observer, Pooled, Received, Rows
+from regard.spec.observers import Observer
 from regard.spec.scores import Score
 
 Result = TypeVar("Result")
@@ -48,10 +48,8 @@ class Weights:
     torch.Size([1, 8, 256, 256])
     """
 
-    problem: Problem
-    """The call; of the values, one column that nobody reads."""
-    rows: Float[Tensor, "n b h q"]
-    """Of each row its log-sum-exp, and what else the backend keeps."""
+    prepared: Prepared
+    """The call, of whose values one column is there."""
 
     @classmethod
     def of(
@@ -62,7 +60,7 @@ class Weights:
         *,
         mask: Mask | Tensor | None = None,
         bias: Bias | Tensor | None = None,
-        score: Score | Callable[[Tensor, Tensor], Tensor] | None = None,
+        score: Score | ScoreFunction | None = None,
         normalizer: Normalizer | None = None,
     ) -> Weights:
         """The weights of a call of `attention` with the same arguments.
@@ -76,16 +74,14 @@ class Weights:
         Raises:
             OptionError: a normalizer whose weights do not follow from scores and log-sum-exp.
         """
-        problem = Problem.of(
-            q.detach(),
-            k.detach(),
-            k.detach()[..., :1],
-            (LogSumExp(),),
-            mask=mask,
-            bias=bias,
-            score=score,
-            normalizer=normalizer,
-        )
+        return cls.of_spec(q, k, AttentionSpec.of(mask, bias, score, normalizer), lse)
+
+    @classmethod
+    def of_spec(
+        cls, q: Queries, k: Keys, spec: AttentionSpec, lse: Float[Tensor, "b h q"] | None = None, recorded: bool = False
+    ) -> Weights:
+        """The same, of a specification; `recorded` as `backends.prepare` has it."""
+        problem = Problem.bound(q.detach(), k.detach(), k.detach()[..., :1], spec)
         if not isinstance(problem.normalizer, Softmax):
             raise OptionError(
                 "Weights",
@@ -93,22 +89,21 @@ class Weights:
                 "a Softmax",
                 "Ask for whole rows: observe(q, k, v, Rows(…), normalizer=…).",
             )
-        with torch.no_grad():
-            runs = native.why_not(problem) is None and 0 not in problem.sizes[:5]
-            if lse is None and runs:
-                return cls(problem, native.forward(problem)[1])
-            if lse is None:
-                backend, _ = choose(problem)
-                lse = backend.run(problem).observed[0][0]
-            assert lse is not None, "found or given"
-            if lse.shape != q.shape[:3]:
-                raise OptionError(
-                    "Weights(lse=…)",
-                    f"shape {tuple(lse.shape)}",
-                    f"{tuple(q.shape[:3])}",
-                    "It has a number for each query of each head.",
-                )
-            return cls(problem, native.rows_of(problem, lse) if runs else lse[None])
+        if lse is not None and lse.shape != q.shape[:3]:
+            raise OptionError(
+                "Weights(lse=…)",
+                f"shape {tuple(lse.shape)}",
+                f"{tuple(q.shape[:3])}",
+                "It has a number for each query of each head.",
+            )
+        weights = cls(prepare(problem, lse=lse, recorded=recorded))
+        weights.prepared.lse()  # once, while the tensors are as they were given
+        return weights
+
+    @property
+    def problem(self) -> Problem:
+        """The call."""
+        return self.prepared.problem
 
     @property
     def shape(self) -> torch.Size:
@@ -124,22 +119,20 @@ class Weights:
             )
         parts = (*parts, *(slice(None),) * (4 - len(parts)))
         sides = [_side(part, n, name) for part, n, name in zip(parts, self.shape, _NAMES, strict=True)]
-        found = self._box(Box(*sides))
-        kept = tuple(0 if isinstance(part, int) else slice(None) for part in parts)
-        return found[kept]
+        box = Box(*sides)
+        if 0 in [len(side) for side in box]:
+            weights = self.prepared.lse().new_zeros([len(side) for side in box])
+        else:
+            weights = self.prepared.weights(box)
+        return weights[tuple(0 if isinstance(part, int) else slice(None) for part in parts)]
 
     def see(self, observer: Observer[Result]) -> Result:
         """A statistic of the weights; with a rectangle (`Pooled`) or rows, at the cost of those alone."""
-        bound = observer.bind(self.problem.sizes)
-        asked = replace(self.problem, observers=(bound,))
-        with torch.no_grad():
-            if isinstance(observer, Received | Pooled | Rows) and native.why_not(asked) is None:
-                found = native.revisit(asked, self.rows, self.formed)
-                (tensors,) = results(lower((bound,), asked.sizes), self.rows[0], found)
-            else:
-                backend, _ = choose(asked)
-                (tensors,) = backend.run(asked).observed
-        return cast("Observer[Any]", bound).result(*tensors)
+        return self.statistics((observer,))[0]
+
+    def statistics(self, observers: Sequence[Observer[Any]]) -> tuple[Any, ...]:
+        """Several statistics, in order: all that need a pass over the keys share one."""
+        return _each(observers, self.prepared.statistics)
 
     def head(self, number: int, batch: int = 0) -> HeadWeights:
         """The weights of one head in one batch row, whose maps and statistics cost what that head costs.
@@ -154,55 +147,25 @@ class Weights:
     def cut(self, b: range, h: range, q: range) -> Weights | None:
         """Some batch rows, heads and queries as a call of their own, which costs what they cost.
 
-        A cut of the kernels' normal form: None where they do not take the call. The queries begin where tiles
-        of masks do, at a multiple of 64.
+        None where the call cannot be cut. The queries begin at a multiple of 64.
         """
-        if native.why_not(self.problem) is not None or 0 in self.shape:
-            return None
-        assert q.start % SIDE == 0, "cuts begin where tiles do"
-        form, tensors = self.formed
-        sizes, mask = form.sizes, self._tabled
-        repeats = sizes.h // sizes.g
-        g = range(h.start // repeats, (h.stop - 1) // repeats + 1)
-        own = sizes._replace(b=len(b), h=len(h), g=len(g), q=len(q), dv=1)
-        k = _part(tensors.k, b, g)
-        table, pairs, sink = tensors.table, tensors.pairs, tensors.sink
-        if table is not None:
-            table = _part(table, h)[:, q.start : q.stop + sizes.k - 1].contiguous()
-        parts = canonical.Tensors(
-            _part(tensors.q, b, h, q),
-            k,
-            k[..., :1],
-            table,
-            None if pairs is None else _part(pairs, b, h, q),
-            None if sink is None else _part(sink, h),
-        )
-        tiles = range(q.start // SIDE, -(-q.stop // SIDE))
-        runs, kinds = (
-            None if whole is None else _part(whole, b, h, rows).contiguous()
-            for whole, rows in ((mask.runs, q), (mask.kinds, tiles))
-        )
-        form = form._replace(sizes=own, mask=Tabled(runs, kinds, mask.words))
-        rows = self.rows[:, b.start : b.stop, h.start : h.stop, q.start : q.stop].contiguous()
-        return Weights(canonical.problem(form, parts, ()), rows)
+        part = self.prepared.part(b, h, q)
+        return None if part is None else Weights(part)
 
-    @functools.cached_property
-    def _tabled(self) -> Tabled:
-        return Tabled.of(self.problem.mask, self.problem.sizes)
+    def rounded(self, dtype: torch.dtype) -> Weights:
+        """The weights of queries and keys that are rounded to a dtype: with a log-sum-exp of their own."""
+        problem = self.problem
+        q, k = problem.q.to(dtype), problem.k.to(dtype)
+        return Weights(prepare(replace(problem, q=q, k=k, v=k[..., :1])))
 
-    @functools.cached_property
-    def formed(self) -> native.Formed:
-        """What the kernels take, made once: masks and biases of long texts take longer than a part."""
-        with torch.no_grad():
-            return canonical.form(self.problem)
+    def reach(self, queries: range) -> range:
+        """The keys from the first to the last that any of some queries of the first batch row may see."""
+        return self.prepared.reach(queries)
 
-    def _box(self, box: Box) -> Tensor:
-        with torch.no_grad():
-            if 0 in [len(side) for side in box]:
-                return self.rows.new_zeros([len(side) for side in box])
-            if native.why_not(self.problem) is None:
-                return native.weights(self.problem, self.rows, box, self.formed)
-            return chunked.weights(self.problem, self.rows[0], box)
+    @property
+    def canonical(self) -> CanonicalCall | None:
+        """The call in its canonical form, of which every weight follows; None where it has none."""
+        return self.prepared.canonical()
 
     def __repr__(self) -> str:
         return f"Weights{tuple(self.shape)}"
@@ -246,16 +209,8 @@ class HeadWeights:
     def seen(self, observers: Sequence[Observer[Any]]) -> dict[Observer[Any], Any]:
         """Several statistics: all that need a pass over the keys share one."""
         weights, place = (self.whole, (self.batch, self.number)) if self._alone is None else (self._alone, (0, 0))
-        alone = [*filter(lambda one: isinstance(one, Received | Pooled | Rows), observers)]
-        found: dict[Observer[Any], Any] = {one: weights.see(one) for one in alone}
-        if passing := [one for one in observers if one not in found]:
-            bound = tuple(one.bind(weights.problem.sizes) for one in passing)
-            asked = replace(weights.problem, observers=bound)
-            with torch.no_grad():
-                answer = choose(asked)[0].run(asked).observed
-            results = zip(passing, bound, answer, strict=True)
-            found |= {one: mine.result(*tensors) for one, mine, tensors in results}
-        return {one: one_of(found[one], place) for one in observers}
+        results = weights.statistics(observers)
+        return {observer: one_of(result, place) for observer, result in zip(observers, results, strict=True)}
 
     @functools.cached_property
     def _alone(self) -> Weights | None:
@@ -280,12 +235,13 @@ def one_of(result: Any, place: tuple[int, int]) -> Any:
     return result
 
 
-def _part(tensor: Tensor, *sides: range) -> Tensor:
-    """A part of each of the first dimensions, or all of one that is shared."""
-    for dim, side in enumerate(sides):
-        if tensor.shape[dim] != 1:
-            tensor = tensor.narrow(dim, side.start, len(side))
-    return tensor
+def _each(
+    observers: Sequence[Observer[Any]], statistics: Callable[[Sequence[Observer[Any]]], tuple[Any, ...]]
+) -> tuple[Any, ...]:
+    """The statistics of observers, of which some may be equal."""
+    distinct = [*dict.fromkeys(observers)]
+    results = dict(zip(distinct, statistics(distinct), strict=True))
+    return tuple(results[observer] for observer in observers)
 
 
 def _one(part: object, n: int, name: str) -> int:

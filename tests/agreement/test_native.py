@@ -24,7 +24,7 @@ from regard.spec.masks import as_mask, dense
 from regard.spec.observers import LogSumExp, Observer
 
 pytestmark = [
-    pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
+    pytest.mark.skipif(native.available() is not None, reason=str(native.available())),
     pytest.mark.usefixtures("as_users_run_it", "any_isa"),
 ]
 
@@ -329,10 +329,10 @@ def test_nothing_to_do_is_done(shape: str) -> None:
 
 def test_an_instruction_set_that_is_not_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REGARD_ISA", "abacus")
-    native.here.cache_clear()
+    native.available.cache_clear()
     try:
-        said = native.here()
+        said = native.available()
     finally:
         monkeypatch.delenv("REGARD_ISA")
-        native.here.cache_clear()
+        native.available.cache_clear()
     assert said == (f"REGARD_ISA=abacus: no kernels for 'abacus' here; allowed: {', '.join(core.kernels())}")

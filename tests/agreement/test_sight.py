@@ -35,7 +35,7 @@ from regard.spec.masks import Mask
 from regard.spec.observers import Observer
 
 pytestmark = [
-    pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
+    pytest.mark.skipif(native.available() is not None, reason=str(native.available())),
     pytest.mark.usefixtures("as_users_run_it", "any_isa"),
 ]
 

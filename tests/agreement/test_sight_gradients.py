@@ -21,7 +21,7 @@ from regard.spec.normalizers import Softmax
 from regard.spec.observers import Observer, SpanMass
 
 pytestmark = [
-    pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
+    pytest.mark.skipif(native.available() is not None, reason=str(native.available())),
     pytest.mark.usefixtures("as_users_run_it"),
 ]
 

@@ -17,7 +17,7 @@ from regard.spec.masks import Everything, dense
 from regard.spec.scores import Dot
 
 pytestmark = [
-    pytest.mark.skipif(native.here() is not None, reason=str(native.here())),
+    pytest.mark.skipif(native.available() is not None, reason=str(native.available())),
     pytest.mark.usefixtures("as_users_run_it", "isa"),
 ]
 

@@ -19,7 +19,7 @@ from regard.spec.masks import as_mask, dense
 from regard.spec.observers import Observer
 
 # Native gives neither float64 nor most statistics: its laws stand in tests/agreement/test_native.py.
-BACKENDS = [b.name for b in ALL if b is not native and b.here() is None]
+BACKENDS = [b.name for b in ALL if b is not native and b.available() is None]
 pytestmark = pytest.mark.usefixtures("small_chunks")
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import MASKS, WITHOUT_KEYS_FOR_ALL, Draw, Shape
-from regard.lowering.tiles import SIDE, Lowered, bits, count, lower, runs
+from regard.lowering.tiles import SIDE, LoweredMask, bitmap_bytes, count_pairs, key_runs, lower_mask
 from regard.shapes import Box
 from regard.spec.masks import And, Causal, Dilated, Everything, Mask, Not, Or, Tile, Window, as_mask, dense
 from regard.spec.spans import MOST
@@ -131,8 +131,8 @@ def test_runs_leave_out_nothing_that_may_be_seen(name: str, data: st.DataObject)
     b, h, q, _ = data.draw(boxes(shape))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("regard.lowering.tiles.KEYS", data.draw(st.integers(1, 9)))
-        found = runs(mask, b, h, q, shape.k)
-        pairs = count(mask, b, h, shape.q, shape.k, 5)
+        found = key_runs(mask, b, h, q, shape.k)
+        pairs = count_pairs(mask, b, h, shape.q, shape.k, 5)
     part = table[b.start : b.stop, h.start : h.stop, q.start : q.stop]
     seen = torch.zeros(shape.k, dtype=torch.bool)
     for run in found:
@@ -165,7 +165,7 @@ LARGE = [
 ]
 
 
-def expanded(low: Lowered, shape: Shape) -> Tensor:
+def expanded(low: LoweredMask, shape: Shape) -> Tensor:
     """The whole table that spans and tiles stand for, read as `native/kernel.h` says."""
     b, h, _, q, k, *_ = shape
     table = np.ones((b, h, q, k), np.bool_)
@@ -211,10 +211,10 @@ def test_what_the_kernels_get_is_the_mask(name: str, shape: Shape) -> None:
     if not fits(name, shape):
         pytest.skip("it refuses more queries than keys")
     mask, table = bound(name, shape)
-    low = lower(mask, shape.sizes())
+    low = lower_mask(mask, shape.sizes())
     assert torch.equal(expanded(low, shape), table)
     held = 0 if low.bitmaps is None else low.bitmaps.nbytes
-    assert held <= bits(mask, shape.sizes())
+    assert held <= bitmap_bytes(mask, shape.sizes())
 
 
 @given(data=st.data())
@@ -224,7 +224,7 @@ def test_of_a_composition_too(data: st.DataObject) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("regard.lowering.tiles._SLAB", data.draw(st.sampled_from([1, 20_000, 1 << 23])))
         patch.setattr("regard.lowering.tiles._STRIP", data.draw(st.sampled_from([64, 128, 1024])))
-        assert torch.equal(expanded(lower(mask, shape.sizes()), shape), table)
+        assert torch.equal(expanded(lower_mask(mask, shape.sizes()), shape), table)
 
 
 SPANS = [
@@ -248,7 +248,7 @@ SPANS = [
 @pytest.mark.parametrize("name", SPANS)
 def test_where_spans_suffice_there_are_no_tiles(name: str) -> None:
     mask, _ = bound(name, Shape(2, 2, 2, 60, 90, 4, 4))
-    low = lower(mask, Shape(2, 2, 2, 60, 90, 4, 4).sizes())
+    low = lower_mask(mask, Shape(2, 2, 2, 60, 90, 4, 4).sizes())
     assert low.spans is not None
     assert low.tiles is None
 
@@ -256,17 +256,17 @@ def test_where_spans_suffice_there_are_no_tiles(name: str) -> None:
 def test_what_everybody_sees_takes_nothing_and_what_is_shared_is_held_once() -> None:
     shape = Shape(2, 3, 3, 192, 384, 4, 4)
     for full in (Everything(), Window(400, 400), as_mask(torch.ones(384, dtype=torch.bool)), Dilated(1)):
-        low = lower(full.bind(shape.sizes()), shape.sizes())
+        low = lower_mask(full.bind(shape.sizes()), shape.sizes())
         assert (low.spans, low.tiles, low.bitmaps) == (None, None, None)
-    regular = lower((Causal() & Dilated(3)).bind(shape.sizes()), shape.sizes())
+    regular = lower_mask((Causal() & Dilated(3)).bind(shape.sizes()), shape.sizes())
     assert regular.spans is not None
     assert regular.tiles is not None
     assert regular.bitmaps is not None
     assert regular.spans.shape == (1, 1, 192, 1, 2)
     assert regular.tiles.shape == (1, 1, 3, 6)
     assert len(regular.bitmaps) == 3
-    assert lower(Causal(offset=3), shape.sizes()) is lower(Causal(offset=3), shape.sizes())
+    assert lower_mask(Causal(offset=3), shape.sizes()) is lower_mask(Causal(offset=3), shape.sizes())
     expanded_keys = torch.rand(384).gt(0.5).expand(2, 3, 192, 384)
-    tiles = lower(as_mask(expanded_keys).bind(shape.sizes()), shape.sizes()).tiles
+    tiles = lower_mask(as_mask(expanded_keys).bind(shape.sizes()), shape.sizes()).tiles
     assert tiles is not None
     assert tiles.shape[:2] == (1, 1)

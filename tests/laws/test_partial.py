@@ -42,7 +42,7 @@ def piece(q, k, v, start: int, stop: int, mask: torch.Tensor | None) -> Partial:
     )
     here = None if mask is None else mask[..., start:stop]
     args = (q, k[:, :, start:stop], v[:, :, start:stop], observers)
-    answer = reference.run(Problem.of(*args, mask=here))
+    answer = reference.prepare(Problem.of(*args, mask=here)).forward()
     return Partial(answer.out, answer.observed[5][0], stop - start, answer.observed)
 
 
@@ -57,7 +57,7 @@ def test_merging_pieces_equals_the_whole(cuts, seed, masked):
     merged = pieces[0]
     for one in pieces[1:]:
         merged = merge(merged, one, MERGED)
-    whole = reference.run(Problem.of(q, k, v, MERGED, mask=mask))
+    whole = reference.prepare(Problem.of(q, k, v, MERGED, mask=mask)).forward()
     torch.testing.assert_close(merged.out, whole.out)
     for observer, mine, theirs in zip(MERGED, merged.observed, whole.observed, strict=True):
         for a, b in zip(mine, theirs, strict=True):

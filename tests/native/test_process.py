@@ -245,7 +245,7 @@ def test_regard_isa_names_the_kernels_or_is_refused_in_words(wanted: str) -> Non
         """
         from regard.backends import native
         core.use(core.kernels()[0])
-        reason = native.here()
+        reason = native.available()
         print(core.isa(), reason)
         """,
         REGARD_ISA=wanted,

@@ -406,7 +406,7 @@ def test_a_wrong_call_is_told_what_to_do(wrong: Callable[[], Any], kind: type[Re
 
 def test_a_backend_asked_for_by_name_never_falls_back() -> None:
     for backend in ALL:
-        if (why := backend.here()) is None:
+        if (why := backend.available()) is None:
             continue
         with pytest.raises(BackendError) as caught:
             regard.attention(Q, K, V, backend=backend.name)

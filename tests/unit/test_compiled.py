@@ -23,13 +23,14 @@ from regard import Causal, Given, Relative, Softmax, Where, Window, attention
 from regard.errors import RegardError
 from regard.nn import MultiHeadAttention
 from regard.positions import Axial, DynamicNTK, LongRoPE, Position, Rotary, XPos
+from regard.spec.attention_spec import AttentionSpec
 from regard.spec.biases import as_bias
 from regard.spec.masks import as_mask
 from regard.spec.normalizers import as_normalizer
 from regard.spec.scores import as_score
-from regard.spec.values import Value, read
+from regard.spec.values import Value, deserialize
 
-# ------------------------------------------------------------------ values in words
+# ------------------------------------------------------------------ serialized values
 
 
 def values() -> list[Any]:
@@ -42,20 +43,20 @@ def values() -> list[Any]:
 
 
 @pytest.mark.parametrize("value", values())
-def test_a_value_in_words_can_be_read_again(value: Value) -> None:
-    words = value.spelled()
-    assert (words is None) == ("function" in repr(value))
-    if words is not None:
-        again = read(words, iter(value.tensors()))
+def test_a_serialized_value_can_be_deserialized(value: Value) -> None:
+    text = value.serialize()
+    assert (text is None) == ("function" in repr(value))
+    if text is not None:
+        again = deserialize(text, iter(value.tensors()))
         assert type(again) is type(value)
         assert repr(again) == repr(value)
-        assert again.spelled() == words
+        assert again.serialize() == text
         assert all(a is b for a, b in zip(again.tensors(), value.tensors(), strict=True))
 
 
-def test_words_of_a_class_that_is_not_there() -> None:
+def test_serialized_text_of_a_class_that_is_not_there() -> None:
     with pytest.raises(RegardError, match=r"no\.such\.module:Mask.*import no\.such\.module"):
-        read("('no.such.module:Mask', {})", iter(()))
+        deserialize("('no.such.module:Mask', {})", iter(()))
 
 
 # ------------------------------------------------------------------ the operator
@@ -63,11 +64,9 @@ def test_words_of_a_class_that_is_not_there() -> None:
 
 def operands(case: Case) -> tuple[Any, ...]:
     call = case.build().requiring_gradients()
-    parts = [as_mask(call.mask), call.bias, call.score, call.normalizer]
-    held = [tensor for part in parts for tensor in part.tensors()]
+    spec = AttentionSpec.of(as_mask(call.mask), call.bias, call.score, call.normalizer)
     seed = torch.tensor(7) if case.dropout else None
-    words = [part.spelled() for part in parts]
-    return call.q, call.k, call.v, held, words, case.dropout, seed, "auto"
+    return call.q, call.k, call.v, list(spec.tensors()), spec.serialize(), case.dropout, seed, "auto"
 
 
 OPERANDS = [

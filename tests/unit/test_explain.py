@@ -34,7 +34,7 @@ from regard.problem import Problem
 pytestmark = pytest.mark.usefixtures("as_users_run_it")  # thousands of tiles are asked
 
 
-needs_native = pytest.mark.skipif(native.here() is not None, reason=str(native.here()))
+needs_native = pytest.mark.skipif(native.available() is not None, reason=str(native.available()))
 
 
 def qkv(n: int = 1024, k: int | None = None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_the_chosen_backend_and_why_the_others_were_passed_over() -> None:
     assert list(plan.reasons) == names[: names.index(plan.backend)]
     assert all(plan.reasons.values())
     for backend in ALL:
-        if backend.here() is None:
+        if backend.available() is None:
             assert explain(*qkv(), backend=backend.name).backend == backend.name
             assert explain(*qkv(), backend=backend.name).reasons == {}
 
@@ -77,7 +77,7 @@ def test_the_reference_holds_everything_at_once() -> None:
     assert plan.flops == 2 * 2 * 4 * 1024**2 * 24
 
 
-@pytest.mark.parametrize("backend", [b.name for b in ORDER if b.here() is None])
+@pytest.mark.parametrize("backend", [b.name for b in ORDER if b.available() is None])
 def test_memory_grows_linearly(backend: str) -> None:
     short, long = (explain(*qkv(n), backend=backend) for n in (2048, 32768))
     assert long.scores_bytes <= 16 * short.scores_bytes

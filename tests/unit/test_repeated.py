@@ -19,7 +19,7 @@ MASKS = [None, Causal(), Causal() & (Window(3) | Prefix(2)), Padding(torch.tenso
 
 @pytest.fixture(autouse=True)
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_cache, "_known", {})
+    monkeypatch.setattr(call_cache, "_calls", {})
 
 
 def tensors(seed: int = 0, n: int = 11, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -28,7 +28,7 @@ def tensors(seed: int = 0, n: int = 11, dtype: torch.dtype = torch.float32) -> l
 
 
 def short(q: Tensor, k: Tensor, v: Tensor, mask: Any = None, score: Any = None) -> Tensor | None:
-    return call_cache.repeated(q, k, v, mask, score)
+    return call_cache.lookup(q, k, v, mask, score)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -126,14 +126,14 @@ def test_what_is_wrong_stays_wrong() -> None:
 
 
 def test_few_calls_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call_cache, "_MOST_KNOWN", 4)
+    monkeypatch.setattr(call_cache, "_MOST_CALLS", 4)
     for n in range(1, 11):
         attention(*tensors(n=n))
         assert short(*tensors(n=n)) is not None
-        assert len(call_cache._known) <= 4
+        assert len(call_cache._calls) <= 4
 
 
 def test_other_scores_are_never_known() -> None:
     attention(*tensors(), score=Cosine())
     attention(*tensors(), score=lambda q, k: q @ k.mT)
-    assert not call_cache._known
+    assert not call_cache._calls

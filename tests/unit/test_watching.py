@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import regard
 from regard import Causal, Entropy, MeanDistance, Padding, Pooled, Received, SpanMass, TopK, Window, watch
-from regard.attend import taken_over
+from regard.attend import attention_handler
 from regard.errors import DtypeError, OptionError
 from regard.nn import MultiHeadAttention, Transformer
 from tiny import FAMILIES, WINDOW, inputs, prompt, result
@@ -258,7 +258,7 @@ def test_nothing_is_left_behind_when_the_model_fails() -> None:
         raise OptionError("positions", 1, "2", "3")
     with pytest.raises(IndexError, match="out of range"), watch(model, Entropy()) as seen:
         model(TEXT + 10**6)
-    assert taken_over.get() is None
+    assert attention_handler.get() is None
     assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
     with watch(model, Entropy()) as seen:
         model(TEXT)

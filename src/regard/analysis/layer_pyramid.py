@@ -34,7 +34,7 @@ def write_layer(
         reached = _reached_keys(layer, queries, cell)
         rectangles = _rectangles(cell, len(queries), reached)
         observers = [observer for rectangle in rectangles for observer in rectangle.observers(cell)]
-        results, maps = layer.see(queries, statistics.observers(queries), observers)
+        results, maps = layer.statistics(queries, statistics.observers(queries), observers)
         statistics.add(queries, results)
         each = 3 if cell else 1
         by_rectangle = [maps[i : i + each] for i in range(0, len(maps), each)]

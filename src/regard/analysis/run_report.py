@@ -166,7 +166,7 @@ def _head_reports(
     baseline, queries = statistics.baseline, range(layer.queries)
     by_distance = _is_band(baseline)
     observers = [Pooled(1, layer.keys, "sum"), *([] if by_distance else [Pooled(CELLS, CELLS, "max")])]
-    results, (received, *pooled) = layer.see(queries, statistics.observers(queries), observers)
+    results, (received, *pooled) = layer.statistics(queries, statistics.observers(queries), observers)
     top = statistics.add(queries, results)
     statistics.received += received[:, 0]
     maps = maps_by_distance(layer.weights, CELLS, int(baseline.visible.max()))[0] if by_distance else pooled[0]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from numpy import ndarray
 
-from regard.lowering.tiles import Run, runs
+from regard.lowering.tiles import KeyRun, key_runs
 from regard.shapes import Sizes
 from regard.spec.masks import Mask, Tile, indices_of
 
@@ -44,7 +44,7 @@ def uniform_baseline(mask: Mask, sizes: Sizes, shift: int = 0) -> UniformBaselin
     for start in range(0, sizes.q, ROWS):
         queries = range(start, min(start + ROWS, sizes.q))
         rows = slice(queries.start, queries.stop)
-        seen = runs(mask, range(1), heads, queries, sizes.k)
+        seen = key_runs(mask, range(1), heads, queries, sizes.k)
         allowed = [_allowed(mask, sizes, queries, run) for run in seen]
         for run, some in zip(seen, allowed, strict=True):
             visible[:, rows] += len(run.keys) if some is None else some.sum(-1)
@@ -59,7 +59,7 @@ def uniform_baseline(mask: Mask, sizes: Sizes, shift: int = 0) -> UniformBaselin
     return UniformBaseline(visible, share, shift)
 
 
-def _allowed(mask: Mask, sizes: Sizes, queries: range, run: Run) -> ndarray | None:
+def _allowed(mask: Mask, sizes: Sizes, queries: range, run: KeyRun) -> ndarray | None:
     """Which pairs of a run may be (1 or h, q, k); None if all may."""
     if run.kind is Tile.FULL:
         return None

@@ -26,24 +26,24 @@ _PLAIN = (Tensor, Parameter)
 _Sizes = tuple[int, int, int, int, int, int, int]
 
 
-def repeated(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, score: Dot | None) -> Tensor | None:
-    """The output of a call like one that `remember` knows; None where there is none, or more is asked."""
-    known = _known.get((q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, mask, score))
+def lookup(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, score: Dot | None) -> Tensor | None:
+    """The output of a call like one that `store` knows; None where there is none, or more is asked."""
+    known = _calls.get((q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, mask, score))
     if known is None or not (q.is_cpu and k.is_cpu and v.is_cpu) or _more_than_output(q, k, v):
         return None
-    sizes, scale, softcap, seen = known
+    sizes, scale, softcap, lowered = known
     call = core.Call(
-        canonical.TYPES[q.dtype], sizes, canonical.view(q), canonical.view(k), canonical.view(v), scale, softcap
+        canonical.DTYPE_CODES[q.dtype], sizes, canonical.view(q), canonical.view(k), canonical.view(v), scale, softcap
     )
-    if seen.spans_at is not None:
-        call.set_spans(*seen.spans_at)
-    if seen.tiles_at is not None:
-        call.set_tiles(*seen.tiles_at)
+    if lowered.spans_at is not None:
+        call.set_spans(*lowered.spans_at)
+    if lowered.tiles_at is not None:
+        call.set_tiles(*lowered.tiles_at)
     out = laid_like(q, sizes[3], sizes[6])
     return out if core.forward(call, canonical.view(out), 0, None, torch.get_num_threads()) else None
 
 
-def remember(problem: Problem, mask: Mask | None, score: Dot | None) -> None:
+def store(problem: Problem, mask: Mask | None, score: Dot | None) -> None:
     """That a call with this mask and score and nothing else ran as this problem, if these kernels run it."""
     q, k, v, sizes = problem.q, problem.k, problem.v, problem.sizes
     if _more_than_output(q, k, v) or not problem.mask.plain() or 0 in sizes[:7] or native.why_not(problem):
@@ -51,14 +51,14 @@ def remember(problem: Problem, mask: Mask | None, score: Dot | None) -> None:
     assert isinstance(problem.score, Dot)
     dot = problem.score.scaled(sizes.d)
     assert dot.scale is not None
-    if len(_known) >= _MOST_KNOWN:
-        _known.clear()
+    if len(_calls) >= _MOST_CALLS:
+        _calls.clear()
     key = q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, mask, score
-    _known[key] = sizes[:7], dot.scale, dot.softcap or 0.0, tiles.lower(problem.mask, sizes)
+    _calls[key] = sizes[:7], dot.scale, dot.softcap or 0.0, tiles.lower_mask(problem.mask, sizes)
 
 
-_known: dict[Any, tuple[_Sizes, float, float, tiles.Lowered]] = {}
-_MOST_KNOWN = 256
+_calls: dict[Any, tuple[_Sizes, float, float, tiles.LoweredMask]] = {}
+_MOST_CALLS = 256
 
 
 def _more_than_output(q: Tensor, k: Tensor, v: Tensor) -> bool:

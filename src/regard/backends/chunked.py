@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from regard.lowering.tiles import Run, runs
+from regard.backends.prepared import Memory, Prepared, PreparedInPyTorch
+from regard.lowering.tiles import KeyRun, key_runs
 from regard.problem import Answer, Problem
 from regard.shapes import Box
 from regard.spec.biases import Nothing
@@ -27,7 +28,7 @@ from regard.spec.values import readable
 
 name = "chunked"
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 BUDGET = 1 << 20
 """Scores held at a time, about: 4 MiB in float32, which stays in a processor's last cache."""
@@ -35,7 +36,7 @@ BUDGET = 1 << 20
 LEAST_ROWS, GOOD_ROWS, MOST_ROWS = 16, 128, 256
 
 
-def here() -> str | None:
+def available() -> str | None:
     """Why this backend cannot run on this machine, or None."""
     return None
 
@@ -46,13 +47,19 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-def held(problem: Problem) -> tuple[int, int]:
-    """Queries that are taken together, and the bytes of the scores that are held at a time."""
+def prepare(problem: Problem, lse: Tensor | None = None, recorded: bool = False) -> Prepared:
+    """One call; nothing of it is computed yet."""
+    del recorded  # whatever is observed takes a pass over the keys here
+    return PreparedInPyTorch(problem, lse, run, memory, problem.compute_dtype)
+
+
+def memory(problem: Problem) -> Memory:
+    """Queries that are computed together, and the bytes of scores in memory at a time."""
     sizes = problem.sizes
     rows, together = block_rows(problem)
     heads = min(sizes.h // max(sizes.g, 1) * together, sizes.b * sizes.h)
     item = torch.finfo(problem.compute_dtype).bits // 8
-    return rows, item * heads * min(rows, sizes.q) * sizes.k
+    return Memory(rows, item * heads * min(rows, sizes.q) * sizes.k)
 
 
 def run(problem: Problem) -> Answer:
@@ -74,11 +81,11 @@ def run(problem: Problem) -> Answer:
     return _answer(problem, flat)
 
 
-def _exactly(function: Callable[..., Made]) -> Callable[..., Made]:
+def _exactly(function: Callable[..., Result]) -> Callable[..., Result]:
     """Outside of autocast, which would round scores and sums to half precision."""
 
     @functools.wraps(function)
-    def wrapped(problem: Problem, *rest: Any) -> Made:
+    def wrapped(problem: Problem, *rest: Any) -> Result:
         device = problem.sizes.device.type
         if not (torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)):  # pyright: ignore[reportUnknownMemberType]
             return function(problem, *rest)
@@ -96,7 +103,7 @@ class _Part:
     h: range
     g: range
     q: range
-    runs: tuple[Run, ...]
+    runs: tuple[KeyRun, ...]
 
     @property
     def spans(self) -> list[range]:
@@ -134,7 +141,7 @@ def block_rows(problem: Problem) -> tuple[int, int]:
     visible = 1
     for start in {0, sizes.q // 2, max(sizes.q - LEAST_ROWS, 0)}:
         q = range(start, min(start + LEAST_ROWS, sizes.q))
-        visible = max(visible, sum(len(run.keys) for run in runs(mask, *everything, q, sizes.k)))
+        visible = max(visible, sum(len(run.keys) for run in key_runs(mask, *everything, q, sizes.k)))
     inner = max(problem.score.inner(sizes.d), problem.bias.per_pair())
     per_head = max(sizes.h // max(sizes.g, 1), 1) * visible * inner
     heads = sizes.b * sizes.g
@@ -155,7 +162,7 @@ def _groups(problem: Problem) -> Iterator[_Group]:
         for g in _ranges(sizes.g, min(together, max(sizes.g, 1))):
             h = range(g.start * repeats, g.stop * repeats)
             blocks = _ranges(sizes.q, rows)
-            yield _Group(b, h, tuple(_Part(b, h, g, q, runs(mask, b, h, q, sizes.k)) for q in blocks))
+            yield _Group(b, h, tuple(_Part(b, h, g, q, key_runs(mask, b, h, q, sizes.k)) for q in blocks))
 
 
 Bad = tuple[Tensor | None, Tensor | None]
@@ -187,7 +194,7 @@ def _evaluate(problem: Problem, bad: Bad) -> list[Tensor]:
 
 def _of_part(problem: Problem, bad: Bad, part: _Part) -> list[Tensor]:
     return _attend(
-        replace(problem, bias=problem.bias.cut(part.b, part.h, part.q)),
+        problem.with_spec(bias=problem.bias.cut(part.b, part.h, part.q)),
         bad,
         part,
         part.of_queries(problem.q),
@@ -224,20 +231,20 @@ def _attend(
         else:
             scores = scores.masked_fill(~allowed, -torch.inf)
 
-    blind = _blind(scores, permitted, users or (biased and problem.bias.forbids()))
+    sees_nothing = _sees_nothing(scores, permitted, users or (biased and problem.bias.forbids()))
     normalizer = problem.normalizer.heads(part.h)
-    rows = scores if blind is None else scores.masked_fill(blind, 0)
+    rows = scores if sees_nothing is None else scores.masked_fill(sees_nothing, 0)
     weights = normalizer.weigh(rows) if len(keys) else rows
-    if blind is not None:
-        weights = weights.masked_fill(blind, 0)
-    spoilt = _spoilt(bad, part, keys, scores)
-    if spoilt is not None:
-        weights = weights.masked_fill(spoilt, torch.nan)
+    if sees_nothing is not None:
+        weights = weights.masked_fill(sees_nothing, 0)
+    non_finite = _non_finite(bad, part, keys, scores)
+    if non_finite is not None:
+        weights = weights.masked_fill(non_finite, torch.nan)
 
     def log_sum_exp() -> Tensor:
         lse = normalizer.lse(rows)
-        lse = lse if blind is None else lse.masked_fill(blind[..., 0], -torch.inf)
-        return lse if spoilt is None else lse.masked_fill(spoilt[..., 0], torch.nan)
+        lse = lse if sees_nothing is None else lse.masked_fill(sees_nothing[..., 0], -torch.inf)
+        return lse if non_finite is None else lse.masked_fill(non_finite[..., 0], torch.nan)
 
     kept = weights
     if problem.dropout:
@@ -262,22 +269,22 @@ def _permitted(mask: Mask, part: _Part, device: torch.device) -> Permitted:
     return found
 
 
-def _blind(scores: Tensor, permitted: Permitted, uncertain: bool) -> Tensor | None:
+def _sees_nothing(scores: Tensor, permitted: Permitted, uncertain: bool) -> Tensor | None:
     """Which rows see nothing, (…, q, 1); None where it is sure that none is."""
     n = scores.shape[-1]
     if not n:
         return torch.ones((*scores.shape[:-1], 1), dtype=torch.bool, device=scores.device)
     if uncertain:
-        blind = scores.detach().amax(-1, keepdim=True) == -torch.inf
+        sees_nothing = scores.detach().amax(-1, keepdim=True) == -torch.inf
     elif sum(len(columns) for columns, _ in permitted) == n:
         sees = [allowed.any(-1, keepdim=True) for _, allowed in permitted]
-        blind = ~functools.reduce(torch.logical_or, sees)
+        sees_nothing = ~functools.reduce(torch.logical_or, sees)
     else:
         return None  # some keys may be seen by all
-    return blind if not readable(scores) or bool(blind.any()) else None
+    return sees_nothing if not readable(scores) or bool(sees_nothing.any()) else None
 
 
-def _spoilt(bad: Bad, part: _Part, keys: Tensor, scores: Tensor) -> Tensor | None:
+def _non_finite(bad: Bad, part: _Part, keys: Tensor, scores: Tensor) -> Tensor | None:
     """Which rows see a number that is not finite, or hold one and see anything, (b, h, q, 1)."""
     if bad[0] is None or bad[1] is None:
         return None
@@ -364,7 +371,7 @@ def _piece_flags(problem: Problem, part: _Part, needed: Sequence[bool]) -> list[
 def _attend_pieces(problem: Problem, bad: Bad, part: _Part, pieces: Sequence[Tensor]) -> list[Tensor]:
     n = len(part.spans)
     q, ks, vs, rest = pieces[0], pieces[1 : n + 1], pieces[n + 1 : 2 * n + 1], pieces[2 * n + 1 :]
-    cut = replace(problem, bias=problem.bias.cut(part.b, part.h, part.q))
+    cut = problem.with_spec(bias=problem.bias.cut(part.b, part.h, part.q))
     return _attend(cut.with_tensors([problem.q, problem.k, problem.v, *rest]), bad, part, q, ks, vs)
 
 
@@ -377,21 +384,6 @@ def _grads(
         return [None] * len(wanted)
     outputs, given = zip(*pairs, strict=True)
     return torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True)
-
-
-def weights(problem: Problem, lse: Tensor, box: Box) -> Tensor:
-    """The softmax weights of a box, exp(score − lse)."""
-    exact = problem.cast(problem.compute_dtype)
-    repeats = exact.sizes.h // max(exact.sizes.g, 1)
-    heads = torch.arange(box.h.start, box.h.stop, device=exact.sizes.device) // max(repeats, 1)
-    q = _cut(exact.q, box.b, box.h, box.q)
-    k = _cut(exact.k, box.b, range(exact.sizes.g), box.k)[:, heads]
-    keys = torch.arange(box.k.start, box.k.stop, device=exact.sizes.device)
-    scores = exact.score.heads(box.h).at(q, k, box.q, keys)
-    bias = exact.bias.cut(box.b, box.h, box.q).block(box)
-    scores = (scores + bias).masked_fill(~exact.mask.block(box, exact.sizes.device), -torch.inf)
-    rows = _cut(lse, box.b, box.h, box.q)[..., None]
-    return torch.where(rows == -torch.inf, 0, (scores - rows).exp()).to(lse.dtype)
 
 
 def _answer(problem: Problem, flat: Sequence[Tensor]) -> Answer:

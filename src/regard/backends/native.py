@@ -1,9 +1,9 @@
 """The C++ core as a backend: exact attention on processors, forward and backward, in linear memory.
 
-Kernels see work, not names. A call is first brought to a normal form by a few differentiable operations:
+Kernels see work, not names. A call is first brought to a canonical form by a few differentiable operations:
 a dot product, one table for all biases by distance and one tensor for all others, spans or tiles for the
-mask (`native/kernel.h`). Running that is one step of autograd, which keeps its inputs, the output and
-three numbers for each row.
+mask (`lowering/canonical.py`, `native/kernel.h`). Running that is one step of autograd, which keeps its inputs, the
+output and three numbers for each row.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,13 +23,23 @@ from torch.nn import Parameter
 from regard._native import core
 from regard.backends import chunked
 from regard.backends import statistics as observation
-from regard.lowering import canonical, tiles
-from regard.lowering.canonical import Form, Tensors
-from regard.lowering.reductions import DIFFERENTIABLE, KINDS, again, lower, results
+from regard.backends.planner import plan
+from regard.backends.prepared import Memory, Prepared, thin
+from regard.lowering import tiles
+from regard.lowering.canonical import (
+    DTYPE_CODES,
+    CanonicalCall,
+    CanonicalTensors,
+    canonicalize,
+    resolve_negation,
+    shared_view,
+    view,
+)
+from regard.lowering.reductions import KINDS, TABLE, Buffers, Kind, Reductions, finish, lower_observers
 from regard.problem import Answer, Problem
 from regard.shapes import Box, laid_like
 from regard.spec.normalizers import Sigmoid, Softmax
-from regard.spec.observers import LogSumExp, TopK
+from regard.spec.observers import LogSumExp, Observer, TopK
 from regard.spec.values import Aligned, readable
 
 name = "native"
@@ -45,32 +56,35 @@ MOST_TOP = 256
 MOST_PLACES = 2**30
 """The most keys, queries or offsets that statistics of distances count with."""
 
+KNOWN = frozenset(row.observer for row in TABLE)
+"""Classes of observers that the kernels know."""
+
 _PLAIN = (Tensor, Parameter)
 _BLOCK = 64, 256  # queries and keys whose scores a thread holds
 
 
 @functools.cache
-def here() -> str | None:
+def available() -> str | None:
     """Why this backend cannot run on this machine, or None."""
-    wanted = os.environ.get("REGARD_ISA")
+    isa = os.environ.get("REGARD_ISA")
     try:
-        if wanted:
-            core.use(wanted)
+        if isa:
+            core.use(isa)
     except ValueError as error:
-        return f"REGARD_ISA={wanted}: {error}"
+        return f"REGARD_ISA={isa}: {error}"
     return None
 
 
 def why_not(problem: Problem) -> str | None:
     """Why this backend cannot run the call, or None."""
-    reason = here()
+    reason = available()
     if reason is not None:
         return reason
     q, sizes = problem.q, problem.sizes
     components = problem.score.components(sizes.d)
     if not q.is_cpu:
         return f"the kernels run on processors, not on {sizes.device.type}; chunked runs anywhere"
-    if q.dtype not in canonical.TYPES:
+    if q.dtype not in DTYPE_CODES:
         return f"the kernels compute in float32; chunked computes in {str(q.dtype).removeprefix('torch.')}"
     if components is None:
         kind = type(problem.score).__name__
@@ -87,7 +101,7 @@ def why_not(problem: Problem) -> str | None:
         return f"the kernels know Softmax and Sigmoid, not {normalizer.__name__}; chunked runs it"
     for observer in problem.observers:
         kind = type(observer).__name__
-        if type(observer) not in KINDS:
+        if type(observer) not in KNOWN:
             return f"the kernels know no {kind}; chunked runs any observer"
         if normalizer is Sigmoid:
             return f"the kernels observe Softmax only, no Sigmoid as {kind} would; chunked observes any"
@@ -104,7 +118,7 @@ def why_not(problem: Problem) -> str | None:
     if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
         return "the kernels have no forward-mode derivative; chunked has"
     if sizes.b * sizes.h * sizes.q * sizes.k > 8 * MOST_BITS:
-        needed = tiles.bits(problem.mask, sizes)
+        needed = tiles.bitmap_bytes(problem.mask, sizes)
         if needed > MOST_BITS:
             return (
                 f"the mask may need {needed / 2**30:.3g} GiB of bits, more than {MOST_BITS >> 30}; "
@@ -113,256 +127,346 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-def held(problem: Problem) -> tuple[int, int]:
-    """Queries that are taken together, and the bytes of the scores that are held at a time."""
-    sizes = problem.sizes
-    rows, keys = _BLOCK
-    everything = 4 * sizes.b * sizes.h * sizes.q * sizes.k
-    return rows, min(4 * rows * keys * torch.get_num_threads(), everything)
-
-
-def run(problem: Problem, done: tuple[Tensor, Tensor] | None = None) -> Answer:
-    """Attention by the kernels.
-
-    `done` is what `forward` gave for the same problem: only the step of autograd is made then, unless it
-    was rounded since.
-    """
+def prepare(problem: Problem, lse: Tensor | None = None, recorded: bool = False) -> Prepared:
+    """One call, lowered when it is first needed."""
     if 0 in problem.sizes[:7]:
-        return chunked.run(problem)  # nothing to multiply: only shapes matter
-    form, tensors = canonical.form(problem)
-    learns = torch.is_grad_enabled() and canonical.learns(tensors)
-    if done is not None and done[0].dtype == tensors.q.dtype:
-        made = _Made(*done, {})
-    else:
-        made = _forward(form, tensors, learns or bool(problem.observers))
-    if made is None:
-        made = _with_what_is_not_finite(problem, learns)
-        if made is None:
-            return chunked.run(problem)
-    if learns:
-        names = [name for name in DIFFERENTIABLE if name in made.found]
-        seen = [made.found[name] for name in names]
-        out, rows, *seen = _Attention.apply(form, names, (made.out, made.rows, *seen), *tensors)
-        made = _Made(out, rows, {**made.found, **dict(zip(names, seen, strict=True))})
-    out = made.out if made.out.dtype == problem.q.dtype else made.out.to(problem.q.dtype)
-    if form.asked is None:
-        return Answer(out, ())
-    assert made.rows is not None, "rows were asked for"
-    return Answer(out, results(form.asked, made.rows[0], made.found))
+        return chunked.prepare(problem, lse)  # nothing to multiply: only shapes matter
+    return PreparedCall(problem, lse, recorded=recorded)
 
 
-@torch.no_grad()
-def forward(problem: Problem) -> tuple[Tensor, Tensor]:
-    """The output and, for the backward pass, three numbers of each row, (3, b, h, q); without autograd."""
-    made = _forward(*canonical.form(problem)) or _with_what_is_not_finite(problem, False)
-    if made is None or made.rows is None:
-        return chunked.run(problem).out, torch.zeros((3, *problem.q.shape[:3]))
-    return made.out.to(problem.q.dtype), made.rows
+class PreparedCall:
+    """A call for the kernels: its canonical form, and three numbers of each row once a forward pass ran."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        lse: Tensor | None = None,
+        canonical: CanonicalCall | None = None,
+        rows: Tensor | None = None,
+        recorded: bool = False,
+    ) -> None:
+        self.problem = problem
+        self._given_lse, self._given_canonical, self._given_rows = lse, canonical, rows
+        self._recorded = recorded
+
+    def forward(self) -> Answer:
+        """Output and statistics, as one step of autograd."""
+        return self._run(None)
+
+    def save(self) -> tuple[Tensor, Tensor]:
+        """The output and, for the backward pass, three numbers of each row, (3, b, h, q); without autograd."""
+        with torch.no_grad():
+            result = _forward(canonicalize(self.problem), None) or _with_non_finite(self.problem, None, False)
+            if result is None or result.rows is None:
+                return chunked.prepare(self.problem).save()
+            return result.out.to(self.problem.q.dtype), result.rows
+
+    def resume(self, out: Tensor, rows: Tensor) -> Answer:
+        """`forward`, from what `save` returned for the same problem, unless it was rounded since."""
+        return self._run(None if self.problem.finite()[1] is not None else ForwardResult(out, rows, {}))
+
+    def statistics(self, observers: Sequence[Observer[Any]]) -> tuple[Any, ...]:
+        """The result of each observer, without gradients: from a pass over the keys, or from the rows' log-sum-exp."""
+        problem = thin(self.problem).observing(*observers)
+        refused = why_not(problem) is not None
+        passing, second = plan(problem.observers, problem.sizes, self._recorded)
+        if refused and why_not(replace(problem, observers=second)) is not None:
+            passing, second = problem.observers, ()
+        tensors: dict[Observer[Any], tuple[Tensor, ...]] = {}
+        with torch.no_grad():
+            if second:
+                _, top, share = self.rows
+                reductions = lower_observers(second, self._canonical.form.sizes)
+                call, sizes = self._canonical.core_call(), self._canonical.form.sizes
+                buffers = observation.second_pass(reductions, call, sizes, top, share)
+                tensors |= zip(second, finish(reductions, self.lse(), buffers), strict=True)
+            if passing:
+                rest = replace(problem, observers=passing)
+                prepared = chunked.prepare(rest) if refused else PreparedCall(rest, None, self._thin_canonical)
+                tensors |= zip(passing, prepared.forward().observed, strict=True)
+        return tuple(observer.result(*tensors[observer]) for observer in problem.observers)
+
+    def weights(self, box: Box) -> Tensor:
+        """The weights of a box, in time that its size alone decides."""
+        with torch.no_grad():
+            return observation.weights(self._canonical.core_call(), box, *self.rows[1:])
+
+    def memory(self) -> Memory:
+        """Queries that are computed together, and the bytes of scores in memory at a time."""
+        sizes = self.problem.sizes
+        rows, keys = _BLOCK
+        everything = 4 * sizes.b * sizes.h * sizes.q * sizes.k
+        return Memory(rows, min(4 * rows * keys * torch.get_num_threads(), everything))
+
+    def part(self, b: range, h: range, q: range) -> PreparedCall:
+        """Some batch rows, heads and queries (from a multiple of 64) as a call of their own, at their own cost."""
+        with torch.no_grad():
+            canonical = self._canonical.part(b, h, q, self._tabled_mask)
+            rows = self.rows[:, b.start : b.stop, h.start : h.stop, q.start : q.stop].contiguous()
+            return PreparedCall(canonical.problem(), None, canonical, rows)
+
+    def reach(self, queries: range) -> range:
+        """The keys from the first to the last that any of some queries may see."""
+        return self._canonical.form.lowered_mask.reach(queries, self.problem.sizes.k)
+
+    def canonical(self) -> CanonicalCall:
+        """The canonical form, without gradients."""
+        return self._canonical
+
+    @functools.cached_property
+    def _canonical(self) -> CanonicalCall:
+        """Computed once: masks of long texts take longer than a part."""
+        if self._given_canonical is not None:
+            return self._given_canonical
+        with torch.no_grad():
+            return canonicalize(self.problem)
+
+    @functools.cached_property
+    def rows(self) -> Tensor:
+        """Of each row: log-sum-exp, the score that weights are relative to, a weight of 1's share: (3, b, h, q)."""
+        if self._given_rows is not None:
+            return self._given_rows
+        lse = self._given_lse
+        if lse is None:
+            return self.save()[1]
+        with torch.no_grad():
+            sees = lse > -torch.inf
+            top = torch.where(sees, lse * math.log2(math.e) / self._canonical.core_call().unit, 0)
+            return torch.stack((lse, top, torch.where(lse.isnan(), lse, sees))).float()
+
+    def lse(self) -> Tensor:
+        """The log-sum-exp of each row of scores, (b, h, q)."""
+        return self.rows[0]
+
+    @functools.cached_property
+    def _tabled_mask(self) -> tiles.Tabled:
+        return self._canonical.tabled_mask()
+
+    @property
+    def _thin_canonical(self) -> CanonicalCall:
+        """The canonical form with one column of the values."""
+        form, tensors = self._canonical
+        return CanonicalCall(form._replace(sizes=form.sizes._replace(dv=1)), tensors._replace(v=tensors.v[..., :1]))
+
+    def _run(self, result: ForwardResult | None) -> Answer:
+        problem = self.problem
+        call = self._given_canonical or canonicalize(problem)
+        learns = torch.is_grad_enabled() and call.tensors.need_gradient
+        reductions = lower_observers(problem.observers, call.form.sizes) if problem.observers else None
+        if result is None or result.out.dtype != call.tensors.q.dtype:
+            result = _forward(call, reductions, learns or reductions is not None)
+        if result is None:
+            result = _with_non_finite(problem, reductions, learns)
+            if result is None:
+                return chunked.prepare(problem).forward()
+        if learns:
+            kinds = [kind for kind in KINDS if kind.differentiable and kind in result.buffers]
+            statistics = [result.buffers[kind][0] for kind in kinds]
+            out, rows, *statistics = _Attention.apply(
+                call, reductions, kinds, (result.out, result.rows, *statistics), *call.tensors
+            )
+            differentiable = {kind: (tensor,) for kind, tensor in zip(kinds, statistics, strict=True)}
+            result = ForwardResult(out, rows, {**result.buffers, **differentiable})
+        out = result.out if result.out.dtype == problem.q.dtype else result.out.to(problem.q.dtype)
+        if reductions is None:
+            return Answer(out, ())
+        assert result.rows is not None, "rows are computed where statistics are"
+        return Answer(out, finish(reductions, result.rows[0], result.buffers))
 
 
-@torch.no_grad()
-def rows_of(problem: Problem, lse: Tensor) -> Tensor:
-    """What `forward` would leave of the rows, (3, b, h, q), from their log-sum-exp alone."""
-    sees = lse > -torch.inf
-    top = torch.where(sees, lse * math.log2(math.e) / canonical.call(*canonical.form(problem)).unit, 0)
-    return torch.stack((lse, top, torch.where(lse.isnan(), lse, sees))).float()
-
-
-Formed = tuple[Form, Tensors]
-"""A problem in its normal form: for those who ask more than once."""
-
-
-@torch.no_grad()
-def revisit(problem: Problem, rows: Tensor, formed: Formed | None = None) -> observation.Found:
-    """What a problem's observers ask of the final weights, from what `forward` left of the rows."""
-    form, tensors = canonical.form(problem) if formed is None else formed
-    asked = lower(problem.observers, form.sizes)
-    _, top, share = rows
-    return observation.revisit(asked, canonical.call(form, tensors), form.sizes, top, share)
-
-
-@torch.no_grad()
-def weights(problem: Problem, rows: Tensor, box: Box, formed: Formed | None = None) -> Tensor:
-    """The weights of a box, from what `forward` left of the rows."""
-    form, tensors = canonical.form(problem) if formed is None else formed
-    _, top, share = rows
-    return observation.weights(canonical.call(form, tensors), box, top, share)
-
-
-class _Made(NamedTuple):
-    """What a forward pass made."""
+class ForwardResult(NamedTuple):
+    """What a forward pass computed."""
 
     out: Tensor
     rows: Tensor | None
     """(3, b, h, q): log-sum-exp, the score that weights are relative to, the share of a weight of 1."""
-    found: observation.Found
+    buffers: Buffers
 
 
 @torch.no_grad()
-def _with_what_is_not_finite(problem: Problem, learns: bool) -> _Made | None:
-    """The output and rows of a call whose numbers are not all finite, or lead to some that are not.
+def _with_non_finite(problem: Problem, reductions: Reductions | None, learns: bool) -> ForwardResult | None:
+    """The result of a call whose numbers are not all finite, or lead to some that are not.
 
-    None where chunked must run it, which knows the gradients of what is left, and who sees what under a
+    None where chunked must run it, which knows the gradients of what is left, and which rows see what under a
     sigmoid.
     """
     clean, *bad = problem.finite()
     if bad[0] is not None and (learns or isinstance(problem.normalizer, Sigmoid)):
         return None
-    return _forward(*canonical.form(clean), bad=bad)
+    return _forward(canonicalize(clean), reductions, bad=bad)
 
 
 def _forward(
-    form: Form, tensors: Tensors, keep: bool = True, bad: Sequence[Tensor | None] | None = None
-) -> _Made | None:
-    """The output, to keep the rows, and what is asked of the weights.
+    call: CanonicalCall, reductions: Reductions | None, keep: bool = True, bad: Sequence[Tensor | None] | None = None
+) -> ForwardResult | None:
+    """The output, with `keep` the rows, and the reductions over the weights.
 
     None where a number is not finite, unless `bad` says which are not.
     """
-    sizes, asked = form.sizes, form.asked
-    out = laid_like(tensors.q, sizes.q, sizes.dv)
-    rows = None
-    if keep:
-        rows = torch.empty((3, sizes.b, sizes.h, sizes.q), dtype=torch.float32)
-    call = canonical.call(form, tensors)
-    if bad is not None:
-        bad = tuple(None if t is None else t.contiguous() for t in bad)
-        call.set_spoilt(*(0 if t is None else t.data_ptr() for t in bad))
-    lse = 0 if rows is None else rows.data_ptr()
-    found: observation.Found = {}
-    statistics = None
-    if asked is not None and asked.first_pass:
-        found = observation.room(asked, sizes)
-        statistics = observation.statistics(asked, found)
-    if not core.forward(call, canonical.view(out), lse, statistics, torch.get_num_threads()):
-        return None
-    if asked is not None and asked.second_pass:
-        assert rows is not None, "what is observed has its rows kept"
-        _, top, share = rows
-        found |= observation.revisit(asked, call, sizes, top, share)
-    return _Made(out, rows, found)
+    with torch.no_grad():
+        sizes, tensors = call.form.sizes, call.tensors
+        out = laid_like(tensors.q, sizes.q, sizes.dv)
+        rows = None
+        if keep:
+            rows = torch.empty((3, sizes.b, sizes.h, sizes.q), dtype=torch.float32)
+        lowered = call.core_call()
+        if bad is not None:
+            bad = tuple(None if t is None else t.contiguous() for t in bad)
+            lowered.set_spoilt(*(0 if t is None else t.data_ptr() for t in bad))
+        lse = 0 if rows is None else rows.data_ptr()
+        buffers: Buffers = {}
+        statistics = None
+        if reductions is not None and reductions.forward_kinds:
+            buffers = observation.allocate(reductions, sizes)
+            statistics = observation.attach(reductions, buffers)
+        if not core.forward(lowered, view(out), lse, statistics, torch.get_num_threads()):
+            return None
+        if reductions is not None and reductions.second_pass:
+            assert rows is not None, "rows are computed where statistics are"
+            _, top, share = rows
+            buffers |= observation.second_pass(reductions, lowered, sizes, top, share)
+        return ForwardResult(out, rows, buffers)
 
 
 class _Attention(torch.autograd.Function):
-    """A call in its normal form, which has run already, as one step of autograd.
+    """A canonical call, which has run already, as one step of autograd.
 
-    What was made is the output, its rows, and the statistics of `names`.
+    Its outputs are the output, the rows, and the differentiable buffers.
     """
 
     @staticmethod
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, form: Form, names: list[str], made: tuple[Tensor, ...], *tensors: Tensor | None
+        ctx: Any,
+        call: CanonicalCall,
+        reductions: Reductions | None,
+        kinds: list[Kind],
+        outputs: tuple[Tensor, ...],
+        *tensors: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(*tensors, *made)
-        ctx.form, ctx.names = form, names
+        ctx.save_for_backward(*tensors, *outputs)
+        ctx.form, ctx.reductions, ctx.kinds = call.form, reductions, kinds
         ctx.set_materialize_grads(False)
-        return made
+        return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[4:]
         count = len(needed)
-        tensors, (out, rows, *seen) = Tensors(*saved[:count]), saved[count:]
+        (out, rows, *statistics) = saved[count:]
+        call = CanonicalCall(ctx.form, CanonicalTensors(*saved[:count]))
         out_grad, rows_grad, *rest = grads
-        given = _Given(out_grad, None if rows_grad is None else rows_grad[0], dict(zip(ctx.names, rest, strict=True)))
+        given = OutputGradients(
+            out_grad, None if rows_grad is None else rows_grad[0], dict(zip(ctx.kinds, rest, strict=True))
+        )
         if all(grad is None for grad in grads):
-            found = [None] * count
+            gradients: Sequence[Tensor | None] = [None] * count
         elif torch.is_grad_enabled():  # a backward that will be differentiated again
-            found = _differentiable_gradients(ctx.form, tensors, given, needed)
+            gradients = _differentiable_gradients(call, ctx.reductions, given, needed)
         else:
-            made = _Made(out, rows, dict(zip(ctx.names, seen, strict=True)))
-            found = _gradients(ctx.form, tensors, made, given, needed)
-        return None, None, None, *found
+            buffers: Buffers = {kind: (tensor,) for kind, tensor in zip(ctx.kinds, statistics, strict=True)}
+            gradients = _gradients(call, ctx.reductions, ForwardResult(out, rows, buffers), given, needed)
+        return None, None, None, None, *gradients
 
 
-class _Given(NamedTuple):
-    """Gradients of what was made."""
+class OutputGradients(NamedTuple):
+    """Gradients of what a forward pass computed."""
 
     out: Tensor | None
     lse: Tensor | None
-    found: dict[str, Tensor | None]
+    buffers: dict[Kind, Tensor | None]
 
 
 def _gradients(
-    form: Form, tensors: Tensors, made: _Made, given: _Given, needed: Sequence[bool]
+    call: CanonicalCall,
+    reductions: Reductions | None,
+    result: ForwardResult,
+    given: OutputGradients,
+    needed: Sequence[bool],
 ) -> Sequence[Tensor | None]:
     """The gradient of each tensor that needs one."""
-    q, k, v, table, pairs, sink = tensors
-    out, rows, _ = made
-    assert rows is not None, "what learns keeps its rows"
-    sizes, lse = form.sizes, rows[0]
+    q, k, v, table, bias, sink = call.tensors
+    out, rows, _ = result
+    assert rows is not None, "rows are computed where gradients are"
+    sizes, lse = call.form.sizes, rows[0]
     sees = lse > -torch.inf
     out_grad, lse_grad = given.out, given.lse
     if out_grad is None:
         out_grad = torch.zeros((), dtype=out.dtype).expand(out.shape)
-    if lse_grad is not None:  # a row that sees nothing stays −∞, whatever it is asked
+    if lse_grad is not None:  # a row that sees nothing stays −∞
         lse_grad = torch.where(sees, lse_grad, 0).contiguous()
     # What of each row's mass a sink takes, and what is left for keys.
-    taken = torch.zeros_like(lse) if sink is None else torch.exp(sink[:, None] - lse)
-    taken, mass = torch.where(sees, taken, 0), torch.where(sees, 1 - taken, 0)
+    sink_share = torch.zeros_like(lse) if sink is None else torch.exp(sink[:, None] - lse)
+    sink_share, mass = torch.where(sees, sink_share, 0), torch.where(sees, 1 - sink_share, 0)
     statistics, shift = None, lse_grad
-    pulled = form.asked and observation.gradients(form.asked, sizes, sees, given.found)
-    if form.asked and pulled:
-        statistics, kept = pulled
-        see = functools.partial(_see, form, tensors)
-        along = observation.along(form.asked, sizes, kept, made.found, mass, see)
-        shift = -along if lse_grad is None else lse_grad - along
-    out_grad = canonical.readable_as_stored(out_grad)
+    observed = reductions and observation.gradients(reductions, sizes, sees, given.buffers)
+    alive: list[Tensor] = []
+    if reductions and observed:
+        statistics, kept, alive = observed
+        run = functools.partial(_statistics_only, call)
+        weighted = observation.weighted_gradients(reductions, sizes, kept, result.buffers, mass, run)
+        shift = -weighted if lse_grad is None else lse_grad - weighted
+    out_grad = resolve_negation(out_grad)
     of_q, of_k, of_v = (laid_like(t, t.shape[2], t.shape[3]) for t in (q, k, v))
-    of_table = of_pairs = of_sink = None
+    of_table = of_bias = of_sink = None
     if table is not None and needed[3]:
         of_table = torch.empty((sizes.h, sizes.q + sizes.k - 1), dtype=torch.float32)
     # A bias that is shared along the keys moves whole rows of scores: its gradient follows from theirs.
-    by_row = pairs is not None and pairs.shape[3] == 1 and form.shift is None
-    if pairs is not None and needed[4] and not by_row:
-        of_pairs = torch.zeros(pairs.shape, dtype=torch.float32)
+    by_row = bias is not None and bias.shape[3] == 1 and call.form.shift is None
+    if bias is not None and needed[4] and not by_row:
+        of_bias = torch.zeros(bias.shape, dtype=torch.float32)
     delta = torch.empty(lse.shape, dtype=torch.float32)
     core.backward(
-        canonical.call(form, tensors),
-        canonical.view(out),
-        canonical.view(out_grad),
+        call.core_call(),
+        view(out),
+        view(out_grad),
         rows.data_ptr(),
         0 if shift is None else shift.data_ptr(),
         delta.data_ptr(),
-        canonical.view(of_q),
-        canonical.view(of_k),
-        canonical.view(of_v),
+        view(of_q),
+        view(of_k),
+        view(of_v),
         0 if of_table is None else of_table.data_ptr(),
-        None if of_pairs is None else canonical.shared_view(of_pairs),
+        None if of_bias is None else shared_view(of_bias),
         statistics,
         torch.get_num_threads(),
     )
+    del alive
     if table is not None and of_table is not None:
         of_table = of_table if table.shape[0] == sizes.h else of_table.sum(0, keepdim=True)
-    if pairs is not None and needed[4] and by_row:
-        whole = delta.double() * taken + (0 if lse_grad is None else lse_grad)
-        of_pairs = whole[..., None].sum_to_size(pairs.shape)
-    if pairs is not None and of_pairs is not None:
-        of_pairs = of_pairs.to(pairs.dtype)
+    if bias is not None and needed[4] and by_row:
+        whole = delta.double() * sink_share + (0 if lse_grad is None else lse_grad)
+        of_bias = whole[..., None].sum_to_size(bias.shape)
+    if bias is not None and of_bias is not None:
+        of_bias = of_bias.to(bias.dtype)
     if sink is not None and needed[5]:
         # A sink is a key whose value is 0; delta is Σ weight · its gradient − lse_grad.
-        of_sink = -(taken * delta).sum((0, 2))
-    return [g if n else None for g, n in zip((of_q, of_k, of_v, of_table, of_pairs, of_sink), needed, strict=True)]
+        of_sink = -(sink_share * delta).sum((0, 2))
+    return [g if n else None for g, n in zip((of_q, of_k, of_v, of_table, of_bias, of_sink), needed, strict=True)]
 
 
-def _see(form: Form, tensors: Tensors, statistics: core.Statistics) -> None:
+def _statistics_only(call: CanonicalCall, statistics: core.Statistics) -> None:
     """A forward pass for statistics alone: of the values, one column."""
+    form, tensors = call
     sizes = form.sizes._replace(dv=1)
-    call = canonical.call(form._replace(sizes=sizes), tensors._replace(v=tensors.v[..., :1]))
+    lowered = CanonicalCall(form._replace(sizes=sizes), tensors._replace(v=tensors.v[..., :1])).core_call()
     out = torch.empty((sizes.b, sizes.h, sizes.q, 1), dtype=tensors.q.dtype)
-    core.forward(call, canonical.view(out), 0, statistics, torch.get_num_threads())
+    core.forward(lowered, view(out), 0, statistics, torch.get_num_threads())
 
 
 def _differentiable_gradients(
-    form: Form, tensors: Tensors, given: _Given, needed: Sequence[bool]
+    call: CanonicalCall, reductions: Reductions | None, given: OutputGradients, needed: Sequence[bool]
 ) -> Sequence[Tensor | None]:
     """The same by the chunked backend, whose backward can be differentiated."""
-    asked = [] if form.asked is None else again(form.asked, given.found)
+    pairs: list[tuple[Observer[Any], Tensor]] = []
+    if reductions is not None:
+        for kind, grad in given.buffers.items():
+            pairs += [] if grad is None else kind.observers(reductions, grad)
     if given.lse is not None:
-        asked.append((LogSumExp(), given.lse))
-    answer = chunked.run(canonical.problem(form, tensors, tuple(one for one, _ in asked)))
-    made = [] if given.out is None else [(answer.out, given.out)]
-    made += [(one, grad) for (one,), (_, grad) in zip(answer.observed, asked, strict=True)]
-    outputs, grads = zip(*made, strict=True)
-    wanted = [t for t, n in zip(tensors, needed, strict=True) if n and t is not None]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(found) if n else None for n in needed]
+        pairs.append((LogSumExp(), given.lse))
+    answer = chunked.prepare(call.problem(tuple(observer for observer, _ in pairs))).forward()
+    outputs = [] if given.out is None else [(answer.out, given.out)]
+    outputs += [(statistic, grad) for (statistic,), (_, grad) in zip(answer.observed, pairs, strict=True)]
+    tensors, grads = zip(*outputs, strict=True)
+    leaves = [t for t, n in zip(call.tensors, needed, strict=True) if n and t is not None]
+    result = iter(torch.autograd.grad(tensors, leaves, grads, create_graph=True, allow_unused=True))
+    return [next(result) if n else None for n in needed]

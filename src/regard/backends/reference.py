@@ -6,7 +6,9 @@ Never chosen by ``backend="auto"``; ``backend="reference"`` runs it.
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
+from regard.backends.prepared import Memory, Prepared, PreparedInPyTorch
 from regard.problem import Answer, Problem
 from regard.shapes import Box
 from regard.spec.dropout import keeps
@@ -16,7 +18,7 @@ from regard.spec.observers import Block
 name = "reference"
 
 
-def here() -> str | None:
+def available() -> str | None:
     """Why this backend cannot run on this machine, or None."""
     return None
 
@@ -27,10 +29,16 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-def held(problem: Problem) -> tuple[int, int]:
-    """Queries that are taken together, and the bytes of the scores that are held at a time."""
+def prepare(problem: Problem, lse: Tensor | None = None, recorded: bool = False) -> Prepared:
+    """One call; nothing of it is computed yet."""
+    del recorded  # whatever is observed takes a pass over the keys here
+    return PreparedInPyTorch(problem, lse, run, memory, torch.float64)
+
+
+def memory(problem: Problem) -> Memory:
+    """Queries that are computed together, and the bytes of scores in memory at a time."""
     sizes = problem.sizes
-    return max(sizes.q, 1), 8 * sizes.b * sizes.h * sizes.q * sizes.k
+    return Memory(max(sizes.q, 1), 8 * sizes.b * sizes.h * sizes.q * sizes.k)
 
 
 def run(problem: Problem) -> Answer:

@@ -10,35 +10,23 @@ Nothing of the model changes, and no weights are formed: `regard.observe` makes 
 
 from __future__ import annotations
 
-import fnmatch
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from regard.attend import Seen, observe, taken_over
+from regard.capture.interceptor import InterceptedCall, Interceptor, Place, on_regard
 from regard.display import repr_html
 from regard.errors import DtypeError, OptionError
 from regard.integrations.torch_functions import torch_functions
-from regard.spec.masks import Given, Mask, Padding, as_mask
+from regard.spec.masks import Given, Mask, Padding
 from regard.spec.observers import Observer, Received, SpanMass, Top, TopK
 from regard.spec.values import Aligned
 
 Result = TypeVar("Result")
-Look = Callable[[Sequence[Observer[Any]], Given | None], "Seen | dict[Observer[Any], Any]"]
-
-
-class Place(NamedTuple):
-    """Where the queries and keys of a call stand in the text."""
-
-    query: int
-    """The position of the first query."""
-    key: int
-    """That of the first key: above 0 where a cache has let go of the oldest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,79 +195,8 @@ def watch(
         yield seen
 
 
-@contextmanager
-def on_regard(model: nn.Module) -> Iterator[torch_functions | None]:
-    """Have a model attend by regard, and by what it did before when the context ends.
-
-    A model of transformers is switched; in any other, PyTorch's own attention functions are taken over.
-    """
-    if hasattr(model, "set_attn_implementation"):
-        from regard import huggingface
-
-        with huggingface.attending(cast("Any", model)):
-            yield None
-    else:
-        with torch_functions() as calls:
-            yield calls
-
-
-class Listener:
-    """Takes calls of `attention` over, and knows from hooks which module they come from."""
-
-    def __init__(self, layers: str | int | Sequence[str | int] | None) -> None:
-        single = isinstance(layers, str | int)
-        self.wanted = None if layers is None else (layers,) if single else tuple(layers)
-        self.inside: list[str] = []
-        self.called: dict[str, int] = {}
-
-    def hear(self, name: str, q: Tensor, k: Tensor, v: Tensor, place: Place | None, call: dict[str, Any]) -> Tensor:
-        """A call of a wanted layer: what `attention` would answer. `call` has its other arguments."""
-        raise NotImplementedError
-
-    @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
-        """Listen to this model's modules in this context, and to no others; compiled ones run as written."""
-        hooks: list[Any] = []
-        token = taken_over.set(self._attend)
-        try:
-            for name, module in model.named_modules():
-                enter = functools.partial(self._enter, name)
-                hooks.append(module.register_forward_pre_hook(enter, prepend=True))
-                hooks.append(module.register_forward_hook(self._leave, always_call=True))
-            with _uncompiled():
-                yield
-        finally:
-            taken_over.reset(token)
-            for hook in hooks:
-                hook.remove()
-            self.inside.clear()
-
-    def wants(self, name: str, number: int) -> bool:
-        """Whether a layer of this name, the `number`-th to be called, is one of those asked for."""
-        return self.wanted is None or any(_matches(one, name, number) for one in self.wanted)
-
-    def _enter(self, name: str, module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        del module, arguments
-        self.inside.append(name)
-
-    def _leave(self, module: nn.Module, arguments: tuple[Any, ...], out: Any) -> None:
-        del module, arguments, out
-        if self.inside:
-            self.inside.pop()
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, place: tuple[int, int] | None = None, **call: Any) -> Tensor:
-        if not self.inside:  # another model's
-            return observe(q, k, v, **call).out
-        name = self.inside[-1]
-        number = self.called.setdefault(name, len(self.called))
-        if not self.wants(name, number):
-            return observe(q, k, v, **call).out
-        where = None if place is None else Place(*place)
-        return self.hear(name, q, k, v, where, call | {"mask": as_mask(call.get("mask"))})
-
-
-class _Watcher(Listener):
-    """Puts the statistics of each call where they are looked for."""
+class _Watcher(Interceptor):
+    """Collects the statistics of each call."""
 
     def __init__(
         self, seen: Watched, observers: tuple[Observer[Any], ...], layers: str | int | Sequence[str | int] | None
@@ -287,25 +204,24 @@ class _Watcher(Listener):
         super().__init__(layers)
         self.seen, self.observers = seen, observers
 
-    def hear(self, name: str, q: Tensor, k: Tensor, v: Tensor, place: Place | None, call: dict[str, Any]) -> Tensor:
-        queries, keys = q.shape[2], k.shape[2]
-        mask: Mask = call["mask"]
-        before = self.seen._layers.get(name)  # pyright: ignore[reportPrivateUsage]
-        where = place_of(before, queries, keys, mask) if place is None else place
-        outs: list[Tensor] = []
+    def handle(self, call: InterceptedCall) -> Tensor:
+        queries, keys, mask = call.q.shape[2], call.k.shape[2], call.spec.mask
+        before = self.seen._layers.get(call.layer)  # pyright: ignore[reportPrivateUsage]
+        place = place_of(before, queries, keys, mask) if call.place is None else call.place
+        outputs: list[Tensor] = []
 
-        def look(observers: Sequence[Observer[Any]], real: Given | None) -> Seen:
-            here = call if real is None else call | {"mask": mask & real, "dropout": 0.0}
-            found = observe(q, k, v, *observers, **here)
-            outs.append(found.out)
-            return found
+        def statistics(observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
+            spec = call.spec if real is None else call.spec.changed(mask=mask & real, dropout=0.0)
+            seen = call.observe(*observers, spec=spec)
+            outputs.append(seen.out)
+            return {observer: seen[observer] for observer in seen}
 
-        results = observed(look, self.observers, where, mask, queries, keys)
+        results = observe_in_text(statistics, self.observers, place, mask, queries, keys)
         # What checkpointing computes again in the backward was seen before.
         if torch._C._current_graph_task_id() == -1:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
-            layer = self.seen._layers.setdefault(name, WatchedLayer(name))  # pyright: ignore[reportPrivateUsage]
-            layer.passes.append(Pass(where, queries, keys, results))
-        return outs[0]
+            layer = self.seen._layers.setdefault(call.layer, WatchedLayer(call.layer))  # pyright: ignore[reportPrivateUsage]
+            layer.passes.append(Pass(place, queries, keys, results))
+        return outputs[0]
 
 
 def place_of(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) -> Place:
@@ -318,19 +234,24 @@ def place_of(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) ->
     return Place(max(keys - queries, 0) if among else 0, 0)
 
 
-def observed(
-    look: Look, observers: Sequence[Observer[Any]], place: Place, mask: Mask, queries: int, keys: int
-) -> dict[Observer[Any], Any]:
-    """The statistics of one call, with positions in the whole text; padded queries give keys nothing.
+@runtime_checkable  # tests check signatures at run time
+class Statistics(Protocol):
+    """Observes a call: with all its queries, or with those alone that a mask of queries allows."""
 
-    `look` observes the call, with all queries first; where it is given a mask of queries, those alone count.
-    """
-    local = {one: _among(one, place, keys) for one in observers}
+    def __call__(self, observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]: ...
+
+
+def observe_in_text(
+    statistics: Statistics, observers: Sequence[Observer[Any]], place: Place, mask: Mask, queries: int, keys: int
+) -> dict[Observer[Any], Any]:
+    """The statistics of one call, with positions in the whole text; padded queries give keys nothing."""
+    local = {observer: _local(observer, place, keys) for observer in observers}
     padded = _padded_queries(mask, queries, keys)
-    apart = [] if padded is None else [one for one in local.values() if not one.by_row]
-    seen = look([one for one in local.values() if one not in apart], None)
-    rest = look(apart, padded) if apart else seen
-    return {one: _in_text(mine, (rest if mine in apart else seen)[mine], place.key) for one, mine in local.items()}
+    separate = [] if padded is None else [observer for observer in local.values() if not observer.by_row]
+    results = statistics([observer for observer in local.values() if observer not in separate], None)
+    if separate:
+        results = results | statistics(separate, padded)
+    return {observer: _in_text(mine, results[mine], place.key) for observer, mine in local.items()}
 
 
 def _padded_queries(mask: Mask, queries: int, keys: int) -> Given | None:
@@ -353,7 +274,7 @@ def _padded_queries(mask: Mask, queries: int, keys: int) -> Given | None:
     return Given(real[:, None, :, None])
 
 
-def _among(observer: Observer[Any], place: Place, keys: int) -> Observer[Any]:
+def _local(observer: Observer[Any], place: Place, keys: int) -> Observer[Any]:
     """The observer for a call whose keys are some of the text's."""
     if isinstance(observer, Aligned) and observer.offset is None:
         return observer._with(offset=place.query - place.key)
@@ -378,19 +299,3 @@ def _in_text(observer: Observer[Any], result: Any, first: int) -> Any:
 def _append(observer: Observer[Any], before: Any, now: Any) -> Any:
     parts = (one if isinstance(one, tuple) else (one,) for one in (before, now))
     return observer.result(*observer.append(*parts))
-
-
-def _matches(wanted: str | int, name: str, number: int) -> bool:
-    return wanted == number if isinstance(wanted, int) else fnmatch.fnmatchcase(name, wanted)
-
-
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Compiled code runs as it was written, so that its calls are seen."""
-    import sys
-
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"):
-        yield

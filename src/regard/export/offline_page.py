@@ -1,6 +1,6 @@
 """Recordings as one HTML file that fetches nothing: a worker in it computes what the server would.
 
-It holds each layer in the kernels' normal form (`backends/canonical.py`), of which every weight follows:
+It holds each layer in the kernels' canonical form (`lowering/canonical.py`), of which every weight follows:
 ``exp(softcap(q·k · scale) + table + pairs − lse)`` where the mask allows it. What is measured over all
 weights comes along, and of large heads a coarse map, which a browser would take long to compute.
 """
@@ -38,9 +38,16 @@ from regard.analysis.weight_arithmetic import worked_example_json
 from regard.analysis.worked_example import TEXT
 from regard.errors import OptionError
 from regard.export import front_end
-from regard.export.options import ExportOptions, cell_of, coarse, dtype_of, estimated, in_words, normal_of, rounded
-from regard.lowering import canonical
-from regard.lowering.tiles import Tabled
+from regard.export.options import (
+    ExportOptions,
+    canonical_weights,
+    cell_of,
+    coarse,
+    dtype_of,
+    estimated,
+    in_words,
+    rounded,
+)
 from regard.recording import Recording, Rounding, size_in_words
 from regard.system.atomic_files import disk_full, writable_path, write_text
 
@@ -233,15 +240,17 @@ class OfflinePage:
     ) -> dict[str, Any]:
         layer, place = book.layers[number], f"{book.id}/{number}/"
         heads = options.of(layer)
-        problem = normal_of(layer, number)
-        form, tensors = canonical.form(problem)
+        weights = canonical_weights(layer, number)
+        canonical = weights.canonical
+        assert canonical is not None, "canonical_weights checks it"
+        form, tensors = canonical
         repeats = form.sizes.h // form.sizes.g
         groups = sorted({head // repeats for head in heads})
         v = layer.recorded.v if options.values else None
         dtype = dtype_of(tensors.q.dtype, options, small, (tensors.q, tensors.k, *([] if v is None else [v])))
         lse = layer.recorded.lse[:1]
         if dtype not in (tensors.q.dtype, torch.float32):
-            lse, rounding = rounded(problem, tensors, dtype, heads)
+            lse, rounding = rounded(weights, dtype, heads)
             self._rounding.append(rounding)
         self._dtypes[str(dtype).removeprefix("torch.")] = None
 
@@ -256,10 +265,9 @@ class OfflinePage:
         keep("v", None if v is None else v[0].to(dtype), groups)
         keep("lse", lse[0])
         keep("table", tensors.table)
-        keep("pairs", None if tensors.pairs is None else tensors.pairs[0].float())
+        keep("pairs", None if tensors.bias is None else tensors.bias[0].float())
         keep("sink", tensors.sink)
-        mask = problem.mask
-        assert isinstance(mask, Tabled), "as the whole call has it"
+        mask = canonical.tabled_mask()
         keep("runs", None if mask.runs is None else mask.runs[0])
         keep("kinds", None if mask.kinds is None else mask.kinds[0])
         keep("words", mask.words, None)
@@ -320,7 +328,7 @@ def prepare(
     for book in books:  # before anything that takes long
         for number in options.layers_of(book):
             options.of(book.layers[number])
-            normal_of(book.layers[number], number)
+            canonical_weights(book.layers[number], number)
     buildings = [PyramidBuilder(book) for book in books]
     try:
         for one in buildings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,13 +14,11 @@ from regard.analysis.layers import Layer
 from regard.analysis.map_tiles import Check, head_cells
 from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import Pyramid
-from regard.backends import choose
 from regard.errors import OptionError
-from regard.lowering import canonical
-from regard.problem import Problem
 from regard.recording import DTYPES, Rounding, sampled_rows
 from regard.spec.normalizers import Softmax
 from regard.spec.observers import LogSumExp, Rows
+from regard.weights import Weights
 
 ALONE = 1 << 22
 """Weights of a head up to which its whole map is computed when it is looked at."""
@@ -64,20 +62,24 @@ def _among(what: str, given: tuple[int, ...] | None, count: int) -> list[int]:
     return sorted({*given})
 
 
-def normal_of(layer: Layer, number: int) -> Problem:
-    """A layer's call in its normal form, or why there is none."""
-    one = layer.recorded
-    normalizer = one.normalizer
-    problem = layer.whole if isinstance(normalizer, Softmax) else None
-    if problem is None:
-        why = normalizer if not isinstance(normalizer, Softmax) else one.score
+def canonical_weights(layer: Layer, number: int) -> Weights:
+    """A layer's weights in canonical form, of the first batch row.
+
+    Raises:
+        OptionError: its weights do not follow from a canonical form.
+    """
+    recorded = layer.recorded
+    normalizer = recorded.normalizer
+    weights = layer.whole if isinstance(normalizer, Softmax) else None
+    if weights is None:
+        reason = normalizer if not isinstance(normalizer, Softmax) else recorded.score
         raise OptionError(
             "page",
-            f"layer {number}, {one.name}, of {type(why).__name__} weights",
+            f"layer {number}, {recorded.name}, of {type(reason).__name__} weights",
             "layers whose weights are a softmax of dot products: a page computes those",
             "Name the others (--layer); regard explore shows all.",
         )
-    return problem
+    return weights
 
 
 def estimated(layer: Layer, options: ExportOptions) -> int:
@@ -111,17 +113,14 @@ def dtype_of(own: torch.dtype, options: ExportOptions, small: bool, tensors: Seq
     )
 
 
-def rounded(
-    problem: Problem, tensors: canonical.Tensors, dtype: torch.dtype, heads: Sequence[int]
-) -> tuple[Tensor, Rounding]:
+def rounded(weights: Weights, dtype: torch.dtype, heads: Sequence[int]) -> tuple[Tensor, Rounding]:
     """The log-sum-exp of rounded queries and keys, and how far their weights are from those before."""
-    sampled = sampled_rows(problem.sizes)
+    sampled = sampled_rows(weights.problem.sizes)
     rows = Rows(*sampled)
-    q, k = tensors.q.to(dtype), tensors.k.to(dtype)
-    _, before = _seen(problem, rows)
-    lse, after = _seen(replace(problem, q=q, k=k, v=k[..., :1]), rows)
-    apart = (after.double() - before.double()).abs()[:, [*heads]]
-    return lse, Rounding(float(apart.amax()), float(apart.square().mean().sqrt()), len(sampled))
+    _, before = weights.statistics((LogSumExp(), rows))
+    lse, after = weights.rounded(dtype).statistics((LogSumExp(), rows))
+    difference = (after.double() - before.double()).abs()[:, [*heads]]
+    return lse, Rounding(float(difference.amax()), float(difference.square().mean().sqrt()), len(sampled))
 
 
 def in_words(rounding: Sequence[Rounding]) -> str:
@@ -133,15 +132,6 @@ def in_words(rounding: Sequence[Rounding]) -> str:
         f"rounded for this page: weights within {greatest:.1e} of the recording's, at most {rms:.1e} "
         f"root mean square, in {rows} rows of each head"
     )
-
-
-def _seen(problem: Problem, rows: Rows) -> tuple[Tensor, Tensor]:
-    asked = tuple(one.bind(problem.sizes) for one in (LogSumExp(), rows))
-    with torch.no_grad():
-        asking = replace(problem, observers=asked)
-        seen = choose(asking)[0].run(asking).observed
-    lse, weights = (one.result(*found) for one, found in zip(asked, seen, strict=True))
-    return lse, weights
 
 
 def cell_of(layer: Layer) -> int:

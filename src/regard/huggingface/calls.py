@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import output_capturing
 
-from regard.attend import attention, taken_over
+from regard.attend import attention, attention_handler
 from regard.errors import OptionError, ShapeError
 from regard.huggingface.masks import LazyMask
+from regard.spec.attention_spec import AttentionSpec
 from regard.spec.masks import Causal, Documents, Mask, as_mask
 from regard.spec.normalizers import Normalizer, Softmax
 from regard.spec.scores import Dot, Score
@@ -59,13 +60,13 @@ def attention_for(
         bias = position_bias if bias is None else bias + position_bias
     score: Score = Dot(scaling, softcap)
     normalizer: Normalizer | None = None if s_aux is None else Softmax(s_aux)
-    call: dict[str, Any] = {"mask": mask, "bias": bias, "score": score, "normalizer": normalizer}
-    handler = None if torch.compiler.is_compiling() else taken_over.get()
+    handler = None if torch.compiler.is_compiling() else attention_handler.get()
     if handler is not None:
         place = attention_mask.place if isinstance(attention_mask, LazyMask) else None
-        out = handler(query, key, value, **call, dropout=dropout, place=place)
+        spec = AttentionSpec.of(mask, bias, score, normalizer, dropout)
+        out = handler(query, key, value, spec, place=place)
     else:
-        out = attention(query, key, value, **call, dropout=dropout)
+        out = attention(query, key, value, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout)
     weights = None
     if output_attentions or _collected():
         weights = Weights.of(query, key, mask=mask, bias=bias, score=score, normalizer=normalizer)[:]

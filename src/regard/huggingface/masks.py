@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import masking_utils
 
-from regard.attend import taken_over
+from regard.attend import attention_handler
 from regard.shapes import Sizes
 from regard.spec.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense, indices_of
 
@@ -74,7 +74,7 @@ def mask_for(
         return attention_mask  # made before: what `generate` made for all layers comes back
     shape, device = (batch_size, 1, q_length, kv_length), torch.device(device)
     padding = _real_keys(attention_mask, kv_length, kv_offset)
-    watched = not torch.compiler.is_compiling() and taken_over.get() is not None
+    watched = not torch.compiler.is_compiling() and attention_handler.get() is not None
     place = None
     if q_length == 1 and not allow_is_causal_skip and not watched:
         # A step on a static cache may be compiled: a number in its mask would be compiled anew each time.

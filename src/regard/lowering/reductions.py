@@ -1,8 +1,9 @@
-"""Observers as what kernels know: a few kinds of sums over the weights, shared by all that ask for them.
+"""Observers as reductions that the kernels compute, shared by all observers of a call.
 
-Kernels see work, not names: every distance observer becomes an offset or a band, every span observer some
-sets of keys, every total received a few lots of queries. `lower` finds what a call's observers need
-together; `results` gives each observer its part of what was found.
+`TABLE` has a row for each observer that the kernels know: its kind of reduction, what it requests of that kind, and
+how its result follows from the buffers. `KINDS` has the kinds: their buffers, how they are passed to the core, and
+their gradients. Lowering, binding, gradients and the backends' refusals iterate over these two; an observer that is a
+function of a reduction that exists is one more row.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import bisect
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from regard._native import core
 from regard.shapes import Sizes
 from regard.spec.observers import (
     DistanceMass,
@@ -32,206 +34,342 @@ from regard.spec.observers import (
     TopK,
 )
 
-KINDS = (Entropy, TopK, MeanDistance, DistanceMass, SpanMass, LogSumExp, MaxScore, Received, Pooled, Rows)
-"""What kernels know of."""
-
-DIFFERENTIABLE = ("entropy", "distances", "bands", "masses", "received")
-"""Names of what has a gradient, in the order in which it is handed on."""
-
 Span = tuple[int, int]
-Found = Mapping[str, Tensor]
+Tensors = tuple[Tensor, ...]
+
+
+# ------------------------------------------------------------------ what a call requests of the kernels
 
 
 @dataclass(frozen=True, eq=False)
-class Sets:
+class KeySets:
     """Sets of keys, each of any spans, as sorted ranges that do not overlap."""
 
     count: int
     ranges: Tensor
-    """(ranges, 2), from the first key to behind the last."""
-    in_sets: Tensor
+    """(ranges, 2), first key and one past the last."""
+    set_starts: Tensor
     """(ranges + 1): where in `members` the sets of each range begin."""
     members: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Lots:
-    """The queries cut into lots, so that every span of queries is some whole lots."""
+class QueryGroups:
+    """The queries cut into groups, so that every requested span of queries is some whole groups."""
 
     cuts: tuple[int, ...]
-    """Where lots begin, and where the last ends."""
+    """Where groups begin, and where the last ends."""
     of_query: Tensor
-    """(q): the lot of each query."""
+    """(q): the group of each query."""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """How many groups there are."""
         return len(self.cuts) - 1
 
     def within(self, span: Span) -> slice:
-        """The lots of a span of queries."""
+        """The groups of a span of queries."""
         return slice(*(bisect.bisect_left(self.cuts, end) for end in span))
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
-    """What a call's observers need of the kernels."""
+class Reductions:
+    """What the observers of a call need of the kernels, together."""
 
     observers: tuple[Observer[Any], ...]
-    entropy: bool
-    greatest: bool
-    top: int
-    """The strongest keys of each query that are asked for."""
-    offsets: tuple[int, ...]
-    """Of distances: where the first query stands among the keys."""
-    bands: tuple[Span, ...]
+    kinds: frozenset[Kind]
+    top_count: int
+    """The most strongest keys of a query that an observer requests."""
+    distance_offsets: tuple[int, ...]
+    """Of mean distances: the key position of the first query."""
+    distance_bands: tuple[Span, ...]
     """Bands of keys, relative to the index of a query."""
-    sets: Sets | None
-    columns: Mapping[SpanMass, int]
+    key_sets: KeySets | None
+    key_set_columns: Mapping[SpanMass, int]
     """Where the sets of each span observer begin."""
-    lots: Lots | None
-    maps: tuple[Pooled, ...]
+    query_groups: QueryGroups | None
+    pooled_maps: tuple[Pooled, ...]
     rows: tuple[int, ...]
-    """Queries whose weights are asked for in full, in order."""
+    """Queries whose weights are requested in full, in order."""
 
     @functools.cached_property
-    def first_pass(self) -> bool:
-        """Whether the forward pass itself gives any of it, beyond the log-sum-exp."""
-        return any((self.entropy, self.greatest, self.top, self.offsets, self.bands, self.sets))
+    def forward_kinds(self) -> tuple[Kind, ...]:
+        """The kinds that the forward pass itself computes."""
+        return tuple(kind for kind in KINDS if kind in self.kinds and kind.allocate is not None)
 
     @functools.cached_property
     def second_pass(self) -> bool:
-        """Whether any of it takes another visit to the weights."""
-        return bool(self.lots or self.maps or self.rows)
+        """Whether any of it needs final weights, and so a second pass over them."""
+        return any(kind.allocate is None and kind is not LOG_SUM_EXP for kind in self.kinds)
 
 
-def _of(observers: Iterable[Observer[Any]], kind: type[Any]) -> list[Any]:
-    return [observer for observer in observers if type(observer) is kind]
+Buffers = dict["Kind", Tensors]
+"""What the kernels computed of each kind, or gradients of it."""
+
+
+# ------------------------------------------------------------------ kinds of reductions
+
+
+def _no_observers(reductions: Reductions, grad: Tensor) -> list[tuple[Observer[Any], Tensor]]:
+    raise AssertionError("a kind without gradient")
+
+
+def _linear(grad: Tensor, result: Tensor, mass: Tensor) -> Tensor:
+    return (grad * result).sum(-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """A kind of reduction over weights that the kernels compute."""
+
+    name: str
+    allocate: Callable[[Reductions, tuple[int, int, int]], Tensors] | None = None
+    """The buffers for batch rows, heads and queries; None where the forward pass does not compute it."""
+    attach: Callable[[core.Statistics, Reductions, Tensors], None] | None = None
+    """Pass the addresses of buffers, or of gradients of them, to the core."""
+    differentiable: bool = False
+    observers: Callable[[Reductions, Tensor], list[tuple[Observer[Any], Tensor]]] = field(default=_no_observers)
+    """Observers with the gradients of their statistics, from the gradient of the buffer."""
+    weighted: Callable[[Tensor, Tensor, Tensor], Tensor] | None = _linear
+    """Σ weight · gradient of each row, from the buffer's gradient, the buffer and the rows' mass; None: by a pass."""
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _empty(rows: tuple[int, int, int], *columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.empty((*rows, *columns), dtype=dtype)
+
+
+def _attach_key_sets(statistics: core.Statistics, reductions: Reductions, buffers: Tensors) -> None:
+    sets = reductions.key_sets
+    assert sets is not None
+    ranges, starts, members = (t.data_ptr() for t in (sets.ranges, sets.set_starts, sets.members))
+    statistics.set_sets(len(sets.ranges), ranges, starts, members, sets.count, buffers[0].data_ptr())
+
+
+ENTROPY = Kind(
+    "entropy",
+    lambda reductions, rows: (_empty(rows),),
+    lambda statistics, reductions, buffers: statistics.set_entropy(buffers[0].data_ptr()),
+    differentiable=True,
+    observers=lambda reductions, grad: [(Entropy(), grad)],
+    weighted=lambda grad, result, mass: grad * (result - mass),
+)
+DISTANCES = Kind(
+    "mean distances",
+    lambda reductions, rows: (_empty(rows, len(reductions.distance_offsets)),),
+    lambda statistics, reductions, buffers: statistics.set_distances(
+        reductions.distance_offsets, buffers[0].data_ptr()
+    ),
+    differentiable=True,
+    observers=lambda reductions, grad: [
+        (MeanDistance(offset=offset), grad[..., i]) for i, offset in enumerate(reductions.distance_offsets)
+    ],
+)
+BANDS = Kind(
+    "distance bands",
+    lambda reductions, rows: (_empty(rows, len(reductions.distance_bands)),),
+    lambda statistics, reductions, buffers: statistics.set_bands(reductions.distance_bands, buffers[0].data_ptr()),
+    differentiable=True,
+    observers=lambda reductions, grad: [
+        (DistanceMass(1 - stop, -start, offset=0), grad[..., i])
+        for i, (start, stop) in enumerate(reductions.distance_bands)
+    ],
+)
+SPAN_MASSES = Kind(
+    "span masses",
+    lambda reductions, rows: (_empty(rows, reductions.key_sets.count if reductions.key_sets else 0),),
+    _attach_key_sets,
+    differentiable=True,
+    observers=lambda reductions, grad: [
+        (observer, grad[..., begin : begin + observer.count])
+        for observer, begin in reductions.key_set_columns.items()
+        if observer.count
+    ],
+)
+MAX_SCORE = Kind(
+    "greatest scores",
+    lambda reductions, rows: (_empty(rows),),
+    lambda statistics, reductions, buffers: statistics.set_greatest(buffers[0].data_ptr()),
+)
+TOP_KEYS = Kind(
+    "strongest keys",
+    lambda reductions, rows: (
+        _empty(rows, reductions.top_count, dtype=torch.int64),
+        _empty(rows, reductions.top_count),
+    ),
+    lambda statistics, reductions, buffers: statistics.set_top(
+        reductions.top_count, *(buffer.data_ptr() for buffer in buffers)
+    ),
+)
+LOG_SUM_EXP = Kind("log-sum-exp")
+RECEIVED = Kind(
+    "attention received",
+    differentiable=True,
+    observers=lambda reductions, grad: [
+        (Received(*itertools.pairwise(reductions.query_groups.cuts if reductions.query_groups else ())), grad)
+    ],
+    weighted=None,
+)
+POOLED = Kind("pooled maps")
+ROWS = Kind("rows of weights")
+
+KINDS = (ENTROPY, DISTANCES, BANDS, SPAN_MASSES, RECEIVED, MAX_SCORE, TOP_KEYS, LOG_SUM_EXP, POOLED, ROWS)
+"""Every kind; those with a gradient in the order in which the autograd step passes it on."""
+
+
+# ------------------------------------------------------------------ the table
+
+
+def _always(observer: Any) -> bool:
+    return True
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """How one class of observers follows from a kind of reduction."""
+
+    observer: type[Observer[Any]]
+    kind: Kind
+    finish: Callable[[Reductions, Any, Tensors], Tensors]
+    """The observer's tensors, from the buffers of the kind."""
+    needed: Callable[[Any], bool] = field(default=_always)
+    """Whether an observer of the class needs the reduction at all: one of no spans does not."""
+
+
+def _top_keys(reductions: Reductions, observer: TopK, buffers: Tensors) -> Tensors:
+    if observer.count == reductions.top_count:
+        return buffers
+    return tuple(t[..., : observer.count].contiguous() for t in buffers)
+
+
+def _span_masses(reductions: Reductions, observer: SpanMass, buffers: Tensors) -> Tensors:
+    begin = reductions.key_set_columns[observer]
+    return (buffers[0][..., begin : begin + observer.count],)
+
+
+def _received(reductions: Reductions, observer: Received, buffers: Tensors) -> Tensors:
+    (received,) = buffers
+    if not observer.spans:
+        return (received.sum(2),)
+    groups = reductions.query_groups
+    assert groups is not None
+    return (torch.stack([received[:, :, groups.within(span)].sum(2) for span in observer.spans], 2),)
+
+
+def _rows(reductions: Reductions, observer: Rows, buffers: Tensors) -> Tensors:
+    return (buffers[0][:, :, [reductions.rows.index(query) for query in sorted(observer.queries)]],)
+
+
+TABLE = (
+    Row(Entropy, ENTROPY, lambda reductions, observer, buffers: buffers),
+    Row(MaxScore, MAX_SCORE, lambda reductions, observer, buffers: buffers),
+    Row(LogSumExp, LOG_SUM_EXP, lambda reductions, observer, buffers: buffers),
+    Row(
+        MeanDistance,
+        DISTANCES,
+        lambda reductions, observer, buffers: (buffers[0][..., reductions.distance_offsets.index(observer.shift)],),
+    ),
+    Row(
+        DistanceMass,
+        BANDS,
+        lambda reductions, observer, buffers: (buffers[0][..., reductions.distance_bands.index(_band(observer))],),
+    ),
+    Row(TopK, TOP_KEYS, _top_keys),
+    Row(SpanMass, SPAN_MASSES, _span_masses, needed=lambda observer: observer.count > 0),
+    Row(Received, RECEIVED, _received),
+    Row(
+        Pooled,
+        POOLED,
+        lambda reductions, observer, buffers: (
+            observer.finished(buffers[reductions.pooled_maps.index(_summed(observer))]),
+        ),
+    ),
+    Row(Rows, ROWS, _rows),
+)
+"""Every observer that the kernels know."""
+
+
+def row_of(observer: Observer[Any]) -> Row | None:
+    """The row of an observer's class; None where the kernels do not know it."""
+    kind = type(observer)
+    return next((row for row in TABLE if row.observer is kind), None)
 
 
 @functools.lru_cache(maxsize=64)
-def lower(observers: tuple[Observer[Any], ...], sizes: Sizes) -> Asked:
-    """What bound observers, each of one of `KINDS`, need together."""
-    spans = _of(observers, SpanMass)
-    begins = itertools.accumulate((one.count for one in spans), initial=0)
-    received = _of(observers, Received)
-    return Asked(
+def lower_observers(observers: tuple[Observer[Any], ...], sizes: Sizes) -> Reductions:
+    """What bound observers, each with a row in `TABLE`, need together."""
+    rows = [(row, observer) for observer in observers if (row := row_of(observer)) is not None and row.needed(observer)]
+
+    def of(kind: Kind) -> list[Any]:
+        return [observer for row, observer in rows if row.kind is kind]
+
+    spans, received = of(SPAN_MASSES), of(RECEIVED)
+    begins = itertools.accumulate((observer.count for observer in spans), initial=0)
+    return Reductions(
         observers,
-        entropy=bool(_of(observers, Entropy)),
-        greatest=bool(_of(observers, MaxScore)),
-        top=max((one.count for one in _of(observers, TopK)), default=0),
-        offsets=tuple(dict.fromkeys(one.shift for one in _of(observers, MeanDistance))),
-        bands=tuple(dict.fromkeys(_band(one) for one in _of(observers, DistanceMass))),
-        sets=_sets(spans),
-        columns=dict(zip(spans, begins, strict=False)),
-        lots=_lots([span for one in received for span in one.spans], sizes.q) if received else None,
-        maps=tuple(dict.fromkeys(_summed(one) for one in _of(observers, Pooled))),
-        rows=tuple(sorted({query for one in _of(observers, Rows) for query in one.queries})),
+        frozenset(row.kind for row, _ in rows),
+        top_count=max((observer.count for observer in of(TOP_KEYS)), default=0),
+        distance_offsets=tuple(dict.fromkeys(observer.shift for observer in of(DISTANCES))),
+        distance_bands=tuple(dict.fromkeys(_band(observer) for observer in of(BANDS))),
+        key_sets=_key_sets(spans) if spans else None,
+        key_set_columns=dict(zip(spans, begins, strict=False)),
+        query_groups=_query_groups([span for observer in received for span in observer.spans], sizes.q)
+        if received
+        else None,
+        pooled_maps=tuple(dict.fromkeys(_summed(observer) for observer in of(POOLED))),
+        rows=tuple(sorted({query for observer in of(ROWS) for query in observer.queries})),
     )
 
 
-def _band(one: DistanceMass) -> Span:
-    """From the last of the distances to behind the first: key = query + offset − distance."""
-    return one.shift - one.high, one.shift - one.low + 1
+def finish(reductions: Reductions, lse: Tensor, buffers: Buffers) -> tuple[Tensors, ...]:
+    """Each observer's tensors, from the log-sum-exp of rows and what the kernels computed."""
+    buffers = {**buffers, LOG_SUM_EXP: (lse,)}
+    results: list[Tensors] = []
+    for observer in reductions.observers:
+        row = row_of(observer)
+        assert row is not None, f"the kernels do not know {observer!r}"
+        if row.needed(observer):
+            results.append(row.finish(reductions, observer, buffers[row.kind]))
+        else:
+            results.append((lse.new_zeros((*lse.shape, 0)),))
+    return tuple(results)
 
 
-def _summed(one: Pooled) -> Pooled:
-    """What the kernels are asked for: a mean is a sum."""
-    return one if one.how == "max" else Pooled(one.rows, one.cols, "sum", one.queries, one.keys)
+def _band(observer: DistanceMass) -> Span:
+    """From the last of the distances to one past the first: key = query + offset − distance."""
+    return observer.shift - observer.high, observer.shift - observer.low + 1
 
 
-def _sets(spans: Sequence[SpanMass]) -> Sets | None:
-    count = sum(one.count for one in spans)
-    if not count:
-        return None
-    cuts = sorted({end for one in spans for span in one.spans for end in span})
+def _summed(observer: Pooled) -> Pooled:
+    """What the kernels compute for a map: a mean is a sum."""
+    if observer.how == "max":
+        return observer
+    return Pooled(observer.rows, observer.cols, "sum", observer.queries, observer.keys)
+
+
+def _key_sets(observers: Sequence[SpanMass]) -> KeySets:
+    cuts = sorted({end for observer in observers for span in observer.spans for end in span})
     members: list[dict[int, None]] = [{} for _ in cuts]
     begin = 0
-    for one in spans:
-        for (start, stop), column in zip(one.spans, one.columns, strict=True):
+    for observer in observers:
+        for (start, stop), column in zip(observer.spans, observer.columns, strict=True):
             for i in range(bisect.bisect_left(cuts, start), bisect.bisect_left(cuts, stop)):
                 members[i][begin + column] = None
-        begin += one.count
-    kept = [i for i, sets in enumerate(members) if sets]
-    ends = itertools.accumulate((len(members[i]) for i in kept), initial=0)
-    return Sets(
-        count,
-        torch.tensor([(cuts[i], cuts[i + 1]) for i in kept], dtype=torch.int32).reshape(-1, 2),
+        begin += observer.count
+    used = [i for i, sets in enumerate(members) if sets]
+    ends = itertools.accumulate((len(members[i]) for i in used), initial=0)
+    return KeySets(
+        begin,
+        torch.tensor([(cuts[i], cuts[i + 1]) for i in used], dtype=torch.int32).reshape(-1, 2),
         torch.tensor(list(ends), dtype=torch.int32),
-        torch.tensor([column for i in kept for column in members[i]], dtype=torch.int32),
+        torch.tensor([column for i in used for column in members[i]], dtype=torch.int32),
     )
 
 
-def _lots(spans: Sequence[Span], queries: int) -> Lots:
+def _query_groups(spans: Iterable[Span], queries: int) -> QueryGroups:
     cuts = tuple(sorted({0, queries, *(end for span in spans for end in span)}))
     lengths = torch.tensor([b - a for a, b in itertools.pairwise(cuts)])
-    lots = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths)
-    return Lots(cuts, lots)
-
-
-def results(asked: Asked, lse: Tensor, found: Found) -> tuple[tuple[Tensor, ...], ...]:
-    """Each observer's tensors, from what the kernels found, by name."""
-    return tuple(_MAKERS[type(one)](asked, lse, found, one) for one in asked.observers)
-
-
-def _top(asked: Asked, lse: Tensor, found: Found, one: TopK) -> tuple[Tensor, ...]:
-    both = found["top_keys"], found["top_weights"]
-    if one.count == asked.top:
-        return both
-    return tuple(t[..., : one.count].contiguous() for t in both)
-
-
-def _masses(asked: Asked, lse: Tensor, found: Found, one: SpanMass) -> tuple[Tensor, ...]:
-    if not one.count:
-        return (lse.new_zeros((*lse.shape, 0)),)
-    begin = asked.columns[one]
-    return (found["masses"][..., begin : begin + one.count],)
-
-
-def _received(asked: Asked, lse: Tensor, found: Found, one: Received) -> tuple[Tensor, ...]:
-    lots = found["received"]
-    if not one.spans:
-        return (lots.sum(2),)
-    assert asked.lots is not None
-    return (torch.stack([lots[:, :, asked.lots.within(span)].sum(2) for span in one.spans], 2),)
-
-
-def _pooled(asked: Asked, lse: Tensor, found: Found, one: Pooled) -> tuple[Tensor, ...]:
-    return (one.finished(found[f"map {asked.maps.index(_summed(one))}"]),)
-
-
-def _rows(asked: Asked, lse: Tensor, found: Found, one: Rows) -> tuple[Tensor, ...]:
-    places = [asked.rows.index(query) for query in sorted(one.queries)]
-    return (found["rows"][:, :, places],)
-
-
-_MAKERS: dict[type[Any], Callable[[Asked, Tensor, Found, Any], tuple[Tensor, ...]]] = {
-    Entropy: lambda asked, lse, found, one: (found["entropy"],),
-    MaxScore: lambda asked, lse, found, one: (found["greatest"],),
-    LogSumExp: lambda asked, lse, found, one: (lse,),
-    MeanDistance: lambda asked, lse, found, one: (found["distances"][..., asked.offsets.index(one.shift)],),
-    DistanceMass: lambda asked, lse, found, one: (found["bands"][..., asked.bands.index(_band(one))],),
-    TopK: _top,
-    SpanMass: _masses,
-    Received: _received,
-    Pooled: _pooled,
-    Rows: _rows,
-}
-
-
-def again(asked: Asked, grads: Mapping[str, Tensor | None]) -> list[tuple[Observer[Any], Tensor]]:
-    """Observers and the gradients of their statistics, from gradients of what is `DIFFERENTIABLE`."""
-    pairs: list[tuple[Observer[Any], Tensor]] = []
-    if (grad := grads.get("entropy")) is not None:
-        pairs.append((Entropy(), grad))
-    if (grad := grads.get("distances")) is not None:
-        pairs += [(MeanDistance(offset=x), grad[..., i]) for i, x in enumerate(asked.offsets)]
-    if (grad := grads.get("bands")) is not None:
-        pairs += [
-            (DistanceMass(1 - stop, -start, offset=0), grad[..., i]) for i, (start, stop) in enumerate(asked.bands)
-        ]
-    if (grad := grads.get("masses")) is not None:
-        pairs += [(one, grad[..., begin : begin + one.count]) for one, begin in asked.columns.items() if one.count]
-    if (grad := grads.get("received")) is not None and asked.lots is not None:
-        pairs.append((Received(*itertools.pairwise(asked.lots.cuts)), grad))
-    return pairs
+    groups = torch.arange(len(lengths), dtype=torch.int32).repeat_interleave(lengths)
+    return QueryGroups(cuts, groups)

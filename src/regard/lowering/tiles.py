@@ -1,6 +1,6 @@
 """Which parts of the map there is anything to do for: a mask as tiles that are EMPTY, FULL or MIXED.
 
-The chunked backend asks for `runs` of keys. The kernels take a mask `lower`ed: as spans of keys for each
+The chunked backend asks for `key_runs`. The kernels take a mask lowered by `lower_mask`: as spans of keys for each
 query where it has few of them, otherwise as tiles of bits (`native/kernel.h`).
 """
 
@@ -34,27 +34,27 @@ _SLAB = 1 << 23  # pairs that are asked about at a time
 
 
 @dataclass(frozen=True)
-class Run:
+class KeyRun:
     """Neighbouring keys that some queries of a block may see; FULL where all may see all of them."""
 
     keys: range
     kind: Tile
 
 
-def runs(mask: Mask, b: range, h: range, q: range, keys: int) -> tuple[Run, ...]:
+def key_runs(mask: Mask, b: range, h: range, q: range, keys: int) -> tuple[KeyRun, ...]:
     """The keys that a block of queries may see, as few runs as possible, from the first key to the last."""
-    found: list[Run] = []
+    found: list[KeyRun] = []
     for k, kind in _kinds(mask, b, h, q, keys):
         if kind is Tile.EMPTY:
             continue
         if found and found[-1].keys.stop == k.start and found[-1].kind is kind:
-            found[-1] = Run(range(found[-1].keys.start, k.stop), kind)
+            found[-1] = KeyRun(range(found[-1].keys.start, k.stop), kind)
         else:
-            found.append(Run(k, kind))
+            found.append(KeyRun(k, kind))
     return tuple(found)
 
 
-def count(mask: Mask, b: range, h: range, queries: int, keys: int, rows: int) -> dict[Tile, int]:
+def count_pairs(mask: Mask, b: range, h: range, queries: int, keys: int, rows: int) -> dict[Tile, int]:
     """How many pairs of one head lie in tiles of each kind."""
     pairs = dict.fromkeys(Tile, 0)
     for start in range(0, queries, rows):
@@ -73,7 +73,7 @@ def _kinds(mask: Mask, b: range, h: range, q: range, keys: int) -> Iterator[tupl
 
 
 @dataclass(frozen=True, eq=False)
-class Lowered:
+class LoweredMask:
     """A mask as the kernels take it; where there are spans and tiles, both must allow a pair."""
 
     spans: Int32[np.ndarray, "#b #h q _ 2"] | None = None
@@ -95,6 +95,21 @@ class Lowered:
         if self.tiles is None or self.bitmaps is None:
             return None
         return self.tiles.ctypes.data, *_strides(self.tiles), self.bitmaps.ctypes.data
+
+    def reach(self, queries: range, keys: int) -> range:
+        """The keys from the first to the last that any of some queries may see, of any head of the first batch row."""
+        first, last = 0, keys
+        if self.spans is not None:
+            spans = self.spans[:1, :, queries.start : queries.stop]
+            nonempty = spans[..., 0] < spans[..., 1]
+            first = int(spans[..., 0].min(initial=last, where=nonempty))
+            last = int(spans[..., 1].max(initial=0, where=nonempty))
+        if self.tiles is not None:
+            rows = self.tiles[:1, :, queries.start // SIDE : -(-queries.stop // SIDE)]
+            cols = np.flatnonzero(rows.any((0, 1, 2))) * SIDE
+            first = max(first, int(cols.min(initial=last)))
+            last = min(last, int(cols.max(initial=-SIDE)) + SIDE)
+        return range(first, max(first, last))
 
 
 def _strides(array: np.ndarray) -> tuple[int, int]:
@@ -119,14 +134,14 @@ class Tabled(Mask):
     runs: Int32[Tensor, "#b #h q _ 2"] | None = None
     """Half-open spans of keys, in order; (0, 0) behind the last of a query."""
     kinds: Int32[Tensor, "#b #h rows cols"] | None = None
-    """Of tiles of 64 × 64, as `Lowered.tiles` has them."""
+    """Of tiles of 64 × 64, as `LoweredMask.tiles` has them."""
     words: Int64[Tensor, "n 64"] | None = None
-    """The bitmaps, as `Lowered.bitmaps` has them."""
+    """The bitmaps, as `LoweredMask.bitmaps` has them."""
 
     @classmethod
     def of(cls, mask: Mask, sizes: Sizes) -> Self:
         """A mask as it is for a call of these sizes, none of which is 0."""
-        found = lower(mask.bind(sizes), sizes)
+        found = lower_mask(mask.bind(sizes), sizes)
         parts = found.spans, found.tiles, found.bitmaps
         runs, kinds, bits = (None if part is None else part.copy() for part in parts)
         return cls(
@@ -209,13 +224,13 @@ class Tabled(Mask):
             return (self,)
         return type(self)(self.runs), type(self)(None, self.kinds, self.words)
 
-    def lowered(self) -> Lowered:
-        """What `lower` gave."""
+    def lowered(self) -> LoweredMask:
+        """What `lower_mask` gave."""
         parts = (self.runs, self.kinds, self.words)
         runs, kinds, words = (None if part is None else np.ascontiguousarray(part.numpy()) for part in parts)
         if kinds is not None and words is None:
             words = np.zeros((0, SIDE), np.int64)
-        return Lowered(runs, kinds, None if words is None else words.view(np.uint64))
+        return LoweredMask(runs, kinds, None if words is None else words.view(np.uint64))
 
 
 def _fitting(name: str, tensor: Tensor, fits: bool, pair: tuple[tuple[int, int], ...], rest: str) -> None:
@@ -240,7 +255,7 @@ def _of_box(table: Tensor, box: Box, *rest: slice) -> Tensor:
     return table[(*own, *rest)]
 
 
-def lower(mask: Mask, sizes: Sizes) -> Lowered:
+def lower_mask(mask: Mask, sizes: Sizes) -> LoweredMask:
     """A bound mask as spans and tiles, for a call that is not empty."""
     if isinstance(mask, Tabled):
         return mask.lowered()
@@ -249,24 +264,24 @@ def lower(mask: Mask, sizes: Sizes) -> Lowered:
     return _remembered(mask, sizes) if mask.plain() else _lower(mask, sizes)
 
 
-def bits(mask: Mask, sizes: Sizes) -> int:
+def bitmap_bytes(mask: Mask, sizes: Sizes) -> int:
     """Bytes that the bitmaps of a bound mask may take at most; 0 where it needs none."""
     rest = _divided(mask, sizes)[1]
     tiles = -(-sizes.q // SIDE) * -(-sizes.k // SIDE)
     return 0 if rest is None else int(np.prod(_own(rest, sizes))) * tiles * SIDE * SIDE // 8
 
 
-def _lower(mask: Mask, sizes: Sizes) -> Lowered:
+def _lower(mask: Mask, sizes: Sizes) -> LoweredMask:
     found, rest = _divided(mask, sizes)
     if found is not None:
         everywhere = found.shape[3] == 1 and not found[..., 0].any() and (found[..., 1] == sizes.k).all()
         shape = (*found.shape[:2], sizes.q, *found.shape[3:])
         found = None if everywhere else np.ascontiguousarray(np.broadcast_to(found, shape))
     tiles, bitmaps = (None, None) if rest is None else _tiles(mask, rest, sizes)
-    return Lowered(found, tiles, bitmaps)
+    return LoweredMask(found, tiles, bitmaps)
 
 
-_ALL = Lowered()
+_ALL = LoweredMask()
 _remembered = functools.lru_cache(maxsize=16)(_lower)  # the same small arrays call after call
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy import ndarray
 
-from regard.capture.watch import Pass, observed
+from regard.capture.watch import Pass, observe_in_text
 from regard.display import repr_html
 from regard.errors import OptionError
 from regard.spec.masks import Given
@@ -81,15 +81,15 @@ class RecordedHead:
             )
         layer = self.layer
         sides = layer.place, layer.mask, layer.queries, layer.keys
-        results = layer._guarded(lambda: observed(self._look, observers, *sides))
+        results = layer._guarded(lambda: observe_in_text(self._statistics, observers, *sides))
         return Pass(layer.place, layer.queries, layer.keys, results)
 
-    def _look(self, observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
+    def _statistics(self, observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
         layer = self.layer
         if real is None and isinstance(layer.normalizer, Softmax):
             return self.weights.seen(observers)
         place = self.batch, self.number
-        return {one: one_of(it, place) for one, it in layer._look(observers, real).items()}
+        return {one: one_of(it, place) for one, it in layer._statistics(observers, real).items()}
 
     def token(self, side: str, index: int) -> str:
         """The text of the token at which a query (or key) stands; empty where it is not known."""

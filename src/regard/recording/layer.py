@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from regard.attend import attention, observe
-from regard.capture.watch import Pass, Place, observed
+from regard.attend import observe_spec
+from regard.capture.interceptor import Place
+from regard.capture.watch import Pass, observe_in_text
 from regard.errors import OptionError, RegardError
 from regard.recording.container import Entry, Reader, damaged
 from regard.recording.head import RecordedHead
@@ -18,10 +19,11 @@ from regard.recording.inputs import Inputs, inputs_of
 from regard.recording.schema import AnyValue, value_of
 from regard.recording.text import Rounding, shown
 from regard.shapes import Keys, Output, Queries, Values
+from regard.spec.attention_spec import AttentionSpec
 from regard.spec.biases import Bias
 from regard.spec.masks import Given, Mask
 from regard.spec.normalizers import Normalizer, Softmax
-from regard.spec.observers import Observer, Pooled, Rows
+from regard.spec.observers import Observer
 from regard.spec.scores import Score
 from regard.weights import Weights
 
@@ -121,7 +123,7 @@ class RecordedLayer:
         Raises:
             OptionError: another normalizer than `Softmax`, of which lse does not tell: `see` has its rows.
         """
-        return self._guarded(lambda: self._weights(self.mask))
+        return self._guarded(lambda: self._weights(self.spec))
 
     def head(self, number: int, batch: int = 0) -> RecordedHead:
         """One of its heads, in one batch row."""
@@ -145,7 +147,8 @@ class RecordedLayer:
             raise OptionError(
                 "see(…)", "no observers", "observers: Entropy(), TopK(8), Received() …", "Say what to see."
             )
-        results = self._guarded(lambda: observed(self._look, observers, self.place, self.mask, self.queries, self.keys))
+        sides = self.place, self.mask, self.queries, self.keys
+        results = self._guarded(lambda: observe_in_text(self._statistics, observers, *sides))
         return Pass(self.place, self.queries, self.keys, results)
 
     def out(self) -> Output:
@@ -162,36 +165,27 @@ class RecordedLayer:
                 "one made with values=True",
                 "Record again: regard record --values, or record(…, values=True).",
             )
-        return self._guarded(lambda: attention(self.q, self.k, v, mask=self.mask, **self._scoring))
+        return self._guarded(lambda: observe_spec(self.q, self.k, v, (), self.spec).out)
 
     def __repr__(self) -> str:
         b, h, q, d = self._entry("q").shape
         return f"RecordedLayer({self.number}, {self.name!r}, {b} × {h} heads of {d}, {q} × {self.keys})"
 
-    @property
-    def _scoring(self) -> dict[str, Any]:
-        return {"bias": self.bias, "score": self.score, "normalizer": self.normalizer}
+    @functools.cached_property
+    def spec(self) -> AttentionSpec:
+        """What the layer's calls said beside their tensors."""
+        return AttentionSpec(self.mask, self.bias, self.score, self.normalizer)
 
-    def _look(self, observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
-        mask = self.mask if real is None else self.mask & real
-        apart = [one for one in observers if isinstance(one, Pooled | Rows)]
-        if not isinstance(self.normalizer, Softmax) or len(apart) < len(observers):
-            # What needs a pass over all keys has it; whole maps come along for less than apart from it.
-            apart = [one for one in apart if isinstance(one, Pooled) and (one.queries or one.keys)]
-        if not isinstance(self.normalizer, Softmax):
-            apart = []
-        found: dict[Observer[Any], Any] = {}
-        if apart:
-            weights = self.weights if real is None else self._weights(mask)
-            found = {one: weights.see(one) for one in apart}
-        rest = [one for one in observers if one not in found]
-        if rest:
-            seen = observe(self.q, self.k, self.k[..., :1], *rest, mask=mask, **self._scoring)
-            found |= {one: seen[one] for one in rest}
-        return found
+    def _statistics(self, observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
+        spec = self.spec if real is None else self.spec.changed(mask=self.mask & real)
+        if isinstance(self.normalizer, Softmax):
+            weights = self.weights if real is None else self._weights(spec)
+            return dict(zip(observers, weights.statistics(observers), strict=True))
+        seen = observe_spec(self.q, self.k, self.k[..., :1], observers, spec)  # lse does not give its weights
+        return {observer: seen[observer] for observer in observers}
 
-    def _weights(self, mask: Mask) -> Weights:
-        return Weights.of(self.q, self.k, self.lse, mask=mask, **self._scoring)
+    def _weights(self, spec: AttentionSpec) -> Weights:
+        return Weights.of_spec(self.q, self.k, spec, self.lse, recorded=True)
 
     def _value(self, part: str, kind: type[AnyValue]) -> AnyValue:
         def made() -> AnyValue:

@@ -17,8 +17,9 @@ from regard.recording.head import thumbnails
 from regard.recording.layer import RecordedLayer, layer_of, word
 from regard.recording.text import Row, as_html, as_text, no_constant, rounding_in_words, shown, size_in_words
 from regard.shapes import Keys, Queries, Values
+from regard.spec.attention_spec import AttentionSpec
 from regard.spec.biases import Bias
-from regard.spec.masks import Mask, as_mask
+from regard.spec.masks import Mask
 from regard.spec.normalizers import Normalizer
 from regard.spec.scores import Score
 
@@ -123,8 +124,8 @@ class Recording:
         from regard.recording.recorder import keep
         from regard.recording.writer import Words
 
-        call = {"mask": as_mask(mask), "bias": bias, "score": score, "normalizer": normalizer}
-        return keep(q, k, v, call, to, name, Words(text, tokens, spans), dtype)
+        spec = AttentionSpec.of(mask, bias, score, normalizer)
+        return keep(q, k, v, spec, to, name, Words(text, tokens, spans), dtype)
 
     def layer(self, which: int | str) -> RecordedLayer:
         """A layer by its number, in the order of the calls, or by its module's name."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from regard.capture.watch import Listener, Place, on_regard
+from regard.capture.interceptor import InterceptedCall, Interceptor, on_regard
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.integrations.tokenized_text import TokenizedText
 from regard.problem import sizes_of
@@ -19,6 +19,7 @@ from regard.recording.container import Writer
 from regard.recording.inputs import Projections
 from regard.recording.reader import Recording
 from regard.recording.writer import DTYPES, SMALLER, Pages, Progress, Words
+from regard.spec.attention_spec import AttentionSpec
 from regard.system.atomic_files import disk_full
 
 if TYPE_CHECKING:  # what not everybody needs, and takes time to import
@@ -101,7 +102,7 @@ def keep(
     q: Tensor | Sequence[Tensor],
     k: Tensor | Sequence[Tensor],
     v: Tensor | Sequence[Tensor] | None,
-    call: Mapping[str, Any],
+    spec: AttentionSpec,
     to: str | Path,
     name: str,
     words: Words,
@@ -128,7 +129,7 @@ def keep(
                 raise ShapeError(
                     "Recording.of(tokens=…)", given, "one for each key", "Leave them out, or give each its own."
                 )
-            pages.put(f"layer {i}", one, other, value, None, dict(call), len(queries))
+            pages.put(InterceptedCall(f"layer {i}", one, other, value, spec, "auto", None), len(queries))
         pages.finish(name, words)
     return Recording.open(path)
 
@@ -193,7 +194,7 @@ def _run(module: nn.Module, inputs: Any) -> None:
         module(*inputs, **spared)
 
 
-class _Recorder(Listener):
+class _Recorder(Interceptor):
     """Has each layer written as it is called."""
 
     def __init__(
@@ -202,15 +203,15 @@ class _Recorder(Listener):
         super().__init__(layers)
         self.pages, self.model, self.reads = pages, model, reads
 
-    def hear(self, name: str, q: Tensor, k: Tensor, v: Tensor, place: Place | None, call: dict[str, Any]) -> Tensor:
-        read = None if self.reads is None else self.reads.take(name, q, k, v)
-        return self.pages.put(name, q, k, v, place, call, self._expected(name), read)
+    def handle(self, call: InterceptedCall) -> Tensor:
+        read = None if self.reads is None else self.reads.take(call.layer, call.q, call.k, call.v)
+        return self.pages.put(call, self._expected(call.layer), read)
 
     def _expected(self, name: str) -> int:
         """Layers there will be: the modules of the kind of this one that are wanted."""
         kind = type(self.model.get_submodule(name))
         alike = [other for other, module in self.model.named_modules() if type(module) is kind]
-        return sum(self.wants(other, number) for number, other in enumerate(alike))
+        return sum(self.includes(other, number) for number, other in enumerate(alike))
 
 
 def _place(to: str | Path) -> Path:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from regard.attend import observe
-from regard.capture.watch import Place, place_of
+from regard.attend import observe_spec
+from regard.capture.interceptor import InterceptedCall
+from regard.capture.watch import place_of
 from regard.errors import OptionError, ShapeError
 from regard.lowering.tiles import Tabled
 from regard.problem import sizes_of
@@ -21,11 +22,11 @@ from regard.recording.inputs import Inputs, about_of, numbers_of
 from regard.recording.schema import form_of, has_form
 from regard.recording.text import Rounding, size_in_words
 from regard.shapes import Keys, Queries, Sizes
-from regard.spec.biases import Bias, Dense, Nothing, Relative, Sum, as_bias
+from regard.spec.attention_spec import AttentionSpec
+from regard.spec.biases import Bias, Dense, Nothing, Relative, Sum
 from regard.spec.masks import Mask
-from regard.spec.normalizers import as_normalizer
 from regard.spec.observers import LogSumExp, Rows
-from regard.spec.scores import Score, as_score
+from regard.spec.scores import Score
 from regard.spec.values import Value
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -90,21 +91,12 @@ class Pages:
         self.layers: list[dict[str, Any]] = []
         self.named: dict[str, int] = {}
 
-    def put(
-        self,
-        name: str,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        place: Place | None,
-        call: dict[str, Any],
-        layers: int = 1,
-        inputs: Inputs | None = None,
-    ) -> Tensor:
-        """Write a call of a layer, and return what `attention` would; `call` has its other arguments.
+    def put(self, call: InterceptedCall, layers: int = 1, inputs: Inputs | None = None) -> Tensor:
+        """Write a call of a layer, and return what `attention` would.
 
         `layers` is how many there will be, and `inputs` what the layer read, where that is kept.
         """
+        name, q, k, v = call.layer, call.q, call.k, call.v
         sizes = sizes_of(q, k, v)
         if 0 in sizes[:6]:
             raise ShapeError(
@@ -113,14 +105,12 @@ class Pages:
                 "sizes of at least 1",
                 "Record a run over some text.",
             )
-        mask: Mask = call["mask"]
-        where = place_of(None, sizes.q, sizes.k, mask) if place is None else place
+        mask, bias, score, normalizer = call.spec.parts
+        place = place_of(None, sizes.q, sizes.k, mask) if call.place is None else call.place
         rows = sampled_rows(sizes)
         dtype = self.dtype or (q.dtype if q.dtype in _KEPT else torch.float32)
         rounds = dtype != q.dtype
-        seen = observe(q, k, v, LogSumExp(), *([Rows(*rows)] if rounds else ()), **call)
-        score, bias = as_score(call.get("score")), as_bias(call.get("bias"))
-        normalizer = as_normalizer(call.get("normalizer"))
+        seen = call.observe(LogSumExp(), *([Rows(*rows)] if rounds else ()))
         plain_q, plain_k, plain_score = _plain_score(name, q, k, score)
         for part, value in (("normalizer", normalizer), ("score", plain_score)):
             if not has_form(value):
@@ -134,12 +124,7 @@ class Pages:
         lse, rounding = seen[LogSumExp()], None
         if rounds:
             lse, rounding = _rounding(
-                seen[Rows(*rows)],
-                rows,
-                plain_q,
-                plain_k,
-                dtype,
-                {"mask": mask, "bias": bias, "score": plain_score, "normalizer": normalizer},
+                seen[Rows(*rows)], rows, plain_q, plain_k, dtype, call.spec.changed(score=plain_score, dropout=0.0)
             )
         self.writer.put(f"layers/{number}/lse", lse, torch.float32)
         hold = self.writer.hold
@@ -151,7 +136,7 @@ class Pages:
         self.layers.append(
             {
                 "name": name if again == 1 else f"{name}:{again}",
-                "place": list(where),
+                "place": list(place),
                 "rounding": rounding and rounding.__dict__,
                 "mask": form_of(_plain_mask(mask, sizes), hold),
                 "bias": form_of(_plain_bias(bias, sizes), hold),
@@ -210,11 +195,11 @@ def sampled_rows(sizes: Sizes) -> tuple[int, ...]:
 
 
 def _rounding(
-    live: Tensor, rows: tuple[int, ...], q: Queries, k: Keys, dtype: torch.dtype, call: dict[str, Any]
+    live: Tensor, rows: tuple[int, ...], q: Queries, k: Keys, dtype: torch.dtype, spec: AttentionSpec
 ) -> tuple[Tensor, Rounding]:
     """The log-sum-exp of rounded queries and keys, and how far their weights are from the run's."""
     q, k = q.to(dtype), k.to(dtype)
-    seen = observe(q, k, k[..., :1], LogSumExp(), Rows(*rows), **call)
+    seen = observe_spec(q, k, k[..., :1], (LogSumExp(), Rows(*rows)), spec)
     now, before = seen[Rows(*rows)].double(), live.double()
     apart = torch.where(now.isnan() & before.isnan(), 0, (now - before).abs())
     if not apart.isfinite().all():

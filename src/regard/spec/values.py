@@ -84,27 +84,27 @@ class Value:
             for content in self._contents()
         )
 
-    def spelled(self) -> str | None:
-        """This value in words, each of its tensors as "..."; None where it holds what has none, a function.
+    def serialize(self) -> str | None:
+        """This value as text, each of its tensors as "..."; None where it contains a function, which has no text.
 
-        `read` makes the value again: what a graph can hold of it.
+        `deserialize` is the inverse: a graph of `torch.compile` holds the text and the tensors.
         """
         kind = type(self)
         if "<locals>" in kind.__qualname__:
             return None
-        words: list[str] = []
+        fields: list[str] = []
         for name in _names(self):
             content = getattr(self, name)
             if isinstance(content, Tensor):
-                word = "..."
+                text = "..."
             elif isinstance(content, Value):
-                word = content.spelled()
+                text = content.serialize()
             else:
-                word = repr(content) if isinstance(content, _PLAIN) else None
-            if word is None:
+                text = repr(content) if isinstance(content, _PLAIN) else None
+            if text is None:
                 return None
-            words.append(f"{name!r}: {word}")
-        return f"({f'{kind.__module__}:{kind.__qualname__}'!r}, {{{', '.join(words)}}})"
+            fields.append(f"{name!r}: {text}")
+        return f"({f'{kind.__module__}:{kind.__qualname__}'!r}, {{{', '.join(fields)}}})"
 
     def cut(self, b: range, h: range, q: range) -> Self:
         """The part of this value that these batch rows, heads and queries need; views, no copies.
@@ -134,10 +134,10 @@ class Value:
         return dataclasses.replace(self, **changes) if changes else self
 
 
-def read(words: str, tensors: Iterator[Tensor]) -> Value:
-    """The value that `Value.spelled` put into words, with tensors in the order of `Value.tensors`."""
+def deserialize(text: str, tensors: Iterator[Tensor]) -> Value:
+    """The value that `Value.serialize` returned as text, with tensors in the order of `Value.tensors`."""
 
-    def made(form: Any) -> Value:
+    def build(form: Any) -> Value:
         module, name = form[0].split(":")
         if module not in sys.modules:
             raise OptionError(
@@ -150,10 +150,10 @@ def read(words: str, tensors: Iterator[Tensor]) -> Value:
         value = object.__new__(kind)
         for name, content in form[1].items():
             inner = isinstance(content, tuple) and isinstance((None, *content)[-1], dict)
-            value.__dict__[name] = made(content) if inner else next(tensors) if content is ... else content
+            value.__dict__[name] = build(content) if inner else next(tensors) if content is ... else content
         return value
 
-    return made(ast.literal_eval(words))
+    return build(ast.literal_eval(text))
 
 
 @dataclass(frozen=True)
