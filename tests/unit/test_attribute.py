@@ -1,4 +1,4 @@
-"""`regard.attribute`: the weight on each document as eager attention has it, and how it is told."""
+"""`regard.attribute`: the weight on each document as eager attention has it, and how it is shown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from torch import Tensor
 from largest import Largest
 from regard import Attribution, attribute, cli, leave_one_out
 from regard.analysis.attribution import CAVEAT, PLAIN, Prompt, sentences
-from regard.analysis.attribution.summary import AttributionReport
-from regard.analysis.attribution.value import among
+from regard.analysis.attribution.report import AttributionReport
+from regard.analysis.attribution.result import among
 from regard.cli import attribute_tables
 from regard.errors import OptionError
 from regard.export import attribution_page
@@ -308,12 +308,12 @@ def test_models_that_do_not_answer() -> None:
             attribute(decoder(), tokenizer, DOCUMENTS, QUESTION, **how)
 
 
-# ---------------------------------------------------------------- how it is told
+# ---------------------------------------------------------------- how it is shown
 
 
-def told(found: Attribution, **how: Any) -> AttributionReport:
+def report_of(found: Attribution, **how: Any) -> AttributionReport:
     names = tuple(f"<d{i}>.txt" for i in range(len(found.prompt.contexts)))
-    plain: dict[str, Any] = {"layer": None, "head": None, "over": "mean", "owed": None}
+    plain: dict[str, Any] = {"layer": None, "head": None, "over": "mean", "left_out": None}
     return AttributionReport("tiny <model>", names, found, False, **plain | how)
 
 
@@ -325,7 +325,7 @@ def printed(what: AttributionReport, width: int = 120, **how: Any) -> str:
 
 def test_terminal_tells_shares_and_their_limits() -> None:
     owed = torch.tensor([[0.25, 0.5], [-1.0, 0.75]]).double().numpy()
-    text = printed(told(planted(), owed=owed))
+    text = printed(report_of(planted(), left_out=owed))
     lines = text.splitlines()
     documents = next(line for line in lines if line.startswith("documents"))
     assert "63.7%" in documents
@@ -336,15 +336,15 @@ def test_terminal_tells_shares_and_their_limits() -> None:
     assert re.search(r"^a +6[23]% +12% +88% +Three\. *$", text, re.MULTILINE)
     assert " ".join(CAVEAT.split()) in " ".join(text.split())
     assert "left out: the change" in text
-    assert "left out: the change" not in printed(told(planted()))
-    greatest = printed(told(planted(), over="max", layer=1))
+    assert "left out: the change" not in printed(report_of(planted()))
+    greatest = printed(report_of(planted(), over="max", layer=1))
     assert "the greatest of the 2 heads of layer 1" in greatest
     assert "need not sum to 100%" in greatest
 
 
 @pytest.mark.parametrize("width", [40, 90])
 def test_terminal_colours_the_answer_by_document(given: Attribution, width: int) -> None:
-    text = printed(told(given), width, color_system="truecolor", force_terminal=True)
+    text = printed(report_of(given), width, color_system="truecolor", force_terminal=True)
     assert "\x1b[1;36m" in text
     plain = re.sub(r"\x1b\[[\d;]*m", "", text)
     assert " ".join(given.answer.split()) in " ".join(plain.split())
@@ -380,7 +380,7 @@ class Page(HTMLParser):
 def test_page_holds_all_of_it_and_asks_nothing(given: Attribution) -> None:
     model = decoder()
     owed = leave_one_out(model, given).double().numpy()
-    what = told(given, owed=owed)
+    what = report_of(given, left_out=owed)
     text = attribution_page.page(what)
     page = Page(text)
     assert text.count("<script") == 2
@@ -416,8 +416,8 @@ def test_numbers_come_back() -> None:
 
 
 def test_a_page_of_many_heads_has_each_layers_mean(given: Attribution, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attribution_page, "ROOM", 100)
-    data = json.loads(Page(attribution_page.page(told(given, head=1))).scripts[0])
+    monkeypatch.setattr(attribution_page, "MOST_SHARES", 100)
+    data = json.loads(Page(attribution_page.page(report_of(given, head=1))).scripts[0])
     assert data["size"][:2] == [2, 1]
     assert data["head"] == ""
 
@@ -496,6 +496,6 @@ def test_encoders_are_refused_and_help_says_the_limits(tmp_path: Path, capsys: p
 
 
 def test_a_learned_sink_is_told(given: Attribution) -> None:
-    assert "learned sink" in told(planted()).rest
-    assert "learned sink" not in told(given).rest
-    assert told(replace(given, mass=given.mass / 2)).rest["learned sink"] == pytest.approx(0.5)
+    assert "learned sink" in report_of(planted()).rest
+    assert "learned sink" not in report_of(given).rest
+    assert report_of(replace(given, mass=given.mass / 2)).rest["learned sink"] == pytest.approx(0.5)

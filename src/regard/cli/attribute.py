@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from regard.analysis.attribution import CAVEAT, attribute, leave_one_out
-from regard.analysis.attribution.summary import AttributionReport
+from regard.analysis.attribution.report import AttributionReport
 from regard.cli import attribute_tables
 from regard.cli.command import Subparsers
 from regard.errors import OptionError
@@ -74,7 +74,7 @@ def main(options: argparse.Namespace, console: Console) -> None:
     template = None if options.template is None else read_source(options.template, "--template").text
     opened = open_pretrained(options.model, "AutoModelForCausalLM")
     new_tokens = NEW_TOKENS if options.new_tokens is None else options.new_tokens
-    found = attribute(
+    attribution = attribute(
         opened.model,
         opened.tokenizer,
         [source.text for source in sources],
@@ -83,23 +83,23 @@ def main(options: argparse.Namespace, console: Console) -> None:
         new_tokens=new_tokens,
         template=template,
     )
-    found.shares(layer=options.layer, head=options.head)  # there is such a layer and head
-    owed = leave_one_out(opened.model, found) if options.check else None
+    attribution.shares(layer=options.layer, head=options.head)  # there is such a layer and head
+    left_out = leave_one_out(opened.model, attribution) if options.check else None
     names = [f"text {i}" if source.name == "the given text" else source.name for i, source in enumerate(sources, 1)]
-    told = AttributionReport(
+    report = AttributionReport(
         opened.name,
         tuple(names),
-        found,
+        attribution,
         options.answer is None,
         options.layer,
         options.head,
         options.over,
-        None if owed is None else owed.double().numpy(),
+        None if left_out is None else left_out.double().numpy(),
     )
-    attribute_tables.show(console, told)
+    attribute_tables.show(console, report)
     if out is None:
         console.print("[dim]every token, sentence and head on a page: add[/] --out page.html")
     else:
-        size = write_text(attribution_page.page(told), out)
+        size = write_text(attribution_page.page(report), out)
         console.print(f"the page, one file of {size / 2**10:,.0f} KiB, is", end=" ")
         console.print(str(out.resolve()), style="bold", markup=False, soft_wrap=True)

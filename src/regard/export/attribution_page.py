@@ -17,54 +17,56 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from regard.analysis.attribution import CAVEAT
-from regard.analysis.attribution.summary import AttributionReport
+from regard.analysis.attribution.report import AttributionReport
 from regard.display.text import printable
 
-ROOM = 4_000_000
+MOST_SHARES = 4_000_000
 """Shares of single heads that a page may hold, two bytes each; else it has each layer's mean."""
 
 LEAST, DECADES = -9, 15
 """Two-byte numbers run from 10^−9 to 10^6 in even steps of their logarithm: within 0.03 %."""
 
 
-def page(told: AttributionReport) -> str:
+def page(report: AttributionReport) -> str:
     """The whole page."""
     files = resources.files("regard.export") / "attribution_template"
-    style, script, form = ((files / name).read_text("utf-8") for name in ("style.css", "script.js", "template.html"))
-    found = told.found
-    layers, heads = found.mass.shape[:2]
-    shares, held = _held(told)
-    likely = math.exp(float(found.logprobs.mean()))
-    wrote = "Written by the model, greedily" if told.written else "Given"
-    return Template(form).substitute(
-        title=_safe(found.prompt.asked),
+    style, script, template = (
+        (files / name).read_text("utf-8") for name in ("style.css", "script.js", "template.html")
+    )
+    attribution = report.attribution
+    layers, heads = attribution.mass.shape[:2]
+    shares, heads_in_page = _packed_shares(report)
+    likely = math.exp(float(attribution.logprobs.mean()))
+    origin = "Written by the model, greedily" if report.generated else "Given"
+    return Template(template).substitute(
+        title=_safe(attribution.prompt.question_text),
         style=style,
         script=script,
-        model=_safe(told.model),
+        model=_safe(report.model),
         hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        documents=f"{len(told.names)} document{'s' * (len(told.names) != 1)}",
+        documents=f"{len(report.names)} document{'s' * (len(report.names) != 1)}",
         heads=f"{layers} × {heads} heads",
-        sentences=len(found.sentences),
+        sentences=len(attribution.sentences),
         caveat=escape(CAVEAT),
-        whose=escape(told.whose[0].upper() + told.whose[1:]),
-        how=f"{wrote}: {len(found.tokens)} tokens, {likely:.1%} likely each (geometric mean).",
-        answer="".join(_answer(told)),
+        heads_label=escape(report.heads_label[0].upper() + report.heads_label[1:]),
+        how=f"{origin}: {len(attribution.tokens)} tokens, {likely:.1%} likely each (geometric mean).",
+        answer="".join(_answer(report)),
         layer_options="".join(f'<option value="{i}">{i}</option>' for i in range(layers)),
-        head_options="".join(f'<option value="{i}">{i}</option>' for i in range(held)),
-        texts="".join(_texts(told)),
-        rows="".join(_rows(told)),
-        owed_head="" if told.owed is None else '<th scope="col">left out, nats</th>',
-        owed_said=""
-        if told.owed is None
+        head_options="".join(f'<option value="{i}">{i}</option>' for i in range(heads_in_page)),
+        texts="".join(_texts(report)),
+        rows="".join(_rows(report)),
+        left_out_head="" if report.left_out is None else '<th scope="col">left out, nats</th>',
+        left_out_note=""
+        if report.left_out is None
         else " <i>Left out</i> is the change of the answer’s log probability when the document is taken away.",
-        layers_whose="each layer's heads together" if told.head is None else f"head {told.head} of each",
+        layers_label="each layer's heads together" if report.head is None else f"head {report.head} of each",
         layer_names="".join(f'<th scope="col">{i}</th>' for i in range(layers)),
-        layer_rows="".join(_layers(told)),
+        layer_rows="".join(_layers(report)),
         document_names="".join(
-            f'<th scope="col" title="{_safe(name)}">{i + 1}</th>' for i, name in enumerate(told.names)
+            f'<th scope="col" title="{_safe(name)}">{i + 1}</th>' for i, name in enumerate(report.names)
         ),
-        token_rows="".join(_tokens(told)),
-        data=_json(told, shares, held),
+        token_rows="".join(_tokens(report)),
+        data=_json(report, shares, heads_in_page),
     )
 
 
@@ -79,10 +81,10 @@ def numbers(values: Float[ndarray, "*s"]) -> str:
     return base64.b64encode(zlib.compress(codes.astype("<u2").tobytes(), 6)).decode("ascii")
 
 
-def _held(told: AttributionReport) -> tuple[str, int]:
+def _packed_shares(report: AttributionReport) -> tuple[str, int]:
     """What the script chooses from, and how many heads of each layer that has: 1 is their mean."""
-    mass = told.found.by_head("sentences")
-    if mass.numel() > ROOM:
+    mass = report.attribution.by_head("sentences")
+    if mass.numel() > MOST_SHARES:
         mass = mass.mean(1, keepdim=True)
     return numbers(mass.double().numpy()), mass.shape[1]
 
@@ -91,72 +93,71 @@ def _safe(text: str) -> str:
     return escape(printable(text))
 
 
-def _own(document: int) -> str:
+def _colour(document: int) -> str:
     return f"--own:var(--d{document % 6})"
 
 
-def _answer(told: AttributionReport) -> Iterator[str]:
-    for token, shares in zip(told.found.tokens, told.documents, strict=True):
-        yield (
-            f'<button type="button" aria-pressed="false" style="{_own(int(shares.argmax()))}">{_safe(token)}</button>'
-        )
+def _answer(report: AttributionReport) -> Iterator[str]:
+    for token, shares in zip(report.attribution.tokens, report.documents, strict=True):
+        style = _colour(int(shares.argmax()))
+        yield f'<button type="button" aria-pressed="false" style="{style}">{_safe(token)}</button>'
 
 
-def _texts(told: AttributionReport) -> Iterator[str]:
+def _texts(report: AttributionReport) -> Iterator[str]:
     """The documents, sentence by sentence, tinted for the whole answer until the script says otherwise."""
-    among = told.among(told.sentences.mean(0))
-    shares = told.documents.mean(0)
-    text = told.found.prompt.text
-    for number, name in enumerate(told.names):
-        part = told.among(shares)[number]
+    among = report.among(report.sentences.mean(0))
+    shares = report.documents.mean(0)
+    text = report.attribution.prompt.text
+    for number, name in enumerate(report.names):
+        part = report.among(shares)[number]
         yield (
-            f'<article class="document" style="{_own(number)}"><h3>{number + 1} {_safe(name)} '
+            f'<article class="document" style="{_colour(number)}"><h3>{number + 1} {_safe(name)} '
             f"<small>{part:.0%} among the documents, {shares[number]:.1%} of all weight</small></h3><p>"
         )
-        for i, (document, (start, stop)) in enumerate(told.found.sentences):
+        for i, (document, (start, stop)) in enumerate(report.attribution.sentences):
             if document == number:
-                whole = text[start:stop]
-                said = whole.rstrip()
+                sentence = text[start:stop]
+                visible = sentence.rstrip()
                 yield (
-                    f'<span class="s" style="--share:{among[i]:.4f}">{_safe(said)}</span>'
-                    f'<small class="n">{among[i]:.0%}</small>{whole[len(said) :]}'
+                    f'<span class="s" style="--share:{among[i]:.4f}">{_safe(visible)}</span>'
+                    f'<small class="n">{among[i]:.0%}</small>{sentence[len(visible) :]}'
                 )
         yield "</p></article>"
 
 
-def _rows(told: AttributionReport) -> Iterator[str]:
-    shares = told.documents.mean(0)
-    parts = told.among(shares)
-    blank = "" if told.owed is None else "<td></td>"
-    for i, name in enumerate(told.names):
-        owed = "" if told.owed is None else f"<td>{-told.owed[i].sum():+.2f}</td>".replace("-", "−")
+def _rows(report: AttributionReport) -> Iterator[str]:
+    shares = report.documents.mean(0)
+    parts = report.among(shares)
+    blank = "" if report.left_out is None else "<td></td>"
+    for i, name in enumerate(report.names):
+        left_out = "" if report.left_out is None else f"<td>{-report.left_out[i].sum():+.2f}</td>".replace("-", "−")
         yield (
             f'<tr><th scope="row" style="color:var(--d{i % 6})">{i + 1} {_safe(name)}</th>'
-            f"<td>{shares[i]:.1%}</td>{_heat(parts[i])}{owed}"
-            f'<td class="text">{told.strongest(i)}</td></tr>'
+            f"<td>{shares[i]:.1%}</td>{_heat(parts[i])}{left_out}"
+            f'<td class="text">{report.strongest(i)}</td></tr>'
         )
     yield (
-        f'<tr class="sum"><th scope="row">documents together</th><td>{told.together.mean():.1%}</td>'
+        f'<tr class="sum"><th scope="row">documents together</th><td>{report.together.mean():.1%}</td>'
         f"<td>100%</td>{blank}<td></td></tr>"
     )
-    for name, share in told.rest.items():
+    for name, share in report.rest.items():
         yield (f'<tr><th scope="row">{name}</th><td>{share:.1%}</td><td></td>{blank}<td></td></tr>')
 
 
-def _layers(told: AttributionReport) -> Iterator[str]:
-    most = max(float(told.by_layer.max()), 1e-12)
-    for i, name in enumerate(told.names):
-        cells = "".join(_heat(share, share / most, 1) for share in told.by_layer[:, i].tolist())
+def _layers(report: AttributionReport) -> Iterator[str]:
+    most = max(float(report.by_layer.max()), 1e-12)
+    for i, name in enumerate(report.names):
+        cells = "".join(_heat(share, share / most, 1) for share in report.by_layer[:, i].tolist())
         yield f'<tr><th scope="row">{i + 1} {_safe(name)}</th>{cells}</tr>'
 
 
-def _tokens(told: AttributionReport) -> Iterator[str]:
-    parts = told.among(told.documents)
-    for at, token in enumerate(told.found.tokens):
-        best = told.sentence(int(told.sentences[at].argmax()))
+def _tokens(report: AttributionReport) -> Iterator[str]:
+    parts = report.among(report.documents)
+    for at, token in enumerate(report.attribution.tokens):
+        best = report.sentence(int(report.sentences[at].argmax()))
         yield (
             f'<tr><th scope="row"><code>{_safe(token.strip() or repr(token)[1:-1])}</code></th>'
-            f"<td>{told.together[at]:.0%}</td>{''.join(_heat(p) for p in parts[at].tolist())}"
+            f"<td>{report.together[at]:.0%}</td>{''.join(_heat(p) for p in parts[at].tolist())}"
             f'<td class="text">{_safe(best)}</td></tr>'
         )
 
@@ -166,16 +167,16 @@ def _heat(share: float, tint: float | None = None, digits: int = 0) -> str:
     return f'<td class="heat" style="--share:{tint:.3f}">{share:.{digits}%}</td>'
 
 
-def _json(told: AttributionReport, shares: str, held: int) -> str:
-    """What the script reads. `<` is spelled so that it ends nothing."""
-    found = told.found
+def _json(report: AttributionReport, shares: str, heads_in_page: int) -> str:
+    """What the script reads. `<` is escaped, so that it cannot end the script."""
+    attribution = report.attribution
     data = {
-        "size": [len(found.layers), held, len(found.tokens), len(found.sentences)],
+        "size": [len(attribution.layers), heads_in_page, len(attribution.tokens), len(attribution.sentences)],
         "shares": shares,
-        "documents": [number for number, _ in found.sentences],
-        "names": told.names,
-        "over": told.over,
-        "layer": "" if told.layer is None else str(told.layer),
-        "head": "" if told.head is None or held == 1 else str(told.head),
+        "documents": [number for number, _ in attribution.sentences],
+        "names": report.names,
+        "over": report.over,
+        "layer": "" if report.layer is None else str(report.layer),
+        "head": "" if report.head is None or heads_in_page == 1 else str(report.head),
     }
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")

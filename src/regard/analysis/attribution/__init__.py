@@ -1,16 +1,16 @@
 """Which documents a model attended to for each token of its answer, exactly, layer by layer and head by head.
 
-    found = regard.attribute(model, tokenizer, documents, "When was the bridge built?")
-    found.answer, found.shares("documents").mean(0)      # of the weight of all heads, where it went
-    leave_one_out(model, found)               # and what the answer owes to each document
+    result = regard.attribute(model, tokenizer, documents, "When was the bridge built?")
+    result.answer, result.shares("documents").mean(0)      # of the weight of all heads, where it went
+    leave_one_out(model, result)               # and how much less likely the answer is without each document
 
-`prompt` puts documents and question together, `run` has the model answer and watches it, `value` is what was
-found.
+`prompt` puts documents and question together, `run` has the model answer and watches it, `result` is what it
+returns, `report` what is shown of it.
 """
 
 from regard.analysis.attribution.prompt import PLAIN, Prompt, sentences
+from regard.analysis.attribution.result import Attribution
 from regard.analysis.attribution.run import attribute, leave_one_out
-from regard.analysis.attribution.value import Attribution
 
 CAVEAT = (
     "What this shows, and what it does not. A share is attention: it says from where heads read while a "

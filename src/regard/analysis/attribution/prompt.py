@@ -1,4 +1,4 @@
-"""Documents and a question as one text, of which it is known where each document and sentence stands."""
+"""Documents and a question as one text, in which the span of each document and sentence is known."""
 
 from __future__ import annotations
 
@@ -44,25 +44,25 @@ def sentences(text: str) -> tuple[Span, ...]:
     >>> [text[start:stop] for start, stop in sentences(text)]
     ['Dr. Who came in 1963. ', 'Did J. Smith stay? ', 'It cost 3.50 francs!']
     """
-    found, start = list[Span](), 0
+    result, start = list[Span](), 0
     for end in _END.finditer(text):
         if not text[start : end.end()].strip() or _SHORT.search(text[start : end.end()]):
             continue
-        found.append(Span(start, end.end()))
+        result.append(Span(start, end.end()))
         start = end.end()
-    if text[start:].strip() or not found:
-        found.append(Span(start, len(text)))
+    if text[start:].strip() or not result:
+        result.append(Span(start, len(text)))
     else:
-        found[-1] = Span(found[-1].start, len(text))
-    return tuple(found)
+        result[-1] = Span(result[-1].start, len(text))
+    return tuple(result)
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked."""
+    """Documents and a question, as a model reads them."""
 
     contexts: tuple[str, ...]
-    asked: str
+    question_text: str
     template: str | None
     """Where documents and question stand; None for the tokenizer's chat template, or `PLAIN`."""
     text: str
@@ -70,7 +70,7 @@ class Prompt:
     """Where each document stands; a document that is left out is empty."""
     question: Span
     marked: bool
-    """Whether the text spells the special tokens itself, as a chat template does."""
+    """Whether the text contains the special tokens itself, as with a chat template."""
     tokenizer: Any = field(repr=False, compare=False)
 
     @classmethod
@@ -102,17 +102,17 @@ class Prompt:
             raise OptionError("question", "an empty text", "a question", "Ask something of the documents.")
         chat = template is None and getattr(tokenizer, "chat_template", None) is not None
         form = template if template is not None else _MESSAGE if chat else PLAIN
-        text, documents, place = _filled(form, contexts, question, without)
-        moved = 0
+        text, documents, question_span = _filled(form, contexts, question, without)
+        offset = 0
         if chat:
             message, text = text, _chat(tokenizer, text)
-            moved = text.find(message)
-        shift = [Span(start + moved, stop + moved) for start, stop in (*documents, place)]
-        return cls(contexts, question, template, text, tuple(shift[:-1]), shift[-1], chat, tokenizer)
+            offset = text.find(message)
+        spans = [Span(start + offset, stop + offset) for start, stop in (*documents, question_span)]
+        return cls(contexts, question, template, text, tuple(spans[:-1]), spans[-1], chat, tokenizer)
 
     def without(self, document: int) -> Prompt:
         """The same without one of the documents."""
-        return self.of(self.contexts, self.asked, self.tokenizer, self.template, document)
+        return self.of(self.contexts, self.question_text, self.tokenizer, self.template, document)
 
     @property
     def sentences(self) -> tuple[tuple[int, Span], ...]:
@@ -134,10 +134,10 @@ def _filled(form: str, contexts: tuple[str, ...], question: str, without: int | 
             "a text with {documents} and {question}, each once",
             'For example "{documents}\\n\\nQuestion: {question}\\nAnswer:".',
         )
-    text, documents, place = "", list[Span](), Span(0, 0)
+    text, documents, question_span = "", list[Span](), Span(0, 0)
     for part in parts:
         if part == "{question}":
-            place = Span(len(text), len(text) + len(question.strip()))
+            question_span = Span(len(text), len(text) + len(question.strip()))
             text += question.strip()
         elif part == "{documents}":
             for number, context in enumerate(contexts):
@@ -151,13 +151,13 @@ def _filled(form: str, contexts: tuple[str, ...], question: str, without: int | 
                 text += context.strip()
         else:
             text += part
-    return text, documents, place
+    return text, documents, question_span
 
 
 def _chat(tokenizer: Any, message: str) -> str:
     """The message as the tokenizer's chat template has it, up to where the answer begins."""
-    said = [{"role": "user", "content": message}]
-    text = tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    messages = [{"role": "user", "content": message}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     if text.count(message) != 1:
         raise OptionError(
             "template",

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from regard.analysis.attribution.prompt import Prompt
-from regard.analysis.attribution.value import ANSWER, FIRST, QUESTION, TEMPLATE, Attribution
+from regard.analysis.attribution.result import ANSWER, FIRST, QUESTION, TEMPLATE, Attribution
 from regard.capture.watch import on_regard, watch
 from regard.errors import OptionError
 from regard.integrations.pretrained import positions_of
@@ -47,7 +47,7 @@ def attribute(
 
     Returns:
         `Attribution`: the weight of every layer and head on every sentence, for each token of the answer. The
-        query that chooses a token is the token before it; its weights are those that are told.
+        query that chooses a token is the token before it; its weights are those that are returned.
 
     Raises:
         OptionError: the model does not write, has no place for so much text, or there is nothing to ask.
@@ -56,25 +56,25 @@ def attribute(
     """
     _writes(model)
     prompt = Prompt.of(contexts, question, tokenizer, template)
-    ids, parts, given = _tokens(prompt, answer)
+    ids, parts, answer_ids = _tokens(prompt, answer)
     if answer is None and new_tokens < 1:
         raise OptionError("new_tokens", new_tokens, "1 or more", "Let the model answer something.")
     n = len(ids)
-    _fits(model, n, len(given) if answer is not None else new_tokens)
-    room = len(given) + new_tokens
-    mass = SpanMass.by_label([*parts, *[ANSWER] * room])
-    whole = torch.tensor([ids + given], device=model.device)
+    _fits(model, n, len(answer_ids) if answer is not None else new_tokens)
+    most = len(answer_ids) + new_tokens
+    mass = SpanMass.by_label([*parts, *[ANSWER] * most])
+    whole = torch.tensor([ids + answer_ids], device=model.device)
     with on_regard(model):
         cache = _read(model, whole[:, : n - 1])
         with watch(model, mass) as seen:
             if answer is None:
-                given, logits = _write(model, whole[:, :n], cache, new_tokens)
+                answer_ids, logits = _write(model, whole[:, :n], cache, new_tokens)
             else:
                 logits = model(input_ids=whole[:, n - 1 : -1], past_key_values=cache, use_cache=True).logits[0]
-    tokens = _texts(tokenizer, given)
-    chosen = torch.tensor(given, device=model.device)
-    found = [layer[mass][0, :, : len(given)].float() for layer in seen]
-    if len({len(each) for each in found}) > 1:
+    tokens = _texts(tokenizer, answer_ids)
+    chosen = torch.tensor(answer_ids, device=model.device)
+    masses = [layer[mass][0, :, : len(answer_ids)].float() for layer in seen]
+    if len({len(each) for each in masses}) > 1:
         raise OptionError(
             "model",
             "layers with different numbers of heads",
@@ -82,7 +82,7 @@ def attribute(
             "Use regard.watch with SpanMass for such a model.",
         )
     columns = ANSWER + 1 + len(prompt.sentences)
-    full = [torch.nn.functional.pad(each, (0, columns - each.shape[-1])) for each in found]
+    full = [torch.nn.functional.pad(each, (0, columns - each.shape[-1])) for each in masses]
     return Attribution(
         prompt,
         whole[0, :n].cpu(),
@@ -103,15 +103,15 @@ def leave_one_out(model: Any, found: Attribution) -> Float[Tensor, "documents an
     all documents minus that without this one. Above 0 the document made the token more likely. What two
     documents both say costs nothing when one of them goes, so that leaving out one does not show it.
     """
-    owed = list[Tensor]()
+    differences = list[Tensor]()
     for document in range(len(found.prompt.contexts)):
         ids, _, _ = _tokens(found.prompt.without(document), None)
         whole = torch.tensor([[*ids, *found.answer_ids.tolist()]], device=model.device)
         with on_regard(model):
             cache = _read(model, whole[:, : len(ids) - 1])
             logits = model(input_ids=whole[:, len(ids) - 1 : -1], past_key_values=cache, use_cache=True).logits[0]
-        owed.append(found.logprobs - _logprobs(logits, whole[0, len(ids) :]).cpu())
-    return torch.stack(owed)
+        differences.append(found.logprobs - _logprobs(logits, whole[0, len(ids) :]).cpu())
+    return torch.stack(differences)
 
 
 def _writes(model: Any) -> None:
@@ -120,9 +120,9 @@ def _writes(model: Any) -> None:
     encoder = bool(architectures) and not any(
         mark in name for name in architectures for mark in ("CausalLM", "LMHead", "ConditionalGeneration")
     )
-    both = getattr(config, "is_encoder_decoder", False)
-    if both or encoder or not model.can_generate():
-        kind = "an encoder with a decoder" if both else "a model that does not write"
+    encoder_decoder = getattr(config, "is_encoder_decoder", False)
+    if encoder_decoder or encoder or not model.can_generate():
+        kind = "an encoder with a decoder" if encoder_decoder else "a model that does not write"
         raise OptionError(
             "model",
             f"{type(model).__name__}, {kind}",
@@ -148,23 +148,23 @@ def _tokens(prompt: Prompt, answer: str | None) -> tuple[list[int], list[int], l
     if answer is not None:
         if not answer.strip():
             raise OptionError("answer", "an empty text", "an answer", "Leave it out to have the model answer.")
-        apart = "" if prompt.marked or text[-1:].isspace() else " "
-        text += apart + answer.strip()
+        separator = "" if prompt.marked or text[-1:].isspace() else " "
+        text += separator + answer.strip()
     tokens = tokenize(prompt.tokenizer, text, special_tokens=not prompt.marked, split_special_tokens=False)
     ids, spans = tokens.ids, tokens.spans
     while spans and spans[-1][0] == spans[-1][1]:  # what some tokenizers add at the end
         del ids[-1], spans[-1]
     end = len(prompt.text)
     n = next((i for i, (_, stop) in enumerate(spans) if stop > end), len(ids))
-    places = [(prompt.question, QUESTION)]
-    places += [(span, ANSWER + 1 + i) for i, (_, span) in enumerate(prompt.sentences)]
-    places.sort()
-    starts = [span.start for span, _ in places]
+    spans_of_parts = [(prompt.question, QUESTION)]
+    spans_of_parts += [(span, ANSWER + 1 + i) for i, (_, span) in enumerate(prompt.sentences)]
+    spans_of_parts.sort()
+    starts = [span.start for span, _ in spans_of_parts]
     parts = list[int]()
     for start, stop in spans[:n]:
         piece = text[start:stop]
         at = start + (len(piece) - len(piece.lstrip()) if piece.strip() else 0)
-        (_, last), part = places[max(bisect.bisect_right(starts, at) - 1, 0)]
+        (_, last), part = spans_of_parts[max(bisect.bisect_right(starts, at) - 1, 0)]
         inside = starts[0] <= at < last and stop > start
         parts.append(part if inside else TEMPLATE)
     parts[:1] = [FIRST]
@@ -190,7 +190,7 @@ def _write(model: Any, ids: Tensor, cache: Any, most: int) -> tuple[list[int], T
     """A greedy answer, without the token that ends it, and the logits from which each token was chosen."""
     end = model.generation_config.eos_token_id
     ends = [] if end is None else [end] if isinstance(end, int) else list(end)
-    wrote = model.generate(
+    generated = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         past_key_values=cache,
@@ -201,7 +201,7 @@ def _write(model: Any, ids: Tensor, cache: Any, most: int) -> tuple[list[int], T
         output_logits=True,
         pad_token_id=ends[0] if ends else 0,
     )
-    answer = wrote.sequences[0, ids.shape[1] :].tolist()
+    answer = generated.sequences[0, ids.shape[1] :].tolist()
     while answer and answer[-1] in ends:
         answer.pop()
     if not answer:
@@ -211,19 +211,19 @@ def _write(model: Any, ids: Tensor, cache: Any, most: int) -> tuple[list[int], T
             "a model that answers",
             "Give the answer to look at: answer=…, or --answer.",
         )
-    return answer, torch.cat(wrote.logits)[: len(answer)]
+    return answer, torch.cat(generated.logits)[: len(answer)]
 
 
-def _logprobs(logits: Float[Tensor, "answer words"], ids: Tensor) -> Float[Tensor, " answer"]:
+def _logprobs(logits: Float[Tensor, "answer vocabulary"], ids: Tensor) -> Float[Tensor, " answer"]:
     return logits.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0]
 
 
 def _texts(tokenizer: Any, ids: list[int]) -> tuple[str, ...]:
     """What each token adds to the text: tokens of a part of a character nothing, until it is whole."""
-    texts, told = list[str](), ""
+    texts, before = list[str](), ""
     for n in range(1, len(ids) + 1):
         so_far = tokenizer.decode(ids[:n], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        whole = so_far if n == len(ids) or not so_far.endswith("�") else told
-        texts.append(whole[len(told) :])
-        told = whole
+        whole = so_far if n == len(ids) or not so_far.endswith("�") else before
+        texts.append(whole[len(before) :])
+        before = whole
     return tuple(texts)

@@ -1,5 +1,5 @@
 "use strict";
-// Shares are packed by regard/pages.py, in the order layer, head, token, sentence; text is in the page itself.
+// Shares are packed by regard/export/attribution_page.py, in the order layer, head, token, sentence; text is in the page itself.
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
 const [layers, heads, tokens, sentences] = data.size;
@@ -23,18 +23,18 @@ const range = (chosen, count) => (chosen === "" ? [...Array(count).keys()] : [+c
 // head that gives a set most, so those of documents are no sums of their sentences'.
 function shares(token, setOf, count) {
   const chosen = range($("layer").value, layers).flatMap((l) => range($("head").value, heads).map((h) => [l, h]));
-  const greatest = $("over").value === "max", found = new Float64Array(count);
+  const greatest = $("over").value === "max", result = new Float64Array(count);
   for (const [l, h] of chosen) {
     const from = ((l * heads + h) * tokens + token) * sentences, mine = new Float64Array(count);
     for (let s = 0; s < sentences; s++) mine[setOf(s)] += state.shares[from + s];
-    mine.forEach((share, i) => (found[i] = greatest ? Math.max(found[i], share) : found[i] + share / chosen.length));
+    mine.forEach((share, i) => (result[i] = greatest ? Math.max(result[i], share) : result[i] + share / chosen.length));
   }
-  return found;
+  return result;
 }
 function average(setOf, count) {
-  const at = range(state.token ?? "", tokens), found = new Float64Array(count);
-  for (const token of at) shares(token, setOf, count).forEach((share, i) => (found[i] += share / at.length));
-  return found;
+  const at = range(state.token ?? "", tokens), result = new Float64Array(count);
+  for (const token of at) shares(token, setOf, count).forEach((share, i) => (result[i] += share / at.length));
+  return result;
 }
 const sum = (list) => list.reduce((a, b) => a + b, 0);
 
@@ -57,13 +57,13 @@ function show() {
   const what = state.token === null ? "the whole answer" : `“${buttons[state.token].textContent.trim()}”`;
   $("readout").textContent = `${what}, ${which}: ${percent(together)} of the weight goes to documents` + ($("over").value === "max" && !(l && h) ? ", each by the head that gives it most." : ".");
 }
-numbers(data.shares).then((found) => {
-  state.shares = found;
+numbers(data.shares).then((result) => {
+  state.shares = result;
   $("over").value = data.over; $("layer").value = data.layer; $("head").value = data.head;
   for (const id of ["layer", "head", "over"]) $(id).onchange = show;
   buttons.forEach((button, t) => (button.onclick = () => { state.token = state.token === t ? null : t; show(); }));
   $("whole").onclick = () => { state.token = null; show(); };
-  const asked = /^#token=(\d+)$/.exec(location.hash);
-  if (asked && +asked[1] < tokens) state.token = +asked[1];
+  const fragment = /^#token=(\d+)$/.exec(location.hash);
+  if (fragment && +fragment[1] < tokens) state.token = +fragment[1];
   show();
 });

@@ -1,4 +1,4 @@
-"""What was found: where the weight of every head went while each token of an answer was chosen."""
+"""The result: where the weight of every head went while each token of an answer was chosen."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Attribution:
 
     >>> prompt = Prompt.of(["The cat sat. It purred."], "Who sat?", tokenizer=None)
     >>> ids, mass = torch.arange(2), torch.full((1, 1, 2, 6), 1 / 6)
-    >>> found = Attribution(prompt, ids, "the cat", ids, ("the", " cat"), ids * -1.0, ("layer",), mass)
-    >>> [prompt.text[start:stop] for _, (start, stop) in found.sentences]
+    >>> attribution = Attribution(prompt, ids, "the cat", ids, ("the", " cat"), ids * -1.0, ("layer",), mass)
+    >>> [prompt.text[start:stop] for _, (start, stop) in attribution.sentences]
     ['The cat sat. ', 'It purred.']
-    >>> found.shares("documents")  # two of the six parts, for each token of the answer
+    >>> attribution.shares("documents")  # two of the six parts, for each token of the answer
     tensor([[0.3333],
             [0.3333]])
     """
@@ -118,19 +118,19 @@ class Attribution:
         self, of: str = "documents", *, head: int | None = None, over: str = "mean"
     ) -> Float[Tensor, "layers of"]:
         """The same layer by layer, and its mean over the answer's tokens."""
-        each = [self.shares(of, layer=i, head=head, over=over) for i in range(len(self.layers))]
-        return torch.stack(each).mean(1)
+        layers = [self.shares(of, layer=i, head=head, over=over) for i in range(len(self.layers))]
+        return torch.stack(layers).mean(1)
 
     def strongest_heads(self, document: int, count: int = 3) -> list[tuple[int, int, float]]:
         """The heads that give most to a document, the mean over the answer: layer, head and share."""
-        given = self.by_head()[..., document].mean(-1)
-        best = given.flatten().sort(descending=True, stable=True).indices[:count].tolist()
-        places = [divmod(int(at), given.shape[1]) for at in best]
-        return [(layer, head, float(given[layer, head])) for layer, head in places]
+        shares = self.by_head()[..., document].mean(-1)
+        best = shares.flatten().sort(descending=True, stable=True).indices[:count].tolist()
+        pairs = [divmod(int(at), shares.shape[1]) for at in best]
+        return [(layer, head, float(shares[layer, head])) for layer, head in pairs]
 
 
 def among(shares: Float[Tensor, "*s of"]) -> Float[Tensor, "*s of"]:
-    """Shares of what goes to documents at all: they sum to 1.
+    """Shares of the weight that goes to documents at all: they sum to 1.
 
     >>> among(torch.tensor([0.02, 0.06])).tolist()
     [0.25, 0.75]

@@ -1,4 +1,4 @@
-"""The figures of an attribution that are shown, for the layer and head that were asked for."""
+"""The figures of an attribution that are printed and put on a page, for the chosen layer and head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from regard.analysis.attribution import Attribution
-from regard.analysis.attribution.value import REST
+from regard.analysis.attribution.result import REST
 
 NEGLIGIBLE = 5e-4
 """Parts of less weight are not worth a line: a learned sink, in models that have none."""
@@ -19,24 +19,24 @@ NEGLIGIBLE = 5e-4
 
 @dataclass(frozen=True, eq=False)
 class AttributionReport:
-    """What is shown. Shares are numbers between 0 and 1."""
+    """An attribution as it is shown. Shares are numbers between 0 and 1."""
 
     model: str
     names: tuple[str, ...]
     """Of the documents."""
-    found: Attribution
-    written: bool
+    attribution: Attribution
+    generated: bool
     """Whether the model wrote the answer; otherwise it was given."""
     layer: int | None
     head: int | None
     over: str
-    owed: Float[ndarray, "documents answer"] | None
-    """What `leave_one_out` says, if it was asked."""
+    left_out: Float[ndarray, "documents answer"] | None
+    """The result of `leave_one_out`, if it was computed."""
 
     @property
-    def whose(self) -> str:
-        """The heads that are told of."""
-        layers, heads = self.found.mass.shape[:2]
+    def heads_label(self) -> str:
+        """Which heads the shares are of, as text."""
+        layers, heads = self.attribution.mass.shape[:2]
         if self.layer is not None and self.head is not None:
             return f"head {self.layer}.{self.head}"
         if self.layer is not None:
@@ -49,48 +49,48 @@ class AttributionReport:
 
     @functools.cached_property
     def documents(self) -> Float[ndarray, "answer documents"]:
-        """Of all weight, what each document has, token by token."""
+        """The share of all weight on each document, token by token."""
         return self._shares("documents")
 
     @functools.cached_property
     def sentences(self) -> Float[ndarray, "answer sentences"]:
-        """And each sentence."""
+        """The share on each sentence."""
         return self._shares("sentences")
 
     @functools.cached_property
     def together(self) -> Float[ndarray, " answer"]:
-        """And all documents together."""
+        """The share on all documents together."""
         return self._shares("together")[:, 0]
 
     @functools.cached_property
     def rest(self) -> dict[str, float]:
-        """The mean share of what is no document, by name."""
+        """The mean share of each part that is no document, by name."""
         shares = self._shares("rest").mean(0)
-        told = dict(zip(REST, shares.tolist(), strict=True))
-        return {name: share for name, share in told.items() if share >= NEGLIGIBLE}
+        named = dict(zip(REST, shares.tolist(), strict=True))
+        return {name: share for name, share in named.items() if share >= NEGLIGIBLE}
 
     @functools.cached_property
     def by_layer(self) -> Float[ndarray, "layers documents"]:
         """The mean over the answer of each layer's share, and with `head` of that head's."""
-        return _array(self.found.by_layer(head=self.head, over=self.over))
+        return _array(self.attribution.by_layer(head=self.head, over=self.over))
 
     @staticmethod
     def among(shares: Float[ndarray, "*s of"]) -> Float[ndarray, "*s of"]:
-        """Shares of what goes to documents at all."""
+        """Shares of the weight that goes to documents at all."""
         return shares / np.maximum(shares.sum(-1, keepdims=True), np.finfo(np.float32).tiny)
 
     def strongest(self, document: int) -> str:
         """The heads that give most to a document."""
-        heads = self.found.strongest_heads(document)
+        heads = self.attribution.strongest_heads(document)
         return ", ".join(f"{layer}.{head} {share:.0%}" for layer, head, share in heads)
 
     def sentence(self, number: int) -> str:
         """A sentence's text on one line."""
-        _, (start, stop) = self.found.sentences[number]
-        return " ".join(self.found.prompt.text[start:stop].split())
+        _, (start, stop) = self.attribution.sentences[number]
+        return " ".join(self.attribution.prompt.text[start:stop].split())
 
     def _shares(self, of: str) -> ndarray:
-        return _array(self.found.shares(of, layer=self.layer, head=self.head, over=self.over))
+        return _array(self.attribution.shares(of, layer=self.layer, head=self.head, over=self.over))
 
 
 def _array(shares: Tensor) -> ndarray:
