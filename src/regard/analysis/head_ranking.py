@@ -1,4 +1,4 @@
-"""Which heads are worth a person's time, by criteria that can be said in one phrase."""
+"""Head ranking: which heads are worth showing, by criteria that one phrase explains."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 
 FAR = 16
-"""Tokens away from which on a link counts as far."""
+"""The distance in tokens from which on a link counts as far."""
 
 
 class Criterion(NamedTuple):
-    """What makes a head worth showing: the one of greatest score, if that is at least `least`."""
+    """A reason to show a head: it has the greatest score, which is at least `least`."""
 
     title: str
     phrase: str
     least: float = 0.0
     reach: int = 2
-    """How far away a link must lie to be shown for it: 2 leaves out itself and its neighbours."""
+    """How far away a link must be to be shown for it: 2 leaves out the query itself and its neighbours."""
 
 
 CRITERIA = (
@@ -36,14 +36,14 @@ CRITERIA = (
     Criterion("collector", "sends the weight of {:,.0f} queries more to one token than an even spread would", 8),
     Criterion("widest", "spreads over {:,.0f} tokens at a time, the most of all", 2),
 )
-"""In this order; a head is shown once, under the first that it wins."""
+"""In this order; a head is shown once, under the first criterion in which it is best."""
 
 LINK_CRITERIA = "induction", "same token", "sharp and far"
-"""Criteria that are counted among the strongest links of a query alone, so that they are lower bounds."""
+"""Criteria whose scores count the strongest links of each query alone, so that they are lower bounds."""
 
 
 class RankedHead(NamedTuple):
-    """A head, by its place among all, and in one phrase why it is shown."""
+    """The index of a head among all heads, and in one phrase why it is shown."""
 
     head: int
     criterion: Criterion
@@ -51,29 +51,29 @@ class RankedHead(NamedTuple):
 
 
 def criteria_scores(by_title: Mapping[str, Float[ndarray, " heads"]]) -> Float[ndarray, "heads criteria"]:
-    """The scores of heads, in the order of the criteria."""
-    return np.stack([by_title[one.title] for one in CRITERIA], -1)
+    """The scores of heads by the titles of criteria, as an array in the order of `CRITERIA`."""
+    return np.stack([by_title[criterion.title] for criterion in CRITERIA], -1)
 
 
 def rank_heads(scores: Float[ndarray, "heads criteria"], most: int = 6) -> list[RankedHead]:
-    """The heads that tell most, each for another reason.
+    """The heads that are most worth showing, each by another criterion.
 
     >>> scores = np.zeros((2, len(CRITERIA)))
     >>> scores[1, 0] = 0.75
     >>> rank_heads(scores)[0].head, rank_heads(scores)[0].why
     (1, 'gives 75% of its weight to the token just before, the most of all heads')
     """
-    won = list[RankedHead]()
-    for criterion, mine in zip(CRITERIA, scores.T, strict=True):
-        best = int(mine.argmax())
-        if mine[best] >= criterion.least and best not in {one.head for one in won}:
-            won.append(RankedHead(best, criterion, criterion.phrase.format(mine[best])))
-    return won[:most]
+    ranking = list[RankedHead]()
+    for criterion, by_head in zip(CRITERIA, scores.T, strict=True):
+        best = int(by_head.argmax())
+        if by_head[best] >= criterion.least and best not in {ranked.head for ranked in ranking}:
+            ranking.append(RankedHead(best, criterion, criterion.phrase.format(by_head[best])))
+    return ranking[:most]
 
 
 def link_kinds(
     keys: Int[ndarray, "*h q links"],
-    places: Int[ndarray, " q"],
+    positions: Int[ndarray, " q"],
     ids: Int[ndarray, " n"] | None,
     count: int,
     ahead: bool,
@@ -82,19 +82,19 @@ def link_kinds(
 
     Args:
         keys: The keys of each query's links; −1 where there are none.
-        places: The key at each query's own place.
-        ids: Of all tokens, the same for the same; None: not known, and then no two are the same.
+        positions: The index of the key at each query's own position.
+        ids: A number for each token, equal where tokens are equal; None if not known: then no two are equal.
         count: How many keys there are.
-        ahead: Whether queries see keys after themselves: these need not guess what comes next, and of such
-            texts the ends, where heads rest, are not far.
+        ahead: Whether queries see keys after themselves: then nothing is induction, and the last token, where
+            heads of encoders often put weight that they do not need, is not far.
     """
-    own = places[:, None]
+    own = positions[:, None]
     last = count - 1 if ahead else count
     far = (keys > 0) & (keys < last) & (np.abs(own - keys) >= FAR)
     if ids is None:
-        nothing = np.zeros_like(far)
-        return dict(zip(LINK_CRITERIA, (nothing, nothing, far), strict=True))
-    mine = ids[own]
-    induction = (keys > 0) & (keys < own) & (ids[np.maximum(keys - 1, 0)] == mine) & (not ahead)
-    same = (keys >= 0) & (keys != own) & (ids[keys] == mine)
+        none = np.zeros_like(far)
+        return dict(zip(LINK_CRITERIA, (none, none, far), strict=True))
+    own_id = ids[own]
+    induction = (keys > 0) & (keys < own) & (ids[np.maximum(keys - 1, 0)] == own_id) & (not ahead)
+    same = (keys >= 0) & (keys != own) & (ids[keys] == own_id)
     return dict(zip(LINK_CRITERIA, (induction, same, far), strict=True))

@@ -55,7 +55,7 @@ class Layer:
         return self.weights[(0, head, *part)] if self.whole is None else self._head(head)[(0, 0, *part)]
 
     def row(self, query: int) -> Float[Tensor, "h k"]:
-        """What a query of every head gives to all keys."""
+        """The weights of one query of every head."""
         return self.weights[0, :, query]
 
     def pooled(self, head: int, observer: Pooled) -> Float[Tensor, "rows cols"]:
@@ -66,7 +66,7 @@ class Layer:
         """The queries in strips, for `statistics`: of `rows` each, or all at once where they cannot be cut."""
         if self.whole is None:
             return [range(self.queries)]
-        return [range(at, min(at + rows, self.queries)) for at in range(0, self.queries, rows)]
+        return [range(start, min(start + rows, self.queries)) for start in range(0, self.queries, rows)]
 
     def reach(self, queries: range) -> range:
         """The keys from the first to the last that any of some queries may see, of any head."""

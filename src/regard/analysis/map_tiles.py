@@ -1,4 +1,4 @@
-"""The numbers of a map: computed by the kernels where it is fine, put together from the pyramid where not."""
+"""The numbers of a map: computed by the kernels where they are few, put together from a pyramid where not."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from regard.analysis.pyramid import LEVELS, Pyramid
 from regard.spec.observers import Pooled
 
 DIRECT = 1 << 28
-"""Weights that are computed for one map before a pyramid, if there is one, is asked instead."""
+"""The most weights that are computed for one map; for more a pyramid is used, if there is one."""
 
 FINE = 8
-"""Steps along a pixel, at least, to which its edges may be moved where cells are as fine as that."""
+"""Along a pixel there are at least so many positions to which its edges may be moved, where cells allow."""
 
 BLOCK = 1 << 24
-"""Weights that are computed before it is asked whether anybody still waits."""
+"""Weights that are computed between two calls of `Check`."""
 
 Check = Callable[[], None]
-"""Raises where nobody waits any more."""
+"""Called between blocks of work; raises where the result is no longer needed."""
 
 
 class NotBuilt(Exception):
@@ -32,7 +32,7 @@ class NotBuilt(Exception):
 
 @dataclass(frozen=True)
 class MapView:
-    """A rectangle of one head's weights, and the size at which it is wanted.
+    """A rectangle of one head's weights, and the size of its map.
 
     Row r of the map pools the queries from ``q.start + r · len(q) // rows`` on, and columns likewise.
     """
@@ -51,34 +51,34 @@ class MapView:
 
     @property
     def pixel(self) -> str:
-        """What a number of the map is, in words."""
+        """What a number of the map is, as text."""
         if self.exact:
             return "1x1 exact"
-        high, wide = (-(-len(side) // n) for side, n in ((self.q, self.rows), (self.k, self.cols)))
-        return f"{high}x{wide} {self.how}"
+        height, width = (-(-len(side) // n) for side, n in ((self.q, self.rows), (self.k, self.cols)))
+        return f"{height}x{width} {self.how}"
 
 
 @dataclass(frozen=True)
 class MapTile:
-    """The numbers of a view."""
+    """The numbers of a map."""
 
     values: Float[ndarray, "rows cols"]
     snapped: int = 0
-    """Where edges of pixels were moved to multiples of so many weights, that number; else 0."""
+    """If edges of pixels were moved to multiples of so many weights, that number; else 0."""
 
 
 def map_tile(layer: Layer, view: MapView, pyramid: Pyramid | None, building: bool, check: Check) -> MapTile:
     """The numbers of a map.
 
     Args:
-        layer: Whose.
-        view: Which.
-        pyramid: Of this layer, where it is there.
-        building: Whether one is still to come.
+        layer: The layer.
+        view: Its head, the rectangle and the size.
+        pyramid: That of the layer, if it is built.
+        building: Whether it is still being built.
         check: Called between blocks of work.
 
     Raises:
-        NotBuilt: it takes the pyramid, which is to come.
+        NotBuilt: the map needs the pyramid, which is still being built.
     """
     work = len(view.q) * len(view.k)
     if pyramid is not None and pyramid.cell:
@@ -118,28 +118,27 @@ def _direct(layer: Layer, view: MapView, check: Check) -> Float[ndarray, "rows c
     for top in range(0, view.rows, step):
         check()
         bottom = min(top + step, view.rows)
-        # Of the same rule, a run of rows is no map of its own queries alone unless its edges are even: row by
-        # row where they are not.
+        # Some rows of a map are the map of their queries alone only if their edges agree: else fewer at a time.
         for a, b in _runs(edges, top, bottom):
             queries = range(int(edges[a]), int(edges[b]))
             if view.exact:
-                found = layer.box(view.head, queries, view.k)
+                values = layer.box(view.head, queries, view.k)
             else:
                 span = (view.k.start, view.k.stop)
-                asked = Pooled(b - a, view.cols, view.how, queries=(queries.start, queries.stop), keys=span)
-                found = layer.pooled(view.head, asked)
-            parts.append(found.numpy())
+                pooled = Pooled(b - a, view.cols, view.how, queries=(queries.start, queries.stop), keys=span)
+                values = layer.pooled(view.head, pooled)
+            parts.append(values.numpy())
     return np.concatenate(parts) if len(parts) > 1 else parts[0]
 
 
 def _edges(side: range, count: int) -> Int64[ndarray, " edges"]:
-    """Where pixels begin, and the last one ends: place i falls into pixel ``i · count // len(side)``."""
+    """Where pixels begin, and the last one ends: index i falls into pixel ``i · count // len(side)``."""
     return side.start - (-np.arange(count + 1, dtype=np.int64) * len(side) // count)
 
 
 def _runs(edges: ndarray, top: int, bottom: int) -> list[tuple[int, int]]:
-    """Rows from top to bottom in runs that `Pooled` parts at the same edges when it has them alone."""
-    found: list[tuple[int, int]] = []
+    """Rows from top to bottom in runs that `Pooled` divides at the same edges when it is given them alone."""
+    result: list[tuple[int, int]] = []
     while top < bottom:
         end = bottom
         while end > top + 1:
@@ -147,9 +146,9 @@ def _runs(edges: ndarray, top: int, bottom: int) -> list[tuple[int, int]]:
             if (_edges(queries, end - top) == edges[top : end + 1]).all():
                 break
             end = top + (end - top) // 2
-        found.append((top, end))
+        result.append((top, end))
         top = end
-    return found
+    return result
 
 
 def _on(edges: ndarray, cell: int, whole: int) -> bool:
@@ -177,14 +176,14 @@ def _from_pyramid(
     r, c = -(-row_cells // (1 << level)), -(-col_cells // (1 << level))
     cells = pyramid.level(view.head, level, part, range(int(r[0]), int(r[-1])), range(int(c[0]), int(c[-1])))
     fold = np.maximum if part == 0 else np.add
-    wide = cells if part == 0 else cells.astype(np.float64)
-    values = fold.reduceat(fold.reduceat(wide, r[:-1] - r[0], 0), c[:-1] - c[0], 1)
+    precise = cells if part == 0 else cells.astype(np.float64)
+    values = fold.reduceat(fold.reduceat(precise, r[:-1] - r[0], 0), c[:-1] - c[0], 1)
     if view.how == "mean":
-        high, broad = (
+        heights, widths = (
             np.diff(np.minimum(ends * cell, whole))
             for ends, whole in ((row_cells, layer.queries), (col_cells, layer.keys))
         )
-        values = values / (high[:, None] * broad)
+        values = values / (heights[:, None] * widths)
     return values.astype(np.float32)
 
 
@@ -194,7 +193,7 @@ def _fine(edges: ndarray, level: int, whole: int) -> bool:
 
 
 def half(values: np.ndarray) -> np.ndarray:
-    """Weights in float16. None becomes 0 that is not, since 0 looks like what may not be seen.
+    """Weights in float16. Weights above 0 stay above 0, since 0 looks like a masked pair.
 
     >>> half(np.array([0, 1e-9, 0.5]))
     array([0.e+00, 6.e-08, 5.e-01], dtype=float16)
