@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -15,9 +15,17 @@ _COARSE = 3  # the level of a pyramid whose few cells tell what the strongest we
 _AT_ONCE = 32  # cells of a row of cells whose weights are looked at before the next question
 
 
+class StrongLink(TypedDict):
+    """A query and key, and their weight."""
+
+    query: int
+    key: int
+    weight: float
+
+
 def strongest_links(
     layer: Layer, head: int, count: int, diagonal: bool, pyramid: Pyramid | None, check: Check
-) -> list[dict[str, Any]]:
+) -> list[StrongLink]:
     """The `count` strongest weights above 0, strongest first; of equal ones the lower query, then key.
 
     `diagonal` is whether the key at a query's own place counts.

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from regard.analysis.layers import Layer
 from regard.analysis.strongest_links import strongest_links
-from regard.analysis.weight_arithmetic import head_outputs, weight_derivation
+from regard.analysis.weight_arithmetic import InputProduct, WeightDerivation, head_outputs, weight_derivation
 from regard.analysis.worked_example import Role
 from regard.display.text import printable
 from regard.errors import OptionError
@@ -26,8 +26,6 @@ from regard.recording import Recording
 
 LARGEST = 8
 """Products, keys or heads that a table has; what all others come to stands below them."""
-
-Numbers = dict[str, Any]
 
 
 def weight_steps(
@@ -89,7 +87,7 @@ class _Told:
     """What a cell tells, as screens."""
 
     def __init__(
-        self, run: Recording, layer: Layer, number: int, head: int, query: int, key: int, told: Numbers
+        self, run: Recording, layer: Layer, number: int, head: int, query: int, key: int, told: WeightDerivation
     ) -> None:
         self.run, self.layer, self.number, self.head = run, layer, number, head
         self.query, self.key, self.told = query, key, told
@@ -142,7 +140,7 @@ class _Told:
                 drawn += self._projected(letter, role, token, part)
         return tuple(drawn)
 
-    def _projected(self, letter: str, role: Role, token: str, part: Numbers) -> list[RenderableType]:
+    def _projected(self, letter: str, role: Role, token: str, part: InputProduct) -> list[RenderableType]:
         place = part["component"]
         products = [x * w for x, w in zip(part["x"], part["w"], strict=True)]
         head = Text.assemble(
@@ -162,7 +160,7 @@ class _Told:
 
     def _products(self) -> Drawn:
         told = self.told
-        if not told["products"]:
+        if told["dot"] is None:
             return (say("This layer's score is no dot product; the recording gives it whole."),)
         table = _summed(("i", "q", "k"), told["products"], (told["q"], told["k"]), style(Role.SCORE))
         return (
@@ -176,7 +174,7 @@ class _Told:
 
     def _score(self) -> Drawn:
         told, drawn = self.told, list[RenderableType]()
-        if told["scale"] is not None:
+        if told["dot"] is not None and told["scale"] is not None and told["scaled"] is not None:
             size, scaled = len(told["products"]), number(told["scaled"])
             usual = math.isclose(told["scale"], size**-0.5, rel_tol=1e-6)
             by = f"÷ √{size}" if usual else f"× {number(told['scale'])}"
