@@ -1,4 +1,4 @@
-"""The strongest weights of a head, exactly, without all of them: by cells, the greatest maximum first."""
+"""The strongest weights of a head, exactly, without computing all: by cells, the greatest maximum first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from regard.analysis.map_tiles import Check, head_cells
 from regard.analysis.pyramid import Pyramid
 
 _CELL = 64  # weights along the side of a cell where there is no pyramid
-_COARSE = 3  # the level of a pyramid whose few cells tell what the strongest weights reach at least
-_AT_ONCE = 32  # cells of a row of cells whose weights are looked at before the next question
+_COARSE_LEVEL = 3  # of a pyramid: its few cells give a lower bound of the strongest weights
+_CELLS_PER_CHECK = 32
 
 
 class StrongLink(TypedDict):
@@ -28,38 +28,38 @@ def strongest_links(
 ) -> list[StrongLink]:
     """The `count` strongest weights above 0, strongest first; of equal ones the lower query, then key.
 
-    `diagonal` is whether the key at a query's own place counts.
+    `diagonal` is whether the key at a query's own position counts.
     """
     cell = pyramid.cell if pyramid is not None and pyramid.cell else _CELL
     rows, cols = (-(-n // cell) for n in (layer.queries, layer.keys))
     if pyramid is not None and pyramid.cell:
         maxima = pyramid.level(head, 0, 0, range(rows), range(cols))
-        tops = pyramid.level(head, _COARSE, 0, *(range(-(-n >> _COARSE)) for n in (rows, cols)))
+        tops = pyramid.level(head, _COARSE_LEVEL, 0, *(range(-(-n >> _COARSE_LEVEL)) for n in (rows, cols)))
     else:
         maxima = tops = head_cells(layer, head, "max", cell, check)
-    # The greatest of as many different cells are reached by as many weights; the diagonal, which may not
-    # count, meets two in each row of cells at most.
+    # The maxima of so many different cells are weights, so that the least of them is a lower bound. The diagonal,
+    # which may not count, meets at most two cells in each row of cells.
     most = count + (0 if diagonal else 2 * len(tops))
     enough = np.partition(tops, -most, None)[-most] if most < tops.size else 0
-    some = np.flatnonzero((maxima > 0) & (maxima >= enough))
-    order = some[np.argsort(-maxima.ravel()[some], kind="stable")]
+    candidates = np.flatnonzero((maxima > 0) & (maxima >= enough))
+    order = candidates[np.argsort(-maxima.ravel()[candidates], kind="stable")]
     bounds = maxima.ravel()[order]
     kept = np.zeros((0, 3))
-    for at, place in enumerate(order):
-        if len(kept) >= count and bounds[at] < kept[count - 1, 0]:
+    for number, index in enumerate(order):
+        if len(kept) >= count and bounds[number] < kept[count - 1, 0]:
             break
-        if at % _AT_ONCE == 0:
+        if number % _CELLS_PER_CHECK == 0:
             check()
-        row, col = divmod(int(place), cols)
+        row, col = divmod(int(index), cols)
         q = range(row * cell, min((row + 1) * cell, layer.queries))
         k = range(col * cell, min((col + 1) * cell, layer.keys))
         weights = layer.box(head, q, k).numpy().astype(np.float64)
         queries, keys = np.meshgrid(np.array(q), np.array(k), indexing="ij")
         least = kept[count - 1, 0] if len(kept) >= count else 0
-        wanted = (weights > 0) & (weights >= least)
+        eligible = (weights > 0) & (weights >= least)
         if not diagonal:
-            wanted &= queries + layer.shift != keys
-        found = np.stack((weights[wanted], queries[wanted], keys[wanted]), 1)
-        kept = np.concatenate((kept, found))
+            eligible &= queries + layer.shift != keys
+        links = np.stack((weights[eligible], queries[eligible], keys[eligible]), 1)
+        kept = np.concatenate((kept, links))
         kept = kept[np.lexsort((kept[:, 2], kept[:, 1], -kept[:, 0]))][:count]
-    return [{"query": int(q), "key": int(k), "weight": float(weight)} for weight, q, k in kept]
+    return [StrongLink(query=int(q), key=int(k), weight=float(weight)) for weight, q, k in kept]

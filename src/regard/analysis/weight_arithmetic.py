@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from regard.analysis.layers import Layer
-from regard.analysis.worked_example import HEADS, MEANING, Head, How, Lesson, Maps, Number
+from regard.analysis.worked_example import HEADS, MEANING, How, Lesson, Maps, Number, WorkedHead
 from regard.errors import OptionError
 from regard.recording import Projection
 from regard.shapes import Box
 from regard.spec.masks import Everything
 from regard.spec.scores import Dot
 
-SHOWN, BESIDE = 64, 8
+SHOWN, NEIGHBOURS = 64, 8
 """Keys of the row that are included, and how many of them are neighbours on either side."""
 
 NonFinite = Annotated[float, "not finite for masked keys"]
@@ -255,7 +255,7 @@ def _softmax(scores: Tensor, key: int, sink: float | None) -> _SoftmaxSteps:
 
 
 def _row_excerpt(scores: Tensor, weights: Tensor, key: int) -> RowExcerpt:
-    near = range(max(key - BESIDE, 0), min(key + BESIDE + 1, len(weights)))
+    near = range(max(key - NEIGHBOURS, 0), min(key + NEIGHBOURS + 1, len(weights)))
     strongest = weights.topk(min(SHOWN, len(weights))).indices.tolist()
     # Neighbours first, then the strongest, each once, up to `SHOWN`.
     shown = sorted(list(dict.fromkeys([*near, *strongest]))[:SHOWN])
@@ -380,7 +380,7 @@ def worked_example_json(text: str, tied: bool, causal: bool, divisor: float | No
     def matrix(rows: Sequence[Sequence[Number]]) -> list[list[int]]:
         return [[index(number) for number in row] for row in rows]
 
-    def as_indices(head: Head) -> ExampleHead:
+    def as_indices(head: WorkedHead) -> ExampleHead:
         return {
             "w_q": matrix(head.w_q),
             "w_k": matrix(head.w_k),
