@@ -1,7 +1,7 @@
-"""A recorded layer, ready to be asked again and again about one head, or about some rows of all heads.
+"""A recorded layer, ready for many queries about one head, or about some rows of all heads.
 
-The kernels' normal form of a call (`backends/normal.py`) is made once. A head, or a strip of queries, is a
-cut of it, so that it costs what it holds. Layers that the kernels do not take are asked whole.
+Its call is prepared once. A head, or a strip of queries, is a cut of it, so that it costs in proportion to its size.
+Calls that cannot be cut are computed whole.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Layer:
 
     @property
     def shift(self) -> int:
-        """What to add to a query's number for the number of the key at the same place in the text."""
+        """What to add to a query's index for the index of the key at the same position in the text."""
         return self.recorded.place.query - self.recorded.place.key
 
     @property
@@ -75,7 +75,7 @@ class Layer:
     def statistics(
         self, queries: range, observers: Sequence[Observer[Any]], maps: Sequence[Pooled]
     ) -> tuple[list[Any], list[Tensor]]:
-        """Statistics of a strip, which begins at query 0 for them, and its maps, (h, rows, cols).
+        """Statistics of a strip, whose first query is query 0 to them, and its maps, (h, rows, cols).
 
         All that need a pass over the keys share one; maps of one rectangle share one of final weights.
         """

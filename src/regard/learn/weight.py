@@ -270,7 +270,7 @@ class _Screens:
                 self.derivation if other == self.head else weight_derivation(self.layer, other, self.query, self.key)
             )
             score = derivation["score"]
-            mark = "bold" if same else ""
+            mark = "bold" if other == self.head else ""
             table.add_row(
                 Text(f"{self.number}.{other}", mark),
                 "−∞" if score is None else number(score),
