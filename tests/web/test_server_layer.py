@@ -110,11 +110,11 @@ def test_what_was_not_recorded_is_not_told(tmp_path: Path) -> None:
     assert weight_derivation(bare, 0, 3, 1)["inputs"] is None
     assert head_outputs(bare, 3, None) == {"heads": None, "projected": None}
     values = Layer(record(model, tokens, to=tmp_path / "values", values=True).layer(0))
-    told = head_outputs(values, 3, None)
+    told: Any = head_outputs(values, 3, None)
     assert np.shape(told["heads"]) == (2, 3)
     assert told["projected"] is None
     read = Layer(record(model, tokens, to=tmp_path / "read", layer_inputs=True).layer(0))
-    found = weight_derivation(read, 1, 3, 1, 7)["inputs"]
+    found: Any = weight_derivation(read, 1, 3, 1, 7)["inputs"]
     assert (found["q"]["component"], found["v"]["component"]) == (7, 2), "values have three"
     assert found["v"]["recorded"] is None
     assert found["v"]["projected"] == found["v"]["sum"]

@@ -21,7 +21,7 @@ from regard.analysis.map_tiles import DIRECT, Check, MapTile, MapView, NotBuilt,
 from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import Damaged
 from regard.analysis.pyramid_builder import PyramidBuilder
-from regard.analysis.strongest_links import strongest_links
+from regard.analysis.strongest_links import StrongLink, strongest_links
 from regard.analysis.weight_arithmetic import head_outputs, weight_derivation, worked_example_json
 from regard.explorer import openapi, uploads
 from regard.explorer import request_parameters as asking
@@ -177,7 +177,7 @@ class Explorer:
         if found is None and layer.queries * layer.keys > DIRECT and not building.ended:
             return self._later(building)
 
-        def job(check: Check) -> list[dict[str, Any]]:
+        def job(check: Check) -> list[StrongLink]:
             return strongest_links(layer, head, count, diagonal, found, check)
 
         cells = await self._checked(request, book, number, job)
