@@ -11,17 +11,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from cases import FP32, FP64, Draw, Shape, observers
-from regard.spec.observers import Block, Observer
+from regard.spec.observers import Observer, WeightRows
 
 SHAPE = Shape(2, 3, 3, 23, 37, 4, 4)
 
 
-def block(scores: Tensor, queries: range, keys: Tensor) -> Block:
+def block(scores: Tensor, queries: range, keys: Tensor) -> WeightRows:
     rows = scores[:, :, queries.start : queries.stop][..., keys]
     blind = (rows == -torch.inf).all(-1, keepdim=True)
     weights = torch.softmax(rows.masked_fill(blind, 0), -1).masked_fill(blind, 0)
     lse = torch.logsumexp(rows, -1)
-    return Block(weights, rows, lambda: lse, queries, keys, SHAPE.sizes())
+    return WeightRows(weights, rows, lambda: lse, queries, keys, SHAPE.sizes())
 
 
 @pytest.mark.parametrize("dtype", [FP32, FP64], ids=str)

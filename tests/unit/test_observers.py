@@ -27,7 +27,7 @@ from regard import (
     SpanMass,
     TopK,
 )
-from regard.spec.observers import _strongest
+from regard.spec.observers import _top_k
 
 
 def see(weights: Tensor, *observers: Any, **more: Any) -> regard.Seen:
@@ -140,7 +140,7 @@ def test_the_strongest_are_those_of_a_stable_sort(dtype: torch.dtype, data: st.D
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**31)))
     row = data.draw(st.lists(numbers, min_size=1, max_size=8))
     rows = torch.tensor(row)[torch.randint(len(row), (3, n), generator=generator)].to(dtype)
-    found, where = _strongest(rows, count)
+    found, where = _top_k(rows, count)
     assert where.tolist() == [stable(one, count) for one in rows.tolist()]
     assert torch.equal(found, rows.gather(-1, where))
 
@@ -153,7 +153,7 @@ def test_of_equal_weights_the_lower_key_comes_first(n: int, dtype: torch.dtype) 
     w[0, 0, 2] = 0
     w[0, 0, 2, n - 2 :] = 0.25
     w[0, 0, 3, n // 3] = 1.0
-    found, where = _strongest(w, 3)
+    found, where = _top_k(w, 3)
     assert where[0, 0].tolist() == [stable(row, 3) for row in w[0, 0].tolist()]
     assert found[0, 0, 1].tolist() == [0.5] * 3
 

@@ -22,7 +22,7 @@ from regard.shapes import Box
 from regard.spec.biases import Nothing
 from regard.spec.dropout import keeps
 from regard.spec.masks import Mask, Tile
-from regard.spec.observers import Block, Observer
+from regard.spec.observers import Observer, WeightRows
 from regard.spec.scores import Custom
 from regard.spec.values import readable
 
@@ -253,7 +253,7 @@ def _attend(
     out = mix(kept, v)
     if not problem.observers:
         return [out]
-    block = Block(weights, scores, log_sum_exp, part.q, keys, sizes)
+    block = WeightRows(weights, scores, log_sum_exp, part.q, keys, sizes)
     return [out, *(tensor for observer in problem.observers for tensor in observer.of(block))]
 
 

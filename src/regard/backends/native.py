@@ -35,7 +35,7 @@ from regard.lowering.canonical import (
     shared_view,
     view,
 )
-from regard.lowering.reductions import KINDS, TABLE, Buffers, Kind, Reductions, finish, lower_observers
+from regard.lowering.reductions import KINDS, Buffers, Kind, Reductions, finish, lower_observers, row_of
 from regard.problem import Answer, Problem
 from regard.shapes import Box, laid_like
 from regard.spec.normalizers import Sigmoid, Softmax
@@ -55,9 +55,6 @@ MOST_TOP = 256
 
 MOST_PLACES = 2**30
 """The most keys, queries or offsets that statistics of distances count with."""
-
-KNOWN = frozenset(row.observer for row in TABLE)
-"""Classes of observers that the kernels know."""
 
 _PLAIN = (Tensor, Parameter)
 _BLOCK = 64, 256  # queries and keys whose scores a thread holds
@@ -101,7 +98,7 @@ def why_not(problem: Problem) -> str | None:
         return f"the kernels know Softmax and Sigmoid, not {normalizer.__name__}; chunked runs it"
     for observer in problem.observers:
         kind = type(observer).__name__
-        if type(observer) not in KNOWN:
+        if row_of(observer) is None:
             return f"the kernels know no {kind}; chunked runs any observer"
         if normalizer is Sigmoid:
             return f"the kernels observe Softmax only, no Sigmoid as {kind} would; chunked observes any"

@@ -13,7 +13,7 @@ from regard.problem import Answer, Problem
 from regard.shapes import Box
 from regard.spec.dropout import keeps
 from regard.spec.masks import dense
-from regard.spec.observers import Block
+from regard.spec.observers import WeightRows
 
 name = "reference"
 
@@ -66,6 +66,6 @@ def run(problem: Problem) -> Answer:
     values = exact.v.repeat_interleave(sizes.h // max(sizes.g, 1), dim=1)
     out = kept @ values
 
-    block = Block(weights, scores, lambda: lse, whole.q, keys, sizes)
+    block = WeightRows(weights, scores, lambda: lse, whole.q, keys, sizes)
     observed = tuple(observer.of(block) for observer in exact.observers)
     return Answer(out.to(problem.q.dtype), observed)

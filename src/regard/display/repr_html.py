@@ -5,7 +5,7 @@ Whatever is shown is escaped here, so that a token such as ``<script>`` is four 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from regard.display.images import DECADES, Scale, uri, viridis
 from regard.display.text import printable
-from regard.spec.observers import Observer, Pooled, SpanMass, Top
+from regard.spec.observers import Observer, Top
 
 MAP = 64
 """Pixels along a side of a small map."""
@@ -170,8 +170,8 @@ def _shapes(result: Any) -> str:
 
 
 def _drawn(observer: Observer[Any], result: Any) -> str:
-    if isinstance(result, Top):
-        return _strongest(result) if result.keys.numel() else said("nothing")
+    if observer.display == "top keys":
+        return _top_keys(result) if result.keys.numel() else said("nothing")
     if not isinstance(result, Tensor) or not result.ndim or result.is_complex():
         return ""
     if not result.numel():
@@ -187,17 +187,12 @@ def _drawn(observer: Observer[Any], result: Any) -> str:
         ]
         flat = result.detach().flatten(0, 1)[: len(names)]
     each = [one.to("cpu", torch.float32).numpy() for one in flat]
-    if isinstance(observer, Pooled):
-        drawn = _maps(observer, names, each)
-    elif isinstance(observer, SpanMass):
-        drawn = _masses(observer, names, each)
-    else:
-        drawn = _lines(names, each)
-    more = many - (min(len(names), _MAPS) if isinstance(observer, Pooled) else len(names))
+    drawn = _DISPLAYS[observer.display](observer, names, each)
+    more = many - (min(len(names), _MAPS) if observer.display == "maps" else len(names))
     return drawn + (said(f"and {more} more heads") if more > 0 else "")
 
 
-def _maps(observer: Pooled, names: Sequence[str], maps: Sequence[ndarray]) -> str:
+def _maps(observer: Any, names: Sequence[str], maps: Sequence[ndarray]) -> str:
     small = [shrunk(one, MAP)[0] for one in maps[:_MAPS]]
     high, (down, right) = ceiling(small), shrunk(maps[0], MAP)[1]
     cell = f"the {observer.how} of a cell's weights"
@@ -210,14 +205,14 @@ def _maps(observer: Pooled, names: Sequence[str], maps: Sequence[ndarray]) -> st
     return drawn + said(legend(high, pixel))
 
 
-def _masses(observer: SpanMass, names: Sequence[str], each: Sequence[ndarray]) -> str:
-    shown = min(observer.count, _HEADS)
+def _columns(observer: Any, names: Sequence[str], each: Sequence[ndarray]) -> str:
+    shown = min(each[0].shape[-1], _HEADS)
     head = ["mean over queries", *(f"span {i}" for i in range(shown))]
     means = [[number(float(x)) for x in one.mean(0)[:shown]] for one in each]
     return table(head, ([name, *row] for name, row in zip(names, means, strict=True)))
 
 
-def _lines(names: Sequence[str], each: Sequence[ndarray]) -> str:
+def _lines(observer: Any, names: Sequence[str], each: Sequence[ndarray]) -> str:
     rows: list[list[object]] = []
     for name, one in zip(names, each, strict=True):
         along = one if one.ndim == 1 else one.reshape(-1, one.shape[-1]).mean(0)
@@ -225,7 +220,15 @@ def _lines(names: Sequence[str], each: Sequence[ndarray]) -> str:
     return table(["", *FIGURES, "from first to last"], rows)
 
 
-def _strongest(top: Top) -> str:
+_DISPLAYS: dict[str, Callable[[Any, Sequence[str], Sequence[ndarray]], str]] = {
+    "lines": _lines,
+    "maps": _maps,
+    "columns": _columns,
+}
+"""How results of one tensor are shown, by `Observer.display`."""
+
+
+def _top_keys(top: Top) -> str:
     first, name = ((0, 0), "head 0") if top.keys.ndim > 2 else ((), "this head")
     keys, weights = top.keys[first].detach().cpu(), top.weights[first].detach().float().cpu()
     n = len(keys)

@@ -14,7 +14,7 @@ from torch import Tensor
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.recording import RecordedHead
 from regard.shapes import Sizes
-from regard.spec.observers import Block, Pooled, Rows
+from regard.spec.observers import Pooled, Rows, WeightRows
 from regard.weights import HeadWeights, Weights
 
 HOW = {"max": "maximum", "mean": "mean", "sum": "sum"}
@@ -126,7 +126,7 @@ def _pooled(numbers: Tensor, asked: Pooled) -> ndarray:
     """What the library itself makes of a map of these weights."""
     whole = numbers[None, None]
     queries, keys = range(len(numbers)), torch.arange(numbers.shape[1])
-    block = Block(whole, whole, lambda: whole.logsumexp(-1), queries, keys, sizes(*numbers.shape))
+    block = WeightRows(whole, whole, lambda: whole.logsumexp(-1), queries, keys, sizes(*numbers.shape))
     return asked.of(block)[0][0, 0].numpy()
 
 

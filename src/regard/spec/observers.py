@@ -1,7 +1,7 @@
-"""What people want to know of the weights, without the weights.
+"""Statistics of the weights, computed without forming the weights.
 
-An observer is a value with one meaning, `Observer.of`: its statistic of a block of rows. The whole call is
-one such block in the reference; elsewhere it is many, and `Observer.join` puts their statistics together.
+An observer is a value with one meaning, `Observer.of`: its statistic of a block of whole rows. The whole call is
+one such block in the reference; elsewhere there are many, and `Observer.join` joins their statistics.
 Statistics are of the weights before dropout. `regard.observe` returns each under its observer:
 
 >>> from regard import observe, Causal
@@ -19,7 +19,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Generic, NamedTuple, Self, TypeVar, cast
+from typing import ClassVar, Generic, Literal, NamedTuple, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -34,10 +34,10 @@ Shares = tuple[Float[Tensor, "b h q"], Float[Tensor, "b h q"]]
 
 
 @dataclass(frozen=True)
-class Block:
-    """Whole rows of weights: everything that some queries give to the keys that they may see.
+class WeightRows:
+    """A block of whole rows of weights: those of some queries, to all keys that they may see.
 
-    Keys that none of these queries may see can be absent; `keys` holds the index of each that is there.
+    Keys that none of these queries may see can be absent; `keys` is the index of each that is present.
     """
 
     weights: Float[Tensor, "b h q k"]
@@ -53,12 +53,12 @@ class Block:
         return self.log_sum_exp()
 
     def positions(self, offset: int) -> Int[Tensor, " q"]:
-        """Where each query stands among the keys, if the first query stands at key `offset`."""
+        """The key position of each query, if the first query is at key `offset`."""
         start, stop = self.queries.start, self.queries.stop
         return torch.arange(start + offset, stop + offset, device=self.keys.device)
 
     def on_all_keys(self, per_key: Float[Tensor, "b h *s k"]) -> Float[Tensor, "b h *s all"]:
-        """Numbers for the keys that are here, on all keys of the call: 0 for the absent."""
+        """Numbers for the keys that are present, on all keys of the call: 0 for the absent."""
         if per_key.shape[-1] == self.sizes.k:
             return per_key
         empty = per_key.new_zeros((*per_key.shape[:-1], self.sizes.k))
@@ -78,7 +78,10 @@ class Observer(Value, Generic[Result]):
     tensors_made: ClassVar[int] = 1
     """How many tensors `of` returns."""
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    display: ClassVar[Literal["lines", "maps", "columns", "top keys"]] = "lines"
+    """How a notebook shows the result: numbers of each query or key, maps, a table of columns, or a list of keys."""
+
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         """The statistic of a block of rows, as tensors that begin with (b, h)."""
         raise NotImplementedError
 
@@ -89,7 +92,7 @@ class Observer(Value, Generic[Result]):
         return torch.cat(list(parts), dim=2) if self.by_row else functools.reduce(torch.add, parts)
 
     def part(self, whole: Tensor, queries: range) -> Tensor:
-        """What of a whole tensor a block of rows had a share in: its rows, or all, for gradients."""
+        """The part of a whole tensor that a block of rows contributed to: its rows, or all; for gradients."""
         return whole.narrow(2, queries.start, len(queries)) if self.by_row else whole
 
     def merge(
@@ -133,18 +136,19 @@ class TopK(Observer[Top]):
 
     count: int
     tensors_made = 2
+    display = "top keys"
 
     def __post_init__(self) -> None:
         _at_least_one("TopK(count)", self.count)
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         weights = block.weights.detach()
         n = weights.shape[-1]
-        found, where = _strongest(weights, min(self.count, n))
+        top, where = _top_k(weights, min(self.count, n))
         index = block.keys[where] if n else where
-        missing = self.count - found.shape[-1]
-        index = torch.where(found > 0, index, -1)
-        return (torch.nn.functional.pad(index, (0, missing), value=-1), torch.nn.functional.pad(found, (0, missing)))
+        missing = self.count - top.shape[-1]
+        index = torch.where(top > 0, index, -1)
+        return (torch.nn.functional.pad(index, (0, missing), value=-1), torch.nn.functional.pad(top, (0, missing)))
 
     def merge(
         self, first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares, keys: int
@@ -164,7 +168,7 @@ class Entropy(Observer[Tensor]):
 
     differentiable = True
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         return (_entropies(block.weights).sum(-1),)
 
     def merge(
@@ -199,7 +203,7 @@ class Received(Observer[Tensor]):
         _within("Received", self.spans, sizes.q, "queries")
         return self
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         if not self.spans:
             return (block.on_all_keys(block.weights.sum(-2)),)
         first = block.queries.start
@@ -222,7 +226,7 @@ class MeanDistance(Aligned, Observer[Tensor]):
 
     differentiable = True
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         w, keys, dtype = block.weights, block.keys, block.weights.dtype
         if not len(keys) or not len(block.queries):
             return (w.sum(-1),)
@@ -258,6 +262,7 @@ class SpanMass(Observer[Tensor]):
     columns: tuple[int, ...]
     """The column of the result in which each span counts."""
     differentiable = True
+    display = "columns"
 
     def __init__(self, *spans: tuple[int, int]) -> None:
         object.__setattr__(self, "spans", _spans("SpanMass", spans))
@@ -281,9 +286,9 @@ class SpanMass(Observer[Tensor]):
         runs = [(label, len([*run])) for label, run in itertools.groupby(cast("list[int]", given))]
         ends = [*itertools.accumulate(length for _, length in runs)]
         kept = [(label, end - n, end) for (label, n), end in zip(runs, ends, strict=True) if label >= 0]
-        made = cls(*((start, end) for _, start, end in kept))
-        object.__setattr__(made, "columns", tuple(label for label, _, _ in kept))
-        return made
+        observer = cls(*((start, end) for _, start, end in kept))
+        object.__setattr__(observer, "columns", tuple(label for label, _, _ in kept))
+        return observer
 
     @property
     def count(self) -> int:
@@ -294,7 +299,7 @@ class SpanMass(Observer[Tensor]):
         _within("SpanMass", self.spans, sizes.k, "keys")
         return self
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         table = block.weights.new_zeros((len(block.keys), self.count))
         for (start, stop), column in zip(self.spans, self.columns, strict=True):
             table[(block.keys >= start) & (block.keys < stop), column] = 1
@@ -332,7 +337,7 @@ class DistanceMass(Aligned, Observer[Tensor]):
                 "DistanceMass", (self.low, self.high), "low ≤ high", "Distances are query position − key position."
             )
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         w, keys = block.weights, block.keys
         if not len(keys):
             return (w.sum(-1),)
@@ -340,9 +345,9 @@ class DistanceMass(Aligned, Observer[Tensor]):
             distance = block.positions(self.shift)[:, None] - keys
             return ((w * ((self.low <= distance) & (distance <= self.high))).sum(-1),)
         reach = torch.arange(self.low, self.high + 1, device=keys.device)
-        wanted = block.positions(self.shift)[:, None] - reach
-        place = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        there = keys[place] == wanted
+        target = block.positions(self.shift)[:, None] - reach
+        place = torch.searchsorted(keys, target).clamp(max=len(keys) - 1)
+        there = keys[place] == target
         return ((w.gather(-1, place.expand(*w.shape[:2], *place.shape)) * there).sum(-1),)
 
     def merge(
@@ -370,6 +375,7 @@ class Pooled(Observer[Tensor]):
     queries: tuple[int, int] | None = None
     keys: tuple[int, int] | None = None
     by_row = False
+    display = "maps"
 
     def __post_init__(self) -> None:
         _at_least_one("Pooled(rows)", self.rows)
@@ -397,7 +403,7 @@ class Pooled(Observer[Tensor]):
             raise AssertionError("Pooled was used before bind()")
         return range(*self.queries), range(*self.keys)
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         queries, keys = self.rectangle
         result = block.weights.new_zeros((*block.weights.shape[:2], self.rows, self.cols))
         inside = (block.keys >= keys.start) & (block.keys < keys.stop)
@@ -424,7 +430,7 @@ class Pooled(Observer[Tensor]):
         return functools.reduce(torch.maximum if self.how == "max" else torch.add, parts)
 
     def finished(self, cells: Tensor) -> Tensor:
-        """What is told of the cells' sums or maxima."""
+        """The result, from the sums or maxima of cells."""
         if self.how != "mean":
             return cells
         high, wide = (_sizes(len(span), n).to(cells) for span, n in zip(self.rectangle, cells.shape[-2:], strict=True))
@@ -448,14 +454,14 @@ class Rows(Observer[Tensor]):
                 )
         return self
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         mine = [query - block.queries.start for query in self._inside(block.queries)]
         return (block.on_all_keys(block.weights.detach()[:, :, mine]),)
 
     def result(self, *tensors: Tensor) -> Tensor:
         # Blocks come in the order of queries: put the rows in the order asked for.
-        found = sorted(range(len(self.queries)), key=lambda i: self.queries[i])
-        order = [found.index(i) for i in range(len(self.queries))]
+        by_query = sorted(range(len(self.queries)), key=lambda i: self.queries[i])
+        order = [by_query.index(i) for i in range(len(self.queries))]
         return tensors[0][:, :, order]
 
     def _inside(self, queries: range) -> list[int]:
@@ -471,7 +477,7 @@ class LogSumExp(Observer[Tensor]):
 
     differentiable = True
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         return (block.lse,)
 
     def merge(
@@ -484,7 +490,7 @@ class LogSumExp(Observer[Tensor]):
 class MaxScore(Observer[Tensor]):
     """The greatest score of each row: (b, h, q); −inf where a query sees nothing."""
 
-    def of(self, block: Block) -> tuple[Tensor, ...]:
+    def of(self, block: WeightRows) -> tuple[Tensor, ...]:
         scores = block.scores.detach()
         if not scores.shape[-1]:
             return (scores.new_full(scores.shape[:-1], -torch.inf),)
@@ -544,7 +550,7 @@ def _shared(first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Share
 _GROUP = 32
 
 
-def _strongest(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _top_k(weights: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` greatest of each row and their places; of equal ones the lower place first.
 
     A full sort is slow. The strongest `count` stand in the `count` groups of 32 neighbours with the
