@@ -136,7 +136,7 @@ class Seen:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: each result in small."""
-        return repr_html.results(f"Seen: out {repr_html.size(self.out)}", self._results)
+        return repr_html.observer_results(f"Seen: out {repr_html.size(self.out)}", self._results)
 
 
 def observe(

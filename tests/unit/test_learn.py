@@ -15,7 +15,7 @@ from rich.console import Console
 from regard import learn
 from regard.analysis.worked_example import COLOURS, Lesson, Role
 from regard.errors import OptionError
-from regard.learn.drawing import equation, settled
+from regard.learn.drawing import decimals_that_add_up, equation
 
 LONG = "antidisestablishmentarianism is longer than it looks"
 TEXTS = [None, "the money bank", "I really love my cat, my", LONG]
@@ -49,7 +49,7 @@ def test_printed_sums_add_up_as_printed(text: str | None) -> None:
     shown = sums("\n".join(equation(number).plain for number in made))
     assert len(shown) == len(made) > 30
     for (terms, total, factors), number in zip(shown, made, strict=True):
-        least = 10.0 ** -settled(number)
+        least = 10.0 ** -decimals_that_add_up(number)
         assert sum(terms) == pytest.approx(total, abs=1e-9)
         assert total == pytest.approx(number.value, abs=least / 2 + 1e-12)
         for (a, b), term in zip(factors, terms, strict=True):

@@ -227,7 +227,9 @@ def test_a_snippet_is_the_token_in_its_line(seen: RunReport) -> None:
     for token in range(1, len(seen.tokens)):
         part = snippet(seen, token, 200)
         if part.token not in "↵␣":
-            assert part.before + part.token + part.after == printable(lines[part.place - 1].strip()).replace("\t", " ")
+            assert part.before + part.token + part.after == printable(lines[part.position - 1].strip()).replace(
+                "\t", " "
+            )
         assert len("".join(snippet(seen, token, 20)[1:])) <= max(20, 8 + len(part.token))
         assert "\x1b" not in "".join(part[1:])
 

@@ -226,10 +226,10 @@ def test_links_lie_between_words_of_the_text(seen: RunReport) -> None:
 def test_places_in_prose_are_tokens(both_ways: TransformersTextModel) -> None:
     short = report_of(both_ways, TextSource("x", "the bank\nthe city\n", 0))
     assert not short.prose
-    assert snippet(short, len(short.tokens) - 2, 30).place == 2
+    assert snippet(short, len(short.tokens) - 2, 30).position == 2
     one = report_of(both_ways, TextSource("x", " ".join(PROSE.split()), 0))
     assert one.prose
-    assert snippet(one, 20, 30).place == 20
+    assert snippet(one, 20, 30).position == 20
     assert snippet(one, 0, 30).token == "[CLS]"
     out = io.StringIO()
     look_tables.show(Console(file=out, width=140), one)

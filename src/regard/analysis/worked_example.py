@@ -1,7 +1,7 @@
-"""A worked example of self-attention, small enough to check by hand: every number, and what it was made of.
+"""A worked example of self-attention, small enough to check by hand: every number, and what it was computed from.
 
-This is the one place where the lesson's arithmetic lives; the terminal (`regard learn`), the page and the
-notebook only show it. Nothing here prints. All of it is float64, one multiplication or sum at a time.
+The terminal (`regard learn`), the page and the notebook only show these numbers. Nothing here prints. All of it is
+float64, one multiplication or sum at a time.
 
 >>> lesson = Lesson.of("the river bank")
 >>> bank = lesson.heads[0].scores[2][1]
@@ -68,7 +68,7 @@ COLOURS = {
 
 
 class How(StrEnum):
-    """How a number was made from its operands."""
+    """How a number was computed from its operands."""
 
     GIVEN = "given"
     PRODUCTS = "sum of products"
@@ -96,7 +96,7 @@ MEANING: dict[How, Callable[[Sequence[float]], float]] = {
 
 @dataclass(frozen=True, eq=False)
 class Number:
-    """A number of the lesson, its name, and the numbers it was made of."""
+    """A number of the lesson, its name, and the numbers from which it was computed."""
 
     value: float
     name: str
@@ -112,7 +112,7 @@ class Number:
         return tuple(zip(self.operands[::2], self.operands[1::2], strict=True))
 
     def origins(self) -> Iterator[Number]:
-        """This number and all that it was made of, each once, back to those that were given."""
+        """This number and all from which it was computed, each once, back to those that were given."""
         waiting: list[Number] = [self]
         seen = set[int]()
         while waiting:
@@ -194,7 +194,7 @@ class Lesson:
 
     words: tuple[str, ...]
     labels: tuple[str, ...]
-    """The words as they are shown: long ones cut, and those that occur twice with their place."""
+    """The words as they are shown: long ones cut, and those that occur twice with their position."""
     chosen: bool
     """Whether every embedding was chosen by hand, so that `FEATURES` names its numbers."""
     x: Matrix
@@ -218,13 +218,13 @@ class Lesson:
         """Work the example through.
 
         Args:
-            text: Two to six words, parted by spaces. Words other than the chosen ones get embeddings that
+            text: Two to six words, separated by spaces. Words other than the chosen ones get embeddings that
                 are made up from their letters: always the same ones, but they mean nothing.
             heads: The maps of each head.
             output: The map of the concatenated heads; by default the rows of `OUTPUT` that they need.
             mask: Which keys a query may see; `Causal()` by default.
             divisor: What scores are divided by; √d by default. 1 shows what happens without; more than
-                √d makes the weights more even, as a higher temperature does.
+                √d makes the weights more uniform, as a higher temperature does.
 
         Raises:
             OptionError, ShapeError: text, maps or a divisor that do not fit, and what to do about it.
@@ -245,14 +245,14 @@ class Lesson:
             tuple(Number(value, f"x{_sub(i)}({label})", Role.EMBEDDING) for i, value in enumerate(vector))
             for label, vector in zip(labels, map(embedding, raw), strict=True)
         )
-        made = tuple(
+        worked_heads = tuple(
             _head(labels, x, maps, visible[i], divisor, f" head {i + 1}" if len(heads) > 1 else "")
             for i, maps in enumerate(heads)
         )
         w_o = _given("W_o", output)
-        concat = tuple(tuple(number for head in made for number in head.out[i]) for i in range(n))
+        concat = tuple(tuple(number for head in worked_heads for number in head.out[i]) for i in range(n))
         out = _projected("out", labels, concat, w_o, Role.OUTPUT)
-        return cls(tuple(words), labels, all(word in CHOSEN for word in raw), x, made, w_o, concat, out)
+        return cls(tuple(words), labels, all(word in CHOSEN for word in raw), x, worked_heads, w_o, concat, out)
 
 
 def embedding(word: str) -> tuple[float, float]:
@@ -287,7 +287,7 @@ def _head(labels: Sequence[str], x: Matrix, maps: Maps, visible: Tensor, divisor
     k = _projected("k", labels, x, w_k, Role.KEY)
     v = _projected("v", labels, x, w_v, Role.VALUE)
     by = (
-        _made("√d", Role.SCORE, How.ROOT, Number(SIZE, "d", Role.SCORE))
+        _computed("√d", Role.SCORE, How.ROOT, Number(SIZE, "d", Role.SCORE))
         if divisor is None
         else Number(divisor, "divisor", Role.SCORE)
     )
@@ -295,7 +295,7 @@ def _head(labels: Sequence[str], x: Matrix, maps: Maps, visible: Tensor, divisor
     def each(name: str, how: How, cells: Matrix, with_row: Vector | None = None, role: Role = Role.SCORE) -> Matrix:
         return tuple(
             tuple(
-                _made(f"{name}({a} → {b})", role, how, cell, *(with_row[i : i + 1] if with_row else ()))
+                _computed(f"{name}({a} → {b})", role, how, cell, *(with_row[i : i + 1] if with_row else ()))
                 for b, cell in zip(labels, row, strict=True)
             )
             for i, (a, row) in enumerate(zip(labels, cells, strict=True))
@@ -310,22 +310,24 @@ def _head(labels: Sequence[str], x: Matrix, maps: Maps, visible: Tensor, divisor
     masked = tuple(
         tuple(scaled[i][j] if visible[i, j] else hidden[i][j] for j in range(len(labels))) for i in range(len(labels))
     )
-    maxima = tuple(_made(f"maximum({a})", Role.SCORE, How.MAXIMUM, *row) for a, row in zip(labels, masked, strict=True))
+    maxima = tuple(
+        _computed(f"maximum({a})", Role.SCORE, How.MAXIMUM, *row) for a, row in zip(labels, masked, strict=True)
+    )
     shifted = each("shifted", How.SUBTRACT, masked, maxima)
     exps = each("exp", How.EXP, shifted)
-    sums = tuple(_made(f"sum({a})", Role.SCORE, How.SUM, *row) for a, row in zip(labels, exps, strict=True))
+    sums = tuple(_computed(f"sum({a})", Role.SCORE, How.SUM, *row) for a, row in zip(labels, exps, strict=True))
     weights = each("weight", How.DIVIDE, exps, sums, Role.WEIGHT)
     out = _projected("o", labels, weights, v, Role.OUTPUT)
     return WorkedHead(w_q, w_k, w_v, q, k, v, scores, by, scaled, masked, maxima, shifted, exps, sums, weights, out)
 
 
-def _made(name: str, role: Role, how: How, *operands: Number) -> Number:
-    return Number(MEANING[how]([one.value for one in operands]), name, role, how, operands)
+def _computed(name: str, role: Role, how: How, *operands: Number) -> Number:
+    return Number(MEANING[how]([operand.value for operand in operands]), name, role, how, operands)
 
 
 def _dot(name: str, role: Role, left: Sequence[Number], right: Sequence[Number]) -> Number:
     pairs = [number for pair in zip(left, right, strict=True) for number in pair]
-    return _made(name, role, How.PRODUCTS, *pairs)
+    return _computed(name, role, How.PRODUCTS, *pairs)
 
 
 def _projected(name: str, labels: Sequence[str], rows: Matrix, by: Matrix, role: Role) -> Matrix:

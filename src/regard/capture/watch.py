@@ -54,7 +54,7 @@ class Pass:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: each result in small."""
-        return repr_html.results(f"{self.queries:,} queries × {self.keys:,} keys", self._results)
+        return repr_html.observer_results(f"{self.queries:,} queries × {self.keys:,} keys", self._results)
 
 
 class WatchedLayer:

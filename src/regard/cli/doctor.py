@@ -61,9 +61,9 @@ def machine() -> Facts:
 
 def runs() -> Facts:
     """For each backend, in the order of choice: "runs here", or the one sentence why not."""
-    said = {backend.name: backend.available() for backend in backends.ORDER}
-    said |= {name: why for name, why in NOT_YET.items() if name not in said}
-    return [(f"backend {name}", f"no: {why}" if why else "runs here") for name, why in said.items()]
+    reasons = {backend.name: backend.available() for backend in backends.ORDER}
+    reasons |= {name: why for name, why in NOT_YET.items() if name not in reasons}
+    return [(f"backend {name}", f"no: {why}" if why else "runs here") for name, why in reasons.items()]
 
 
 def add_parser(commands: Subparsers) -> None:

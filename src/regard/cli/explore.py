@@ -28,7 +28,7 @@ from regard.system.text_source import read_source
 _SUFFIX = ".safetensors"
 
 LARGE = 32 << 20
-"""Bytes of a page from which on it is said how to get a smaller one."""
+"""Bytes of a page from which on a hint says how to get a smaller one."""
 
 
 def add_parser(commands: Subparsers) -> None:
@@ -91,10 +91,10 @@ def main(options: argparse.Namespace, console: Console) -> None:
                 "a recording, a file, arrays or a text",
                 "Name it: regard explore WHAT --out page.html.",
             )
-        place = writable_path(Path(options.out))
+        path = writable_path(Path(options.out))
         wanted = ExportOptions(_several(options.layer), _several(options.head), options.dtype, options.values)
-        books = _books(options, console)
-        write(books, place, wanted, console)
+        books = _open_all(options, console)
+        write(books, path, wanted, console)
         return
     for name in ("layer", "head", "dtype", "values"):
         if getattr(options, name):
@@ -117,9 +117,9 @@ def main(options: argparse.Namespace, console: Console) -> None:
     port: int = options.port
     if not 0 <= port < 65536:
         raise OptionError("--port", port, "a port from 0 to 65535", "Leave it out: a free one is taken.")
-    _page(console)
+    _build_front_end(console)
     with listening(port) as ear:
-        books = _books(options, console)
+        books = _open_all(options, console)
         port = ear.getsockname()[1]
         token = secrets.token_urlsafe(24)
         explorer = Explorer({book.id: book for book in books}, models=(options.model,))
@@ -140,7 +140,7 @@ def main(options: argparse.Namespace, console: Console) -> None:
     console.print("ended")
 
 
-def write(books: Sequence[OpenRecording], place: Path, wanted: ExportOptions, console: Console) -> None:
+def write(books: Sequence[OpenRecording], path: Path, wanted: ExportOptions, console: Console) -> None:
     """Write recordings as one page; say before how large it will be, and what its numbers are."""
     front_end.ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     errors = Console(stderr=True)
@@ -158,30 +158,30 @@ def write(books: Sequence[OpenRecording], place: Path, wanted: ExportOptions, co
         if made.size > LARGE:
             console.print(f"[dim]{SMALLER}", soft_wrap=True)
         console.file.flush()
-        made.write(place)
+        made.write(path)
     console.print("the page, one file that needs no other, is", end=" ")
-    console.print(str(place.resolve()), style="bold", markup=False, soft_wrap=True)
+    console.print(str(path.resolve()), style="bold", markup=False, soft_wrap=True)
 
 
 def _several(given: list[int] | None) -> tuple[int, ...] | None:
     return None if given is None else tuple(given)
 
 
-def _page(console: Console) -> None:
-    """Have the page built; without one the server still answers, and says at / what is missing."""
+def _build_front_end(console: Console) -> None:
+    """Build the front end; without it the server still answers, and says at / what is missing."""
     try:
         front_end.ensure_built(lambda line: console.print(line, markup=False, style="dim"))
     except OptionError as error:
         console.print(str(error), markup=False, soft_wrap=True)
 
 
-def _books(options: argparse.Namespace, console: Console) -> list[OpenRecording]:
+def _open_all(options: argparse.Namespace, console: Console) -> list[OpenRecording]:
     """What the options name, each once."""
-    books = [_book(what, options, console) for what in options.what]
+    books = [_open_one(what, options, console) for what in options.what]
     return [*{book.id: book for book in books}.values()]
 
 
-def _book(what: str, options: argparse.Namespace, console: Console) -> OpenRecording:
+def _open_one(what: str, options: argparse.Namespace, console: Console) -> OpenRecording:
     """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
     path = Path(what)
     if is_array_file(path):
@@ -192,7 +192,7 @@ def _book(what: str, options: argparse.Namespace, console: Console) -> OpenRecor
         return OpenRecording.of(Recording.open(path))
     source = read_source(what)
 
-    def told(now: Recorded) -> None:
+    def on_layer(now: Recorded) -> None:
         if not now.done:
             console.print(
                 f"recording {source.name} with {options.model}, about {size_in_words(now.whole)} …",
@@ -202,4 +202,4 @@ def _book(what: str, options: argparse.Namespace, console: Console) -> OpenRecor
             )
             console.file.flush()
 
-    return OpenRecording.of(cached_text_recording(source, options.model, told), source.name)
+    return OpenRecording.of(cached_text_recording(source, options.model, on_layer), source.name)

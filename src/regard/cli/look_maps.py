@@ -37,18 +37,18 @@ def of_map(report: RunReport, head: HeadReport, console: Console, *, large: bool
     step = max(len(drawn) // 4, 1)
     for i, line in enumerate(drawn):
         named = i % step == 0 and i + step // 2 < len(drawn)
-        grid.add_row(str(_place(report, 2 * i, rows)) if named else "", line)
-    names = [_place(report, place, cols) for place in range(cols)]
+        grid.add_row(str(_position(report, 2 * i, rows)) if named else "", line)
+    names = [_position(report, column, cols) for column in range(cols)]
     if head.map.by_distance:
         reach = head.map.values.shape[1]
-        names = [reach - 1 - place * -(-reach // cols) for place in range(cols)]
+        names = [reach - 1 - column * -(-reach // cols) for column in range(cols)]
     grid.add_row("back" if head.map.by_distance else "token" if report.prose else "line", _ruler(names))
     grid.add_row("", Text(_legend(report, head, rows, cols, colour), style="dim"))
     return grid
 
 
 def _coloured(values: ndarray) -> list[Text]:
-    """Two cells in a character: its upper half and the ground behind it."""
+    """Two cells in a character: its upper half and its background."""
     levels = Scale(1.0).of(values)
     colours = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in viridis().tolist()]
     if len(levels) % 2:
@@ -58,8 +58,8 @@ def _coloured(values: ndarray) -> list[Text]:
         line = Text()
         for top, bottom in zip(upper, lower, strict=True):
             if top:
-                ground = colours[bottom - 1] if bottom else None
-                line.append("▀", Style(color=colours[top - 1], bgcolor=ground))
+                background = colours[bottom - 1] if bottom else None
+                line.append("▀", Style(color=colours[top - 1], bgcolor=background))
             elif bottom:
                 line.append("▄", Style(color=colours[bottom - 1]))
             else:
@@ -69,7 +69,7 @@ def _coloured(values: ndarray) -> list[Text]:
 
 
 def _shaded(values: ndarray, how: str, unicode: bool) -> list[Text]:
-    """Two cells in a character, pooled as they are themselves."""
+    """Two cells in a character, pooled as the cells are."""
     shades = SHADES if unicode else PLAIN
     starts = np.arange(0, len(values), 2)
     pairs = np.maximum.reduceat(values, starts, axis=0)
@@ -79,17 +79,17 @@ def _shaded(values: ndarray, how: str, unicode: bool) -> list[Text]:
     return [Text("".join(shades[level] for level in row)) for row in levels.tolist()]
 
 
-def _place(report: RunReport, cell: int, cells: int) -> int:
-    """Where the first token of a row or column stands."""
+def _position(report: RunReport, cell: int, cells: int) -> int:
+    """The position of the first token of a row or column."""
     return report.position(min(-(-cell * len(report.tokens) // cells), len(report.tokens) - 1))
 
 
 def _ruler(names: list[int]) -> Text:
     ruler = ""
-    for place in range(0, len(names), 10):
-        named = str(names[place])
-        if place >= len(ruler) and place + len(named) <= len(names):
-            ruler = ruler.ljust(place) + named
+    for column in range(0, len(names), 10):
+        label = str(names[column])
+        if column >= len(ruler) and column + len(label) <= len(names):
+            ruler = ruler.ljust(column) + label
     return Text(ruler, style="dim")
 
 

@@ -11,7 +11,7 @@ from regard.display.text import printable
 class Snippet(NamedTuple):
     """A token in its line."""
 
-    place: int
+    position: int
     """Its line or, in prose, its number."""
     before: str
     token: str
@@ -20,11 +20,11 @@ class Snippet(NamedTuple):
 
 def snippet(report: RunReport, token: int, width: int) -> Snippet:
     """A token within at most `width` characters of its line, without the line's indentation."""
-    place = report.position(token)
+    position = report.position(token)
     text = report.source.text
     start, stop = report.tokens.spans[token]
     if start == stop:  # the model added it
-        return Snippet(place, "", report.tokens.texts[token], "")
+        return Snippet(position, "", report.tokens.texts[token], "")
     piece = text[start:stop]
     if piece.strip():
         start += len(piece) - len(piece.lstrip())
@@ -42,7 +42,7 @@ def snippet(report: RunReport, token: int, width: int) -> Snippet:
         before = before if len(before) <= back else "…" + before[len(before) - back + 1 :]
         after = after if len(after) <= ahead else after[: ahead - 1] + "…"
     cleaned = (printable(part).replace("\t", " ") for part in (before, shown, after))
-    return Snippet(place, *cleaned)
+    return Snippet(position, *cleaned)
 
 
 def label(report: RunReport, token: int, width: int = 16) -> str:

@@ -64,18 +64,18 @@ def _alike(report: RunReport) -> list[tuple[list[int], str]]:
 def table(report: RunReport, width: int, blocks: bool) -> Table:
     """Every head in a row."""
     wide, tight = width >= NARROW, width < TIGHT
-    made = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="dim")
-    made.add_column("head", no_wrap=True, style="bold", min_width=4)
-    # Of layers that look ahead, what they see there is told as well.
+    table = Table(box=None, pad_edge=False, padding=(0, 2 if wide else 1, 0, 0), header_style="dim")
+    table.add_column("head", no_wrap=True, style="bold", min_width=4)
+    # Of layers that see later keys, the weight on these is shown as well.
     both = report.ahead and not tight
     names = ["entropy", "previous", *["next"] * both, *["first"] * (not tight), *["last"] * both]
     for name in names:
-        made.add_column(name if wide else name[:4], no_wrap=True, min_width=4)
+        table.add_column(name if wide else name[:4], no_wrap=True, min_width=4)
     if not tight:
-        made.add_column("distance" if wide else "dist", justify="right", no_wrap=True, min_width=4)
+        table.add_column("distance" if wide else "dist", justify="right", no_wrap=True, min_width=4)
     if wide:
-        made.add_column("keys", justify="right", no_wrap=True)
-    made.add_column("receives most", no_wrap=True, overflow="ellipsis", ratio=1)
+        table.add_column("keys", justify="right", no_wrap=True)
+    table.add_column("receives most", no_wrap=True, overflow="ellipsis", ratio=1)
     for head in report.heads:
         following, last = head.ahead or (0.0, 0.0)
         shares = {
@@ -87,15 +87,15 @@ def table(report: RunReport, width: int, blocks: bool) -> Table:
         }
         row: list[Text | str] = [_share(shares[name], wide and blocks) for name in names]
         row += [f"{head.distance:,.1f}"] * (not tight) + [f"{head.support:,.1f}"] * wide
-        made.add_row(head.name, *row, _most(report, head))
+        table.add_row(head.name, *row, _most(report, head))
     on = "previous, next, first and last" if both else "previous and on the first"
-    made.caption = (
+    table.caption = (
         f"entropy ÷ log of visible keys (0 one key, 1 all alike) · weight on the {on} token · "
         "mean distance in tokens · keys looked at (e^entropy) · what the token receives in all, and × its "
-        "share if attention were even"
+        "share if attention were uniform"
     )
-    made.caption_justify = "left"
-    return made
+    table.caption_justify = "left"
+    return table
 
 
 def _share(value: float, bar: bool) -> Text:
@@ -137,9 +137,9 @@ def _closer(console: Console, report: RunReport, chosen: HighlightedHead) -> Ren
 
 
 def _link(report: RunReport, link: Link, console: Console) -> RenderableType:
-    """Query and key in their lines; in one line where both stand in it."""
+    """Query and key in their lines; in one line if both are in it."""
     digits = len(str(report.position(len(report.tokens) - 1)))
-    room = max(console.width - digits - 16, 20)
+    width = max(console.width - digits - 16, 20)
     colour = console.color_system is not None
 
     def marked(token: str, style: str) -> tuple[str, str] | str:
@@ -158,7 +158,7 @@ def _link(report: RunReport, link: Link, console: Console) -> RenderableType:
         )
 
     weight = f"{link.weight:4.2f}"
-    query, key = (snippet(report, token, room) for token in (link.query, link.key))
+    query, key = (snippet(report, token, width) for token in (link.query, link.key))
     together = report.tokens.lines[link.query] == report.tokens.lines[link.key]
     start = query.before.rfind(key.before + key.token)
     if together and key.before and start == 0:
@@ -166,7 +166,7 @@ def _link(report: RunReport, link: Link, console: Console) -> RenderableType:
         return line(
             weight,
             "both",
-            query.place,
+            query.position,
             key.before,
             marked(key.token, KEY),
             between,
@@ -174,6 +174,6 @@ def _link(report: RunReport, link: Link, console: Console) -> RenderableType:
             query.after,
         )
     return Group(
-        line(weight, "query", query.place, query.before, marked(query.token, QUERY), query.after),
-        line("    ", "key", key.place, key.before, marked(key.token, KEY), key.after),
+        line(weight, "query", query.position, query.before, marked(query.token, QUERY), query.after),
+        line("    ", "key", key.position, key.before, marked(key.token, KEY), key.after),
     )

@@ -1,6 +1,6 @@
 """What a notebook shows of results: small HTML in its own colours, with no script and nothing to load.
 
-Whatever is shown is escaped here, so that a token such as ``<script>`` is four signs and a word.
+Every text is escaped here, so that a token such as ``<script>`` is shown and not run.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ MAP = 64
 FIGURES = "mean", "min", "median", "max"
 
 _POINTS = 60  # of a line
-_MAPS = 4  # of each observer, and as many of all of them together as stay within _ROOM
+_MAPS = 4  # of each observer, and as many of all of them together as stay within _MOST_CHARACTERS
 _HEADS = 6
 _QUERIES = 4
-_ROOM = 40_000  # characters, beyond which an observer is only named
+_MOST_CHARACTERS = 40_000  # characters, beyond which an observer is only named
 _NAMED = 40
 _CELL = "text-align:left;padding:.1em .8em .1em 0"
 
@@ -47,15 +47,15 @@ def safe(content: object) -> Html:
     return Html(escape(printable(str(content)).replace("\n", "␊").replace("\t", "␉")))
 
 
-def block(title: object, *parts: str) -> str:
-    """A title and what stands under it."""
+def section(title: object, *parts: str) -> str:
+    """A title and what is below it."""
     named = f'<p style="margin:.3em 0"><b>{safe(title)}</b></p>'
     return f'<div style="color-scheme:light dark">{named}{"".join(parts)}</div>'
 
 
-def said(*words: object) -> Html:
+def paragraph(*parts: object) -> Html:
     """A sentence."""
-    return Html(f'<p style="margin:.3em 0">{" ".join(map(safe, words))}</p>')
+    return Html(f'<p style="margin:.3em 0">{" ".join(map(safe, parts))}</p>')
 
 
 def table(head: Sequence[object], rows: Iterable[Sequence[object]]) -> Html:
@@ -80,7 +80,7 @@ def picture(values: ndarray, alt: object, high: float, side: int = 128, colours:
 
 def ceiling(maps: Iterable[ndarray]) -> float:
     """Where the scale of some maps ends: at 1, so that they compare, or at their greatest if small."""
-    top = max((float(one.max(initial=0)) for one in maps), default=0.0)
+    top = max((float(values.max(initial=0)) for values in maps), default=0.0)
     return 1.0 if 1e-2 < top <= 1 or top <= 0 else top
 
 
@@ -95,7 +95,7 @@ def shrunk(values: ndarray, most: int) -> tuple[ndarray, tuple[int, int]]:
 
 
 def legend(high: float, pixel: str) -> str:
-    """What a picture of a map says in words."""
+    """The legend of a picture of a map."""
     return (
         f"queries downwards, keys to the right; 1 px = {pixel}; log scale: blank under "
         f"{high / 10**DECADES:.1g}, yellow {high:.3g}"
@@ -119,18 +119,18 @@ def line(numbers: ndarray, alt: object) -> Html:
     )
 
 
-def results(title: object, found: Mapping[Observer[Any], Any]) -> str:
-    """Each observer's result in small: linear in what is there, and bounded whatever there is."""
-    parts, room = list[str](), _ROOM
-    for observer, result in list(found.items())[:_NAMED]:
-        drawn = _drawn(observer, result) if room > 0 else ""
-        room -= len(drawn)
-        parts.append(f"{said(_name(observer), _shapes(result))}{drawn if room > 0 else ''}")
-    if len(found) > _NAMED:
-        parts.append(said(f"and {len(found) - _NAMED} more"))
-    if room <= 0:
-        parts.append(said("What is only named here is there all the same: seen[observer]."))
-    return block(title, *parts)
+def observer_results(title: object, results: Mapping[Observer[Any], Any]) -> str:
+    """A small view of each observer's result: its cost is linear in the result, and its size is bounded."""
+    parts, left = list[str](), _MOST_CHARACTERS
+    for observer, result in list(results.items())[:_NAMED]:
+        drawn = _drawn(observer, result) if left > 0 else ""
+        left -= len(drawn)
+        parts.append(f"{paragraph(_name(observer), _shapes(result))}{drawn if left > 0 else ''}")
+    if len(results) > _NAMED:
+        parts.append(paragraph(f"and {len(results) - _NAMED} more"))
+    if left <= 0:
+        parts.append(paragraph("What is only named here is there all the same: seen[observer]."))
+    return section(title, *parts)
 
 
 def figures(numbers: ndarray) -> list[str]:
@@ -138,8 +138,8 @@ def figures(numbers: ndarray) -> list[str]:
     finite = numbers[np.isfinite(numbers)]
     if not len(finite):
         return ["none finite", "", "", ""]
-    told = finite.mean(), finite.min(), np.median(finite), finite.max()
-    return [number(float(x)) for x in told]
+    values = finite.mean(), finite.min(), np.median(finite), finite.max()
+    return [number(float(x)) for x in values]
 
 
 def number(value: float) -> str:
@@ -152,7 +152,7 @@ def number(value: float) -> str:
 
 
 def size(tensor: Tensor) -> str:
-    """A shape in words."""
+    """A shape as text."""
     return " × ".join(f"{n:,}" for n in tensor.shape)
 
 
@@ -171,11 +171,11 @@ def _shapes(result: Any) -> str:
 
 def _drawn(observer: Observer[Any], result: Any) -> str:
     if observer.display == "top keys":
-        return _top_keys(result) if result.keys.numel() else said("nothing")
+        return _top_keys(result) if result.keys.numel() else paragraph("nothing")
     if not isinstance(result, Tensor) or not result.ndim or result.is_complex():
         return ""
     if not result.numel():
-        return said("nothing")
+        return paragraph("nothing")
     if result.ndim < 3:  # of one head alone, without the dimensions of batch rows and heads
         names, flat, many = ["this head"], result.detach()[None], 1
     else:
@@ -186,37 +186,37 @@ def _drawn(observer: Observer[Any], result: Any) -> str:
             for i in range(min(many, _HEADS))
         ]
         flat = result.detach().flatten(0, 1)[: len(names)]
-    each = [one.to("cpu", torch.float32).numpy() for one in flat]
-    drawn = _DISPLAYS[observer.display](observer, names, each)
+    heads = [head.to("cpu", torch.float32).numpy() for head in flat]
+    drawn = _DISPLAYS[observer.display](observer, names, heads)
     more = many - (min(len(names), _MAPS) if observer.display == "maps" else len(names))
-    return drawn + (said(f"and {more} more heads") if more > 0 else "")
+    return drawn + (paragraph(f"and {more} more heads") if more > 0 else "")
 
 
 def _maps(observer: Any, names: Sequence[str], maps: Sequence[ndarray]) -> str:
-    small = [shrunk(one, MAP)[0] for one in maps[:_MAPS]]
+    small = [shrunk(values, MAP)[0] for values in maps[:_MAPS]]
     high, (down, right) = ceiling(small), shrunk(maps[0], MAP)[1]
     cell = f"the {observer.how} of a cell's weights"
     drawn = "".join(
         '<figure style="display:inline-block;margin:0">'
-        f"{picture(one, f'{name}: {cell}', high)}<figcaption>{safe(name)}</figcaption></figure>"
-        for name, one in zip(names, small, strict=False)
+        f"{picture(values, f'{name}: {cell}', high)}<figcaption>{safe(name)}</figcaption></figure>"
+        for name, values in zip(names, small, strict=False)
     )
     pixel = cell if down == right == 1 else f"the greatest of {down} × {right} cells, each {cell}"
-    return drawn + said(legend(high, pixel))
+    return drawn + paragraph(legend(high, pixel))
 
 
-def _columns(observer: Any, names: Sequence[str], each: Sequence[ndarray]) -> str:
-    shown = min(each[0].shape[-1], _HEADS)
-    head = ["mean over queries", *(f"span {i}" for i in range(shown))]
-    means = [[number(float(x)) for x in one.mean(0)[:shown]] for one in each]
-    return table(head, ([name, *row] for name, row in zip(names, means, strict=True)))
+def _columns(observer: Any, names: Sequence[str], heads: Sequence[ndarray]) -> str:
+    shown = min(heads[0].shape[-1], _HEADS)
+    columns = ["mean over queries", *(f"span {i}" for i in range(shown))]
+    means = [[number(float(x)) for x in head.mean(0)[:shown]] for head in heads]
+    return table(columns, ([name, *row] for name, row in zip(names, means, strict=True)))
 
 
-def _lines(observer: Any, names: Sequence[str], each: Sequence[ndarray]) -> str:
+def _lines(observer: Any, names: Sequence[str], heads: Sequence[ndarray]) -> str:
     rows: list[list[object]] = []
-    for name, one in zip(names, each, strict=True):
-        along = one if one.ndim == 1 else one.reshape(-1, one.shape[-1]).mean(0)
-        rows.append([name, *figures(one), line(along, f"{name}, from first to last")])
+    for name, values in zip(names, heads, strict=True):
+        along = values if values.ndim == 1 else values.reshape(-1, values.shape[-1]).mean(0)
+        rows.append([name, *figures(values), line(along, f"{name}, from first to last")])
     return table(["", *FIGURES, "from first to last"], rows)
 
 

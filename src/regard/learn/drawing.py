@@ -30,7 +30,7 @@ def say(text: str) -> Text:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number as it is shown: as short as it is exact, else with four decimals (or as many as asked).
+    """A number as it is shown: as short as it is exact, else with four decimals (or as many as given).
 
     >>> number(0.5), number(-2.0), number(2**0.5), number(-float("inf")), number(-1.23e-7)
     ('0.5', '−2', '1.4142', '−∞', '0.0000')
@@ -57,96 +57,96 @@ def vector(numbers: Iterable[Number]) -> str:
     >>> vector(Lesson.of().x[1])
     '(2, 0)'
     """
-    return f"({', '.join(number(one.value) for one in numbers)})"
+    return f"({', '.join(number(component.value) for component in numbers)})"
 
 
-def equation(made: Number) -> Text:
+def equation(result: Number) -> Text:
     """A sum of products, written out: factors, terms, result, each factor in the colour of its role.
 
     >>> print(equation(Lesson.of().heads[0].scores[2][1]))
     score(bank → river) = 1×1 + 1×2 = 1 + 2 = 3
     """
-    factors, terms = _sides(made)
+    factors, terms = _sides(result)
     return factors + terms
 
 
-def _sides(made: Number) -> tuple[Text, Text]:
+def _sides(result: Number) -> tuple[Text, Text]:
     """An equation in two parts, each of which may have a line of its own."""
-    decimals = settled(made)
-    whole = all(exact(one.value) for one in (made, *made.operands))
-    line = Text.assemble((made.name, style(made.role)), " = ")
-    for place, (a, b) in enumerate(made.terms):
+    decimals = decimals_that_add_up(result)
+    whole = all(exact(term.value) for term in (result, *result.operands))
+    line = Text.assemble((result.name, style(result.role)), " = ")
+    for place, (a, b) in enumerate(result.terms):
         line.append(" + " if place else "")
         line.append(_factor(a, decimals + 1, first=not place), style(a.role))
         line.append("×")
         line.append(_factor(b, decimals + 1), style(b.role))
-    terms = [number(a.value * b.value, decimals) for a, b in made.terms]
+    terms = [number(a.value * b.value, decimals) for a, b in result.terms]
     after = Text(" = " if whole else " ≈ ")
     after.append(" + ".join(terms).replace("+ −", "− "))
     after.append(" = ")
-    after.append(number(made.value, decimals), f"bold {style(made.role)}")
+    after.append(number(result.value, decimals), f"bold {style(result.role)}")
     return line, after
 
 
-def settled(made: Number) -> int:
+def decimals_that_add_up(result: Number) -> int:
     """The least number of decimals with which the printed terms add up to the printed sum."""
     for decimals in DECIMALS:
-        terms = [round(round(a.value * b.value, decimals) * 10**decimals) for a, b in made.terms]
-        if sum(terms) == round(round(made.value, decimals) * 10**decimals):
+        terms = [round(round(a.value * b.value, decimals) * 10**decimals) for a, b in result.terms]
+        if sum(terms) == round(round(result.value, decimals) * 10**decimals):
             return decimals
     return DECIMALS[-1]
 
 
-def working(made: Number) -> Text:
-    """A number with what it was made of.
+def working(result: Number) -> Text:
+    """A number with what it was computed from.
 
     >>> head = Lesson.of().heads[0]
     >>> some = head.scores[2][1], head.scaled[2][1], head.maxima[1], head.exps[2][2], head.masked[0][1]
-    >>> for made in some:
-    ...     print(working(made))
+    >>> for result in some:
+    ...     print(working(result))
     score(bank → river) = 1×1 + 1×2 = 1 + 2 = 3
     scaled(bank → river) = 3 ÷ 1.4142 ≈ 2.1213
     maximum(river) = max(0, 1.4142, −∞) ≈ 1.4142
     exp(bank → bank) = exp(−1.0607) ≈ 0.3462
     masked(the → river) = −∞, since the query may not see this key
     """
-    if made.how is How.PRODUCTS:
-        return equation(made)
-    of = [number(one.value) for one in made.operands]
-    spoken = {How.ROOT: "√{0}", How.DIVIDE: "{0} ÷ {1}", How.SUBTRACT: "{0} − {1}", How.EXP: "exp({0})"}
-    if made.how is How.SUBTRACT and of[1].startswith("−"):
+    if result.how is How.PRODUCTS:
+        return equation(result)
+    of = [number(operand.value) for operand in result.operands]
+    formulas = {How.ROOT: "√{0}", How.DIVIDE: "{0} ÷ {1}", How.SUBTRACT: "{0} − {1}", How.EXP: "exp({0})"}
+    if result.how is How.SUBTRACT and of[1].startswith("−"):
         of[1] = f"({of[1]})"
-    line = Text.assemble((made.name, style(made.role)), " = ")
-    if made.how is How.MASK:
+    line = Text.assemble((result.name, style(result.role)), " = ")
+    if result.how is How.MASK:
         return line.append("−∞, since the query may not see this key")
-    if made.how in spoken:
-        line.append(spoken[made.how].format(*of))
-    elif made.how is How.MAXIMUM:
+    if result.how in formulas:
+        line.append(formulas[result.how].format(*of))
+    elif result.how is How.MAXIMUM:
         line.append(f"max({', '.join(of)})")
-    elif made.how is How.SUM:
+    elif result.how is How.SUM:
         line.append(" + ".join(of))
-    if made.operands:
-        line.append(" = " if all(exact(one.value) for one in (made, *made.operands)) else " ≈ ")
-    return line.append(number(made.value), f"bold {style(made.role)}")
+    if result.operands:
+        line.append(" = " if all(exact(term.value) for term in (result, *result.operands)) else " ≈ ")
+    return line.append(number(result.value), f"bold {style(result.role)}")
 
 
 class Equations:
     """The sums of some rows: a line for each, or two where the terminal is too narrow for one."""
 
     def __init__(self, rows: Matrix) -> None:
-        self.made = [made for row in rows for made in row]
+        self.numbers = [result for row in rows for result in row]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        for made in self.made:
-            before, after = _sides(made)
+        for result in self.numbers:
+            before, after = _sides(result)
             if before.cell_len + after.cell_len <= options.max_width:
                 yield before + after
             else:
-                apart = Table.grid()
-                name = Text(made.name, style(made.role))
-                apart.add_row(name, before[name.cell_len :])
-                apart.add_row("", after)
-                yield apart
+                grid = Table.grid()
+                name = Text(result.name, style(result.role))
+                grid.add_row(name, before[name.cell_len :])
+                grid.add_row("", after)
+                yield grid
 
 
 def shown_rows(rows: Matrix) -> Matrix:
@@ -178,7 +178,7 @@ def table(
     if extra:
         drawn.add_column(Text(extra[0], "dim"), justify="right", no_wrap=True)
     for place, (name, row) in enumerate(zip(names, rows, strict=True)):
-        cells = [Text(number(one.value), colour) for one in row]
+        cells = [Text(number(cell.value), colour) for cell in row]
         if extra:
             cells.append(Text(number(extra[1][place].value), "dim"))
         drawn.add_row(Text(name), *cells)
@@ -194,23 +194,23 @@ def pairs(
 
 
 class Beside:
-    """Several drawings in one line where there is room, else below each other."""
+    """Several drawings in one line where it is wide enough, else below each other."""
 
     def __init__(self, *drawn: RenderableType) -> None:
         self.drawn = drawn
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         gap = 4
-        widths = [Measurement.get(console, options, one).maximum for one in self.drawn]
+        widths = [Measurement.get(console, options, part).maximum for part in self.drawn]
         if sum(widths) + gap * (len(widths) - 1) <= options.max_width:
             line = Table.grid(padding=(0, gap, 0, 0))
             line.add_row(*self.drawn)
             yield line
             return
-        for place, one in enumerate(self.drawn):
-            if place:
+        for number, part in enumerate(self.drawn):
+            if number:
                 yield Text("")
-            yield one
+            yield part
 
 
 def maps(head: WorkedHead) -> RenderableType:

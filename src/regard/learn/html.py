@@ -1,4 +1,4 @@
-"""The lesson in a notebook: the terminal's own steps, each to be opened, and how every number was made."""
+"""The lesson in a notebook: the terminal's own steps, each to be opened, and how every number was computed."""
 
 from __future__ import annotations
 
@@ -31,58 +31,58 @@ class Shown:
     def _repr_html_(self) -> str:
         """Every step, the first one open."""
         parts = [
-            f"<details{'' if place > 1 else ' open'}><summary>{place}  {repr_html.safe(one.title)}</summary>"
-            f'<div style="margin:.2em 1em .8em">{"".join(map(_drawn, one.drawn))}{_working(one.made)}</div>'
+            f"<details{'' if number > 1 else ' open'}><summary>{number}  {repr_html.safe(step.title)}</summary>"
+            f'<div style="margin:.2em 1em .8em">{"".join(map(_drawn, step.drawn))}{_working(step.numbers)}</div>'
             "</details>"
-            for place, one in enumerate(steps(self.lesson), 1)
+            for number, step in enumerate(steps(self.lesson), 1)
         ]
-        return repr_html.block(f"Self-attention on “{' '.join(self.lesson.words)}”", *parts)
+        return repr_html.section(f"Self-attention on “{' '.join(self.lesson.words)}”", *parts)
 
 
-def _working(made: Matrix) -> str:
-    """Each number of a step, and what it was made of."""
-    numbers = list(dict.fromkeys(number for row in made for number in row))
-    if not numbers:
+def _working(numbers: Matrix) -> str:
+    """Each number of a step, and what it was computed from."""
+    unique = list(dict.fromkeys(number for row in numbers for number in row))
+    if not unique:
         return ""
-    lines = "".join(_line(working(number)) for number in numbers)
-    return f"<details><summary>each of the {len(numbers)} numbers, and what it was made of</summary>{lines}</details>"
+    lines = "".join(_line(working(number)) for number in unique)
+    return f"<details><summary>each of the {len(unique)} numbers, and what it was made of</summary>{lines}</details>"
 
 
-def _drawn(one: RenderableType) -> str:
+def _drawn(drawn: RenderableType) -> str:
     """What the terminal draws, as markup."""
-    if isinstance(one, Text):
-        return _line(one)
-    if isinstance(one, Equations):
-        return "".join(_line(equation(made)) for made in one.made)
-    if isinstance(one, Group):
-        return "".join(map(_drawn, one.renderables))
-    if isinstance(one, Beside):
-        cells = "".join(f"<div>{_drawn(part)}</div>" for part in one.drawn)
+    if isinstance(drawn, Text):
+        return _line(drawn)
+    if isinstance(drawn, Equations):
+        return "".join(_line(equation(number)) for number in drawn.numbers)
+    if isinstance(drawn, Group):
+        return "".join(map(_drawn, drawn.renderables))
+    if isinstance(drawn, Beside):
+        cells = "".join(f"<div>{_drawn(part)}</div>" for part in drawn.drawn)
         return f'<div style="display:flex;flex-wrap:wrap;gap:0 2em">{cells}</div>'
-    if isinstance(one, Table):
-        return _table(one)
-    return _line(Text(str(one)))
+    if isinstance(drawn, Table):
+        return _table(drawn)
+    return _line(Text(str(drawn)))
 
 
 def _table(drawn: Table) -> str:
     columns = drawn.columns
-    head = [_words(column.header) for column in columns] if drawn.show_header else []
+    head = [_inline(column.header) for column in columns] if drawn.show_header else []
     cells = zip(*(list(column.cells) for column in columns), strict=True)
-    return repr_html.table(head, ([_words(cell) for cell in row] for row in cells))
+    return repr_html.table(head, ([_inline(cell) for cell in row] for row in cells))
 
 
 def _line(text: Text) -> str:
-    return f'<p style="{_LINE}">{_words(text)}</p>'
+    return f'<p style="{_LINE}">{_inline(text)}</p>'
 
 
-def _words(text: RenderableType) -> Html:
+def _inline(text: RenderableType) -> Html:
     """A text with the colours of its roles."""
     return Html("".join(_spans(text if isinstance(text, Text) else Text(str(text)))))
 
 
 def _spans(text: Text) -> Iterator[str]:
-    for words, style, _ in text.render(_PLAIN):
-        shown = repr_html.safe(words)
+    for text_of_span, style, _ in text.render(_PLAIN):
+        shown = repr_html.safe(text_of_span)
         css = list[str]()
         if style is not None and style.color is not None and style.color.triplet is not None:
             css.append(f"color:{style.color.triplet.hex}")

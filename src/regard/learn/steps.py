@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from regard.analysis import worked_example as taught
+from regard.analysis import worked_example
 from regard.analysis.worked_example import COLOURS, HEADS, Lesson, Matrix, Role, WorkedHead
 from regard.attend import attention
 from regard.learn.drawing import (
@@ -32,16 +32,16 @@ from regard.spec.masks import Causal
 
 @dataclass(frozen=True)
 class Step:
-    """One screen: a title, what is drawn under it, and the numbers that the step makes."""
+    """One screen: a title, what is drawn under it, and the numbers that the step computes."""
 
     title: str
     drawn: tuple[RenderableType, ...]
-    made: Matrix = ()
+    numbers: Matrix = ()
 
 
 def steps(lesson: Lesson) -> list[Step]:
     """The lesson, screen by screen."""
-    head, two = lesson.heads
+    head, second = lesson.heads
     return [
         Step("Words become vectors", _embeddings(lesson), lesson.x),
         Step("Three maps make a query, a key and a value", _projections(lesson, head), (*head.q, *head.k, *head.v)),
@@ -58,17 +58,17 @@ def steps(lesson: Lesson) -> list[Step]:
             "A second head, at the same time",
             _second(lesson),
             (
-                *two.q,
-                *two.k,
-                *two.v,
-                *two.scores,
-                *two.scaled,
-                two.maxima,
-                *two.shifted,
-                *two.exps,
-                two.sums,
-                *two.weights,
-                *two.out,
+                *second.q,
+                *second.k,
+                *second.v,
+                *second.scores,
+                *second.scaled,
+                second.maxima,
+                *second.shifted,
+                *second.exps,
+                second.sums,
+                *second.weights,
+                *second.out,
             ),
         ),
         Step("Concatenate the heads and project", _together(lesson), lesson.out),
@@ -81,7 +81,7 @@ Drawn = tuple[RenderableType, ...]
 
 def _embeddings(lesson: Lesson) -> Drawn:
     if lesson.chosen:
-        first, second = taught.FEATURES
+        first, second = worked_example.FEATURES
         meaning = (
             f"x₁ says how much the word is about {first}, x₂ how much about {second}. They were chosen "
             "by hand, so that you can check every step; a model learns its own."
@@ -97,7 +97,7 @@ def _embeddings(lesson: Lesson) -> Drawn:
     return (
         say(
             "Self-attention lets every word gather what it needs from the others. Here is all of it: "
-            f"{len(lesson.words)} words, {taught.SIZE} numbers for each, and nothing left out. "
+            f"{len(lesson.words)} words, {worked_example.SIZE} numbers for each, and nothing left out. "
             "The vector x of a word is called its embedding."
         ),
         table(lesson.labels, ("x₁", "x₂"), lesson.x),
@@ -151,7 +151,7 @@ def _scaling(lesson: Lesson, head: WorkedHead) -> Drawn:
     return (
         say(
             "The more numbers a dot product adds up, the larger it gets, up or down: it grows as √d, d "
-            f"being their count. So every score is divided by √{taught.SIZE} = {number(head.divisor.value)}…"
+            f"being their count. So every score is divided by √{worked_example.SIZE} = {number(head.divisor.value)}…"
         ),
         pairs(lesson, head.scaled),
         say(f"Without this, the weights of “{lesson.labels[-1]}” (step 8) would be less even:"),
@@ -193,14 +193,14 @@ def _exponentials(lesson: Lesson, head: WorkedHead) -> Drawn:
 
 def _weights(lesson: Lesson, head: WorkedHead) -> Drawn:
     bars = Table.grid(padding=(0, 1))
-    for label, made in zip(lesson.labels, head.weights[-1], strict=True):
-        above, below = (number(one.value) for one in made.operands)
+    for label, weight in zip(lesson.labels, head.weights[-1], strict=True):
+        above, below = (number(operand.value) for operand in weight.operands)
         bars.add_row(
             Text(f"{lesson.labels[-1]} → {label}"),
             Text(above, justify="right"),
             Text(f"÷ {below} ="),
-            Text(number(made.value), f"bold {style(Role.WEIGHT)}", justify="right"),
-            Text("█" * round(24 * made.value), style(Role.WEIGHT)),
+            Text(number(weight.value), f"bold {style(Role.WEIGHT)}", justify="right"),
+            Text("█" * round(24 * weight.value), style(Role.WEIGHT)),
         )
     return (
         say(
@@ -216,11 +216,11 @@ def _output(lesson: Lesson, head: WorkedHead) -> Drawn:
     x, o, word = lesson.x[-1], head.out[-1], lesson.labels[-1]
     moved = f"“{word}” went in as {vector(x)} and comes out as {vector(o)}."
     if lesson.chosen and x[0].value == x[1].value and o[0].value != o[1].value:
-        more = taught.FEATURES[0 if o[0].value > o[1].value else 1]
+        more = worked_example.FEATURES[0 if o[0].value > o[1].value else 1]
         moved += f" Its context has decided: this “{word}” is about {more}."
-    q, k, v = (taught.values(rows)[None, None] for rows in (head.q, head.k, head.v))
+    q, k, v = (worked_example.values(rows)[None, None] for rows in (head.q, head.k, head.v))
     library = attention(q, k, v, mask=Causal(), backend="reference")[0, 0]
-    apart = (library - taught.values(head.out)).abs().max().item()
+    apart = (library - worked_example.values(head.out)).abs().max().item()
     return (
         say("Each word adds up the values of the words that it sees, each times its weight."),
         Equations(shown_rows(head.out)),
@@ -242,7 +242,7 @@ def _why_three(lesson: Lesson, head: WorkedHead) -> Drawn:
     compared = table(
         ("query · key", "key · key"),
         (f"{a} → {b}", f"{b} → {a}"),
-        tuple((one.scores[i][j], one.scores[j][i]) for one in (head, tied)),
+        tuple((each.scores[i][j], each.scores[j][i]) for each in (head, tied)),
         corner="score by",
     )
     forth, back = (number(score.value) for score in (head.scores[i][j], head.scores[j][i]))
@@ -272,16 +272,16 @@ def _context(lesson: Lesson) -> Drawn:
     weight, output = style(Role.WEIGHT), style(Role.OUTPUT)
     for name, colour in (("text", ""), ("x", ""), ("weight", weight), ("output", output)):
         compared.add_column(Text(name, colour))
-    for one in (lesson, other):
-        made = one.heads[0].weights[me][place]
+    for example in (lesson, other):
+        on_place = example.heads[0].weights[me][place]
         compared.add_row(
-            Text(" ".join(one.labels)),
-            vector(one.x[me]),
-            Text(f"{number(made.value)} on {one.labels[place]}", weight),
-            Text(vector(one.heads[0].out[me]), output),
+            Text(" ".join(example.labels)),
+            vector(example.x[me]),
+            Text(f"{number(on_place.value)} on {example.labels[place]}", weight),
+            Text(vector(example.heads[0].out[me]), output),
         )
     word = lesson.labels[me]
-    said: list[RenderableType] = [
+    drawn: list[RenderableType] = [
         say(f"Change “{old}” to “{new}”, work it all through again, and look at the last word, “{word}”:"),
         compared,
         say(
@@ -290,36 +290,36 @@ def _context(lesson: Lesson) -> Drawn:
         ),
     ]
     if len(set(words)) < len(words):
-        said.append(
+        drawn.append(
             say(
                 "A word that stands here twice has the same query, key and value both times: without "
                 "positions only the mask tells them apart. Models add positions (regard.positions)."
             )
         )
-    return tuple(said)
+    return tuple(drawn)
 
 
 def _second(lesson: Lesson) -> Drawn:
-    one, two = lesson.heads
+    first, second = lesson.heads
     weights, output = style(Role.WEIGHT), style(Role.OUTPUT)
     return (
         say(
             "One head asks one question of a text. A second head, with maps of its own, asks another one of the same x:"
         ),
-        maps(two),
-        vectors(lesson, two),
+        maps(second),
+        vectors(lesson, second),
         say(f"Its scores for “{lesson.labels[-1]}”, and as a table before and after ÷ √d:"),
-        Equations(two.scores[-1:]),
-        Beside(pairs(lesson, two.scores, corner="scores"), pairs(lesson, two.scaled, corner="scaled")),
+        Equations(second.scores[-1:]),
+        Beside(pairs(lesson, second.scores, corner="scores"), pairs(lesson, second.scaled, corner="scaled")),
         say("Mask and softmax as before. The weights of head 1 and of head 2:"),
         Beside(
-            pairs(lesson, one.weights, colour=weights, corner="head 1"),
-            pairs(lesson, two.weights, colour=weights, corner="head 2"),
+            pairs(lesson, first.weights, colour=weights, corner="head 1"),
+            pairs(lesson, second.weights, colour=weights, corner="head 2"),
         ),
-        say(f"{_most(lesson, one, ' in head 1')} {_most(lesson, two, ' in head 2')}"),
+        say(f"{_most(lesson, first, ' in head 1')} {_most(lesson, second, ' in head 2')}"),
         say("The output of head 2:"),
-        Equations(shown_rows(two.out)),
-        table(lesson.labels, ("o₁", "o₂"), two.out, output),
+        Equations(shown_rows(second.out)),
+        table(lesson.labels, ("o₁", "o₂"), second.out, output),
     )
 
 
@@ -354,7 +354,7 @@ def _next() -> Drawn:
 
 
 def _most(lesson: Lesson, head: WorkedHead, where: str = "") -> str:
-    row = [made.value for made in head.weights[-1]]
+    row = [number.value for number in head.weights[-1]]
     place = max(range(len(row)), key=lambda j: row[j])
     me = lesson.labels[-1]
     whom = "itself" if place == len(row) - 1 else f"“{lesson.labels[place]}”"
@@ -362,7 +362,7 @@ def _most(lesson: Lesson, head: WorkedHead, where: str = "") -> str:
 
 
 def _fits(lesson: Lesson, head: WorkedHead) -> str:
-    row = [made.value for made in head.scores[-1]]
+    row = [number.value for number in head.scores[-1]]
     place = max(range(len(row)), key=lambda j: row[j])
     whom = "its own key" if place == len(row) - 1 else f"the key of “{lesson.labels[place]}”"
     return f"The query of “{lesson.labels[-1]}” fits {whom} best."

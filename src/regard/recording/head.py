@@ -105,21 +105,21 @@ class RecordedHead:
         """What a notebook shows: its map, its statistics and its strongest links."""
         layer, (q, k) = self.layer, (self.layer.queries, self.layer.keys)
         title = f"{layer.run.path.name}: layer {layer.number} ({layer.name}), head {self.number}"
-        sides = repr_html.said(f"{q:,} queries × {k:,} keys")
+        sides = repr_html.paragraph(f"{q:,} queries × {k:,} keys")
         if q * k > CHEAP:
             many = f"They are {q * k:,} weights, which takes a while:"
             ask = repr_html.Html("<code>head.see(Pooled(512, 512, 'max'))</code>")
-            return repr_html.block(title, sides, repr_html.said(many, ask, "makes a map of them."))
+            return repr_html.section(title, sides, repr_html.paragraph(many, ask, "makes a map of them."))
         drawn = Pooled(_SIDE, _SIDE, "max")
         seen = self.see(drawn, Entropy(), MeanDistance(), *_MASSES.values(), _TOP)
         values = seen[drawn].float().numpy()
         high = repr_html.ceiling([values])
         pixel = f"{-(-q // len(values))}×{-(-k // values.shape[1])} weights, maximum"
-        return repr_html.block(
+        return repr_html.section(
             title,
             sides,
             repr_html.picture(values, f"map of the weights: {pixel}", high, 2 * _SIDE),
-            repr_html.said(repr_html.legend(high, pixel)),
+            repr_html.paragraph(repr_html.legend(high, pixel)),
             self._figures(seen),
             self._links(seen[_TOP]),
         )
@@ -152,7 +152,7 @@ class RecordedHead:
             for query, key, weight in strongest(top, shift, _LINKS)
         ]
         names = ["weight", "query", "", "key", ""]
-        return repr_html.said("Strongest links but those of a token to itself:") + repr_html.table(names, rows)
+        return repr_html.paragraph("Strongest links but those of a token to itself:") + repr_html.table(names, rows)
 
 
 def strongest(top: Top, shift: int, count: int) -> list[tuple[int, int, float]]:
@@ -174,7 +174,7 @@ def thumbnails(layers: Sequence[RecordedLayer]) -> str:
     heads = sum(layer.heads for layer in layers)
     if heads > _THUMBNAILS or sum(one.heads * one.queries * one.keys for one in layers) > CHEAP // 8:
         ask = repr_html.Html("<code>run.layer(0).head(0)</code>")
-        return repr_html.said("Maps of all heads would take a while:", ask, "shows one of them.")
+        return repr_html.paragraph("Maps of all heads would take a while:", ask, "shows one of them.")
     drawn = Pooled(_SMALL, _SMALL, "max")
     rows = [
         (
@@ -187,7 +187,7 @@ def thumbnails(layers: Sequence[RecordedLayer]) -> str:
         for layer in layers
     ]
     most = max(layer.heads for layer in layers)
-    return repr_html.table(["layer", *(f"head {i}" for i in range(most))], rows) + repr_html.said(
+    return repr_html.table(["layer", *(f"head {i}" for i in range(most))], rows) + repr_html.paragraph(
         repr_html.legend(1.0, "the maximum of its weights")
     )
 

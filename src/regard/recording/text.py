@@ -52,7 +52,7 @@ def as_text(summary: str, rows: Sequence[Row]) -> str:
 
 def as_html(summary: str, rows: Sequence[Row], *below: str) -> str:
     """A recording as a notebook shows it."""
-    return repr_html.block(summary, repr_html.table(_HEADS, rows), *below)
+    return repr_html.section(summary, repr_html.table(_HEADS, rows), *below)
 
 
 def shown(word: str) -> str:

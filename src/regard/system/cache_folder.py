@@ -1,4 +1,4 @@
-"""Where files that can be made again are kept between runs."""
+"""The folder for files that can be recomputed, which are kept between runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from regard.errors import OptionError
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept here: ``$XDG_CACHE_HOME/regard`` or the system's own."""
+    """The cache folder of this machine: ``$XDG_CACHE_HOME/regard`` or the system's own."""
     given = os.environ.get("XDG_CACHE_HOME")
     if given and Path(given).is_absolute():
         return Path(given) / "regard"
@@ -21,19 +21,19 @@ def cache_folder() -> Path:
 
 
 def cached(part: str) -> Path:
-    """A folder of the cache, which is there.
+    """A folder of the cache, which is created where it is missing.
 
     Raises:
-        OptionError: it cannot be made.
+        OptionError: it cannot be created.
     """
-    made = cache_folder() / part
+    folder = cache_folder() / part
     try:
-        made.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(
             "cache",
-            f"{made}, which cannot be made ({error.strerror})",
+            f"{folder}, which cannot be made ({error.strerror})",
             "a folder that can be written to",
             "Set XDG_CACHE_HOME to one.",
         ) from error
-    return made
+    return folder

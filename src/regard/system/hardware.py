@@ -1,4 +1,4 @@
-"""The machine at hand, as its system describes it."""
+"""The machine, as its operating system describes it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def processor() -> str:
             if name.strip() == "model name":
                 return value.strip()
     if sys.platform == "darwin":
-        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     return platform.processor() or os.environ.get("PROCESSOR_IDENTIFIER", "unknown")
 
 

@@ -1,4 +1,4 @@
-"""A text that a person names: a file, standard input, or the words themselves."""
+"""A text that a person names: a file, standard input, or the text itself."""
 
 from __future__ import annotations
 
