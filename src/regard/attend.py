@@ -1,4 +1,4 @@
-"""The three calls: `attention` returns the output, `observe` what was seen, `explain` how it would run."""
+"""The three calls: `attention` returns the output, `observe` also statistics, `explain` how the call would run."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Seen:
         return iter(self._results)
 
     def __repr__(self) -> str:
-        return f"Seen(out={tuple(self.out.shape)}, {', '.join(repr(one) for one in self._results)})"
+        return f"Seen(out={tuple(self.out.shape)}, {', '.join(repr(observer) for observer in self._results)})"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: each result in small."""

@@ -1,7 +1,7 @@
-"""The weights of a call as a value: they are never formed, and any part of them can be had.
+"""The weights of a call as a value: they are never formed, and any part of them can be computed.
 
 A weight follows from its query, its key and the log-sum-exp of its row. So a single weight, a row, a
-rectangle, or a map of one at another size, costs what it holds, wherever in a text of any length it lies.
+rectangle, or a map of one at another size, costs what it holds, wherever it is in a text of any length.
 """
 
 from __future__ import annotations
@@ -230,7 +230,7 @@ def one_of(result: Any, place: tuple[int, int]) -> Any:
         return result[place]
     if isinstance(result, tuple):
         whole = cast("tuple[Any, ...]", result)
-        parts = [one_of(one, place) for one in whole]
+        parts = [one_of(part, place) for part in whole]
         return type(whole)(*parts) if hasattr(whole, "_fields") else tuple(parts)
     return result
 
@@ -249,11 +249,11 @@ def _one(part: object, n: int, name: str) -> int:
 
 
 def _side(part: object, n: int, name: str) -> range:
-    given = repr(part)
+    text = repr(part)
     if isinstance(part, slice) and (some := cast("slice[Any, Any, Any]", part)).step in (None, 1):
         start, stop, _ = some.indices(n)
         return range(start, stop) if start < stop else range(0)
     if isinstance(part, int) and not isinstance(part, bool) and -n <= part < n:
         return range(part % n, part % n + 1)
     allowed = f"for {name} a number from {-n} to {n - 1}, or a slice without a step"
-    raise OptionError("Weights[…]", given, allowed, "Count from 0; of a slice, take every so many from what comes out.")
+    raise OptionError("Weights[…]", text, allowed, "Count from 0; of a slice, take every so many from what comes out.")

@@ -31,7 +31,7 @@ name = "chunked"
 Result = TypeVar("Result")
 
 BUDGET = 1 << 20
-"""Scores held at a time, about: 4 MiB in float32, which stays in a processor's last cache."""
+"""Scores in memory at a time, about: 4 MiB in float32, which stays in a processor's last cache."""
 
 LEAST_ROWS, GOOD_ROWS, MOST_ROWS = 16, 128, 256
 
@@ -108,13 +108,13 @@ class _Part:
     @property
     def spans(self) -> list[range]:
         """The keys as few spans as possible: runs that touch, whatever their kind, are one."""
-        found: list[range] = []
+        spans: list[range] = []
         for run in self.runs:
-            if found and found[-1].stop == run.keys.start:
-                found[-1] = range(found[-1].start, run.keys.stop)
+            if spans and spans[-1].stop == run.keys.start:
+                spans[-1] = range(spans[-1].start, run.keys.stop)
             else:
-                found.append(run.keys)
-        return found
+                spans.append(run.keys)
+        return spans
 
     def of_queries(self, tensor: Tensor) -> Tensor:
         """This part's rows of a tensor (b, h, q, …)."""
@@ -182,14 +182,14 @@ def _evaluate(problem: Problem, bad: Bad) -> list[Tensor]:
     for group in _groups(problem):
         columns: list[list[Tensor]] = [[] for _ in owners]
         for part in group.parts:
-            for owner, column, made in zip(owners, columns, _of_part(problem, bad, part), strict=True):
-                column.append(made)
+            for owner, column, tensor in zip(owners, columns, _of_part(problem, bad, part), strict=True):
+                column.append(tensor)
                 if not owner.by_row:
                     column[:] = [owner.join(column)]
         joined = [owner.join(column) for owner, column in zip(owners, columns, strict=True)]
         whole.setdefault(group.b, []).append(joined)
-    rows = [[_cat(made, 1) for made in zip(*heads, strict=True)] for heads in whole.values()]
-    return [_cat(made, 0) for made in zip(*rows, strict=True)]
+    rows = [[_cat(tensor, 1) for tensor in zip(*heads, strict=True)] for heads in whole.values()]
+    return [_cat(tensor, 0) for tensor in zip(*rows, strict=True)]
 
 
 def _of_part(problem: Problem, bad: Bad, part: _Part) -> list[Tensor]:
@@ -259,14 +259,14 @@ def _attend(
 
 def _permitted(mask: Mask, part: _Part, device: torch.device) -> Permitted:
     """Where only some queries may see some keys: the columns of the block, and who may see them."""
-    found: Permitted = []
+    permitted: Permitted = []
     start = 0
     for run in part.runs:
         columns = range(start, start + len(run.keys))
         start = columns.stop
         if run.kind is Tile.MIXED:
-            found.append((columns, mask.block(Box(part.b, part.h, part.q, run.keys), device)))
-    return found
+            permitted.append((columns, mask.block(Box(part.b, part.h, part.q, run.keys), device)))
+    return permitted
 
 
 def _sees_nothing(scores: Tensor, permitted: Permitted, uncertain: bool) -> Tensor | None:
@@ -315,9 +315,9 @@ class _Recomputed(torch.autograd.Function):
         needed: tuple[bool, ...] = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():  # a backward that will be differentiated again
             flat = _evaluate(problem, ctx.bad)
-            found = _grads(flat, grads, [t for t, n in zip(tensors, needed, strict=True) if n], True)
-            each = iter(found)
-            return None, None, *(next(each) if n else None for n in needed)
+            gradients = _grads(flat, grads, [t for t, n in zip(tensors, needed, strict=True) if n], True)
+            result = iter(gradients)
+            return None, None, *(next(result) if n else None for n in needed)
         return None, None, *_gradients(problem, ctx.bad, grads, needed)
 
 
@@ -338,15 +338,15 @@ def _gradients(
             leaves = [t.detach().requires_grad_(n) for t, n in zip(sources, flags, strict=True)]
             with torch.enable_grad():
                 flat = _attend_pieces(problem, bad, part, leaves)
-            mine = [
+            output_grads = [
                 None if g is None else owner.part(_cut(g, part.b, part.h), part.q)
                 for owner, g in zip(owners, grads, strict=True)
             ]
-            wanted = [leaf for leaf in leaves if leaf.requires_grad]
+            requested = [leaf for leaf in leaves if leaf.requires_grad]
             into = [target for target, n in zip(targets, flags, strict=True) if n]
-            for target, found in zip(into, _grads(flat, mine, wanted, False), strict=True):
-                if found is not None:
-                    target.add_(found)
+            for target, gradient in zip(into, _grads(flat, output_grads, requested, False), strict=True):
+                if gradient is not None:
+                    target.add_(gradient)
     return totals
 
 
@@ -376,14 +376,14 @@ def _attend_pieces(problem: Problem, bad: Bad, part: _Part, pieces: Sequence[Ten
 
 
 def _grads(
-    made: Sequence[Tensor], grads: Sequence[Tensor | None], wanted: Sequence[Tensor], again: bool
+    outputs_of_part: Sequence[Tensor], grads: Sequence[Tensor | None], inputs: Sequence[Tensor], create_graph: bool
 ) -> Sequence[Tensor | None]:
-    """The gradients of what was made, of those that have one."""
-    pairs = [(t, g) for t, g in zip(made, grads, strict=True) if g is not None and t.requires_grad]
+    """The gradients of what was outputs_of_part, of those that have one."""
+    pairs = [(t, g) for t, g in zip(outputs_of_part, grads, strict=True) if g is not None and t.requires_grad]
     if not pairs:
-        return [None] * len(wanted)
-    outputs, given = zip(*pairs, strict=True)
-    return torch.autograd.grad(outputs, wanted, given, create_graph=again, allow_unused=True)
+        return [None] * len(inputs)
+    outputs, output_grads = zip(*pairs, strict=True)
+    return torch.autograd.grad(outputs, inputs, output_grads, create_graph=create_graph, allow_unused=True)
 
 
 def _answer(problem: Problem, flat: Sequence[Tensor]) -> Answer:
@@ -414,8 +414,8 @@ def _captures(problem: Problem) -> bool:
     if not isinstance(problem.score, Custom):
         return False
     with torch.enable_grad():
-        one = problem.q[:, :, :1].detach(), problem.k[:, :, :1].detach()
-        return problem.score.of(*one).requires_grad
+        first = problem.q[:, :, :1].detach(), problem.k[:, :, :1].detach()
+        return problem.score.of(*first).requires_grad
 
 
 def _cut(tensor: Tensor, *parts: range) -> Tensor:

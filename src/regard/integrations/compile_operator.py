@@ -125,9 +125,9 @@ def _backward_fake(
     return [t for t, n in zip(grads, needed, strict=True) if n]
 
 
-def _once(keys: Any, *given: Any) -> list[Tensor]:
+def _once(keys: Any, *arguments: Any) -> list[Tensor]:
     """On to the kernel, unless its result is to be differentiated again: that would come out as 0."""
-    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in given):
+    if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments):
         raise OptionError(
             "create_graph",
             "True, for a call in a compiled graph",
@@ -135,7 +135,7 @@ def _once(keys: Any, *given: Any) -> list[Tensor]:
             "Take second derivatives of regard.attention outside of the graph.",
         )
     operator = torch.ops.regard.attention_backward.default
-    return operator.redispatch(keys & torch._C._after_autograd_keyset, *given)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
+    return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
 
 
 _library.impl("attention_backward", _backward, "CompositeExplicitAutograd")

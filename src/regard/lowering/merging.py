@@ -7,7 +7,7 @@ sink is one more piece, with `lse` the sink and an output of zeros.
 
 Queries may come in pieces too: prompts chunk by chunk, then token by token, each seeing the keys so far;
 `append` goes on with the statistics of those before. What keys receive, and a map, take the log-sum-exp of
-whole rows: where keys came in pieces, merge those first, then ask each piece of the keys for its part with
+whole rows: where keys came in pieces, merge those first, then compute each piece's part with
 `Weights.of(q, piece, merged.lse).see(Received())`.
 """
 
@@ -68,10 +68,10 @@ def merge(first: Partial, second: Partial, observers: Sequence[Observer[Any]] = 
             "Observe the same in both pieces.",
         )
     lse = torch.logaddexp(first.lse, second.lse)
-    mine, theirs = (_share(piece.lse, lse) for piece in (first, second))
-    out = mine[..., None] * first.out.to(lse.dtype) + theirs[..., None] * second.out.to(lse.dtype)
+    first_share, second_share = (_share(piece.lse, lse) for piece in (first, second))
+    out = first_share[..., None] * first.out.to(lse.dtype) + second_share[..., None] * second.out.to(lse.dtype)
     observed = tuple(
-        observer.merge(a, b, (mine, theirs), first.keys)
+        observer.merge(a, b, (first_share, second_share), first.keys)
         for observer, a, b in zip(observers, first.observed, second.observed, strict=True)
     )
     return Partial(out.to(first.out.dtype), lse, first.keys + second.keys, observed)
@@ -81,25 +81,25 @@ def append(first: Partial, second: Partial, observers: Sequence[Observer[Any]] =
     """The result of the queries of both pieces; those of `second` come after, and may see more keys.
 
     Statistics of rows are put one after the other. What keys receive adds up: keys that came later have
-    received nothing before. A map (`Pooled`) has other cells when there are more queries: ask in the end.
+    received nothing before. A map (`Pooled`) has other cells when there are more queries: observe it in the end.
 
     >>> from regard import Causal, Received, LogSumExp, observe
     >>> q, k, v = torch.randn(3, 1, 2, 10, 8).unbind()
-    >>> asked = (Received(),)
+    >>> observers = (Received(),)
     >>> pieces = []
     >>> for cut in (slice(0, 6), slice(6, 10)):
     ...     keys = k[:, :, : cut.stop], v[:, :, : cut.stop]
-    ...     seen = observe(q[:, :, cut], *keys, *asked, LogSumExp(), mask=Causal())
+    ...     seen = observe(q[:, :, cut], *keys, *observers, LogSumExp(), mask=Causal())
     ...     pieces.append(Partial(seen.out, seen[LogSumExp()], cut.stop, ((seen[Received()],),)))
-    >>> whole = observe(q, k, v, *asked, mask=Causal())[Received()]
-    >>> torch.allclose(append(*pieces, asked).observed[0][0], whole, atol=1e-5)
+    >>> whole = observe(q, k, v, *observers, mask=Causal())[Received()]
+    >>> torch.allclose(append(*pieces, observers).observed[0][0], whole, atol=1e-5)
     True
     """
     if first.lse.shape[:2] != second.lse.shape[:2] or first.keys > second.keys:
-        given = f"{tuple(first.lse.shape)} on {first.keys} keys, {tuple(second.lse.shape)} on {second.keys}"
+        pieces = f"{tuple(first.lse.shape)} on {first.keys} keys, {tuple(second.lse.shape)} on {second.keys}"
         raise ShapeError(
             "append",
-            given,
+            pieces,
             "the same batch and heads, and no fewer keys than before",
             "Append queries in their order; keys are merged.",
         )

@@ -1,6 +1,6 @@
 """Which parts of the map there is anything to do for: a mask as tiles that are EMPTY, FULL or MIXED.
 
-The chunked backend asks for `key_runs`. The kernels take a mask lowered by `lower_mask`: as spans of keys for each
+The chunked backend uses `key_runs`. The kernels take a mask lowered by `lower_mask`: as spans of keys for each
 query where it has few of them, otherwise as tiles of bits (`native/kernel.h`).
 """
 
@@ -24,13 +24,13 @@ from regard.spec.spans import Spans
 from regard.spec.values import readable
 
 KEYS = 256
-"""Keys in a tile, at most: small enough to skip, large enough that asking is cheap."""
+"""Keys in a tile, at most: small enough to skip, large enough that classifying it is cheap."""
 
 SIDE = 64
 """Queries and keys in a tile of bits."""
 
-_STRIP = 16 * SIDE  # keys that are asked about pair by pair, where a mask does not say EMPTY or FULL
-_SLAB = 1 << 23  # pairs that are asked about at a time
+_STRIP = 16 * SIDE  # keys that are evaluated pair by pair, where a mask does not say EMPTY or FULL
+_SLAB = 1 << 23  # pairs that are evaluated at a time
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,15 @@ class KeyRun:
 
 def key_runs(mask: Mask, b: range, h: range, q: range, keys: int) -> tuple[KeyRun, ...]:
     """The keys that a block of queries may see, as few runs as possible, from the first key to the last."""
-    found: list[KeyRun] = []
+    runs: list[KeyRun] = []
     for k, kind in _kinds(mask, b, h, q, keys):
         if kind is Tile.EMPTY:
             continue
-        if found and found[-1].keys.stop == k.start and found[-1].kind is kind:
-            found[-1] = KeyRun(range(found[-1].keys.start, k.stop), kind)
+        if runs and runs[-1].keys.stop == k.start and runs[-1].kind is kind:
+            runs[-1] = KeyRun(range(runs[-1].keys.start, k.stop), kind)
         else:
-            found.append(KeyRun(k, kind))
-    return tuple(found)
+            runs.append(KeyRun(k, kind))
+    return tuple(runs)
 
 
 def count_pairs(mask: Mask, b: range, h: range, queries: int, keys: int, rows: int) -> dict[Tile, int]:
@@ -141,8 +141,8 @@ class Tabled(Mask):
     @classmethod
     def of(cls, mask: Mask, sizes: Sizes) -> Self:
         """A mask as it is for a call of these sizes, none of which is 0."""
-        found = lower_mask(mask.bind(sizes), sizes)
-        parts = found.spans, found.tiles, found.bitmaps
+        lowered = lower_mask(mask.bind(sizes), sizes)
+        parts = lowered.spans, lowered.tiles, lowered.bitmaps
         runs, kinds, bits = (None if part is None else part.copy() for part in parts)
         return cls(
             None if runs is None else torch.from_numpy(runs),
@@ -184,8 +184,8 @@ class Tabled(Mask):
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         allowed = torch.ones((1, 1, 1, 1), dtype=torch.bool, device=q.device)
         if self.runs is not None:
-            found = self.runs[_shared(b, self.runs, 0), _shared(h, self.runs, 1), q]
-            inside = (found[..., 0] <= k[..., None]) & (k[..., None] < found[..., 1])
+            spans_of_query = self.runs[_shared(b, self.runs, 0), _shared(h, self.runs, 1), q]
+            inside = (spans_of_query[..., 0] <= k[..., None]) & (k[..., None] < spans_of_query[..., 1])
             allowed = allowed & inside.any(-1)
         if self.kinds is not None:
             own = _shared(b, self.kinds, 0), _shared(h, self.kinds, 1)
@@ -200,18 +200,18 @@ class Tabled(Mask):
     def tile(self, box: Box) -> Tile:
         kind = Tile.FULL
         if self.runs is not None:
-            found = _of_box(self.runs, box, slice(box.q.start, box.q.stop)).numpy()
-            first, last = found[..., 0], found[..., 1]
+            ends = _of_box(self.runs, box, slice(box.q.start, box.q.stop)).numpy()
+            first, last = ends[..., 0], ends[..., 1]
             if ((first <= box.k.start) & (box.k.stop <= last)).any(-1).all():
                 kind = Tile.FULL
             else:
                 meet = (first < box.k.stop) & (box.k.start < last) & (first < last)
                 kind = Tile.MIXED if meet.any() else Tile.EMPTY
         if self.kinds is not None and kind is not Tile.EMPTY:
-            found = _of_box(self.kinds, box, _in_tiles(box.q), _in_tiles(box.k)).numpy()
-            if not found.any():
+            tile_kinds = _of_box(self.kinds, box, _in_tiles(box.q), _in_tiles(box.k)).numpy()
+            if not tile_kinds.any():
                 return Tile.EMPTY
-            return kind if (found == 1).all() else Tile.MIXED
+            return kind if (tile_kinds == 1).all() else Tile.MIXED
         return kind
 
     def spans(self, sizes: Sizes) -> Spans | None:
@@ -272,13 +272,13 @@ def bitmap_bytes(mask: Mask, sizes: Sizes) -> int:
 
 
 def _lower(mask: Mask, sizes: Sizes) -> LoweredMask:
-    found, rest = _divided(mask, sizes)
-    if found is not None:
-        everywhere = found.shape[3] == 1 and not found[..., 0].any() and (found[..., 1] == sizes.k).all()
-        shape = (*found.shape[:2], sizes.q, *found.shape[3:])
-        found = None if everywhere else np.ascontiguousarray(np.broadcast_to(found, shape))
-    tiles, bitmaps = (None, None) if rest is None else _tiles(mask, rest, sizes)
-    return LoweredMask(found, tiles, bitmaps)
+    span_part, tile_part = _divided(mask, sizes)
+    if span_part is not None:
+        everywhere = span_part.shape[3] == 1 and not span_part[..., 0].any() and (span_part[..., 1] == sizes.k).all()
+        shape = (*span_part.shape[:2], sizes.q, *span_part.shape[3:])
+        span_part = None if everywhere else np.ascontiguousarray(np.broadcast_to(span_part, shape))
+    tiles, bitmaps = (None, None) if tile_part is None else _tiles(mask, tile_part, sizes)
+    return LoweredMask(span_part, tiles, bitmaps)
 
 
 _ALL = LoweredMask()
@@ -290,16 +290,18 @@ def _divided(mask: Mask, sizes: Sizes) -> tuple[Spans | None, Mask | None]:
     whole = mask.spans(sizes)
     if whole is not None and whole.shape[-2] <= spans.MOST:
         return whole, None
-    found: Spans | None = None
-    rest: Mask | None = None
+    span_part: Spans | None = None
+    tile_part: Mask | None = None
     for part in mask.conjuncts():
-        mine = part.spans(sizes)
-        both = mine if found is None or mine is None else spans.intersection(found, mine)
-        if both is not None and both.shape[-2] <= spans.MOST:
-            found = both
+        part_spans = part.spans(sizes)
+        intersection = (
+            part_spans if span_part is None or part_spans is None else spans.intersection(span_part, part_spans)
+        )
+        if intersection is not None and intersection.shape[-2] <= spans.MOST:
+            span_part = intersection
         else:
-            rest = part if rest is None else And(rest, part)
-    return found, rest
+            tile_part = part if tile_part is None else And(tile_part, part)
+    return span_part, tile_part
 
 
 def _tiles(
@@ -307,7 +309,7 @@ def _tiles(
 ) -> tuple[Int32[np.ndarray, "b h rows cols"] | None, UInt64[np.ndarray, "n 64"] | None]:
     """The tiles of `rest`, which is all or a part of `mask`; None where all are FULL.
 
-    A pair is asked about only where neither says that its whole surroundings are EMPTY or FULL. Equal tiles
+    A pair is evaluated only where neither says that its whole surroundings are EMPTY or FULL. Equal tiles
     share one bitmap: those of a regular pattern are few.
     """
     own = _own(rest, sizes)
@@ -338,8 +340,8 @@ def _tiles(
 
 def _own(mask: Mask, sizes: Sizes) -> tuple[int, int]:
     """How many batch rows and heads have a pattern of their own: all, or 1 where they share it."""
-    one = mask.block(Box(range(sizes.b), range(sizes.h), range(1), range(1)), sizes.device)
-    b, h, _, _ = torch.broadcast_shapes(one.shape, (1, 1, 1, 1))
+    probe = mask.block(Box(range(sizes.b), range(sizes.h), range(1), range(1)), sizes.device)
+    b, h, _, _ = torch.broadcast_shapes(probe.shape, (1, 1, 1, 1))
     return b, h
 
 

@@ -278,12 +278,12 @@ class SpanMass(Observer[Tensor]):
         >>> SpanMass.by_label([0, 0, 1, -1, 0])
         SpanMass((0, 2), (2, 3), (4, 5), columns=(0, 1, 0))
         """
-        given = cast("list[object]", labels.tolist() if isinstance(labels, Tensor) else [*labels])  # pyright: ignore[reportUnknownMemberType]
-        if wrong := next((x for x in given if not isinstance(x, int)), None):
+        values = cast("list[object]", labels.tolist() if isinstance(labels, Tensor) else [*labels])  # pyright: ignore[reportUnknownMemberType]
+        if wrong := next((x for x in values if not isinstance(x, int)), None):
             raise OptionError(
                 "SpanMass.by_label", repr(wrong), "whole numbers, one for each key", "Number the labels from 0."
             )
-        runs = [(label, len([*run])) for label, run in itertools.groupby(cast("list[int]", given))]
+        runs = [(label, len([*run])) for label, run in itertools.groupby(cast("list[int]", values))]
         ends = [*itertools.accumulate(length for _, length in runs)]
         kept = [(label, end - n, end) for (label, n), end in zip(runs, ends, strict=True) if label >= 0]
         observer = cls(*((start, end) for _, start, end in kept))
@@ -416,8 +416,8 @@ class Pooled(Observer[Tensor]):
         while row < last:
             place = (row - queries.start) * self.rows // len(queries)
             end = min(queries.start + -(-(place + 1) * len(queries) // self.rows), last)
-            mine = weights[:, :, row - block.queries.start : end - block.queries.start]
-            line = mine.amax(2) if self.how == "max" else mine.sum(2)
+            rows = weights[:, :, row - block.queries.start : end - block.queries.start]
+            line = rows.amax(2) if self.how == "max" else rows.sum(2)
             target = result[:, :, place]
             if self.how == "max":
                 target.scatter_reduce_(-1, column.expand_as(line), line, "amax")
@@ -455,8 +455,8 @@ class Rows(Observer[Tensor]):
         return self
 
     def of(self, block: WeightRows) -> tuple[Tensor, ...]:
-        mine = [query - block.queries.start for query in self._inside(block.queries)]
-        return (block.on_all_keys(block.weights.detach()[:, :, mine]),)
+        inside = [query - block.queries.start for query in self._inside(block.queries)]
+        return (block.on_all_keys(block.weights.detach()[:, :, inside]),)
 
     def result(self, *tensors: Tensor) -> Tensor:
         # Blocks come in the order of queries: put the rows in the order asked for.
@@ -542,9 +542,9 @@ def _mass(weights: Tensor, table: Tensor) -> Tensor:
 
 def _shared(first: tuple[Tensor, ...], second: tuple[Tensor, ...], shares: Shares) -> tuple[Tensor, ...]:
     """The merge of a statistic that is linear in the weights: its shares add up."""
-    (mine,), (theirs,) = first, second
-    a, b = (share if mine.ndim == 3 else share[..., None] for share in shares)
-    return (a * mine + b * theirs,)
+    (left,), (right,) = first, second
+    a, b = (share if left.ndim == 3 else share[..., None] for share in shares)
+    return (a * left + b * right,)
 
 
 _GROUP = 32
@@ -582,6 +582,6 @@ def _first(numbers: Tensor, count: int) -> Tensor:
     return 2**32 - 1 - (keys.topk(count, dim=-1).values & (2**32 - 1))
 
 
-def _at_least_one(name: str, given: object) -> None:
-    if not isinstance(given, int) or isinstance(given, bool) or given < 1:
-        raise OptionError(name, repr(given), "a whole number ≥ 1", "Ask for at least one.")
+def _at_least_one(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise OptionError(name, repr(value), "a whole number ≥ 1", "Ask for at least one.")
