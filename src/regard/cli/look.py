@@ -70,8 +70,8 @@ def main(options: argparse.Namespace, console: Console) -> None:
             console.print("[dim]all of it as a map, down to one weight, in one file: add[/] --out page.html")
             return
         ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
-        wanted = ExportOptions(_one(options.layer), _one(options.head))
-        write([OpenRecording.of(run, source.name)], out, wanted, console)
+        export = ExportOptions(_one(options.layer), _one(options.head))
+        write([OpenRecording.of(run, source.name)], out, export, console)
 
 
 def look(
