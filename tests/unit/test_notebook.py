@@ -22,7 +22,7 @@ from comm.base_comm import BaseComm
 import regard.notebook
 from regard import Causal, Recording, record
 from regard.errors import OptionError
-from regard.explorer import routes
+from regard.explorer.handlers import lessons, maps
 from regard.explorer.work_queue import Disconnected
 from regard.export import front_end
 from regard.nn import MultiHeadAttention, Transformer
@@ -147,7 +147,7 @@ def test_refusals_are_answers_too(run: Recording, widget: ExplorerWidget) -> Non
 def test_a_defect_is_told_and_logged(
     widget: ExplorerWidget, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(routes.asking, "text", lambda *_: 1 / 0)
+    monkeypatch.setattr(lessons, "worked_example_json", lambda *_: 1 / 0)
     told, body = Front(widget).ask("/api/lesson/words?text=a%20b")
     assert told["status"] == 500
     assert "report it" in json.loads(body)["error"]["remedy"]
@@ -182,7 +182,7 @@ def test_what_nobody_waits_for_ends_without_an_answer(
             ended.set()
             raise
 
-    monkeypatch.setattr(routes, "tile", slow)
+    monkeypatch.setattr(maps, "map_tile", slow)
     front = Front(widget)
     path = f"/api/recordings/{run.key[:16]}/map/0/0?q=0,9&k=0,9&rows=3&cols=3&how=max"
     front.say(id="view:99", path=path)  # it returns at once: the work is elsewhere
@@ -204,7 +204,7 @@ def test_closing_ends_what_is_under_way(run: Recording, monkeypatch: pytest.Monk
             given[-1]()
             time.sleep(0.005)
 
-    monkeypatch.setattr(routes, "tile", slow)
+    monkeypatch.setattr(maps, "map_tile", slow)
     before = threads()
     widget = regard.notebook.explore(run)
     front = Front(widget)

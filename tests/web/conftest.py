@@ -18,8 +18,8 @@ from regard import ALiBi, Causal, Dot, Recording, Softmax, Window, record
 from regard.analysis import pyramid
 from regard.analysis.open_recording import OpenRecording
 from regard.explorer import write_page
-from regard.explorer.routes import Explorer
 from regard.explorer.server import Server, application, listening
+from regard.explorer.state import Explorer
 from regard.nn import MultiHeadAttention, Transformer
 from regard.positions import Rotary
 
@@ -88,7 +88,7 @@ def explorer(run: Recording) -> Iterator[Explorer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pyramid, "LEAST", 100)
         made = Explorer({book.id: book for book in [OpenRecording.of(run)]})
-        for one in made.building.values():
+        for one in made.builders.values():
             one.start()
             one.wait()
             assert one.failed is None

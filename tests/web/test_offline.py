@@ -25,7 +25,7 @@ from regard.analysis.pyramid_builder import PyramidBuilder
 from regard.analysis.report_highlights import highlighted_heads
 from regard.errors import OptionError
 from regard.explorer import write_page
-from regard.explorer.routes import Explorer
+from regard.explorer.state import Explorer
 from regard.export import front_end, offline_page, options
 from regard.integrations.opening import open_model
 from regard.models import load
@@ -84,7 +84,7 @@ def test_statistics_and_coarse_maps_come_along(
     short_run: Recording, made: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, least: int
 ) -> None:
     """Coarse maps by the kernels, and from a pyramid where there is one."""
-    monkeypatch.setattr(options, "ALONE", 200 * 200)
+    monkeypatch.setattr(options, "MOST_DIRECT", 200 * 200)
     monkeypatch.setattr(pyramid, "LEAST", least)
     parsed = Parsed.of(made(short_run, layers=[0]))
     (facts,) = parsed.run["layers"]
@@ -202,7 +202,7 @@ def test_a_page_that_fails_leaves_the_old_one(
         yield "some"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(offline_page.OfflinePage, "_encoded", full)
+    monkeypatch.setattr(offline_page.OfflinePage, "_encode", full)
     with pytest.raises(OSError, match="No space"):
         write_page(masked, path)
     assert path.read_text() == "old"

@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from regard import Recording
 from regard.analysis.open_recording import OpenRecording
-from regard.explorer.routes import Explorer
 from regard.explorer.server import application
+from regard.explorer.state import Explorer
 
 PORT, TOKEN = 8123, "token"
 
@@ -29,7 +29,7 @@ def test_a_file_that_is_written_over_is_refused(run: Recording) -> None:
     with TestClient(app, base_url=f"http://127.0.0.1:{PORT}", headers={"X-Regard-Token": TOKEN}) as client:
         path = f"/api/recordings/{book.id}/row/0/1/3"
         assert client.get(path).status_code == 200
-        explorer.building[book.id].wait()  # nothing reads what is cut
+        explorer.builders[book.id].wait()  # nothing reads what is cut
         with run.path.open("r+b") as file:
             file.truncate(100)
         answer = client.get(path)

@@ -19,8 +19,8 @@ from starlette.testclient import TestClient
 
 from regard import Causal, Dot, RegardError, Weights
 from regard.cli import main
-from regard.explorer.routes import Explorer
 from regard.explorer.server import Server
+from regard.explorer.state import Explorer
 from regard.recording.array_files import record_arrays
 from regard.recording.cached import cached_array_recording
 from web.conftest import refused
@@ -229,7 +229,7 @@ def test_the_command_takes_arrays_and_nothing(
     assert main(["explore", str(path), "--causal", "--scale", "0.3", "--no-browser"]) == 0
     assert main(["explore", "--no-browser"]) == 0
     first, second = served
-    ((book,), none) = first.books.values(), second.books
+    ((book,), none) = first.recordings.values(), second.recordings
     assert not none
     weights = book.recording.layer(0).weights[0]
     wanted = Weights.of(torch.from_numpy(Q)[None], torch.from_numpy(K)[None], mask=Causal(), score=Dot(scale=0.3))

@@ -18,8 +18,8 @@ from regard import Recording, models
 from regard.analysis.open_recording import OpenRecording
 from regard.explorer import uploads
 from regard.explorer.http_errors import HttpError
-from regard.explorer.routes import Explorer
 from regard.explorer.server import application
+from regard.explorer.state import Explorer
 from regard.recording import cached
 from regard.recording.cached import cached_text_recording
 from regard.system.text_source import TextSource
@@ -90,7 +90,7 @@ def test_a_text_is_recorded_kept_and_open(client: TestClient, explorer: Explorer
     assert run.text == TEXT
     layers = client.get(f"/api/recordings/{line['id']}").json()["layers"]
     assert all(layer["values"] and layer["inputs"] for layer in layers)
-    explorer.building[line["id"]].wait()
+    explorer.builders[line["id"]].wait()
     assert len(client.get(f"/api/recordings/{line['id']}/atlas").json()["heads"]) == 30
     again = ended(client, begin(client)["job"]).json()
     assert again["id"] == line["id"]
@@ -251,7 +251,7 @@ def test_a_length_that_is_too_much_is_refused_before_anything_is_read() -> None:
     headers = [(b"content-type", b"application/json"), (b"content-length", b"99999999")]
     request = Request({"type": "http", "method": "POST", "headers": headers}, receive)
     with pytest.raises(HttpError, match="99,999,999 bytes or more"):
-        asyncio.run(uploads.body(request, "application/json", 1000))
+        asyncio.run(uploads.read_body(request, "application/json", 1000))
 
 
 @pytest.mark.parametrize("path", ["/api/open", "/api/arrays", "/api/open/x/cancel"])
@@ -266,7 +266,7 @@ def test_what_opens_is_not_asked_for(client: TestClient, path: str) -> None:
 def test_an_open_recording_is_not_opened_twice(home: Path, run: Recording) -> None:
     explorer = Explorer({book.id: book for book in [OpenRecording.of(run)]})
     assert explorer.add(Recording.open(run.path)) == run.key[:16]
-    assert len(explorer.books) == 1
+    assert len(explorer.recordings) == 1
     assert explorer.jobs.models == ("python",)
     assert models.load().model is not None
     explorer.close()

@@ -20,8 +20,8 @@ from regard.analysis.map_tiles import MapView, NotBuilt, map_tile
 from regard.analysis.open_recording import OpenRecording
 from regard.analysis.pyramid import Damaged, Pyramid, PyramidWriter
 from regard.analysis.pyramid_builder import PyramidBuilder
-from regard.explorer.routes import Explorer
 from regard.explorer.server import application
+from regard.explorer.state import Explorer
 from regard.nn import MultiHeadAttention, Transformer
 from regard.system.cache_folder import cache_folder
 
@@ -100,7 +100,7 @@ def test_cells_that_change_while_the_server_runs_are_built_again(one: Recording,
     data = bytearray(path.read_bytes())
     whole = bytes(data)
     explorer = Explorer({book.id: book for book in [OpenRecording.of(one)]})
-    (building,) = explorer.building.values()
+    (building,) = explorer.builders.values()
     client = TestClient(application(explorer, 81, "t"), "http://127.0.0.1:81", headers={"X-Regard-Token": "t"})
     building.start()
     building.wait()
@@ -314,7 +314,7 @@ def test_edges_between_cells_are_moved_where_a_map_is_large(
     from regard.analysis import map_tiles
 
     monkeypatch.setattr(map_tiles, "DIRECT", 1 << 10)
-    (building,) = explorer.building.values()
+    (building,) = explorer.builders.values()
     made = building.layer(0)
     assert made is not None
     layer, weights = Layer(run.layer(0)), run.layer(0).weights[0, 0].numpy()

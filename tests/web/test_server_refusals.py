@@ -6,8 +6,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from regard import Recording
-from regard.explorer.routes import Explorer
 from regard.explorer.server import application
+from regard.explorer.state import Explorer
 from web.conftest import refused
 
 PORT, TOKEN = 1234, "the-token"

@@ -24,10 +24,12 @@ from regard import Recording
 from regard.analysis.open_recording import OpenRecording
 from regard.cli import main
 from regard.errors import OptionError
-from regard.explorer import routes, work_queue
+from regard.explorer import work_queue
+from regard.explorer.handlers import maps
+from regard.explorer.handlers.recordings import progress_events
 from regard.explorer.http_errors import HttpError
-from regard.explorer.routes import Explorer
 from regard.explorer.server import listening
+from regard.explorer.state import Explorer
 from regard.explorer.work_queue import Disconnected, WorkQueue
 from web.conftest import serving
 
@@ -93,7 +95,7 @@ def test_only_this_machine_is_listened_to(port: int) -> None:
 def test_who_leaves_is_not_worked_for(port: int, run: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, ended = threading.Event(), threading.Event()
 
-    def long(layer: object, view: object, pyramid: object, building: bool, check: routes.Check) -> None:
+    def long(layer: object, view: object, pyramid: object, building: bool, check: maps.Check) -> None:
         begun.set()
         try:
             for _ in range(3000):
@@ -103,7 +105,7 @@ def test_who_leaves_is_not_worked_for(port: int, run: Recording, monkeypatch: py
             ended.set()
             raise
 
-    monkeypatch.setattr(routes, "map_tile", long)
+    monkeypatch.setattr(maps, "map_tile", long)
     with socket.create_connection(("127.0.0.1", port)) as leaving:
         path = f"/api/recordings/{run.key[:16]}/map/0/0"
         head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nX-Regard-Token: {TOKEN}\r\n\r\n"
@@ -153,7 +155,7 @@ def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> Non
     async def main() -> None:
         pool = WorkQueue(1)
 
-        def job(check: routes.Check) -> int:
+        def job(check: maps.Check) -> int:
             done.wait(10)
             worked.append(1)
             return 5
@@ -184,11 +186,11 @@ def test_too_many_are_told_to_come_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_progress_is_told_while_it_is_made(run: Recording) -> None:
     explorer = Explorer({book.id: book for book in [OpenRecording.of(run)]})
-    (building,) = explorer.building.values()
+    (building,) = explorer.builders.values()
 
     async def main() -> list[float]:
         told: list[float] = []
-        async for event in explorer._events():
+        async for event in progress_events(explorer):
             told.append(json.loads(event[6:])["progress"])
             if len(told) < 3:
                 building._progress = building._progress._replace(doing="layer", progress=len(told) / 4)

@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 
 from regard import Recording
 from regard.analysis.open_recording import OpenRecording
-from regard.explorer.api import POSTS, ROUTES
-from regard.explorer.openapi import described
-from regard.explorer.routes import Explorer
+from regard.explorer.openapi import PATH, description
+from regard.explorer.routes import ROUTES
+from regard.explorer.state import Explorer
 from web.conftest import serving
 
 TOKEN = "the-token"
@@ -25,19 +25,20 @@ TOKEN = "the-token"
 
 def test_every_route_is_described_with_its_parameters(client: TestClient) -> None:
     found = client.get("/api/openapi.json").json()
-    assert found == described()
-    assert list(found["paths"]) == [path for path, _ in (*ROUTES, *POSTS)]
-    for path, name in (*ROUTES, *POSTS):
+    assert found == description()
+    assert list(found["paths"]) == [*(route.path for route in ROUTES), PATH]
+    for route in ROUTES:
+        path = route.path
         (get,) = found["paths"][path].values()
-        assert list(found["paths"][path]) == ["get" if (path, name) in ROUTES else "post"]
-        assert get["operationId"] == name
+        assert list(found["paths"][path]) == [route.method.lower()]
+        assert get["operationId"] == route.name
         assert get["summary"]
         own = {one["name"] for one in get["parameters"] if one["in"] == "path"}
         assert own == {part[1:-1] for part in path.split("/") if part.startswith("{")}
         assert all(one["required"] for one in get["parameters"] if one["in"] == "path")
 
 
-schema = schemathesis.openapi.from_dict(described())
+schema = schemathesis.openapi.from_dict(description())
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def own(short_run: Recording, tmp_path_factory: pytest.TempPathFactory) -> Itera
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         explorer = Explorer({book.id: book for book in [OpenRecording.of(short_run)]})
         with serving(explorer) as port:
-            while not all(one.ended for one in explorer.building.values()):
+            while not all(one.ended for one in explorer.builders.values()):
                 time.sleep(0.05)
             yield port, explorer
 
@@ -56,7 +57,7 @@ def rest(explorer: Explorer) -> None:
     """Until nothing is under way: Hypothesis wants the threads still while it draws."""
     if (job := explorer.jobs.running) is not None and job.thread is not None:
         job.thread.join()
-    for one in explorer.building.values():
+    for one in explorer.builders.values():
         one.wait()
 
 

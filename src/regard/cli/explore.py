@@ -16,7 +16,7 @@ from regard.analysis.open_recording import OpenRecording
 from regard.cli.command import Subparsers
 from regard.errors import OptionError
 from regard.export import front_end
-from regard.export.offline_page import SMALLER, prepare
+from regard.export.offline_page import SMALLER, prepare_page
 from regard.export.options import ExportOptions
 from regard.recording import Progress as Recorded
 from regard.recording import Recording, size_in_words
@@ -105,8 +105,8 @@ def main(options: argparse.Namespace, console: Console) -> None:
                 "Add --out page.html, or leave it out: the server shows all.",
             )
     try:
-        from regard.explorer.routes import Explorer
         from regard.explorer.server import HOST, Server, application, listening
+        from regard.explorer.state import Explorer
     except ImportError as error:
         raise OptionError(
             "explore",
@@ -147,9 +147,11 @@ def write(books: Sequence[OpenRecording], path: Path, wanted: ExportOptions, con
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
-        made = prepare(books, wanted, lambda told: bar.update(task, completed=told.progress, description=told.doing))
+        made = prepare_page(
+            books, wanted, lambda told: bar.update(task, completed=told.progress, description=told.doing)
+        )
     with made:
-        told = made.told
+        told = made.summary
         console.print(
             f"will write {size_in_words(made.size)}: queries and keys in {told['dtype']}, {told['error']}",
             markup=False,

@@ -1,155 +1,248 @@
-"""What a request asks for, checked: every number within its bounds, and nothing that is not known."""
+"""The parameters of requests: dataclasses, whose fields say where each stands, what it means and how it is parsed.
+
+    @dataclass(frozen=True)
+    class RowParameters(HeadParameters):
+        query: int = in_path(IndexKind(), "from 0")
+
+`parse_parameters` fills them from a request. What only the recording can decide, such as how many heads there are, the
+handlers check with `index`, `limited` and `span_within`. The OpenAPI description is made of the same fields.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from regard.analysis.layers import Layer
-from regard.analysis.map_tiles import MapView
-from regard.analysis.open_recording import OpenRecording
 from regard.explorer.http_errors import HttpError
-from regard.export.options import ExportOptions
-from regard.recording import DTYPES
 
-MOST_PIXELS = 1024
-"""Along each side of a map."""
-MOST_TOKENS = 20_000
-"""In one answer."""
-MOST_CELLS = 1000
-"""Of the strongest, in one answer."""
-MOST_TEXT = 1000
-"""Characters of a text to search or to work through."""
 MOST_DIGITS = 15
-HOW = ("max", "mean", "sum")
 
-Query = Mapping[str, str]
+Schema = dict[str, Any]
+"""A schema in OpenAPI 3.1, as JSON."""
+
+Value = TypeVar("Value", covariant=True)
+Parameters = TypeVar("Parameters")
 
 
-def known(query: Query, names: Sequence[str]) -> None:
-    """Refuse a parameter that is not one of these."""
+@runtime_checkable
+class ParameterKind(Protocol[Value]):
+    """A kind of parameter: its schema, and how it is parsed from text."""
+
+    def schema(self) -> Schema: ...
+    def parse(self, name: str, text: str) -> Value: ...
+
+
+@dataclass(frozen=True)
+class Declaration(Generic[Value]):
+    """Where a parameter stands, what it means, its kind, and whether the query must have it."""
+
+    location: str
+    description: str
+    kind: ParameterKind[Value]
+    required: bool = False
+    name: str | None = None
+    """In the request, where a keyword of Python is in the way."""
+
+
+def in_path(kind: ParameterKind[Value], description: str) -> Value:
+    """A field that is part of the path."""
+    return field(metadata={"declaration": Declaration("path", description, kind, True)})
+
+
+def in_query(kind: ParameterKind[Value], description: str, default: Any = None, name: str | None = None) -> Any:
+    """A field of the query string that has a default."""
+    return field(default=default, metadata={"declaration": Declaration("query", description, kind, False, name)})
+
+
+def required_in_query(kind: ParameterKind[Value], description: str) -> Value:
+    """A field that the query string must have."""
+    return field(metadata={"declaration": Declaration("query", description, kind, True)})
+
+
+def declarations(of: type) -> dict[str, tuple[str, Declaration[Any]]]:
+    """The parameters of a class: by their names in the request, the field and its declaration."""
+    result: dict[str, tuple[str, Declaration[Any]]] = {}
+    for one in dataclasses.fields(of):
+        declaration: Declaration[Any] = one.metadata["declaration"]
+        result[declaration.name or one.name] = one.name, declaration
+    return result
+
+
+def parse_parameters(of: type[Parameters], path: Mapping[str, str], query: Mapping[str, str]) -> Parameters:
+    """The parameters of a request.
+
+    Raises:
+        HttpError: one that is unknown, missing or malformed.
+    """
+    declared = declarations(of)
+    allowed = [name for name, (_, declaration) in declared.items() if declaration.location == "query"]
     for name in query:
-        if name not in names:
-            allowed = ", ".join(names) or "no parameters"
-            raise HttpError(400, repr(name[:40]), "an unknown parameter", allowed, "Leave it out.")
+        if name not in allowed:
+            names = ", ".join(allowed) or "no parameters"
+            raise HttpError(400, repr(name[:40]), "an unknown parameter", names, "Leave it out.")
+    values: dict[str, Any] = {}
+    for name, (attribute, declaration) in declared.items():
+        text = (path if declaration.location == "path" else query).get(name)
+        if text is not None or declaration.required:
+            values[attribute] = declaration.kind.parse(name, "" if text is None else text)
+    return of(**values)
 
 
-def whole(name: str, given: str, least: int, most: int, status: int = 400) -> int:
-    """A whole number in decimal digits from `least` to `most`."""
-    good = given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS
-    if not good or not least <= int(given) <= most:
-        raise HttpError(
-            status,
-            name,
-            repr(given),
-            f"a whole number from {least} to {most}",
-            "Count from 0." if least == 0 else "Ask for less.",
-        )
-    return int(given)
+@dataclass(frozen=True)
+class TextKind:
+    """A text that is not empty, of `most` characters."""
+
+    most: int | None = None
+    empty: bool = False
+
+    def schema(self) -> Schema:
+        schema: Schema = {"type": "string"}
+        return schema if self.most is None else {**schema, "minLength": 1, "maxLength": self.most}
+
+    def parse(self, name: str, text: str) -> str:
+        if not text and not self.empty:
+            raise HttpError(400, name, "nothing", "a text", f"Add {name}=… to the query.")
+        if self.most is not None and len(text) > self.most:
+            raise HttpError(413, name, f"{len(text)} characters", f"at most {self.most}", "Shorten it.")
+        return text
 
 
-def number(query: Query, name: str, default: int | None, least: int, most: int) -> int:
-    """A parameter that is a whole number; one above `most` is too much to ask, not wrong."""
-    given = query.get(name)
-    if given is None:
-        if default is None:
-            raise HttpError(400, name, "nothing", "a whole number", f"Add {name}=… to the query.")
-        return default
-    large = given.isascii() and given.isdigit() and len(given) <= MOST_DIGITS and int(given) > most
-    return whole(name, given, least, most, 413 if large else 400)
+@dataclass(frozen=True)
+class IntegerKind:
+    """A whole number in decimal digits. One above `most` has status 413: the server could, but will not."""
+
+    least: int = 0
+    most: int | None = None
+
+    def schema(self) -> Schema:
+        schema: Schema = {"type": "integer", "minimum": self.least}
+        return schema if self.most is None else {**schema, "maximum": self.most}
+
+    def parse(self, name: str, text: str) -> int:
+        if not _is_digits(text):
+            allowed = f"from {self.least}" if self.most is None else f"from {self.least} to {self.most}"
+            raise HttpError(400, name, repr(text), f"a whole number {allowed}", "Leave it out for the default.")
+        return limited(name, int(text), self.least, 10**MOST_DIGITS if self.most is None else self.most)
 
 
-def optional(query: Query, name: str, least: int, most: int) -> int | None:
-    """A parameter that is a whole number, or is not there."""
-    return None if name not in query else number(query, name, None, least, most)
+@dataclass(frozen=True)
+class IndexKind:
+    """A number in a path, counted from 0; what is no number has status 404."""
+
+    def schema(self) -> Schema:
+        return {"type": "integer", "minimum": 0}
+
+    def parse(self, name: str, text: str) -> int:
+        if not _is_digits(text):
+            raise HttpError(404, name, repr(text), "a whole number from 0", "Count from 0.")
+        return int(text)
 
 
-def span(query: Query, name: str, most: int) -> range:
-    """A parameter that is START,STOP, within so many; all of them where it is not given."""
-    given = query.get(name)
-    if given is None:
-        return range(most)
-    ends = given.split(",")
-    good = len(ends) == 2 and all(one.isascii() and one.isdigit() and len(one) <= MOST_DIGITS for one in ends)
-    if not good or not 0 <= int(ends[0]) < int(ends[1]) <= most:
-        raise HttpError(400, name, repr(given), f"START,STOP with 0 ≤ START < STOP ≤ {most}", "Spans are half-open.")
-    return range(int(ends[0]), int(ends[1]))
+@dataclass(frozen=True)
+class SpanKind:
+    """START,STOP: a half-open range that is not empty."""
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^[0-9]{{1,{MOST_DIGITS}}},[0-9]{{1,{MOST_DIGITS}}}$"}
+
+    def parse(self, name: str, text: str) -> range:
+        ends = text.split(",")
+        if len(ends) != 2 or not all(map(_is_digits, ends)) or int(ends[0]) >= int(ends[1]):
+            raise HttpError(400, name, repr(text), "START,STOP with 0 ≤ START < STOP", "Spans are half-open.")
+        return range(int(ends[0]), int(ends[1]))
 
 
-def chosen(query: Query, name: str, default: str, allowed: Sequence[str]) -> str:
-    """A parameter that is one of some words."""
-    given = query.get(name, default)
-    if given not in allowed:
-        raise HttpError(400, name, repr(given), " or ".join(allowed), "Choose one of them.")
-    return given
+@dataclass(frozen=True)
+class ChoiceKind:
+    """One of some words."""
+
+    words: Sequence[str]
+
+    def schema(self) -> Schema:
+        return {"type": "string", "enum": [*self.words]}
+
+    def parse(self, name: str, text: str) -> str:
+        if text not in self.words:
+            raise HttpError(400, name, repr(text), " or ".join(self.words), "Choose one of them.")
+        return text
 
 
-def real(query: Query, name: str, default: str) -> float | None:
-    """A parameter that is a number; None where it is not given, which means the `default` in words."""
-    given = query.get(name)
-    try:
-        return None if given is None else float(given)
-    except ValueError:
-        raise HttpError(400, name, repr(given)[:40], "a number", f"Leave it out for {default}.") from None
+@dataclass(frozen=True)
+class FlagKind:
+    """0 or 1."""
+
+    def schema(self) -> Schema:
+        return {"type": "string", "enum": ["0", "1"]}
+
+    def parse(self, name: str, text: str) -> bool:
+        return ChoiceKind(("0", "1")).parse(name, text) == "1"
 
 
-def text(query: Query, name: str) -> str:
-    """A parameter that is a text of some length."""
-    given = query.get(name, "")
-    if not given:
-        raise HttpError(400, name, "nothing", "a text", f"Add {name}=… to the query.")
-    if len(given) > MOST_TEXT:
-        raise HttpError(413, name, f"{len(given)} characters", f"at most {MOST_TEXT}", "Shorten it.")
-    return given
+@dataclass(frozen=True)
+class NumberKind:
+    """A number; `default` says what it is where it is left out."""
+
+    default: str
+    positive: bool = False
+
+    def schema(self) -> Schema:
+        return {"type": "number", "exclusiveMinimum": 0} if self.positive else {"type": "number"}
+
+    def parse(self, name: str, text: str) -> float:
+        try:
+            return float(text)
+        except ValueError:
+            raise HttpError(400, name, repr(text)[:40], "a number", f"Leave it out for {self.default}.") from None
 
 
-def book(books: Mapping[str, OpenRecording], id: str) -> OpenRecording:  # noqa: A002  it is what the route calls it
-    """A recording that is open."""
-    found = books.get(id)
-    if found is None:
-        raise HttpError(
-            404, "recording", repr(id[:40]), ", ".join(books) or "none is open yet", "GET /api/recordings lists them."
-        )
-    if found.recording.overwritten:
-        raise HttpError(
-            409,
-            "recording",
-            f"{found.name}, which was written over since it was opened",
-            "a file that stays as it is",
-            "Start regard explore again.",
-        )
-    return found
+class HeadReference(NamedTuple):
+    """A head of a layer of a recording."""
+
+    id: str
+    layer: int
+    head: int
 
 
-def head(of: OpenRecording, layer: str, head: str) -> tuple[int, Layer, int]:
-    """A layer's number, the layer, and a head of it."""
-    at = whole("layer", layer, 0, len(of.layers) - 1, 404)
-    found = of.layers[at]
-    return at, found, whole("head", head, 0, found.heads - 1, 404)
+@dataclass(frozen=True)
+class HeadKind:
+    """A head as ID/LAYER/HEAD."""
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": "^[^/]+/[0-9]+/[0-9]+$"}
+
+    def parse(self, name: str, text: str) -> HeadReference:
+        parts = text.split("/")
+        if len(parts) != 3:
+            raise HttpError(400, name, repr(text)[:60], "ID/LAYER/HEAD", "GET /api/recordings lists the IDs.")
+        return HeadReference(parts[0], IndexKind().parse("layer", parts[1]), IndexKind().parse("head", parts[2]))
 
 
-def view(query: Query, layer: Layer, head: int) -> MapView:
-    """A map of a head."""
-    q, k = span(query, "q", layer.queries), span(query, "k", layer.keys)
-    rows, cols = (number(query, name, min(256, len(side)), 1, MOST_PIXELS) for name, side in (("rows", q), ("cols", k)))
-    for name, count, side in (("rows", rows, q), ("cols", cols, k)):
-        if count > len(side):
-            raise HttpError(400, name, count, f"at most the {len(side)} of the span", "A weight is the smallest pixel.")
-    return MapView(head, q, k, rows, cols, chosen(query, "how", "max", HOW))
+def index(name: str, value: int, count: int) -> int:
+    """A number from the path, if it is below `count`."""
+    if value >= count:
+        raise HttpError(404, name, repr(value), f"a whole number from 0 to {count - 1}", "Count from 0.")
+    return value
 
 
-def part(books: Mapping[str, OpenRecording], query: Query, name: str) -> tuple[OpenRecording, int, Layer, int]:
-    """A parameter that is ID/LAYER/HEAD."""
-    parts = query.get(name, "").split("/")
-    if len(parts) != 3:
-        raise HttpError(
-            400, name, repr(query.get(name, ""))[:60], "ID/LAYER/HEAD", "GET /api/recordings lists the IDs."
-        )
-    found = book(books, parts[0])
-    return found, *head(found, parts[1], parts[2])
+def limited(name: str, value: int, least: int, most: int) -> int:
+    """A number from the query, if it is within bounds; one above `most` has status 413."""
+    if not least <= value <= most:
+        status, remedy = (413, "Ask for less.") if value > most else (400, f"Give {least} or more.")
+        raise HttpError(status, name, repr(value), f"a whole number from {least} to {most}", remedy)
+    return value
 
 
-def wanted(query: Query) -> ExportOptions:
-    """What an offline page is to hold; layers and heads are held against the recording when it is made."""
-    some = {f"{name}s": (number(query, name, None, 0, 10**6),) for name in ("layer", "head") if name in query}
-    dtype = chosen(query, "dtype", "", ("", *DTYPES)) or None
-    return ExportOptions(**some, dtype=dtype, values=chosen(query, "values", "0", ("0", "1")) == "1")
+def span_within(name: str, span: range | None, count: int) -> range:
+    """A span, if it ends within `count`; all of them where none was given."""
+    if span is None:
+        return range(count)
+    if span.stop > count:
+        given = repr(f"{span.start},{span.stop}")
+        raise HttpError(400, name, given, f"START,STOP with 0 ≤ START < STOP ≤ {count}", "Spans are half-open.")
+    return span
+
+
+def _is_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= MOST_DIGITS

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from regard.errors import OptionError
 from regard.explorer.api import api_application, error_response
 from regard.explorer.http_errors import HttpError
-from regard.explorer.routes import Explorer
+from regard.explorer.state import Explorer
 from regard.export.front_end import STATIC, files
 
 HOST = "127.0.0.1"
@@ -69,7 +69,7 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
 
     @asynccontextmanager
     async def living(app: Starlette) -> AsyncIterator[None]:
-        for one in explorer.building.values():
+        for one in explorer.builders.values():
             one.start()
         yield
         explorer.close()

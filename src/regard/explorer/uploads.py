@@ -1,11 +1,11 @@
-"""What is sent to the server: of the kind that was said, and no larger than is allowed."""
+"""Bodies of requests, whose type and size are checked."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from starlette.requests import Request
 
@@ -17,31 +17,38 @@ from regard.system.cache_folder import cached
 MOST_CHARACTERS = 2_000_000
 """Of a text."""
 MOST_JSON = 6 * MOST_CHARACTERS + 1024
-"""Bytes of a text in JSON, of which every character may be written as six."""
+"""Bytes of a text in JSON, in which every character may be an escape of six bytes."""
 MOST_FILE = 2 << 30
 """Bytes of a file of arrays."""
 
 
-async def body(request: Request, kind: str, most: int) -> bytes:
-    """All that is sent, of a kind.
+class TextUpload(TypedDict):
+    """A text to record, and the name of one of /api/models."""
+
+    text: str
+    model: NotRequired[str]
+
+
+async def read_body(request: Request, media_type: str, most: int) -> bytes:
+    """The whole body.
 
     Raises:
-        HttpError: it is of another kind, or too large.
+        HttpError: it is of another type, or too large.
     """
-    return b"".join([part async for part in _parts(request, kind, most)])
+    return b"".join([part async for part in _parts(request, media_type, most)])
 
 
-async def file(request: Request, path: Path) -> None:
-    """Write what is sent to a file, as it comes.
+async def write_file(request: Request, path: Path) -> None:
+    """Write the body to a file as it arrives.
 
     Raises:
-        HttpError: it is of another kind, too large, empty, or the disk is full.
+        HttpError: it is of another type, too large, empty, or the disk is full.
     """
     size = 0
     try:
-        with path.open("wb") as made:
+        with path.open("wb") as file:
             async for part in _parts(request, "application/octet-stream", MOST_FILE):
-                size += made.write(part)
+                size += file.write(part)
     except OSError as error:
         if not disk_full(error):
             raise
@@ -57,63 +64,63 @@ async def file(request: Request, path: Path) -> None:
 
 
 def folder() -> Path:
-    """Where what is sent lies until it is read."""
+    """The folder of uploaded files, until they are read."""
     return cached("incoming")
 
 
-def text(sent: bytes) -> tuple[str, str | None]:
-    """A text to record, and the name of a model where one is given, of {"text": …, "model": …}.
+def parse_text(body: bytes) -> tuple[str, str | None]:
+    """The text and, where it is given, the model's name of a `TextUpload`.
 
     Raises:
-        HttpError: it is something else, or too long.
+        HttpError: the body is something else, or the text is too long.
     """
     try:
-        found: Any = json.loads(sent.decode(), parse_constant=no_constant)
+        upload: Any = json.loads(body.decode(), parse_constant=no_constant)
     except (ValueError, RecursionError):
         raise _malformed("no JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(upload, dict):
         raise _malformed("no object")
-    if other := sorted(set(found) - {"text", "model"}):
-        raise _malformed(f"a field {other[0][:40]!r}")
-    given, model = found.get("text"), found.get("model", "")
-    if not isinstance(given, str) or not given:
+    if unknown := sorted(set(upload) - {"text", "model"}):
+        raise _malformed(f"a field {unknown[0][:40]!r}")
+    text, model = upload.get("text"), upload.get("model", "")
+    if not isinstance(text, str) or not text:
         raise _malformed("no text")
     if not isinstance(model, str):
         raise _malformed("a model that is no name")
-    if len(given) > MOST_CHARACTERS:
+    if len(text) > MOST_CHARACTERS:
         raise HttpError(
             413,
             "text",
-            f"{len(given):,} characters",
+            f"{len(text):,} characters",
             f"at most {MOST_CHARACTERS:,}",
             "Shorten it, or record it: regard record FILE -o run.safetensors.",
         )
     try:
-        given.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise _malformed("half of a pair of surrogates") from None
-    return given, found.get("model")
+    return text, upload.get("model")
 
 
-def _malformed(what: str) -> HttpError:
-    return HttpError(400, "body", what, '{"text": "…", "model": "…"}, or the text alone', "Send such an object.")
+def _malformed(given: str) -> HttpError:
+    return HttpError(400, "body", given, '{"text": "…", "model": "…"}, or the text alone', "Send such an object.")
 
 
-async def _parts(request: Request, kind: str, most: int) -> AsyncIterator[bytes]:
+async def _parts(request: Request, media_type: str, most: int) -> AsyncIterator[bytes]:
     given = request.headers.get("content-type", "")
-    if given.split(";")[0].strip().lower() != kind:
-        raise HttpError(415, "Content-Type", repr(given[:60]) if given else "none", kind, "Say what you send.")
-    said, size = request.headers.get("content-length", ""), 0
-    if said.isdecimal() and int(said[:20]) > most:
-        raise _large(int(said[:20]), most)
+    if given.split(";")[0].strip().lower() != media_type:
+        raise HttpError(415, "Content-Type", repr(given[:60]) if given else "none", media_type, "Say what you send.")
+    length, size = request.headers.get("content-length", ""), 0
+    if length.isdecimal() and int(length[:20]) > most:
+        raise _too_large(int(length[:20]), most)
     async for part in request.stream():
         size += len(part)
         if size > most:
-            raise _large(size, most)
+            raise _too_large(size, most)
         yield part
 
 
-def _large(size: int, most: int) -> HttpError:
+def _too_large(size: int, most: int) -> HttpError:
     return HttpError(
         413,
         "body",

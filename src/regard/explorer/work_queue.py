@@ -1,4 +1,4 @@
-"""Work in a few threads, for which a bounded number of requests wait, and which ends when nobody waits."""
+"""Threads for the work of requests: a bounded number of them wait, and work ends when its client disconnects."""
 
 from __future__ import annotations
 
@@ -10,36 +10,38 @@ from typing import TypeVar
 
 from regard.explorer.http_errors import HttpError
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 
 MOST_REQUESTS = 200
 """Requests that may be at work or wait for it."""
 
 
 class Disconnected(Exception):
-    """Nobody waits for the answer any more."""
+    """The client no longer waits for the response."""
 
 
 class WorkQueue:
-    """Threads for the requests' work; kernels leave Python to the others while they run."""
+    """Threads for the requests' work. Kernels release Python's lock while they run."""
 
     def __init__(self, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="regard-explore")
         self.waiting = 0
         """Requests at work or waiting for it."""
         self.cancelled = 0
-        """How many ended before their work did."""
+        """How many clients disconnected before their work was done."""
 
-    async def run(self, job: Callable[[Callable[[], None]], Made], gone: Callable[[], Awaitable[None]]) -> Made:
-        """What a job gives, done in a thread.
+    async def run(
+        self, job: Callable[[Callable[[], None]], Result], disconnected: Callable[[], Awaitable[None]]
+    ) -> Result:
+        """The result of a job, run in a thread.
 
         Args:
-            job: Is given a function to call between blocks of work: it raises `Disconnected` when nobody waits.
-            gone: Returns when nobody waits.
+            job: Is given a function to call between blocks of work, which raises `Disconnected` if the client is gone.
+            disconnected: Returns when the client has disconnected.
 
         Raises:
-            HttpError: too many wait.
-            Disconnected: nobody waits.
+            HttpError: too many requests wait.
+            Disconnected: the client no longer waits.
         """
         if self.waiting >= MOST_REQUESTS:
             raise HttpError(
@@ -51,14 +53,14 @@ class WorkQueue:
             if stop.is_set():
                 raise Disconnected
 
-        def done() -> Made:
+        def run_job() -> Result:
             check()
             return job(check)
 
         self.waiting += 1
-        leaving = asyncio.ensure_future(gone())
-        working = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._pool, done))
-        working.add_done_callback(self._less)
+        leaving = asyncio.ensure_future(disconnected())
+        working = asyncio.ensure_future(asyncio.get_running_loop().run_in_executor(self._pool, run_job))
+        working.add_done_callback(self._on_done)
         try:
             await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
@@ -72,10 +74,10 @@ class WorkQueue:
             leaving.cancel()
 
     def close(self) -> None:
-        """Let what is under way end, and begin nothing more."""
+        """Wait for the jobs that run, and start no more."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _less(self, working: asyncio.Future[object]) -> None:
+    def _on_done(self, working: asyncio.Future[object]) -> None:
         self.waiting -= 1
         if not working.cancelled():
-            working.exception()  # seen: where nobody waits, nobody else asks for it
+            working.exception()  # retrieved: asyncio would log it where nobody awaits the job

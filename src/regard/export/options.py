@@ -1,4 +1,4 @@
-"""What an offline page carries of a recording: which layers and heads, in which numbers, and coarse maps."""
+"""What of a recording an offline page contains: layers and heads, the dtype of its numbers, and coarse maps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from regard.spec.normalizers import Softmax
 from regard.spec.observers import LogSumExp, Rows
 from regard.weights import Weights
 
-ALONE = 1 << 22
-"""Weights of a head up to which its whole map is computed when it is looked at."""
+MOST_DIRECT = 1 << 22
+"""Weights of a head up to which the page computes the whole map itself."""
 
 LEAST_CELL, MOST_CELLS = 32, 512
 """Weights along a cell of a coarse map, at least, and cells along the map, at most."""
@@ -29,34 +29,34 @@ LEAST_CELL, MOST_CELLS = 32, 512
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What of a recording a page is to hold; None is all of it."""
+    """What of a recording a page contains; None is all of it."""
 
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
     """Of each layer."""
     dtype: str | None = None
-    """Of queries, keys and values; None is as they were recorded while the page is small, else float16."""
+    """Of queries, keys and values; None is as recorded while the page is small, else float16."""
     values: bool = False
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in DTYPES:
             raise OptionError("dtype", repr(self.dtype), ", ".join(DTYPES), "Choose one of them.")
 
-    def of(self, layer: Layer) -> list[int]:
-        """Which heads of a layer."""
-        return _among("head", self.heads, layer.heads)
+    def heads_of(self, layer: Layer) -> list[int]:
+        """The heads of a layer that are included."""
+        return _select("head", self.heads, layer.heads)
 
-    def layers_of(self, book: OpenRecording) -> list[int]:
-        """Which layers of a recording."""
-        return _among("layer", self.layers, len(book.layers))
+    def layers_of(self, opened: OpenRecording) -> list[int]:
+        """The layers of a recording that are included."""
+        return _select("layer", self.layers, len(opened.layers))
 
 
-def _among(what: str, given: tuple[int, ...] | None, count: int) -> list[int]:
+def _select(what: str, given: tuple[int, ...] | None, count: int) -> list[int]:
     if given is None:
         return [*range(count)]
-    for one in given:
-        if not 0 <= one < count:
-            raise OptionError(what, one, f"0 to {count - 1}", f"{what.capitalize()}s are counted from 0.")
+    for number in given:
+        if not 0 <= number < count:
+            raise OptionError(what, number, f"0 to {count - 1}", f"{what.capitalize()}s are counted from 0.")
     if not given:
         raise OptionError(what, "none", f"0 to {count - 1}", f"Name a {what}, or leave it out for all.")
     return sorted({*given})
@@ -82,23 +82,23 @@ def canonical_weights(layer: Layer, number: int) -> Weights:
     return weights
 
 
-def estimated(layer: Layer, options: ExportOptions) -> int:
-    """Bytes that a layer takes in a page as it was recorded, of its largest parts."""
-    recorded, heads = layer.recorded, options.of(layer)
+def estimate_bytes(layer: Layer, options: ExportOptions) -> int:
+    """The size of a layer's largest arrays in a page, in the dtype in which they were recorded."""
+    recorded, heads = layer.recorded, options.heads_of(layer)
     q, k, v = recorded.q, recorded.k, recorded.v if options.values else None
     groups = len({head // (q.shape[1] // k.shape[1]) for head in heads})
     width = q.shape[3] * q.element_size()
-    whole = len(heads) * layer.queries * (width + 8) + groups * layer.keys * (width + 4)
-    whole += 0 if v is None else groups * layer.keys * v.shape[3] * v.element_size()
-    return whole * 4 // 3  # in base64
+    total = len(heads) * layer.queries * (width + 8) + groups * layer.keys * (width + 4)
+    total += 0 if v is None else groups * layer.keys * v.shape[3] * v.element_size()
+    return total * 4 // 3  # in base64
 
 
-def dtype_of(own: torch.dtype, options: ExportOptions, small: bool, tensors: Sequence[Tensor]) -> torch.dtype:
-    """In what a layer's queries, keys and values are kept."""
-    if options.dtype is None and (small or own.itemsize == 2):
-        return own
+def choose_dtype(recorded: torch.dtype, options: ExportOptions, small: bool, tensors: Sequence[Tensor]) -> torch.dtype:
+    """The dtype of a layer's queries, keys and values in the page."""
+    if options.dtype is None and (small or recorded.itemsize == 2):
+        return recorded
     dtype = DTYPES[options.dtype or "float16"]
-    if dtype != torch.float16 or own == dtype:
+    if dtype != torch.float16 or recorded == dtype:
         return dtype
     most = max(float(tensor.abs().amax()) for tensor in tensors)
     if most <= torch.finfo(dtype).max or not math.isfinite(most):
@@ -113,8 +113,8 @@ def dtype_of(own: torch.dtype, options: ExportOptions, small: bool, tensors: Seq
     )
 
 
-def rounded(weights: Weights, dtype: torch.dtype, heads: Sequence[int]) -> tuple[Tensor, Rounding]:
-    """The log-sum-exp of rounded queries and keys, and how far their weights are from those before."""
+def rounding_error(weights: Weights, dtype: torch.dtype, heads: Sequence[int]) -> tuple[Tensor, Rounding]:
+    """The log-sum-exp of rounded queries and keys, and the difference of their weights from the recorded ones."""
     sampled = sampled_rows(weights.problem.sizes)
     rows = Rows(*sampled)
     _, before = weights.statistics((LogSumExp(), rows))
@@ -123,11 +123,11 @@ def rounded(weights: Weights, dtype: torch.dtype, heads: Sequence[int]) -> tuple
     return lse, Rounding(float(difference.amax()), float(difference.square().mean().sqrt()), len(sampled))
 
 
-def in_words(rounding: Sequence[Rounding]) -> str:
-    """What a reader should know of numbers that were rounded for the page."""
-    greatest = max(one.greatest for one in rounding)
-    rms = max(one.rms for one in rounding)
-    rows = min(one.rows for one in rounding)
+def describe_rounding(rounding: Sequence[Rounding]) -> str:
+    """The error of numbers that were rounded for the page, as text."""
+    greatest = max(layer.greatest for layer in rounding)
+    rms = max(layer.rms for layer in rounding)
+    rows = min(layer.rows for layer in rounding)
     return (
         f"rounded for this page: weights within {greatest:.1e} of the recording's, at most {rms:.1e} "
         f"root mean square, in {rows} rows of each head"
@@ -136,7 +136,7 @@ def in_words(rounding: Sequence[Rounding]) -> str:
 
 def cell_of(layer: Layer) -> int:
     """Weights along the side of a cell of a coarse map; 0 where none is needed."""
-    if layer.queries * layer.keys <= ALONE:
+    if layer.queries * layer.keys <= MOST_DIRECT:
         return 0
     cell = LEAST_CELL
     while -(-max(layer.queries, layer.keys) // cell) > MOST_CELLS:
@@ -144,7 +144,7 @@ def cell_of(layer: Layer) -> int:
     return cell
 
 
-def coarse(layer: Layer, head: int, how: str, cell: int, pyramid: Pyramid, check: Check) -> np.ndarray:
+def coarse_map(layer: Layer, head: int, how: str, cell: int, pyramid: Pyramid, check: Check) -> np.ndarray:
     """A head's map in cells of `cell` × `cell` weights, the last row and column what is left."""
     rows, cols = (-(-n // cell) for n in (layer.queries, layer.keys))
     if pyramid.cell:

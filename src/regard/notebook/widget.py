@@ -16,7 +16,7 @@ import traitlets
 from regard.analysis.open_recording import OpenRecording
 from regard.errors import OptionError
 from regard.explorer.api import api_application
-from regard.explorer.routes import Explorer
+from regard.explorer.state import Explorer
 from regard.export import front_end
 from regard.notebook.application_thread import ApplicationThread
 from regard.recording import Recording
@@ -76,7 +76,7 @@ class ExplorerWidget(anywidget.AnyWidget):
         self._answering = ApplicationThread(api_application(self._explorer), self._reply)
         # At the interpreter's end too, where nobody closed it.
         self._ending = weakref.finalize(self, _end, self._answering, self._explorer)
-        for building in self._explorer.building.values():
+        for building in self._explorer.builders.values():
             building.start()
         self.on_msg(_heard)
 
