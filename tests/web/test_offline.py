@@ -299,7 +299,7 @@ def test_explore_writes_it_and_says_how_large_it_will_be(
     parsed = Parsed.of(path)
     assert [(one["index"], one["kept"]) for one in parsed.run["layers"]] == [(0, [1]), (2, [1])]
     assert cli.main(["explore", str(short_run.path), "--layer", "0"]) == 2
-    assert "Add --out front_end.html" in capsys.readouterr().err
+    assert "Add --out page.html" in capsys.readouterr().err
 
 
 def test_look_writes_it_of_what_it_shows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
