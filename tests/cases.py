@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import regard
-from regard.cache.positions import Filled, Placed, PlacedBias
+from regard.cache.positions import PositionBias, PositionMask, SlotPadding
 from regard.lowering.tiles import Tabled
 from regard.problem import Problem
 from regard.shapes import Sizes
@@ -152,10 +152,10 @@ MASKS: dict[str, Part] = {
     "tensor of keys": lambda s, r: r.bools(0.6, s.b, 1, 1, s.k),
     "tensor of heads": lambda s, r: r.bools(0.6, s.h, s.q, 1),
     "causal tensor": lambda s, r: Causal() & r.bools(0.8, s.q, s.k),
-    "placed": lambda s, r: Placed(
+    "placed": lambda s, r: PositionMask(
         Causal(offset=0) & Window(20, offset=0), keys=_places(s, r, s.b, s.g, s.k), queries=_places(s, r, s.b, 1, s.q)
     ),
-    "filled": lambda s, r: Filled(keys=_places(s, r, s.b, 1, s.k), queries=_places(s, r, s.b, 1, s.q)),
+    "filled": lambda s, r: SlotPadding(keys=_places(s, r, s.b, 1, s.k), queries=_places(s, r, s.b, 1, s.q)),
     "tabled": lambda s, r: Tabled.of(Window(7, 2) & Where(lambda b, h, q, k: (q + 2 * k + h) % 5 != 0), s.sizes()),
 }
 
@@ -184,7 +184,7 @@ BIASES: dict[str, Part] = {
     "dense of queries": lambda s, r: r.normal(s.b, 1, s.q, 1),
     "dense number": lambda s, r: r.normal(1, 1),
     "forbidding": _forbidding,
-    "placed": lambda s, r: PlacedBias(
+    "placed": lambda s, r: PositionBias(
         ALiBi(s.h, offset=0), keys=_places(s, r, s.b, s.g, s.k), queries=_places(s, r, 1, 1, s.q)
     ),
     "sum": lambda s, r: ALiBi(s.h) + r.normal(s.q, s.k) + Relative(r.normal(s.h, 3)),

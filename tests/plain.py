@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cases import Call
-from regard.cache.positions import PlacedBias
+from regard.cache.positions import PositionBias
 from regard.shapes import Box
 from regard.spec import biases, normalizers, observers, scores
 from regard.spec.dropout import keeps
@@ -102,7 +102,7 @@ def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
             return value.table
         case biases.Sum():
             return bias(value.left, distance, dtype) + bias(value.right, distance, dtype)
-        case PlacedBias():
+        case PositionBias():
             assert value.queries is not None
             q, k = distance.shape
             apart = value.queries[..., :, None] - value.keys[..., None, :] + k - q

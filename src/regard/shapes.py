@@ -28,7 +28,7 @@ Output = Float[Tensor, "b h q dv"]
 
 
 class Sizes(NamedTuple):
-    """The sizes of one call, and the device that its tensors lie on."""
+    """The sizes of one call, and the device of its tensors."""
 
     b: int
     h: int
@@ -43,9 +43,14 @@ class Sizes(NamedTuple):
     def offset(self) -> int:
         """What to add to a query's index to get its position among the keys.
 
-        The last query stands at the last key, as decoding with a cache needs.
+        The last query is at the position of the last key, as decoding with a cache needs.
         """
         return self.k - self.q
+
+    @property
+    def pairs(self) -> Box:
+        """Every pair of the call."""
+        return Box(range(self.b), range(self.h), range(self.q), range(self.k))
 
 
 class Box(NamedTuple):
@@ -56,9 +61,25 @@ class Box(NamedTuple):
     q: range
     k: range
 
+    def indices(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Batch row, head, query and key of each pair: four index tensors that broadcast to (b, h, q, k)."""
+        b, h, q, k = (torch.arange(part.start, part.stop, device=device) for part in self)
+        return b[:, None, None, None], h[:, None, None], q[:, None], k
 
-def laid_like(t: Tensor, rows: int, columns: int) -> Tensor:
-    """An empty (b, h, rows, columns), stored heads within rows where `t` is so, as a projection makes it."""
+
+def broadcasts_to(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether the tensor broadcasts to exactly this shape."""
+    if tensor.ndim > len(shape):
+        return False
+    sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
+    return all(size in (1, needed) for size, needed in sizes)
+
+
+def empty_with_layout_of(t: Tensor, rows: int, columns: int) -> Tensor:
+    """An uninitialized (b, h, rows, columns) tensor with the memory layout of `t`.
+
+    Where `t` stores heads within rows, as the output of a projection does, so does the result.
+    """
     if t.is_contiguous() and t.size(3) == columns and t.size(2) == rows:
         return torch.empty_like(t)
     b, h = t.shape[:2]

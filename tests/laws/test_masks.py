@@ -15,7 +15,7 @@ from cases import MASKS, WITHOUT_KEYS_FOR_ALL, Draw, Shape
 from regard.lowering.tiles import SIDE, LoweredMask, bitmap_bytes, count_pairs, key_runs, lower_mask
 from regard.shapes import Box
 from regard.spec.masks import And, Causal, Dilated, Everything, Mask, Not, Or, Tile, Window, as_mask, dense
-from regard.spec.spans import MOST
+from regard.spec.spans import MAX_SPANS
 
 pytestmark = pytest.mark.usefixtures("as_users_run_it")  # quick: these call each mask thousands of times
 
@@ -173,7 +173,7 @@ def expanded(low: LoweredMask, shape: Shape) -> Tensor:
         assert low.spans.dtype == np.int32
         assert low.spans.flags.c_contiguous
         assert low.spans.shape[2] == q
-        assert low.spans.shape[3] <= MOST
+        assert low.spans.shape[3] <= MAX_SPANS
         first, last = low.spans[..., 0], low.spans[..., 1]
         there = first < last
         assert ((first >= 0) & (last <= k)).all()

@@ -574,11 +574,11 @@ MODEL, ONE = Transformer(9, [MultiHeadAttention(8, 2)]), torch.zeros(1, 1, dtype
         (lambda: SCATTERED.mask(Documents(torch.tensor([0, 1]))), "mask: got Documents"),
         (
             lambda: attention(ones(), SCATTERED.keys, SCATTERED.values, mask=SCATTERED.mask(Causal())),
-            "Placed: got 3 queries and 2 keys",
+            "PositionMask: got 3 queries and 2 keys",
         ),
         (
             lambda: attention(ones(n=1), FULL.keys, FULL.values, mask=SCATTERED.mask(Causal())),
-            "Placed(keys=…): got shape (1, 1, 2); allowed: (1, 2, 3)",
+            "PositionMask(keys=…): got shape (1, 1, 2); allowed: (1, 2, 3)",
         ),
         (lambda: SCATTERED.observed(MeanDistance()), "observers: got MeanDistance"),
         (lambda: SCATTERED.score(Shaw.learned(4)), "score: got Shaw with a cache that has dropped"),

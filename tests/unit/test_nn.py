@@ -19,7 +19,7 @@ from regard.spec.biases import ALiBi, Kerple, Relative
 from regard.spec.masks import Causal, Padding, Window
 from regard.spec.normalizers import Softmax
 from regard.spec.observers import DistanceMass, Entropy
-from regard.spec.parameters import Held
+from regard.spec.parameters import ModuleParameters
 from regard.spec.scores import Additive, Dot
 
 
@@ -82,7 +82,7 @@ def test_a_mask_for_one_call_narrows_the_layers_own() -> None:
     padding = Padding(torch.tensor([6, 3]))
     out = layer(x, mask=padding)
     both = copy.deepcopy(layer)
-    both.mask = Held(Causal() & padding)
+    both.mask = ModuleParameters(Causal() & padding)
     torch.testing.assert_close(out, both(x))
     x[1, 3:] = torch.nan
     torch.testing.assert_close(layer(x, mask=padding)[:, :3], out[:, :3])
@@ -130,7 +130,7 @@ def test_what_values_learn_belongs_to_the_layer(keyword, value) -> None:
 
 
 def test_held_names_the_fields_of_inner_values() -> None:
-    held = Held(ALiBi(heads=2) + Kerple.learned(2))
+    held = ModuleParameters(ALiBi(heads=2) + Kerple.learned(2))
     assert sorted(held.state_dict()) == ["left_slopes", "right_a", "right_c"]
     assert sorted(name for name, _ in held.named_parameters()) == ["right_a", "right_c"]
 

@@ -116,7 +116,7 @@ def test_values_stay_symbols_and_functions_become_tables(tmp_path: Path) -> None
         "Tabled",
         "Given",
         "And",
-        "Placed",
+        "PositionMask",
     ]
     assert isinstance(causal.bias, ALiBi)
     assert isinstance(causal.normalizer, Softmax)

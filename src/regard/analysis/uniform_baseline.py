@@ -13,8 +13,8 @@ from jaxtyping import Float64, Int64
 from numpy import ndarray
 
 from regard.lowering.tiles import KeyRun, key_runs
-from regard.shapes import Sizes
-from regard.spec.masks import Mask, Tile, indices_of
+from regard.shapes import Box, Sizes
+from regard.spec.masks import Mask, Tile
 
 ROWS = 256
 """Queries that are counted at a time."""
@@ -64,7 +64,7 @@ def _allowed(mask: Mask, sizes: Sizes, queries: range, run: KeyRun) -> ndarray |
     """Which pairs of a run are allowed, (1 or h, q, k); None if all are."""
     if run.kind is Tile.FULL:
         return None
-    indices = indices_of(range(1), range(sizes.h), queries, run.keys, sizes.device)
+    indices = Box(range(1), range(sizes.h), queries, run.keys).indices(sizes.device)
     allowed = mask.allows(*indices)
     new_axes = (None,) * (4 - allowed.ndim)
     allowed = allowed[new_axes][0].cpu().numpy()

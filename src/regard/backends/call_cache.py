@@ -17,7 +17,7 @@ from regard._native import core
 from regard.backends import native
 from regard.lowering import canonical, tiles
 from regard.problem import Problem
-from regard.shapes import laid_like
+from regard.shapes import empty_with_layout_of
 from regard.spec.masks import Mask
 from regard.spec.scores import Dot
 from regard.spec.values import readable
@@ -39,7 +39,7 @@ def lookup(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, score: Dot | None
         call.set_spans(*lowered.spans_at)
     if lowered.tiles_at is not None:
         call.set_tiles(*lowered.tiles_at)
-    out = laid_like(q, sizes[3], sizes[6])
+    out = empty_with_layout_of(q, sizes[3], sizes[6])
     return out if core.forward(call, canonical.view(out), 0, None, torch.get_num_threads()) else None
 
 

@@ -231,7 +231,7 @@ def _attend(
         else:
             scores = scores.masked_fill(~allowed, -torch.inf)
 
-    sees_nothing = _sees_nothing(scores, permitted, users or (biased and problem.bias.forbids()))
+    sees_nothing = _sees_nothing(scores, permitted, users or (biased and problem.bias.may_mask()))
     normalizer = problem.normalizer.heads(part.h)
     rows = scores if sees_nothing is None else scores.masked_fill(sees_nothing, 0)
     weights = normalizer.weigh(rows) if len(keys) else rows

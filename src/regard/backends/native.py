@@ -37,7 +37,7 @@ from regard.lowering.canonical import (
 )
 from regard.lowering.reductions import KINDS, Buffers, Kind, Reductions, finish, lower_observers, row_of
 from regard.problem import Answer, Problem
-from regard.shapes import Box, laid_like
+from regard.shapes import Box, empty_with_layout_of
 from regard.spec.normalizers import Sigmoid, Softmax
 from regard.spec.observers import LogSumExp, Observer, TopK
 from regard.spec.values import Aligned, readable
@@ -302,7 +302,7 @@ def _forward(
     """
     with torch.no_grad():
         sizes, tensors = call.form.sizes, call.tensors
-        out = laid_like(tensors.q, sizes.q, sizes.dv)
+        out = empty_with_layout_of(tensors.q, sizes.q, sizes.dv)
         rows = None
         if keep:
             rows = torch.empty((3, sizes.b, sizes.h, sizes.q), dtype=torch.float32)
@@ -403,7 +403,7 @@ def _gradients(
         weighted = observation.weighted_gradients(reductions, sizes, kept, result.buffers, mass, run)
         shift = -weighted if lse_grad is None else lse_grad - weighted
     out_grad = resolve_negation(out_grad)
-    of_q, of_k, of_v = (laid_like(t, t.shape[2], t.shape[3]) for t in (q, k, v))
+    of_q, of_k, of_v = (empty_with_layout_of(t, t.shape[2], t.shape[3]) for t in (q, k, v))
     of_table = of_bias = of_sink = None
     if table is not None and needed[3]:
         of_table = torch.empty((sizes.h, sizes.q + sizes.k - 1), dtype=torch.float32)

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from regard.backends.prepared import Memory, Prepared, PreparedInPyTorch
 from regard.problem import Answer, Problem
-from regard.shapes import Box
 from regard.spec.dropout import keeps
 from regard.spec.masks import dense
 from regard.spec.observers import WeightRows
@@ -45,7 +44,7 @@ def run(problem: Problem) -> Answer:
     """Attention as it is defined, on the whole map at once."""
     clean, bad_queries, bad_keys = problem.finite()
     exact, sizes = clean.cast(torch.float64), clean.sizes
-    whole = Box(range(sizes.b), range(sizes.h), range(sizes.q), range(sizes.k))
+    whole = sizes.pairs
     keys = torch.arange(sizes.k, device=sizes.device)
 
     scores = exact.score.at(exact.q, exact.k, whole.q, keys) + exact.bias.block(whole)

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from regard.cache.buffers import Stored
+from regard.cache.buffers import KeyValueBuffer
 from regard.cache.positions import Places, Slots
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.shapes import Keys, Values
@@ -59,7 +59,7 @@ class KVCache:
     """The weight that each key has received so far, as `receive` was told, from all heads that share it."""
     size: int | None = None
     window: int | None = None
-    _stored: Stored | None = None
+    _stored: KeyValueBuffer | None = None
 
     @classmethod
     def static(cls, size: int) -> KVCache:
@@ -138,7 +138,7 @@ class KVCache:
         if received is not None:
             received = torch.nn.functional.pad(received, (0, n))
         spare, stored = self._spare(slots.count), old._stored
-        stored = Stored.copied(k, v, spare) if stored is None else stored.joined(k, v, spare)
+        stored = KeyValueBuffer.copied(k, v, spare) if stored is None else stored.joined(k, v, spare)
         return replace(self, slots=slots, next=following, received=received, _stored=stored)
 
     def upcoming(
@@ -178,7 +178,7 @@ class KVCache:
         >>> from regard.spec.biases import ALiBi
         >>> cache = KVCache().extend(*torch.randn(2, 1, 1, 6, 4)).keep(torch.tensor([0, 4, 5]))
         >>> type(cache.bias(ALiBi(slopes=torch.tensor([0.5])))).__name__
-        'PlacedBias'
+        'PositionBias'
         """
         return self.slots.bias(as_bias(bias))
 
@@ -250,7 +250,7 @@ class KVCache:
                 "(rows,): the rows of the new batch",
                 "Number the beams of all rows from 0 to b · beams − 1.",
             )
-        stored = Stored.copied(self.keys[rows], self.values[rows], self._spare(len(self)))
+        stored = KeyValueBuffer.copied(self.keys[rows], self.values[rows], self._spare(len(self)))
         following = self.next if isinstance(self.next, int) else self.next[rows]
         received = None if self.received is None else self.received[rows]
         slots = self.slots.reordered(rows)
@@ -317,7 +317,7 @@ class KVCache:
         received = self.received
         if received is not None:
             received = torch.take_along_dim(received, index.expand(b, g, -1), 2)
-        stored = Stored.copied(*taken, self._spare(index.shape[-1]))
+        stored = KeyValueBuffer.copied(*taken, self._spare(index.shape[-1]))
         return replace(self, slots=self.slots.at(index), received=received, _stored=stored)
 
     def _last(self, count: int) -> KVCache:
@@ -357,7 +357,7 @@ class KVCache:
         places = torch.where(real, following + count - 1, -1)
         return places, (following + count[:, -1:])[:, 0]
 
-    def _present(self) -> Stored:
+    def _present(self) -> KeyValueBuffer:
         if self._stored is None:
             raise OptionError(
                 "KVCache", "a cache without keys", "one that was extended", "Write cache = cache.extend(k, v) first."

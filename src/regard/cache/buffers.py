@@ -34,15 +34,15 @@ class _Room(NamedTuple):
         self.values[:, :, self.used : end] = v
         return self._replace(used=end)
 
-    def last(self, count: int) -> Stored:
+    def last(self, count: int) -> KeyValueBuffer:
         """The last `count` slots in use, with the right to write behind them."""
         part = slice(self.used - count, self.used)
         # `data` has a count of changes of its own: what autograd saved of this view stays as it is.
-        return Stored(self.keys.data[:, :, part], self.values.data[:, :, part], [self])
+        return KeyValueBuffer(self.keys.data[:, :, part], self.values.data[:, :, part], [self])
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
+class KeyValueBuffer:
     """Keys (b, g, n, d) and values (b, g, n, dv), and perhaps the right to write behind them.
 
     That right is given once, to the first that takes it: popping from a list is one step. So the first
@@ -54,15 +54,15 @@ class Stored:
     _behind: list[_Room]
 
     @classmethod
-    def copied(cls, k: Tensor, v: Tensor, spare: int) -> Stored:
+    def copied(cls, k: Tensor, v: Tensor, spare: int) -> KeyValueBuffer:
         """A copy with room for `spare` more; where a gradient is wanted, these tensors themselves."""
         return _room(k, v, spare).last(k.shape[2]) if _writable(k, v) else cls(k, v, [])
 
-    def joined(self, k: Tensor, v: Tensor, spare: int) -> Stored:
+    def joined(self, k: Tensor, v: Tensor, spare: int) -> KeyValueBuffer:
         """All of these and then those; if a new buffer must be made, with room for `spare` more."""
         n, more = self.keys.shape[2], k.shape[2]
         if not _writable(self.keys, self.values, k, v):
-            return Stored(torch.cat((self.keys, k), 2), torch.cat((self.values, v), 2), [])
+            return KeyValueBuffer(torch.cat((self.keys, k), 2), torch.cat((self.values, v), 2), [])
         try:
             room = self._behind.pop()
         except IndexError:
@@ -71,9 +71,9 @@ class Stored:
             room = _room(self.keys, self.values, more + spare)
         return room.write(k, v).last(n + more)
 
-    def since(self, first: int) -> Stored:
+    def since(self, first: int) -> KeyValueBuffer:
         """The slots from `first` on: a view, with the same right."""
-        return Stored(self.keys[:, :, first:], self.values[:, :, first:], self._behind)
+        return KeyValueBuffer(self.keys[:, :, first:], self.values[:, :, first:], self._behind)
 
 
 def _room(k: Tensor, v: Tensor, spare: int) -> _Room:

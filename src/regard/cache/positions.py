@@ -35,7 +35,6 @@ from regard.spec.masks import (
     Tile,
     Window,
     as_mask,
-    indices_of,
 )
 from regard.spec.spans import Spans
 from regard.spec.values import Aligned, Value, readable
@@ -120,7 +119,7 @@ class Slots:
         found = self._mask(as_mask(mask), self.steady)
         if self.places is None:
             return found
-        filled = Filled(keys=self.places)
+        filled = SlotPadding(keys=self.places)
         return filled if isinstance(found, Everything) else found & filled
 
     def bias(self, bias: Bias | Tensor | None) -> Bias:
@@ -161,7 +160,7 @@ class Slots:
             case Prefix() if self.places is None:
                 return Prefix(max(mask.length - self.start, 0))
             case _:
-                return Placed(_from_the_first(mask), keys=self.table())
+                return PositionMask(_from_the_first(mask), keys=self.table())
 
     def _bias(self, bias: Bias, steady: bool) -> Bias:
         match bias:
@@ -172,7 +171,7 @@ class Slots:
             case ByDistance() if steady and not bias.offset:
                 return bias if bias.offset is None else replace(bias, offset=None)
             case ByDistance():
-                return PlacedBias(_from_the_first(bias), keys=self.table())
+                return PositionBias(_from_the_first(bias), keys=self.table())
             case _:
                 self.refuse("bias", bias)
                 return _from_the_last("bias", bias)
@@ -229,11 +228,11 @@ class _Slotted(Value):
 
 
 @dataclass(frozen=True, eq=False)
-class Filled(_Slotted, Mask):
+class SlotPadding(_Slotted, Mask):
     """Slots that hold padding are seen by nobody, and padding itself sees nothing.
 
     >>> from regard.spec.masks import show
-    >>> show(Filled(keys=torch.tensor([[[-1, 0, 1]]])), queries=2, keys=3)
+    >>> show(SlotPadding(keys=torch.tensor([[[-1, 0, 1]]])), queries=2, keys=3)
     .##
     .##
     """
@@ -245,7 +244,7 @@ class Filled(_Slotted, Mask):
     def spans(self, sizes: Sizes) -> Spans | None:
         if not readable(self.keys) or not sizes.k:
             return None
-        assert self.queries is not None, "Filled was used before bind()"
+        assert self.queries is not None, "SlotPadding was used before bind()"
         if sizes.q and self.keys.numel() and min(self.keys.min(), self.queries.min()) >= 0:
             return Everything().spans(sizes)  # nothing was padded: keys were only dropped
         queries, keys = (
@@ -257,14 +256,14 @@ class Filled(_Slotted, Mask):
 
 
 @dataclass(frozen=True, eq=False)
-class Placed(_Slotted, Mask):
+class PositionMask(_Slotted, Mask):
     """A mask that is asked about positions of tokens, not about where they lie.
 
     `inner` counts from the first token, ``offset=0``.
 
     >>> from regard.spec.masks import show
     >>> kept = torch.tensor([[[0, 4, 5, 6]]])
-    >>> show(Placed(Causal(offset=0) & Window(2, offset=0), keys=kept), queries=2, keys=4)
+    >>> show(PositionMask(Causal(offset=0) & Window(2, offset=0), keys=kept), queries=2, keys=4)
     .##.
     .###
     """
@@ -278,21 +277,20 @@ class Placed(_Slotted, Mask):
         pairs = sizes.b * sizes.h * sizes.q * sizes.k
         if not readable(self.keys) or not 0 < pairs <= _FEW:
             return None
-        assert self.queries is not None, "Placed was used before bind()"
+        assert self.queries is not None, "PositionMask was used before bind()"
         if (
             isinstance(self.inner, Causal)
             and self.inner.shift >= 0
             and bool((self.queries.amin(-1) >= self.keys.amax(-1)).all())
         ):
             return Everything().spans(sizes)  # a step of one token
-        box = Box(*map(range, (sizes.b, sizes.h, sizes.q, sizes.k)))
-        table = self.block(box, sizes.device)
+        table = self.block(sizes.pairs, sizes.device)
         table = table[(None,) * (4 - table.ndim)].expand(-1, -1, sizes.q, sizes.k)
         return spans.of_table(table.cpu().numpy(), sizes.k)
 
 
 @dataclass(frozen=True, eq=False)
-class PlacedBias(_Slotted, Bias):
+class PositionBias(_Slotted, Bias):
     """A bias by distance that is asked about positions of tokens, not about where they lie.
 
     The kernels take it as a tensor over all pairs: little in a step of decoding, as much as the weights
@@ -301,11 +299,11 @@ class PlacedBias(_Slotted, Bias):
 
     inner: ByDistance
 
-    def forbids(self) -> bool:
-        return self.inner.forbids()
+    def may_mask(self) -> bool:
+        return self.inner.may_mask()
 
     def block(self, box: Box) -> Tensor:
-        b, h, q, k = indices_of(*box, self.keys.device)
+        b, h, q, k = box.indices(self.keys.device)
         query, key = self._places(b, h, q, k)
         distance = query + self.inner.shift - key
         if not distance.numel():

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
-from regard.cache.buffers import Stored
+from regard.cache.buffers import KeyValueBuffer
 
 
 class GrowingLayer(DynamicLayer):
@@ -17,7 +17,7 @@ class GrowingLayer(DynamicLayer):
     After a crop or another order of the batch, which make other tensors of them, the next step copies once.
     """
 
-    _stored: Stored | None = None
+    _stored: KeyValueBuffer | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """All keys and values, these behind those before."""
@@ -27,10 +27,10 @@ class GrowingLayer(DynamicLayer):
         if held is None or held.keys is not self.keys or held.values is not self.values:
             held = None
             if self.keys is not None and self.values is not None and self.keys.numel():
-                held = Stored.copied(self.keys, self.values, 0)
+                held = KeyValueBuffer.copied(self.keys, self.values, 0)
         spare = max((0 if held is None else held.keys.shape[2]) // 2, 64)
         if held is None:
-            held = Stored.copied(key_states, value_states, spare)
+            held = KeyValueBuffer.copied(key_states, value_states, spare)
         else:
             held = held.joined(key_states, value_states, spare)
         self._stored, self.keys, self.values = held, held.keys, held.values

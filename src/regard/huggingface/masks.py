@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from transformers import masking_utils
 
 from regard.attend import attention_handler
-from regard.shapes import Sizes
-from regard.spec.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense, indices_of
+from regard.shapes import Box, Sizes
+from regard.spec.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -123,7 +123,7 @@ def _tabled(
     device: torch.device,
 ) -> Given:
     """The mask of few queries, or of a function without a name in a graph, as a tensor."""
-    indices = indices_of(range(batch), range(1), range(queries), range(keys), device)
+    indices = Box(range(batch), range(1), range(queries), range(keys)).indices(device)
     allowed = _asked(function, q_offset, kv_offset, one_by_one, *indices)
     return Given(allowed.expand(torch.broadcast_shapes(allowed.shape, (1, 1, queries, keys))))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from regard.backends import prepare
 from regard.errors import OptionError
 from regard.problem import Problem, sizes_of
-from regard.shapes import laid_like
+from regard.shapes import empty_with_layout_of
 from regard.spec.attention_spec import AttentionSpec
 from regard.spec.values import deserialize
 
@@ -67,7 +67,7 @@ def _empty(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     if not q.ndim == k.ndim == v.ndim == 4:
         sizes_of(q, k, v)  # raises, as the call itself would
     rows = q.new_empty((3, *q.shape[:3]), dtype=torch.float32)
-    return laid_like(q, q.shape[2], v.shape[3]), rows
+    return empty_with_layout_of(q, q.shape[2], v.shape[3]), rows
 
 
 def _laid(tensor: Tensor, target: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def _backward_fake(
     tensors: Sequence[Tensor],
     *rest: Any,
 ) -> list[Tensor]:
-    grads = [laid_like(t, t.shape[2], t.shape[3]) for t in (q, k, v)]
+    grads = [empty_with_layout_of(t, t.shape[2], t.shape[3]) for t in (q, k, v)]
     grads += [t.new_empty(t.shape) for t in tensors]
     return [t for t, n in zip(grads, needed, strict=True) if n]
 

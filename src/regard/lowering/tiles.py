@@ -155,7 +155,7 @@ class Tabled(Mask):
         runs, kinds, words = self.runs, self.kinds, self.words
         if runs is not None:
             fits = runs.ndim == 5 and (runs.shape[2], runs.shape[4]) == (sizes.q, 2)
-            fits = fits and 1 <= runs.shape[3] <= spans.MOST
+            fits = fits and 1 <= runs.shape[3] <= spans.MAX_SPANS
             _fitting("runs", runs, fits, pair, f"{sizes.q}, spans, 2")
             if readable(runs):
                 first, last = runs[..., 0], runs[..., 1]
@@ -288,7 +288,7 @@ _remembered = functools.lru_cache(maxsize=16)(_lower)  # the same small arrays c
 def _divided(mask: Mask, sizes: Sizes) -> tuple[Spans | None, Mask | None]:
     """What of a mask is spans, and what must be tiles: a pair may meet where both allow it."""
     whole = mask.spans(sizes)
-    if whole is not None and whole.shape[-2] <= spans.MOST:
+    if whole is not None and whole.shape[-2] <= spans.MAX_SPANS:
         return whole, None
     span_part: Spans | None = None
     tile_part: Mask | None = None
@@ -297,7 +297,7 @@ def _divided(mask: Mask, sizes: Sizes) -> tuple[Spans | None, Mask | None]:
         intersection = (
             part_spans if span_part is None or part_spans is None else spans.intersection(span_part, part_spans)
         )
-        if intersection is not None and intersection.shape[-2] <= spans.MOST:
+        if intersection is not None and intersection.shape[-2] <= spans.MAX_SPANS:
             span_part = intersection
         else:
             tile_part = part if tile_part is None else And(tile_part, part)

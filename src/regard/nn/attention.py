@@ -25,7 +25,7 @@ from regard.spec.biases import Bias, as_bias
 from regard.spec.masks import Mask, Window, as_mask
 from regard.spec.normalizers import Normalizer
 from regard.spec.observers import Observer, Received
-from regard.spec.parameters import Held
+from regard.spec.parameters import ModuleParameters
 from regard.spec.scores import Score, as_score
 from regard.weights import Weights
 
@@ -129,11 +129,11 @@ class MultiHeadAttention(nn.Module):
         self.output = linear("output", heads * value_size, width if out_width is None else out_width)
         self.query_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
         self.key_norm = nn.Identity() if qk_norm is None else qk_norm(head_size)
-        self.position = None if position is None else Held(position)
-        self.mask = None if mask is None else Held(as_mask(mask))
-        self.bias = None if bias is None else Held(as_bias(bias))
-        self.score = None if score is None else Held(as_score(score))
-        self.normalizer = None if normalizer is None else Held(normalizer)
+        self.position = None if position is None else ModuleParameters(position)
+        self.mask = None if mask is None else ModuleParameters(as_mask(mask))
+        self.bias = None if bias is None else ModuleParameters(as_bias(bias))
+        self.score = None if score is None else ModuleParameters(as_score(score))
+        self.normalizer = None if normalizer is None else ModuleParameters(normalizer)
 
     @classmethod
     def from_torch(cls, module: nn.MultiheadAttention) -> Self:

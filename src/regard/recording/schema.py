@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from regard.cache.positions import Filled, Placed, PlacedBias
+from regard.cache.positions import PositionBias, PositionMask, SlotPadding
 from regard.lowering.tiles import Tabled
 from regard.spec.biases import FIRE, T5, ALiBi, Bias, ByDistance, Dense, Kerple, Nothing, Relative, Sum
 from regard.spec.masks import (
@@ -112,8 +112,8 @@ FIELDS: dict[type[Value], dict[str, Check]] = {
     And: _PAIR,
     Or: _PAIR,
     Not: {"inner": _of(Mask)},
-    Filled: _SLOTS,
-    Placed: {**_SLOTS, "inner": _of(Mask)},
+    SlotPadding: _SLOTS,
+    PositionMask: {**_SLOTS, "inner": _of(Mask)},
     Tabled: {"runs": _or_none(_integers(5)), "kinds": _or_none(_integers(4)), "words": _or_none(_integers(2))},
     Nothing: {},
     ALiBi: {**_OFFSET, "slopes": _floats(1)},
@@ -132,7 +132,7 @@ FIELDS: dict[type[Value], dict[str, Check]] = {
     },
     Dense: {"table": _floats(0, 1, 2, 3, 4)},
     Sum: {"left": _of(Bias), "right": _of(Bias)},
-    PlacedBias: {**_SLOTS, "inner": _of(ByDistance)},
+    PositionBias: {**_SLOTS, "inner": _of(ByDistance)},
     Dot: {"scale": _or_none(_number), "softcap": _or_none(_number)},
     Cosine: {"scale": _either(_number, _floats(1))},
     Euclidean: {"scale": _or_none(_number)},
@@ -145,7 +145,10 @@ FIELDS: dict[type[Value], dict[str, Check]] = {
 }
 """Every class that a file may name, and what each of its fields may hold; `bind` fills the others."""
 
-_BY_NAME = {kind.__name__: kind for kind in FIELDS}
+_FILE_NAMES: dict[type[Value], str] = {SlotPadding: "Filled", PositionMask: "Placed", PositionBias: "PlacedBias"}
+"""Names in files of classes that have been renamed since: the format stays."""
+
+_BY_NAME = {_FILE_NAMES.get(kind, kind.__name__): kind for kind in FIELDS}
 
 
 def has_form(value: Value, depth: int = 0) -> bool:
@@ -161,7 +164,7 @@ def has_form(value: Value, depth: int = 0) -> bool:
 
 def form_of(value: Value, hold: Callable[[Tensor], str]) -> Form:
     """A value that has a form; `hold` keeps a tensor and returns its name."""
-    made: Form = {"is": type(value).__name__}
+    made: Form = {"is": _FILE_NAMES.get(type(value), type(value).__name__)}
     for name in FIELDS[type(value)]:
         content = getattr(value, name)
         if isinstance(content, Tensor):

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from regard.errors import DtypeError, OptionError, ShapeError
-from regard.shapes import Box, Sizes
+from regard.shapes import Box, Sizes, broadcasts_to
 from regard.spec.values import Aligned, Value, readable
 
 
-class Lowered(NamedTuple):
+class BiasTensors(NamedTuple):
     """A bias as the kernels take it (`native/kernel.h`): the sum of two tensors, each where there is one."""
 
     table: Float[Tensor, "#h distances"] | None = None
@@ -37,7 +37,7 @@ class Bias(Value):
         """The bias of a box of pairs: broadcasts to the box's (b, h, q, k)."""
         raise NotImplementedError
 
-    def forbids(self) -> bool:
+    def may_mask(self) -> bool:
         """Whether it may hold −inf, so that a row may see nothing because of it."""
         return True
 
@@ -49,9 +49,9 @@ class Bias(Value):
         """Whether it is made for each pair anew, so that that of a whole call should never lie in memory."""
         return False
 
-    def lowered(self, sizes: Sizes) -> Lowered:
+    def lowered(self, sizes: Sizes) -> BiasTensors:
         """The bound bias of a whole call as the kernels take it: by distance, and for each pair."""
-        return Lowered(None, self.block(Box(*map(range, (sizes.b, sizes.h, sizes.q, sizes.k)))))
+        return BiasTensors(None, self.block(sizes.pairs))
 
     def __add__(self, other: Bias | Tensor) -> Bias:
         return Sum(self, as_bias(other))
@@ -64,11 +64,11 @@ class Nothing(Bias):
     def block(self, box: Box) -> Tensor:
         return torch.zeros(())
 
-    def forbids(self) -> bool:
+    def may_mask(self) -> bool:
         return False
 
-    def lowered(self, sizes: Sizes) -> Lowered:
-        return Lowered()
+    def lowered(self, sizes: Sizes) -> BiasTensors:
+        return BiasTensors()
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,13 @@ class ByDistance(Aligned, Bias):
         """The bias of each head at each of these distances (query position − key position)."""
         raise NotImplementedError
 
-    def forbids(self) -> bool:
+    def may_mask(self) -> bool:
         return not _finite(self)
 
-    def lowered(self, sizes: Sizes) -> Lowered:
+    def lowered(self, sizes: Sizes) -> BiasTensors:
         first = self.shift - (sizes.k - 1)
         distance = torch.arange(first, sizes.q + self.shift, device=sizes.device)
-        return Lowered(self.of_distance(distance).to(torch.float32))
+        return BiasTensors(self.of_distance(distance).to(torch.float32))
 
     def block(self, box: Box) -> Float[Tensor, "1 h q k"]:
         # One number per diagonal. In a table from the greatest distance down, a query's keys are a
@@ -300,7 +300,7 @@ class FIRE(Aligned, Bias):
         _one_per_head("FIRE(bias=…)", self.bias, sizes.h, 0)
         return super().bind(sizes)
 
-    def forbids(self) -> bool:
+    def may_mask(self) -> bool:
         return not _finite(self)
 
     def per_pair(self) -> int:
@@ -338,8 +338,7 @@ class Dense(Bias):
 
     def bind(self, sizes: Sizes) -> Self:
         needed = (sizes.b, sizes.h, sizes.q, sizes.k)
-        ends = zip(reversed(self.table.shape), reversed(needed), strict=False)
-        if self.table.ndim > 4 or not all(mine in (1, wanted) for mine, wanted in ends):
+        if not broadcasts_to(self.table, needed):
             raise ShapeError(
                 "bias",
                 f"a tensor of shape {tuple(self.table.shape)}",
@@ -358,8 +357,8 @@ class Dense(Bias):
     def block(self, box: Box) -> Tensor:
         return self._cut(box)
 
-    def lowered(self, sizes: Sizes) -> Lowered:
-        return Lowered(None, self.table)
+    def lowered(self, sizes: Sizes) -> BiasTensors:
+        return BiasTensors(None, self.table)
 
     def _cut(self, parts: tuple[range, ...]) -> Tensor:
         table = self.table
@@ -379,8 +378,8 @@ class Sum(Bias):
     def block(self, box: Box) -> Tensor:
         return self.left.block(box) + self.right.block(box)
 
-    def forbids(self) -> bool:
-        return self.left.forbids() or self.right.forbids()
+    def may_mask(self) -> bool:
+        return self.left.may_mask() or self.right.may_mask()
 
     def per_pair(self) -> int:
         return max(self.left.per_pair(), self.right.per_pair())
@@ -391,9 +390,9 @@ class Sum(Bias):
     def cast(self, dtype: torch.dtype) -> Self:
         return replace(self, left=self.left.cast(dtype), right=self.right.cast(dtype))
 
-    def lowered(self, sizes: Sizes) -> Lowered:
+    def lowered(self, sizes: Sizes) -> BiasTensors:
         parts = zip(self.left.lowered(sizes), self.right.lowered(sizes), strict=True)
-        return Lowered(*(a if b is None else b if a is None else a + b for a, b in parts))
+        return BiasTensors(*(a if b is None else b if a is None else a + b for a, b in parts))
 
     def cut(self, b: range, h: range, q: range) -> Self:
         return replace(self, left=self.left.cut(b, h, q), right=self.right.cut(b, h, q))

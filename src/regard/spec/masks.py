@@ -18,7 +18,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from regard.errors import DtypeError, OptionError, ShapeError
-from regard.shapes import Box, Sizes
+from regard.shapes import Box, Sizes, broadcasts_to
 from regard.spec import spans
 from regard.spec.spans import Spans
 from regard.spec.values import Aligned, Value, readable
@@ -56,7 +56,7 @@ class Mask(Value):
 
     def block(self, box: Box, device: torch.device) -> Tensor:
         """Which pairs of a box may meet: `allows` of all its indices."""
-        return self.allows(*indices_of(*box, device))
+        return self.allows(*box.indices(device))
 
     def conjuncts(self) -> tuple[Mask, ...]:
         """Masks that must all allow a pair, instead of this one."""
@@ -424,7 +424,7 @@ class Given(Mask):
     def bind(self, sizes: Sizes) -> Self:
         bound = super().bind(sizes)
         needed = (sizes.b, sizes.h, sizes.q, sizes.k)
-        if not broadcasts(self.table, needed):
+        if not broadcasts_to(self.table, needed):
             raise ShapeError(
                 "mask",
                 f"a bool tensor of shape {tuple(self.table.shape)}",
@@ -563,15 +563,8 @@ def as_mask(mask: object) -> Mask:
 
 def dense(mask: Mask, sizes: Sizes) -> Bool[Tensor, "b h q k"]:
     """The whole mask of a call as one tensor: for tests, pictures and the reference; n² memory."""
-    indices = indices_of(range(sizes.b), range(sizes.h), range(sizes.q), range(sizes.k), sizes.device)
-    allowed = mask.bind(sizes).allows(*indices)
+    allowed = mask.bind(sizes).allows(*sizes.pairs.indices(sizes.device))
     return allowed.expand(sizes.b, sizes.h, sizes.q, sizes.k)
-
-
-def indices_of(b: range, h: range, q: range, k: range, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four index tensors that `Mask.allows` takes, for a box of pairs."""
-    b_, h_, q_, k_ = (torch.arange(r.start, r.stop, device=device) for r in (b, h, q, k))
-    return b_[:, None, None, None], h_[:, None, None], q_[:, None], k_
 
 
 def show(mask: Mask | Tensor, queries: int, keys: int) -> None:
@@ -579,14 +572,6 @@ def show(mask: Mask | Tensor, queries: int, keys: int) -> None:
     sizes = Sizes(1, 1, 1, queries, keys, 1, 1, torch.device("cpu"))
     for row in dense(as_mask(mask), sizes)[0, 0].numpy():
         print("".join("#" if allowed else "." for allowed in row))
-
-
-def broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether the tensor broadcasts to exactly this shape."""
-    if tensor.ndim > len(shape):
-        return False
-    ends = zip(reversed(tensor.shape), reversed(shape), strict=False)
-    return all(mine in (1, wanted) for mine, wanted in ends)
 
 
 _NONE = np.zeros((1, 1, 1), np.int32)
@@ -601,7 +586,7 @@ def _few(left: Mask, right: Mask, sizes: Sizes) -> tuple[Spans, Spans] | None:
     """The spans of both, where both have some and not so many that tiles are better."""
     mine = left.spans(sizes)
     theirs = None if mine is None else right.spans(sizes)
-    if mine is None or theirs is None or mine.shape[-2] * theirs.shape[-2] > 4 * spans.MOST:
+    if mine is None or theirs is None or mine.shape[-2] * theirs.shape[-2] > 4 * spans.MAX_SPANS:
         return None
     return mine, theirs
 

@@ -13,15 +13,15 @@ from regard.spec.values import Value
 AnyValue = TypeVar("AnyValue", bound=Value)
 
 
-class Held(nn.Module, Generic[AnyValue]):
+class ModuleParameters(nn.Module, Generic[AnyValue]):
     """A value whose tensors belong to a module: parameters stay parameters, the rest become buffers.
 
     Called, it gives the value with the module's tensors of that moment, so that moving, saving, training
     and `torch.func.functional_call` work for any value, under the names of the value's fields.
 
     >>> from regard.spec.biases import Kerple
-    >>> held = Held(Kerple.learned(heads=4))
-    >>> sorted(held.state_dict())
+    >>> parameters = ModuleParameters(Kerple.learned(heads=4))
+    >>> sorted(parameters.state_dict())
     ['a', 'c']
     """
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int, Int32
 Spans = Int32[np.ndarray, "#b #h #q _ 2"]
 Ends = Int[np.ndarray, "#b #h #q"]
 
-MOST = 4
+MAX_SPANS = 4
 """Spans of a query that a kernel walks; a mask with more is given as tiles."""
 
 _ROWS_AT_A_TIME = 1 << 22  # entries of a table, so that what is made on the way stays small
@@ -25,7 +25,7 @@ def single(first: Ends, last: Ends, keys: int) -> Spans:
 
 
 def of_table(table: Bool[np.ndarray, "b h q _"], keys: int) -> Spans | None:
-    """The runs of True in each row; None where a row has more than `MOST`."""
+    """The runs of True in each row; None where a row has more than `MAX_SPANS`."""
     *lead, width = table.shape
     if width == 1:
         return single(np.zeros(lead, np.int32), np.where(table[..., 0], keys, 0), keys)
@@ -34,13 +34,13 @@ def of_table(table: Bool[np.ndarray, "b h q _"], keys: int) -> Spans | None:
     if _runs(few) is None:  # a few rows tell, mostly
         return None
     step = max(_ROWS_AT_A_TIME // width, 1)
-    made = np.zeros((len(rows), MOST, 2), np.int32)
+    made = np.zeros((len(rows), MAX_SPANS, 2), np.int32)
     for start in range(0, len(rows), step):
         runs = _runs(rows[start : start + step])
         if runs is None:
             return None
         made[start : start + step] = runs
-    return _packed(*np.moveaxis(made.reshape(*lead, MOST, 2), -1, 0))
+    return _packed(*np.moveaxis(made.reshape(*lead, MAX_SPANS, 2), -1, 0))
 
 
 def intersection(a: Spans, b: Spans) -> Spans:
@@ -78,15 +78,15 @@ def _packed(first: np.ndarray, last: np.ndarray) -> Spans:
 
 
 def _runs(rows: np.ndarray) -> np.ndarray | None:
-    """The runs of True of each row, (rows, MOST, 2); None where there are more."""
+    """The runs of True of each row, (rows, MAX_SPANS, 2); None where there are more."""
     edge = np.zeros((len(rows), 1), np.int8)
     steps = np.diff(rows.view(np.int8), axis=-1, prepend=edge, append=edge)
     row, first = np.nonzero(steps == 1)
     last = np.nonzero(steps == -1)[1]
     counts = np.bincount(row, minlength=len(rows))
-    if counts.max(initial=0) > MOST:
+    if counts.max(initial=0) > MAX_SPANS:
         return None
-    made = np.zeros((len(rows), MOST, 2), np.int32)
+    made = np.zeros((len(rows), MAX_SPANS, 2), np.int32)
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     made[row, place, 0], made[row, place, 1] = first, last
     return made
