@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regard import Causal, Entropy, Weights, explain, observe
 from regard.lowering import reductions
-from regard.lowering.reductions import ENTROPY, Row
+from regard.lowering.reductions import ENTROPY, ReductionRow
 from regard.spec.observers import Observer, WeightRows
 
 
@@ -44,7 +44,7 @@ def test_an_observer_with_of_alone_runs_and_is_shown() -> None:
 def test_a_row_of_the_table_brings_it_to_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = inputs()
     (by_chunked,) = torch.autograd.grad(observe(q, k, v, EffectiveKeys(), mask=Causal())[EffectiveKeys()].sum(), q)
-    row = Row(EffectiveKeys, ENTROPY, lambda reductions, observer, buffers: (buffers[0].exp(),))
+    row = ReductionRow(EffectiveKeys, ENTROPY, lambda reductions, observer, buffers: (buffers[0].exp(),))
     monkeypatch.setattr(reductions, "TABLE", (*reductions.TABLE, row))
     assert explain(q, k, v, EffectiveKeys(), Entropy(), mask=Causal()).backend == "native"
     seen = observe(q, k, v, EffectiveKeys(), Entropy(), mask=Causal())

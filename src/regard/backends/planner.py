@@ -10,7 +10,7 @@ from regard.shapes import Sizes
 from regard.spec.observers import Observer, Pooled, Received
 
 
-class Plan(NamedTuple):
+class PassPlan(NamedTuple):
     """The observers of a request by the pass that computes them."""
 
     forward: tuple[Observer[Any], ...]
@@ -19,7 +19,7 @@ class Plan(NamedTuple):
     """What needs final weights: it costs what it asks for, if the log-sum-exp of the rows is known."""
 
 
-def plan(observers: Sequence[Observer[Any]], sizes: Sizes, recorded: bool) -> Plan:
+def plan(observers: Sequence[Observer[Any]], sizes: Sizes, recorded: bool) -> PassPlan:
     """One pass or two. Where all observers are of the second pass, the forward pass need not run at all.
 
     Args:
@@ -35,7 +35,7 @@ def plan(observers: Sequence[Observer[Any]], sizes: Sizes, recorded: bool) -> Pl
         if len(second) < len(observers):
             whole = range(sizes.q), range(sizes.k)
             second = tuple(o for o in second if isinstance(o, Pooled) and o.rectangle != whole)
-    return Plan(tuple(observer for observer in observers if observer not in second), second)
+    return PassPlan(tuple(observer for observer in observers if observer not in second), second)
 
 
 def _of_second_pass(observer: Observer[Any]) -> bool:

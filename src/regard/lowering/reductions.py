@@ -227,7 +227,7 @@ def _always(observer: Any) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class ReductionRow:
     """How one class of observers follows from a kind of reduction."""
 
     observer: type[Observer[Any]]
@@ -263,35 +263,35 @@ def _rows(reductions: Reductions, observer: Rows, buffers: Tensors) -> Tensors:
 
 
 TABLE = (
-    Row(Entropy, ENTROPY, lambda reductions, observer, buffers: buffers),
-    Row(MaxScore, MAX_SCORE, lambda reductions, observer, buffers: buffers),
-    Row(LogSumExp, LOG_SUM_EXP, lambda reductions, observer, buffers: buffers),
-    Row(
+    ReductionRow(Entropy, ENTROPY, lambda reductions, observer, buffers: buffers),
+    ReductionRow(MaxScore, MAX_SCORE, lambda reductions, observer, buffers: buffers),
+    ReductionRow(LogSumExp, LOG_SUM_EXP, lambda reductions, observer, buffers: buffers),
+    ReductionRow(
         MeanDistance,
         DISTANCES,
         lambda reductions, observer, buffers: (buffers[0][..., reductions.distance_offsets.index(observer.shift)],),
     ),
-    Row(
+    ReductionRow(
         DistanceMass,
         BANDS,
         lambda reductions, observer, buffers: (buffers[0][..., reductions.distance_bands.index(_band(observer))],),
     ),
-    Row(TopK, TOP_KEYS, _top_keys),
-    Row(SpanMass, SPAN_MASSES, _span_masses, needed=lambda observer: observer.count > 0),
-    Row(Received, RECEIVED, _received),
-    Row(
+    ReductionRow(TopK, TOP_KEYS, _top_keys),
+    ReductionRow(SpanMass, SPAN_MASSES, _span_masses, needed=lambda observer: observer.count > 0),
+    ReductionRow(Received, RECEIVED, _received),
+    ReductionRow(
         Pooled,
         POOLED,
         lambda reductions, observer, buffers: (
             observer.finished(buffers[reductions.pooled_maps.index(_summed(observer))]),
         ),
     ),
-    Row(Rows, ROWS, _rows),
+    ReductionRow(Rows, ROWS, _rows),
 )
 """Every observer that the kernels know."""
 
 
-def row_of(observer: Observer[Any]) -> Row | None:
+def row_of(observer: Observer[Any]) -> ReductionRow | None:
     """The row of an observer's class; None where the kernels do not know it."""
     kind = type(observer)
     return next((row for row in TABLE if row.observer is kind), None)
