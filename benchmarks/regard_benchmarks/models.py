@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
-from regard.attend import attention_handler
+from regard.capture.interceptor import intercept_attention
 from regard.capture.watch import watch
 from regard.shapes import Box, Sizes
 from regard.spec.attention_spec import AttentionSpec
@@ -180,11 +180,8 @@ def attention_in_pytorch() -> Iterator[None]:
             attn_mask = torch.where(attn_mask, table, -torch.inf)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=spec.dropout)
 
-    token = attention_handler.set(attend)
-    try:
+    with intercept_attention(attend):
         yield
-    finally:
-        attention_handler.reset(token)
 
 
 _MASKS: dict[tuple[str, int], Tensor] = {}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo  # pyright: ignore[reportPrivateUsage]
 
 from regard.backends import call_cache, choose, prepare
 from regard.display import repr_html
 from regard.errors import OptionError
 from regard.integrations import compile_operator
+from regard.integrations.compat.torch_internals import exclude_from_graphs
 from regard.lowering import tiles
 from regard.problem import Answer, Problem
 from regard.shapes import Keys, Output, Queries, Values
@@ -101,14 +101,14 @@ class AttentionHandler(Protocol):
         spec: AttentionSpec,
         *,
         backend: str = "auto",
-        place: tuple[int, int] | None = None,
+        position: tuple[int, int] | None = None,
     ) -> Tensor:
-        """The output of the call; `place` is the position of the first query and of the first key, where known."""
+        """The output of the call; `position` is that of the first query and key in the text, where known."""
         ...
 
 
 attention_handler: ContextVar[AttentionHandler | None] = ContextVar("attention_handler", default=None)
-"""Who computes calls of `attention` in this context instead: `capture` sets it."""
+"""Computes calls of `attention` in this context instead: `capture.interceptor.intercept_attention` sets it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,8 +266,7 @@ def _run(
 
 
 # What a graph cannot name is left out of it: a trace would unroll every block of queries, for one mask.
-# `torch.compiler.disable` would do the same and import Dynamo, 1.4 s, where nobody compiles.
-_outside_of_graphs = cast("Callable[..., tuple[Problem, Answer]]", _disable_dynamo(_run))
+_outside_of_graphs = exclude_from_graphs(_run)
 
 
 def _bytes(n: float) -> str:

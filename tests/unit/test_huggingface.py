@@ -298,6 +298,14 @@ def test_a_lazy_mask_is_the_mask_of_sdpa(name: str, padding: Tensor | None) -> N
     assert torch.equal(lazy[:, 0, -2:], want.expand(2, 1, 11, 17)[:, 0, -2:])
 
 
+def test_an_unknown_argument_of_a_mask_is_refused() -> None:
+    sizes: dict[str, Any] = SIZES
+    known: dict[str, Any] = {"dtype": torch.float32, "config": None, "local_size": 4}
+    assert isinstance(mask_for(**sizes, **known), LazyMask)
+    with pytest.raises(OptionError, match=r"mask_for\(block_size=…\): got a int; allowed: arguments whose meaning"):
+        mask_for(**sizes, block_size=4)
+
+
 def test_functions_that_see_one_pair_at_a_time() -> None:
     def function(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return torch.where(b.sum() + q > k, q % 2 == 0, k % 2 == 0)  # no broadcasting: b.sum() is b

@@ -364,8 +364,8 @@ def test_the_size_is_said_before_anything_is_written(tmp_path: Path) -> None:
         ({"inputs": "text"}, r"got a text; .* tokenizer=…"),
         ({"to": "/nowhere/run"}, "a folder that is there"),
         ({"model": Entropy()}, r"got a Entropy; allowed: a module"),
-        ({"model": nn.Linear(40, 1), "inputs": torch.zeros(1, 40)}, "none of whose wanted layers"),
-        ({"layers": "other*"}, "none of whose wanted layers"),
+        ({"model": nn.Linear(40, 1), "inputs": torch.zeros(1, 40)}, "none of whose selected layers"),
+        ({"layers": "other*"}, "none of whose selected layers"),
         ({"inputs": TOKENS[:, :0]}, "sizes of at least 1"),
     ],
 )

@@ -26,8 +26,8 @@ from regard import Entropy, Pooled, Received, Recording, RegardError, Rows, Soft
 from regard.cli import main
 from regard.nn import MultiHeadAttention
 from regard.recording import container
-from regard.recording.container import Reader, Writer
-from regard.recording.schema import FIELDS, value_of
+from regard.recording.container import TensorFileReader, TensorFileWriter
+from regard.recording.schema import FIELDS, from_json
 from regard.recording.writer import DTYPES
 from regard.spec.masks import Mask, Not
 from regard.spec.values import Value
@@ -118,11 +118,11 @@ def test_safetensors_itself_reads_it(tmp_path: Path) -> None:
 def test_a_header_that_needs_more_room_gets_it(room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(container, "_PIECE", 1000)
     parts = [torch.randn(n, 7, n) for n in (3, 1, 20)]
-    with Writer(tmp_path / "run", room) as writer:
+    with TensorFileWriter(tmp_path / "run", room) as writer:
         for i, part in enumerate(parts):
             writer.put(f"part {i}", part)
         writer.finish({}, {})
-    reader = Reader(tmp_path / "run")
+    reader = TensorFileReader(tmp_path / "run")
     assert all(torch.equal(reader.tensor(f"part {i}"), part) for i, part in enumerate(parts))
     assert reader.size >= room
 
@@ -133,7 +133,7 @@ def test_a_tensor_that_layers_share_is_written_once(tmp_path: Path) -> None:
     for call in calls:
         call.bias = Case(bias="dense").build().bias.with_tensors([bias.clone()])
     record(Calls(*calls), (), to=tmp_path / "run")
-    held = [name for name in Reader(tmp_path / "run").entries if name.startswith("held/")]
+    held = [name for name in TensorFileReader(tmp_path / "run").entries if name.startswith("held/")]
     assert held == ["held/0"]
 
 
@@ -318,7 +318,7 @@ def test_only_regards_own_values_are_made(form: Any) -> None:
         return torch.zeros(2)
 
     with pytest.raises(ValueError, match=r"where a Mask belongs|no value is called|has other|may not"):
-        value_of(form, Mask, tensor)
+        from_json(form, Mask, tensor)
 
 
 def test_every_value_of_regard_has_a_form() -> None:
@@ -340,10 +340,10 @@ def test_values_within_values_end() -> None:
     for _ in range(100):
         form = {"is": "Not", "inner": form}
     with pytest.raises(ValueError, match="no value is called"):
-        value_of(form, Mask, lambda name: torch.zeros(1))
+        from_json(form, Mask, lambda name: torch.zeros(1))
     for _ in range(60):
         form = form["inner"]
-    assert isinstance(value_of(form, Mask, lambda name: torch.zeros(1)), Not)
+    assert isinstance(from_json(form, Mask, lambda name: torch.zeros(1)), Not)
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from regard import ALiBi, Causal, Recording, record
 from regard.nn import MultiHeadAttention, Transformer
 from regard.positions import Rotary, Sinusoidal
 from regard.recording import Inputs, Progress, RecordedLayer
-from regard.recording.container import Reader
+from regard.recording.container import TensorFileReader
 from tiny import FAMILIES, inputs
 from unit.test_recording import TOKENS, Calls, Steps, ours
 from unit.test_recording_files import header_of, with_header
@@ -163,7 +163,7 @@ def test_what_layers_share_is_written_once(tmp_path: Path) -> None:
             return self.layer(self.layer(x))
 
     record(Twice(), (torch.randn(1, 9, 16),), to=tmp_path / "run", layer_inputs=True)
-    shapes = [tuple(e.shape) for name, e in Reader(tmp_path / "run").entries.items() if "held" in name]
+    shapes = [tuple(e.shape) for name, e in TensorFileReader(tmp_path / "run").entries.items() if "held" in name]
     assert sorted(shapes) == [(1, 9, 16)] * 2 + [(16, 16)] * 4
 
 

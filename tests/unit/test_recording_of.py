@@ -79,7 +79,7 @@ def test_the_silly_mistakes(given: dict[str, Any], message: str, tmp_path: Path)
 
 def test_a_dtype_that_does_not_hold_the_weights_is_refused(tmp_path: Path) -> None:
     q, k = 1e5 * torch.randn(2, 1, 2, 5, 8)
-    with pytest.raises(RegardError, match="float16, in which weights are no numbers any more"):
+    with pytest.raises(RegardError, match="float16, in which weights are not finite"):
         Recording.of(q, k, to=tmp_path / "run.safetensors", dtype=torch.float16)
     assert not [*tmp_path.iterdir()]
     assert Recording.of(q, k, to=tmp_path / "run.safetensors", dtype=torch.bfloat16)

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from regard._native import core
 from regard.backends import native
+from regard.integrations.compat.torch_internals import forward_mode_active
 from regard.lowering import canonical, tiles
 from regard.problem import Problem
 from regard.shapes import empty_with_layout_of
@@ -69,4 +69,4 @@ def _more_than_output(q: Tensor, k: Tensor, v: Tensor) -> bool:
         return True
     if q.is_neg() or k.is_neg() or v.is_neg() or not readable(q):
         return True
-    return forward_ad._current_level >= 0  # pyright: ignore[reportPrivateUsage]
+    return forward_mode_active()

@@ -17,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import Parameter
 
 from regard._native import core
@@ -25,6 +24,7 @@ from regard.backends import chunked
 from regard.backends import statistics as observation
 from regard.backends.planner import plan
 from regard.backends.prepared import Memory, Prepared, thin
+from regard.integrations.compat.torch_internals import forward_mode_active
 from regard.lowering import tiles
 from regard.lowering.canonical import (
     DTYPE_CODES,
@@ -112,7 +112,7 @@ def why_not(problem: Problem) -> str | None:
         return "the kernels read plain tensors, not those of a subclass; chunked takes any"
     if not readable(q):
         return "numbers cannot be read inside a trace or a torch.func transform; chunked needs none"
-    if forward_ad._current_level >= 0:  # pyright: ignore[reportPrivateUsage]
+    if forward_mode_active():
         return "the kernels have no forward-mode derivative; chunked has"
     if sizes.b * sizes.h * sizes.q * sizes.k > 8 * MOST_BITS:
         needed = tiles.bitmap_bytes(problem.mask, sizes)

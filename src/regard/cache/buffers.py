@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import Parameter
 
+from regard.integrations.compat.torch_internals import forward_mode_active
 from regard.spec.values import readable
 
 
@@ -85,7 +85,7 @@ def _room(k: Tensor, v: Tensor, spare: int) -> _Room:
 
 def _writable(*tensors: Tensor) -> bool:
     """Whether buffers may be written in place: no gradient of any kind is wanted, and no trace is made."""
-    if cast("int", forward_ad._current_level) >= 0:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType]
+    if forward_mode_active():
         return False
     if not all(type(t) in (Tensor, Parameter) and readable(t) for t in tensors):
         return False

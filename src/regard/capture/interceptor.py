@@ -12,26 +12,37 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from regard.attend import Seen, attention_handler, observe_spec
+from regard.attend import AttentionHandler, Seen, attention_handler, observe_spec
+from regard.integrations.compat.torch_internals import dynamo_imported
 from regard.integrations.torch_functions import torch_functions
 from regard.spec.attention_spec import AttentionSpec
 from regard.spec.observers import Observer
 
 
-class Place(NamedTuple):
+class TextPosition(NamedTuple):
     """Where the queries and keys of a call stand in the text."""
 
     query: int
     """The position of the first query."""
     key: int
-    """That of the first key: above 0 where a cache has let go of the oldest."""
+    """That of the first key: above 0 where a cache has dropped the oldest."""
 
 
 @contextmanager
-def on_regard(model: nn.Module) -> Iterator[torch_functions | None]:
+def intercept_attention(handler: AttentionHandler) -> Iterator[None]:
+    """In this context, have a handler carry out each call of `attention`."""
+    token = attention_handler.set(handler)
+    try:
+        yield
+    finally:
+        attention_handler.reset(token)
+
+
+@contextmanager
+def use_regard(model: nn.Module) -> Iterator[torch_functions | None]:
     """Have a model attend by regard, and by what it did before when the context ends.
 
-    A model of transformers is switched; in any other, PyTorch's own attention functions are taken over.
+    A model of transformers is switched; in any other, PyTorch's own attention functions are intercepted.
     """
     if hasattr(model, "set_attn_implementation"):
         from regard import huggingface
@@ -54,8 +65,8 @@ class InterceptedCall:
     v: Tensor
     spec: AttentionSpec
     backend: str
-    place: Place | None
-    """Where its queries and keys stand in the text, where the caller says it."""
+    position: TextPosition | None
+    """Where its queries and keys stand in the text, where the caller knows."""
 
     def observe(self, *observers: Observer[Any], spec: AttentionSpec | None = None) -> Seen:
         """The call, observed; with another specification in its place, where one is given."""
@@ -79,16 +90,14 @@ class Interceptor:
     def on(self, model: nn.Module) -> Iterator[None]:
         """Intercept the calls of this model's modules alone in this context; compiled ones run as written."""
         hooks: list[Any] = []
-        token = attention_handler.set(self._attend)
         try:
             for name, module in model.named_modules():
                 enter = functools.partial(self._enter, name)
                 hooks.append(module.register_forward_pre_hook(enter, prepend=True))
                 hooks.append(module.register_forward_hook(self._leave, always_call=True))
-            with _uncompiled():
+            with intercept_attention(self._attend), _uncompiled():
                 yield
         finally:
-            attention_handler.reset(token)
             for hook in hooks:
                 hook.remove()
             self._modules.clear()
@@ -114,13 +123,13 @@ class Interceptor:
         spec: AttentionSpec,
         *,
         backend: str = "auto",
-        place: tuple[int, int] | None = None,
+        position: tuple[int, int] | None = None,
     ) -> Tensor:
         if self._modules:  # else it is another model's
             name = self._modules[-1]
             number = self._numbers.setdefault(name, len(self._numbers))
             if self.includes(name, number):
-                where = None if place is None else Place(*place)
+                where = None if position is None else TextPosition(*position)
                 return self.handle(InterceptedCall(name, q, k, v, spec, backend, where))
         return observe_spec(q, k, v, (), spec, backend).out
 
@@ -132,9 +141,7 @@ def _matches(layer: str | int, name: str, number: int) -> bool:
 @contextmanager
 def _uncompiled() -> Iterator[None]:
     """Compiled code runs as it was written, so that its calls are seen."""
-    import sys
-
-    if "torch._dynamo" not in sys.modules:  # nothing is compiled, and importing it takes a second
+    if not dynamo_imported():  # nothing is compiled, and importing it takes a second
         yield
         return
     with torch.compiler.set_stance("force_eager"):

@@ -18,9 +18,10 @@ from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from regard.capture.interceptor import InterceptedCall, Interceptor, Place, on_regard
+from regard.capture.interceptor import InterceptedCall, Interceptor, TextPosition, use_regard
 from regard.display import repr_html
 from regard.errors import DtypeError, OptionError
+from regard.integrations.compat.torch_internals import in_backward
 from regard.integrations.torch_functions import torch_functions
 from regard.spec.masks import Given, Mask, Padding
 from regard.spec.observers import Observer, Received, SpanMass, Top, TopK
@@ -31,20 +32,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """What one call of a layer gave: a forward pass has one, `generate` one for each step."""
+    """The statistics of one call of a layer: a forward pass has one, `generate` one for each step."""
 
-    place: Place
+    place: TextPosition
     queries: int
     keys: int
     _results: dict[Observer[Any], Any]
 
     def __getitem__(self, observer: Observer[Result]) -> Result:
         if observer not in self._results:
-            asked = ", ".join(repr(one) for one in self._results)
+            observers = ", ".join(repr(each) for each in self._results)
             raise OptionError(
                 "seen.layer(…)[…]",
                 repr(observer),
-                f"the observers asked for: {asked}",
+                f"the observers asked for: {observers}",
                 "Ask for it in watch(…), or of a recording.",
             )
         return cast("Result", self._results[observer])
@@ -53,12 +54,12 @@ class Pass:
         return f"Pass(queries={self.queries}, keys={self.keys}, first query {self.place.query})"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: each result in small."""
+        """In a notebook, each result as a small picture or table."""
         return repr_html.observer_results(f"{self.queries:,} queries × {self.keys:,} keys", self._results)
 
 
 class WatchedLayer:
-    """What was seen of one attention layer, in one pass or in several that continue each other."""
+    """The statistics of one attention layer, of one pass or of several that continue each other."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -68,32 +69,32 @@ class WatchedLayer:
         """The statistic of all queries: of later passes, as `generate` makes them, after those of earlier.
 
         Raises:
-            OptionError: an observer that was not asked for; passes that do not continue each other.
+            OptionError: an observer that was not given; passes that do not continue each other.
         """
         first, *later = self.passes
-        found = first[observer]
-        for before, now in zip(self.passes, later, strict=False):
-            if now.place.query != before.place.query + before.queries:
+        result = first[observer]
+        for before, following in zip(self.passes, later, strict=False):
+            if following.place.query != before.place.query + before.queries:
                 raise OptionError(
                     f"seen.layer({self.name!r})[…]",
                     f"{len(self.passes)} passes that do not continue each other",
                     "one pass, or the steps of one generation",
                     f"Take one: seen.layer({self.name!r}).passes[0][…].",
                 )
-            found = _append(observer, found, now[observer])
-        return found
+            result = _append(observer, result, following[observer])
+        return result
 
     def __repr__(self) -> str:
         return f"WatchedLayer({self.name!r}, {len(self.passes)} passes)"
 
 
 class Watched:
-    """What `watch` saw, layer by layer."""
+    """The statistics of a watched model, layer by layer."""
 
     def __init__(self) -> None:
         self._layers: dict[str, WatchedLayer] = {}
         self.calls: torch_functions | None = None
-        """What became of calls of PyTorch's own attention, where the model is not of transformers."""
+        """How calls of PyTorch's own attention were carried out, where the model is not of transformers."""
 
     def layer(self, which: int | str) -> WatchedLayer:
         """A layer by its number, in the order in which they were first called, or by its module's name.
@@ -102,14 +103,14 @@ class Watched:
             OptionError: a layer that was not called, or is not watched.
         """
         if not self._layers:
-            stayed = "; ".join(self.calls.left) if self.calls is not None else ""
+            reasons = "; ".join(self.calls.left) if self.calls is not None else ""
             raise OptionError(
                 "watch",
                 "a model none of whose layers called regard.attention",
                 "models of transformers that take attn_implementation, regard.nn, and what calls "
                 "regard.attention or PyTorch's attention functions",
-                f"PyTorch kept its calls: {stayed}."
-                if stayed
+                f"PyTorch kept its calls: {reasons}."
+                if reasons
                 else "Run the model inside `with watch(…)`. If it did run, it computes attention by itself: "
                 "let its layers call regard.attention.",
             )
@@ -146,21 +147,21 @@ def watch(
 
     Args:
         model: A model of transformers (it runs on ``attn_implementation="regard"`` while it is watched), one
-            made of `regard.nn`, or any that calls `regard.attention` or PyTorch's attention functions.
-        observers: What to see: ``Entropy()``, ``TopK(8)``, ``Received()``, ``SpanMass(…)`` and the others.
+            of modules of `regard.nn`, or any that calls `regard.attention` or PyTorch's attention functions.
+        observers: Statistics: ``Entropy()``, ``TopK(8)``, ``Received()``, ``SpanMass(…)`` and the others.
         layers: Which layers, all by default: numbers in the order of their calls, or names of modules, in
             which ``*`` stands for anything.
 
     Yields:
         `Watched`: ``seen.layer(3)[Entropy()]``. In `generate`, later steps follow earlier ones,
         and ``seen.layer(3).passes[i][…]`` is one step. Positions are those of the whole text, also where a
-        cache lets go of old keys. Padded queries are not counted in what keys receive. In a beam search a
+        cache drops old keys. Padded queries are not counted in what keys receive. In a beam search a
         row is whatever beam stands there at that step.
 
     Raises:
         OptionError: no observers; a layer that was not called.
 
-    Statistics carry gradients where their observer does, so that a loss may ask for them. A compiled model
+    Statistics have gradients where their observer does, so that a loss may be made of them. A compiled model
     runs uncompiled while it is watched.
 
     >>> import torch
@@ -181,7 +182,7 @@ def watch(
             "a module of PyTorch",
             "Give the model first, then the observers.",
         )
-    wrong = next((one for one in observers if not isinstance(cast("object", one), Observer)), None)
+    wrong = next((each for each in observers if not isinstance(cast("object", each), Observer)), None)
     if not observers or wrong is not None:
         raise OptionError(
             "watch(…)",
@@ -191,7 +192,7 @@ def watch(
         )
     seen = Watched()
     watcher = _Watcher(seen, tuple(dict.fromkeys(observers)), layers)
-    with on_regard(model) as seen.calls, watcher.on(model):
+    with use_regard(model) as seen.calls, watcher.on(model):
         yield seen
 
 
@@ -207,7 +208,7 @@ class _Watcher(Interceptor):
     def handle(self, call: InterceptedCall) -> Tensor:
         queries, keys, mask = call.q.shape[2], call.k.shape[2], call.spec.mask
         before = self.seen._layers.get(call.layer)  # pyright: ignore[reportPrivateUsage]
-        place = place_of(before, queries, keys, mask) if call.place is None else call.place
+        position = position_of(before, queries, keys, mask) if call.position is None else call.position
         outputs: list[Tensor] = []
 
         def statistics(observers: Sequence[Observer[Any]], real: Given | None) -> dict[Observer[Any], Any]:
@@ -216,22 +217,22 @@ class _Watcher(Interceptor):
             outputs.append(seen.out)
             return {observer: seen[observer] for observer in seen}
 
-        results = observe_in_text(statistics, self.observers, place, mask, queries, keys)
-        # What checkpointing computes again in the backward was seen before.
-        if torch._C._current_graph_task_id() == -1:  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+        results = observe_in_text(statistics, self.observers, position, mask, queries, keys)
+        # What checkpoints recompute there was seen before.
+        if not in_backward():
             layer = self.seen._layers.setdefault(call.layer, WatchedLayer(call.layer))  # pyright: ignore[reportPrivateUsage]
-            layer.passes.append(Pass(place, queries, keys, results))
+            layer.passes.append(Pass(position, queries, keys, results))
         return outputs[0]
 
 
-def place_of(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) -> Place:
-    """Where queries stand of which nobody said it: after those before, or the last one at the last key."""
+def position_of(layer: WatchedLayer | None, queries: int, keys: int, mask: Mask) -> TextPosition:
+    """Where queries stand if the caller does not know: after those before, or the last one at the last key."""
     if layer is not None and layer.passes and queries < keys:
         before = layer.passes[-1]
         if keys in (before.keys, before.keys + queries):
-            return Place(before.place.query + before.queries, 0)
-    among = any(isinstance(part, Aligned) for part in mask.conjuncts())
-    return Place(max(keys - queries, 0) if among else 0, 0)
+            return TextPosition(before.place.query + before.queries, 0)
+    aligned = any(isinstance(part, Aligned) for part in mask.conjuncts())
+    return TextPosition(max(keys - queries, 0) if aligned else 0, 0)
 
 
 @runtime_checkable  # tests check signatures at run time
@@ -242,53 +243,58 @@ class Statistics(Protocol):
 
 
 def observe_in_text(
-    statistics: Statistics, observers: Sequence[Observer[Any]], place: Place, mask: Mask, queries: int, keys: int
+    statistics: Statistics,
+    observers: Sequence[Observer[Any]],
+    position: TextPosition,
+    mask: Mask,
+    queries: int,
+    keys: int,
 ) -> dict[Observer[Any], Any]:
     """The statistics of one call, with positions in the whole text; padded queries give keys nothing."""
-    local = {observer: _local(observer, place, keys) for observer in observers}
+    local = {observer: _local(observer, position, keys) for observer in observers}
     padded = _padded_queries(mask, queries, keys)
     separate = [] if padded is None else [observer for observer in local.values() if not observer.by_row]
     results = statistics([observer for observer in local.values() if observer not in separate], None)
     if separate:
         results = results | statistics(separate, padded)
-    return {observer: _in_text(mine, results[mine], place.key) for observer, mine in local.items()}
+    return {observer: _in_text(inner, results[inner], position.key) for observer, inner in local.items()}
 
 
 def _padded_queries(mask: Mask, queries: int, keys: int) -> Given | None:
-    """The queries that are no padding, where the keys' padding tells: in self-attention, query i is key i."""
+    """The queries that are no padding, by the keys' padding: in self-attention, query i is key i."""
     if queries != keys:
         return None
     real: Tensor | None = None
     for part in mask.conjuncts():
         if isinstance(part, Padding):
-            places = torch.arange(keys, device=part.lengths.device)
+            positions = torch.arange(keys, device=part.lengths.device)
             lengths = part.lengths[:, None]
-            own = places < lengths if part.side == "right" else places >= keys - lengths
+            unpadded = positions < lengths if part.side == "right" else positions >= keys - lengths
         elif isinstance(part, Given) and part.table.ndim == 4 and part.table.shape[1:3] == (1, 1):
-            own = part.table[:, 0, 0].expand(-1, keys)
+            unpadded = part.table[:, 0, 0].expand(-1, keys)
         else:
             continue
-        real = own if real is None else real & own
+        real = unpadded if real is None else real & unpadded
     if real is None or bool(real.all()):
         return None
     return Given(real[:, None, :, None])
 
 
-def _local(observer: Observer[Any], place: Place, keys: int) -> Observer[Any]:
+def _local(observer: Observer[Any], position: TextPosition, keys: int) -> Observer[Any]:
     """The observer for a call whose keys are some of the text's."""
     if isinstance(observer, Aligned) and observer.offset is None:
-        return observer._with(offset=place.query - place.key)
+        return observer._with(offset=position.query - position.key)
     if isinstance(observer, SpanMass):
-        moved = tuple(
-            (min(max(start - place.key, 0), keys), min(max(stop - place.key, 0), keys))
+        shifted = tuple(
+            (min(max(start - position.key, 0), keys), min(max(stop - position.key, 0), keys))
             for start, stop in observer.spans
         )
-        return observer._with(spans=moved)
+        return observer._with(spans=shifted)
     return observer
 
 
 def _in_text(observer: Observer[Any], result: Any, first: int) -> Any:
-    """A result about keys, with their places in the whole text."""
+    """A result about keys, with their positions in the whole text."""
     if first and isinstance(observer, TopK):
         return Top(torch.where(result.keys < 0, -1, result.keys + first), result.weights)
     if first and isinstance(observer, Received):
@@ -296,6 +302,6 @@ def _in_text(observer: Observer[Any], result: Any, first: int) -> Any:
     return result
 
 
-def _append(observer: Observer[Any], before: Any, now: Any) -> Any:
-    parts = (one if isinstance(one, tuple) else (one,) for one in (before, now))
+def _append(observer: Observer[Any], before: Any, following: Any) -> Any:
+    parts = (result if isinstance(result, tuple) else (result,) for result in (before, following))
     return observer.result(*observer.append(*parts))

@@ -9,11 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.utils import output_capturing
 
 from regard.attend import attention, attention_handler
 from regard.errors import OptionError, ShapeError
 from regard.huggingface.masks import LazyMask
+from regard.integrations.compat.transformers_internals import (
+    attention_implementations,
+    attentions_collected,
+    restore_attention_implementations,
+)
 from regard.spec.attention_spec import AttentionSpec
 from regard.spec.masks import Causal, Documents, Mask, as_mask
 from regard.spec.normalizers import Normalizer, Softmax
@@ -43,15 +47,15 @@ def attention_for(
 
     Args:
         query, key, value: (b, h, q, d), (b, g, k, d) and (b, g, k, dv).
-        attention_mask: What `mask_for` made, a bool tensor, or one that is added to scores.
+        attention_mask: What `mask_for` returned, a bool tensor, or one that is added to scores.
         softcap, s_aux: Gemma 2's bound of the scores; gpt-oss's sinks, (h,).
         position_bias: T5's, (1, h, q, k).
-        output_attentions: Whether the weights are wanted too: the whole tensor, without gradients.
+        output_attentions: Whether to return the weights too: the whole tensor, without gradients.
 
     Raises:
         OptionError: a keyword argument that is not known, and so might change what is computed.
     """
-    documents = _understood(module, others)
+    documents = _documents(module, others)
     mask, bias = _mask_and_bias(module, query, key, attention_mask, is_causal)
     if documents is not None:
         mask = documents if mask is None else as_mask(mask) & documents
@@ -62,13 +66,13 @@ def attention_for(
     normalizer: Normalizer | None = None if s_aux is None else Softmax(s_aux)
     handler = None if torch.compiler.is_compiling() else attention_handler.get()
     if handler is not None:
-        place = attention_mask.place if isinstance(attention_mask, LazyMask) else None
+        position = attention_mask.position if isinstance(attention_mask, LazyMask) else None
         spec = AttentionSpec.of(mask, bias, score, normalizer, dropout)
-        out = handler(query, key, value, spec, place=place)
+        out = handler(query, key, value, spec, position=position)
     else:
         out = attention(query, key, value, mask=mask, bias=bias, score=score, normalizer=normalizer, dropout=dropout)
     weights = None
-    if output_attentions or _collected():
+    if output_attentions or (not torch.compiler.is_compiling() and attentions_collected()):
         weights = Weights.of(query, key, mask=mask, bias=bias, score=score, normalizer=normalizer)[:]
         weights = weights.to(query.dtype)
     return out.transpose(1, 2), weights
@@ -94,15 +98,7 @@ def _mask_and_bias(
     return (given, None) if given.dtype == torch.bool else (None, given)
 
 
-def _collected() -> bool:
-    """Whether the model's caller wants its attentions; not every model hands that on to its layers."""
-    collector = getattr(output_capturing, "_active_collector", None)
-    if collector is None or torch.compiler.is_compiling():
-        return False
-    return any("attentions" in wanted for wanted in collector.get() or ())
-
-
-_ASIDE = frozenset(
+_WITHOUT_EFFECT = frozenset(
     {
         "position_ids",
         "sliding_window",
@@ -121,11 +117,11 @@ _ASIDE = frozenset(
 """Arguments that change nothing here: the mask has the window, and the keys are those of the cache."""
 
 
-def _understood(module: nn.Module, others: dict[str, Any]) -> Documents | None:
-    """The documents that arguments tell of; an error for an argument of which we cannot know what it does."""
+def _documents(module: nn.Module, others: dict[str, Any]) -> Documents | None:
+    """The documents that arguments describe; an error for an argument of which we cannot know what it does."""
     first, second = (others.pop(f"cu_seq_lens_{side}", None) for side in "qk")
     for name, given in others.items():
-        if name not in _ASIDE and given is not None and given is not False:
+        if name not in _WITHOUT_EFFECT and given is not None and given is not False:
             raise OptionError(
                 f"{type(module).__name__}({name}=…)",
                 f"a {type(given).__name__}",
@@ -148,12 +144,10 @@ def _understood(module: nn.Module, others: dict[str, Any]) -> Documents | None:
 @contextmanager
 def attending(model: PreTrainedModel) -> Iterator[None]:
     """Have a model attend by regard, and by what it did before when the context ends."""
-    before = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-    others = [(config, config._attn_implementation) for config in before.values()]
+    implementations = attention_implementations(model)
     try:
-        if any(name != NAME for _, name in others):
+        if any(name != NAME for _, name in implementations):
             model.set_attn_implementation(NAME)
         yield
     finally:
-        for config, name in others:
-            config._attn_implementation_internal = name
+        restore_attention_implementations(implementations)

@@ -12,20 +12,25 @@ from torch import Tensor, nn
 from transformers import masking_utils
 
 from regard.attend import attention_handler
+from regard.errors import OptionError
+from regard.integrations.compat.transformers_internals import mask_function_closure
 from regard.shapes import Box, Sizes
 from regard.spec.masks import Causal, Documents, Everything, Given, Mask, Where, Window, dense
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
+_WITHOUT_EFFECT = frozenset({"local_size", "allow_is_bidirectional_skip", "dtype", "config", "cache_position"})
+"""Arguments that change nothing here: `mask_function` has the window, and a mask as a value has no dtype."""
+
 
 @dataclass(frozen=True, eq=False)
 class LazyMask:
-    """A mask on its way through a model: it looks like a tensor (b, 1, q, k) and holds a value."""
+    """A mask on its way through a model: to the model a tensor (b, 1, q, k), to regard a value."""
 
     mask: Mask
     shape: tuple[int, int, int, int]
-    place: tuple[int, int] | None
-    """The positions of the first query and the first key in the text, where they are known."""
+    position: tuple[int, int] | None
+    """Where the first query and the first key stand in the text, where that is known."""
     device: torch.device
 
     @property
@@ -63,39 +68,50 @@ def mask_for(
     allow_is_causal_skip: bool = True,
     use_vmap: bool = False,
     device: torch.device | str = "cpu",
-    **_: Any,
+    **others: Any,
 ) -> LazyMask | Tensor:
     """What transformers asks for in place of a mask of n × n: the same pairs, as a value.
 
     The arguments are those of `transformers.AttentionMaskInterface`; `attention_mask`, (b, keys so far), is
     True or 1 where a key is no padding. For a step on a static cache the answer is a tensor, of one query.
+
+    Raises:
+        OptionError: a keyword argument that is not known, and so might change the mask.
     """
+    for name, given in others.items():
+        if name not in _WITHOUT_EFFECT and given is not None and given is not False:
+            raise OptionError(
+                f"mask_for({name}=…)",
+                f"a {type(given).__name__}",
+                "arguments whose meaning regard knows",
+                "It may change the mask: leave it out, or use attn_implementation='eager'.",
+            )
     if isinstance(attention_mask, LazyMask):
-        return attention_mask  # made before: what `generate` made for all layers comes back
+        return attention_mask  # `generate` passes the one that it has for all layers
     shape, device = (batch_size, 1, q_length, kv_length), torch.device(device)
     padding = _real_keys(attention_mask, kv_length, kv_offset)
-    watched = not torch.compiler.is_compiling() and attention_handler.get() is not None
-    place = None
-    if q_length == 1 and not allow_is_causal_skip and not watched:
+    intercepted = not torch.compiler.is_compiling() and attention_handler.get() is not None
+    position = None
+    if q_length == 1 and not allow_is_causal_skip and not intercepted:
         # A step on a static cache may be compiled: a number in its mask would be compiled anew each time.
-        mask = _tabled(mask_function, 1, kv_length, q_offset, kv_offset, batch_size, use_vmap, device)
+        mask = _as_table(mask_function, 1, kv_length, q_offset, kv_offset, batch_size, use_vmap, device)
         return mask.table if padding is None else mask.table & padding.table
     if isinstance(q_offset, Tensor) and torch.compiler.is_compiling():
-        mask = _tabled(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, use_vmap, device)
+        mask = _as_table(mask_function, q_length, kv_length, q_offset, kv_offset, batch_size, use_vmap, device)
     else:
         offsets = int(q_offset), int(kv_offset)
-        found = _named(mask_function, *offsets, kv_length)
+        value = _value_of(mask_function, *offsets, kv_length)
         # A decoder that looks at its encoder stands at none of its keys.
-        place = None if isinstance(found, Everything) else offsets
-        if found is not None:
-            mask = _simplest(found, q_length, kv_length)
+        position = None if isinstance(value, Everything) else offsets
+        if value is not None:
+            mask = _simplify(value, q_length, kv_length)
         elif torch.compiler.is_compiling():
-            mask = _tabled(mask_function, q_length, kv_length, *offsets, batch_size, use_vmap, device)
+            mask = _as_table(mask_function, q_length, kv_length, *offsets, batch_size, use_vmap, device)
         else:
-            mask = Where(functools.partial(_asked, mask_function, *offsets, use_vmap))
+            mask = Where(functools.partial(_evaluate, mask_function, *offsets, use_vmap))
     if padding is not None:
         mask = padding if isinstance(mask, Everything) else mask & padding
-    return LazyMask(mask, shape, place, device)
+    return LazyMask(mask, shape, position, device)
 
 
 def _real_keys(attention_mask: Tensor | None, kv_length: int, kv_offset: int) -> Given | None:
@@ -104,7 +120,7 @@ def _real_keys(attention_mask: Tensor | None, kv_length: int, kv_offset: int) ->
         return None
     real = attention_mask.bool()
     missing = kv_length + kv_offset - real.shape[-1]
-    if missing > 0:  # the places of a static cache that hold nothing yet
+    if missing > 0:  # the slots of a static cache that are still empty
         real = nn.functional.pad(real, (0, missing))
     real = real[:, kv_offset : kv_offset + kv_length]
     if not torch.compiler.is_compiling() and bool(real.all()):
@@ -112,35 +128,35 @@ def _real_keys(attention_mask: Tensor | None, kv_length: int, kv_offset: int) ->
     return Given(real[:, None, None, :])
 
 
-def _tabled(
+def _as_table(
     function: MaskFunction,
     queries: int,
     keys: int,
     q_offset: int | Tensor,
     kv_offset: int,
     batch: int,
-    one_by_one: bool,
+    use_vmap: bool,
     device: torch.device,
 ) -> Given:
     """The mask of few queries, or of a function without a name in a graph, as a tensor."""
     indices = Box(range(batch), range(1), range(queries), range(keys)).indices(device)
-    allowed = _asked(function, q_offset, kv_offset, one_by_one, *indices)
+    allowed = _evaluate(function, q_offset, kv_offset, use_vmap, *indices)
     return Given(allowed.expand(torch.broadcast_shapes(allowed.shape, (1, 1, queries, keys))))
 
 
-def _asked(
+def _evaluate(
     function: MaskFunction,
     q_offset: int | Tensor,
     kv_offset: int,
-    one_by_one: bool,
+    use_vmap: bool,
     b: Tensor,
     h: Tensor,
     q: Tensor,
     k: Tensor,
 ) -> Tensor:
-    """A mask function of transformers, asked about the pairs that `Where` asks about."""
+    """A mask function of transformers, of the pairs of which `Where` calls it."""
     q, k = q + q_offset, k + kv_offset
-    if not one_by_one:
+    if not use_vmap:
         return function(b, h, q, k)
     for index in reversed(range(4)):
         dims = tuple(0 if other == index else None for other in range(4))
@@ -148,36 +164,36 @@ def _asked(
     return function(*(index.reshape(-1) for index in (b, h, q, k)))
 
 
-def _named(function: Any, q_offset: int, kv_offset: int, keys: int) -> Mask | None:
-    """A mask function that transformers itself made, as a value; None where it is another."""
+def _value_of(function: Any, q_offset: int, kv_offset: int, keys: int) -> Mask | None:
+    """A mask function of transformers' own, as a value; None where it is another."""
     shift = q_offset - kv_offset  # the key at which the first query stands
     if function is masking_utils.causal_mask_function:
         return Causal(offset=shift)
     if function is masking_utils.bidirectional_mask_function:
         return Everything()
-    name, held = _closure(function)
+    name, cells = ("", {}) if torch.compiler.is_compiling() else mask_function_closure(function)
     match name:
         case "and_masks.<locals>.and_mask" | "or_masks.<locals>.or_mask":
-            parts = [_named(part, q_offset, kv_offset, keys) for part in held["mask_functions"]]
+            parts = [_value_of(part, q_offset, kv_offset, keys) for part in cells["mask_functions"]]
             if any(part is None for part in parts):
                 return None
             known = [part for part in parts if part is not None]
             join = Mask.__and__ if name.startswith("and") else Mask.__or__
             return functools.reduce(join, known)
         case "sliding_window_overlay.<locals>.inner_mask":
-            return Window(held["sliding_window"] - 1, ahead=_FAR, offset=shift)
+            return Window(cells["sliding_window"] - 1, ahead=_FAR, offset=shift)
         case "sliding_window_bidirectional_overlay.<locals>.inner_mask":
-            return Window(*(held["sliding_window"],) * 2, offset=shift)
+            return Window(*(cells["sliding_window"],) * 2, offset=shift)
         case "chunked_overlay.<locals>.inner_mask":
-            places = torch.arange(keys, device=held["left_padding"].device) + kv_offset
-            chunks = (places - held["left_padding"].reshape(-1, 1)) // held["chunk_size"]
+            positions = torch.arange(keys, device=cells["left_padding"].device) + kv_offset
+            chunks = (positions - cells["left_padding"].reshape(-1, 1)) // cells["chunk_size"]
             return Documents(chunks, offset=shift)
         case "packed_sequence_mask_function.<locals>.inner_mask":
-            return Documents(held["packed_sequence_mask"], offset=shift)
+            return Documents(cells["packed_sequence_mask"], offset=shift)
         case "remap_positions_for_packed_sequence.<locals>.inner_mask":
             # It comes with the mask of the sequences, in each of which positions rise by 1: what looks at
             # distances only says the same of indices.
-            inner = _named(held["mask_function"], q_offset, kv_offset, keys)
+            inner = _value_of(cells["mask_function"], q_offset, kv_offset, keys)
             return inner if _by_distance(inner) else None
         case _:
             return None
@@ -186,21 +202,13 @@ def _named(function: Any, q_offset: int, kv_offset: int, keys: int) -> Mask | No
 _FAR = 1 << 30
 
 
-def _closure(function: Any) -> tuple[str, dict[str, Any]]:
-    """The name of a function inside a function of `masking_utils`, and what it holds; "" for any other."""
-    if torch.compiler.is_compiling() or getattr(function, "__module__", "") != masking_utils.__name__:
-        return "", {}
-    cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
-    return function.__qualname__, {name: cell.cell_contents for name, cell in cells}
-
-
 def _by_distance(mask: Mask | None) -> bool:
     return mask is not None and all(isinstance(part, Causal | Window | Everything) for part in mask.conjuncts())
 
 
-def _simplest(mask: Mask, queries: int, keys: int) -> Mask:
-    """The same mask without the parts that forbid nothing, so that decoding need not ask them."""
-    kept: list[Mask] = []
+def _simplify(mask: Mask, queries: int, keys: int) -> Mask:
+    """The same mask without the parts that exclude nothing, so that decoding need not evaluate them."""
+    parts: list[Mask] = []
     for part in mask.conjuncts():
         match part:
             case Everything():
@@ -211,5 +219,5 @@ def _simplest(mask: Mask, queries: int, keys: int) -> Mask:
                 first + queries - 1 <= back and keys - 1 - first <= ahead
             ):
                 continue
-        kept.append(part)
-    return functools.reduce(Mask.__and__, kept) if kept else Everything()
+        parts.append(part)
+    return functools.reduce(Mask.__and__, parts) if parts else Everything()

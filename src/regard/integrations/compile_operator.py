@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regard.backends import prepare
 from regard.errors import OptionError
+from regard.integrations.compat.torch_internals import below_autograd
 from regard.problem import Problem, sizes_of
 from regard.shapes import empty_with_layout_of
 from regard.spec.attention_spec import AttentionSpec
@@ -135,7 +136,7 @@ def _once(keys: Any, *arguments: Any) -> list[Tensor]:
             "Take second derivatives of regard.attention outside of the graph.",
         )
     operator = torch.ops.regard.attention_backward.default
-    return operator.redispatch(keys & torch._C._after_autograd_keyset, *arguments)  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue, reportUnknownMemberType]
+    return operator.redispatch(below_autograd(keys), *arguments)
 
 
 _library.impl("attention_backward", _backward, "CompositeExplicitAutograd")

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import zip_longest
-from types import FunctionType
 from typing import Any, Self, cast
 
 import torch
@@ -21,6 +20,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from regard.attend import attention
+from regard.integrations.compat.torch_internals import (
+    NEED_WEIGHTS,
+    function_modes,
+    in_dispatch_mode,
+    without_function_modes,
+)
 from regard.problem import DTYPES
 from regard.spec.masks import Causal, Mask
 from regard.spec.scores import Dot
@@ -29,8 +34,6 @@ from regard.spec.values import readable
 _SDPA = F.scaled_dot_product_attention
 _MHA = F.multi_head_attention_forward
 _PLAIN = (Tensor, Parameter)
-_NEED_WEIGHTS = 15
-"""The place of need_weights among the arguments of `multi_head_attention_forward`."""
 
 WEIGHTS = (
     "need_weights=True asks for all n × n weights, which PyTorch makes: "
@@ -131,7 +134,7 @@ class torch_functions(TorchFunctionMode):
 
     def _mha(self, types: Iterable[type], args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
         """PyTorch's layer, whose attention is taken or left as any other."""
-        needs = args[_NEED_WEIGHTS] if len(args) > _NEED_WEIGHTS else kwargs.get("need_weights", True)
+        needs = args[NEED_WEIGHTS] if len(args) > NEED_WEIGHTS else kwargs.get("need_weights", True)
         reason = WEIGHTS if needs else None
         for kind in types:
             if kind not in _PLAIN:
@@ -171,23 +174,22 @@ def scaled_dot_product_attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """What stands in `torch.nn.functional` while a `torch_functions` is installed."""
-    run = _SDPA if not _installed or _here() else _installed[-1]._sdpa  # pyright: ignore[reportPrivateUsage]
+    run = _SDPA if not _installed or _in_block() else _installed[-1]._sdpa  # pyright: ignore[reportPrivateUsage]
     return run(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
 
 
 def multi_head_attention_forward(*args: Any, **kwargs: Any) -> Any:
     """What stands in `torch.nn.functional` while a `torch_functions` is installed."""
-    if not _installed or _here():
+    if not _installed or _in_block():
         return _MHA(*args, **kwargs)
     return _installed[-1]._mha((), args, kwargs)  # pyright: ignore[reportPrivateUsage]
 
 
-def _here() -> bool:
+def _in_block() -> bool:
     """Whether a block of this thread takes the call: it counts it, then."""
     if torch.compiler.is_compiling():
         return False
-    modes = torch.overrides._get_current_function_mode_stack()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportUnknownVariableType]
-    return any(isinstance(mode, torch_functions) for mode in modes)
+    return any(isinstance(mode, torch_functions) for mode in function_modes())
 
 
 def _in_graph(*args: Any, **kwargs: Any) -> Tensor:
@@ -196,23 +198,12 @@ def _in_graph(*args: Any, **kwargs: Any) -> Tensor:
     return _SDPA(*args, **kwargs) if isinstance(call, str) else call()
 
 
-def _open(function: Any, **names: Any) -> Any:
-    """A Python function of PyTorch's that does not ask modes to take it whole: they see what it calls."""
-    names = {**function.__globals__, "has_torch_function": _no, "has_torch_function_unary": _no, **names}
-    del names["__name__"]  # Dynamo would look names up in the module of that name
-    same = FunctionType(function.__code__, names, function.__name__, function.__defaults__, function.__closure__)
-    same.__kwdefaults__ = function.__kwdefaults__
-    return same
-
-
-def _no(tensors: object) -> bool:
-    del tensors
-    return False
-
-
-_layer = _open(_MHA, scaled_dot_product_attention=_in_graph)
+_layer = without_function_modes(_MHA, scaled_dot_product_attention=_in_graph)
 _tensor: Any = Tensor
-_BACKWARD = {function: _open(function) for function in (_tensor.backward, torch.autograd.backward, torch.autograd.grad)}
+_BACKWARD = {
+    function: without_function_modes(function)
+    for function in (_tensor.backward, torch.autograd.backward, torch.autograd.grad)
+}
 
 
 def _kind(kind: type) -> str:
@@ -233,7 +224,7 @@ def _elsewhere(tensors: Sequence[object]) -> str | None:
         return None
     if torch.jit.is_tracing():  # pyright: ignore[reportPrivateImportUsage]
         return "torch.jit.trace, which would write down numbers instead of the call"
-    if torch._C._len_torch_dispatch_stack():  # pyright: ignore[reportPrivateUsage]
+    if in_dispatch_mode():
         return "a dispatch mode (make_fx, fake tensors, FLOP counters), which knows PyTorch's operators"
     return None
 

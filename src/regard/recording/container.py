@@ -1,8 +1,8 @@
-"""The file of a recording: safetensors, written as tensors come, and read where they lie.
+"""The file of a recording: safetensors, written tensor by tensor, and mapped to be read.
 
 A header of JSON says where each tensor's bytes are, and the bytes follow (safetensors, 2022). The header
-comes first but is known last: room is left for it, which spaces fill. Nothing in the file is ever run or
-unpickled.
+comes first but is known last: bytes are reserved for it, and filled up with spaces. Nothing in the file is ever
+run or unpickled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from regard.recording.text import no_constant, shown
 from regard.system.atomic_files import AtomicFile
 
 FORMAT, VERSION = "regard.recording", 1
-"""What a header says that a file is, and the newest format that is read here."""
+"""The name of the format in the header, and its newest version that is read here."""
 
 DTYPES = {
     "F64": torch.float64,
@@ -39,25 +39,26 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 ALIGN = 64
-"""Tensors begin at multiples of so many bytes, so that they are read where they lie."""
+"""Tensors begin at multiples of so many bytes, so that they can be mapped."""
 
 _PIECE = 16 << 20  # bytes that are converted and written at a time
-_MOST_HEADER = 100_000_000  # as safetensors itself has it
+_MOST_HEADER = 100_000_000  # the limit of safetensors itself
 _MOST_DIMS = 8
+_MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python names it from 3.13 on; this is Linux's number
 
 
-class Writer(AtomicFile):
-    """A recording's file that is being written.
+class TensorFileWriter(AtomicFile):
+    """A recording's file while it is written.
 
     Args:
-        path: Where the file will be; what is there stays until the new one is whole.
+        path: Where the file will be; what is there stays until the new one is complete.
         room: Bytes left for the header. Where they do not suffice, what follows is moved in the end.
     """
 
     def __init__(self, path: Path, room: int) -> None:
         super().__init__(path)
         self._entries: dict[str, Any] = {}
-        self._held: dict[bytes, str] = {}
+        self._shared: dict[bytes, str] = {}
         self._digest = hashlib.blake2b(digest_size=16)
         self._start, self._end = _aligned(room + 8), 0
         self.file.seek(self._start)
@@ -81,31 +82,31 @@ class Writer(AtomicFile):
             plain = piece.to("cpu", dtype).resolve_neg().contiguous().reshape(-1)
             self._write(plain.view(torch.uint8).numpy().data)
 
-    def hold(self, tensor: Tensor, dtype: torch.dtype | None = None) -> str:
+    def put_shared(self, tensor: Tensor, dtype: torch.dtype | None = None) -> str:
         """Write a tensor that several layers may share once, and return its name."""
-        told = f"{tensor.dtype}{tuple(tensor.shape)}{dtype}"
-        seen = hashlib.blake2b(told.encode(), digest_size=32)
+        header = f"{tensor.dtype}{tuple(tensor.shape)}{dtype}"
+        digest = hashlib.blake2b(header.encode(), digest_size=32)
         for piece in _pieces(tensor.detach()):
             plain = piece.cpu().resolve_neg().contiguous().reshape(-1)
-            seen.update(plain.view(torch.uint8).numpy().data)
-        key = seen.digest()
-        if key not in self._held:
-            self._held[key] = f"held/{len(self._held)}"
-            self.put(self._held[key], tensor, dtype)
-        return self._held[key]
+            digest.update(plain.view(torch.uint8).numpy().data)
+        key = digest.digest()
+        if key not in self._shared:
+            self._shared[key] = f"held/{len(self._shared)}"
+            self.put(self._shared[key], tensor, dtype)
+        return self._shared[key]
 
     def finish(self, about: dict[str, Any], metadata: dict[str, str]) -> None:
         """Write the header and put the file in its place."""
-        words = json.dumps(about, ensure_ascii=True, allow_nan=False)
-        self._digest.update(words.encode())
-        told = {
+        description = json.dumps(about, ensure_ascii=True, allow_nan=False)
+        self._digest.update(description.encode())
+        own = {
             "format": FORMAT,
             "version": str(VERSION),
             **metadata,
-            "about": words,
+            "about": description,
             "digest": self._digest.hexdigest(),
         }
-        header = json.dumps({"__metadata__": told, **self._entries}).encode()
+        header = json.dumps({"__metadata__": own, **self._entries}).encode()
         start = max(self._start, _aligned(8 + len(header)))
         self._shift(start)
         self.file.seek(0)
@@ -151,8 +152,8 @@ def _pieces(tensor: Tensor) -> Iterator[Tensor]:
             yield from _pieces(part)
 
 
-class Entry(NamedTuple):
-    """What the header says of a tensor."""
+class TensorEntry(NamedTuple):
+    """A tensor in the header: its bytes are `start` to `stop` of the file."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -160,11 +161,11 @@ class Entry(NamedTuple):
     stop: int
 
 
-class Reader:
-    """A file that was finished, mapped: opening it reads the header alone.
+class TensorFileReader:
+    """A complete file, mapped: opening it reads the header alone.
 
     Raises:
-        OptionError: the file is not there, is no safetensors file, holds something else than a recording, is
+        OptionError: the file is not there, is no safetensors file, is something else than a recording, is
             of a newer format, or is damaged.
     """
 
@@ -192,7 +193,7 @@ class Reader:
             ) from None
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor where it lies in the file: what is written to it stays in memory."""
+        """A tensor mapped from the file: what is written to it stays in memory."""
         entry = self.entries.get(name)
         if entry is None:
             raise damaged(self.path, f"there is no tensor {name!r}")
@@ -214,7 +215,7 @@ class Reader:
             raise _foreign(self.path, "no safetensors file")
         return header
 
-    def _entry(self, name: str, entry: Any, data: int) -> Entry:
+    def _entry(self, name: str, entry: Any, data: int) -> TensorEntry:
         try:
             dtype, shape = DTYPES[entry["dtype"]], entry["shape"]
             start, stop = entry["data_offsets"]
@@ -227,40 +228,40 @@ class Reader:
             raise damaged(self.path, f"the shape of {name!r} does not fit its place")
         if data + stop > self.size:
             raise _cut(self.path, f"at least {data + stop:,} bytes", self.size)
-        return Entry(dtype, tuple(shape), data + start, data + stop)
+        return TensorEntry(dtype, tuple(shape), data + start, data + stop)
 
 
 def _metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
     """What the file says of itself, where it is a recording of a format that is read here."""
-    told = header.get("__metadata__")
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    own = header.get("__metadata__")
+    if not isinstance(own, dict) or own.get("format") != FORMAT:
         raise _foreign(path, "a safetensors file of something else")
-    if not all(isinstance(value, str) for value in told.values()):
+    if not all(isinstance(value, str) for value in own.values()):
         raise damaged(path, "its header does not say what it is")
-    version = told.get("version", "")
+    version = own.get("version", "")
     if not version.isdecimal() or len(version) > 9:
         raise damaged(path, f"its format is {version[:20]!r}")
     if int(version) > VERSION:
-        by = shown(told.get("regard", "of a newer version")[:40])
+        by = shown(own.get("regard", "of a newer version")[:40])
         raise OptionError(
             "Recording.open",
             f"{path}, of format {version}, which regard {by} wrote",
             f"recordings of format {VERSION} or older",
             "Update regard, or record again with this version.",
         )
-    return told
+    return own
 
 
 def _mapped(file: IO[bytes], size: int) -> Tensor:
-    """All bytes of a file, read when they are looked at, and copied where they are written to."""
+    """All bytes of a file, read where they are accessed, and copied where they are written to."""
     if hasattr(mmap, "MAP_PRIVATE"):
-        # Without a reserve, for copies that nobody makes, of files larger than the memory.
-        unreserved = 0x4000 if os.uname().sysname == "Linux" else 0
+        # Without a reserve for copies that are never made, of files larger than the memory.
+        unreserved = _MAP_NORESERVE if os.uname().sysname == "Linux" else 0
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        found = mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE | unreserved, protection)
+        mapped = mmap.mmap(file.fileno(), size, mmap.MAP_PRIVATE | unreserved, protection)
     else:
-        found = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
-    return torch.frombuffer(found, dtype=torch.uint8)
+        mapped = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY)
+    return torch.frombuffer(mapped, dtype=torch.uint8)
 
 
 def damaged(path: Path, how: str) -> OptionError:
@@ -273,10 +274,10 @@ def damaged(path: Path, how: str) -> OptionError:
     )
 
 
-def _cut(path: Path, wanted: str, size: int) -> OptionError:
+def _cut(path: Path, needed: str, size: int) -> OptionError:
     return OptionError(
         "Recording.open",
-        f"{path}, which is cut off: it has {size:,} bytes of {wanted}",
+        f"{path}, which is cut off: it has {size:,} bytes of {needed}",
         "a whole file",
         "Copy it anew, or record again.",
     )

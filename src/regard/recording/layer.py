@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from regard.attend import observe_spec
-from regard.capture.interceptor import Place
+from regard.capture.interceptor import TextPosition
 from regard.capture.watch import Pass, observe_in_text
 from regard.errors import OptionError, RegardError
-from regard.recording.container import Entry, Reader, damaged
+from regard.recording.container import TensorEntry, TensorFileReader, damaged
 from regard.recording.head import RecordedHead
-from regard.recording.inputs import Inputs, inputs_of
-from regard.recording.schema import AnyValue, value_of
+from regard.recording.inputs import Inputs, inputs_from_json
+from regard.recording.schema import AnyValue, from_json
 from regard.recording.text import Rounding, shown
 from regard.shapes import Keys, Output, Queries, Values
 from regard.spec.attention_spec import AttentionSpec
@@ -40,7 +40,13 @@ class RecordedLayer:
     """The recording that it is of, which sets this."""
 
     def __init__(
-        self, reader: Reader, number: int, name: str, place: Place, rounding: Rounding | None, about: Any
+        self,
+        reader: TensorFileReader,
+        number: int,
+        name: str,
+        place: TextPosition,
+        rounding: Rounding | None,
+        about: Any,
     ) -> None:
         self.number, self.name, self.place = number, name, place
         self.rounding = rounding
@@ -74,7 +80,7 @@ class RecordedLayer:
         if about is None:
             return None
         shapes = self.q.shape, self.k.shape, None if self.v is None else self.v.shape
-        return self._guarded(lambda: inputs_of(about, self._held, *shapes))
+        return self._guarded(lambda: inputs_from_json(about, self._shared, *shapes))
 
     @property
     def heads(self) -> int:
@@ -189,11 +195,11 @@ class RecordedLayer:
 
     def _value(self, part: str, kind: type[AnyValue]) -> AnyValue:
         def made() -> AnyValue:
-            return value_of(self._about.get(part), kind, self._held)
+            return from_json(self._about.get(part), kind, self._shared)
 
         return self._guarded(made)
 
-    def _held(self, name: str) -> Tensor:
+    def _shared(self, name: str) -> Tensor:
         if not name.startswith("held/"):
             raise ValueError(f"a value that holds {name[:40]!r}")
         return self._reader.tensor(name)
@@ -201,7 +207,7 @@ class RecordedLayer:
     def _tensor(self, part: str) -> Tensor:
         return self._reader.tensor(f"layers/{self.number}/{part}")
 
-    def _entry(self, part: str) -> Entry:
+    def _entry(self, part: str) -> TensorEntry:
         return self._reader.entries[f"layers/{self.number}/{part}"]
 
     def _guarded(self, ask: Callable[[], Result]) -> Result:
@@ -214,7 +220,7 @@ class RecordedLayer:
             raise damaged(self._reader.path, f"layer {self.number}: {error}") from error
 
 
-def layer_of(reader: Reader, number: int, about: Any) -> RecordedLayer:
+def layer_of(reader: TensorFileReader, number: int, about: Any) -> RecordedLayer:
     """A layer whose tensors are there and fit together; its values are read when they are asked for."""
     parts = {}
     for part in ("q", "k", "v", "lse"):
@@ -238,7 +244,7 @@ def layer_of(reader: Reader, number: int, about: Any) -> RecordedLayer:
     rounding = about["rounding"]
     if rounding is not None:
         rounding = Rounding(float(rounding["greatest"]), float(rounding["rms"]), int(rounding["rows"]))
-    return RecordedLayer(reader, number, word(about["name"]), Place(query, key), rounding, about)
+    return RecordedLayer(reader, number, word(about["name"]), TextPosition(query, key), rounding, about)
 
 
 def word(given: Any) -> str:

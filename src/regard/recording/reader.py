@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from regard.errors import OptionError
-from regard.recording.container import Reader, damaged
+from regard.recording.container import TensorFileReader, damaged
 from regard.recording.head import thumbnails
 from regard.recording.layer import RecordedLayer, layer_of, word
-from regard.recording.text import Row, as_html, as_text, no_constant, rounding_in_words, shown, size_in_words
+from regard.recording.text import LayerRow, as_html, as_text, no_constant, rounding_in_words, shown, size_in_words
 from regard.shapes import Keys, Queries, Values
 from regard.spec.attention_spec import AttentionSpec
 from regard.spec.biases import Bias
@@ -50,7 +50,7 @@ class Recording:
     (3, 'blocks.2.attention', 1.0)
     """
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: TensorFileReader) -> None:
         self.path = reader.path
         self.size = reader.size
         """Bytes of the file."""
@@ -79,7 +79,7 @@ class Recording:
         Raises:
             OptionError: the file is not there, is no recording, is of a newer format, or is damaged.
         """
-        return cls(Reader(Path(path)))
+        return cls(TensorFileReader(Path(path)))
 
     @classmethod
     def of(
@@ -121,11 +121,11 @@ class Recording:
         ...     run.layer(0).weights[0, 3, 99].sum().round().item()
         1.0
         """
-        from regard.recording.recorder import keep
-        from regard.recording.writer import Words
+        from regard.recording.recorder import record_tensors
+        from regard.recording.writer import RecordedText
 
         spec = AttentionSpec.of(mask, bias, score, normalizer)
-        return keep(q, k, v, spec, to, name, Words(text, tokens, spans), dtype)
+        return record_tensors(q, k, v, spec, to, name, RecordedText(text, tokens, spans), dtype)
 
     def layer(self, which: int | str) -> RecordedLayer:
         """A layer by its number, in the order of the calls, or by its module's name."""
@@ -205,9 +205,9 @@ class Recording:
         return f"{shown(self.path.name)}: {of}"
 
     @property
-    def _rows(self) -> list[Row]:
+    def _rows(self) -> list[LayerRow]:
         return [
-            Row(
+            LayerRow(
                 str(layer.number),
                 layer.name,
                 f"{layer.heads} heads",

@@ -1,7 +1,7 @@
 """Masks, biases, scores and normalizers as JSON, and back: only regard's own, each field checked.
 
-A form names a class of the table below and has a value for each of its fields there; a tensor is the name
-under which the file holds it. Nothing else can be made from a file.
+The JSON names a class of the table below and has a value for each of its fields there; a tensor is its name
+in the file. Nothing else can be constructed from a file.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from regard.spec.scores import Additive, Cosine, Dot, Euclidean, Shaw
 from regard.spec.values import Value
 
 AnyValue = TypeVar("AnyValue", bound=Value)
-Form = dict[str, Any]
+JsonValue = dict[str, Any]
 Check = Callable[[Any], bool]
 
 MOST_DEPTH = 50
@@ -71,8 +71,8 @@ def _integers(*dims: int) -> Check:
     return lambda x: isinstance(x, Tensor) and x.dtype in kinds and x.ndim in dims
 
 
-def _places(x: Any) -> bool:
-    """Positions of tokens: few enough that numbers for all distances between them can be made."""
+def _positions(x: Any) -> bool:
+    """Positions of tokens: few enough for a table of all distances between them."""
     if not _integers(3)(x) or not x.numel():
         return False
     least, greatest = (int(end) for end in x.aminmax())
@@ -97,7 +97,7 @@ def _either(*checks: Check) -> Check:
 
 _OFFSET: dict[str, Check] = {"offset": _or_none(_whole)}
 _PAIR: dict[str, Check] = {"left": _of(Mask), "right": _of(Mask)}
-_SLOTS: dict[str, Check] = {"keys": _places, "queries": _or_none(_places)}
+_SLOTS: dict[str, Check] = {"keys": _positions, "queries": _or_none(_positions)}
 
 FIELDS: dict[type[Value], dict[str, Check]] = {
     Everything: {},
@@ -143,7 +143,7 @@ FIELDS: dict[type[Value], dict[str, Check]] = {
     Sparsemax: {},
     Entmax15: {},
 }
-"""Every class that a file may name, and what each of its fields may hold; `bind` fills the others."""
+"""Every class that a file may name, and what each of its fields may be; `bind` fills the others."""
 
 _FILE_NAMES: dict[type[Value], str] = {SlotPadding: "Filled", PositionMask: "Placed", PositionBias: "PlacedBias"}
 """Names in files of classes that have been renamed since: the format stays."""
@@ -151,44 +151,46 @@ _FILE_NAMES: dict[type[Value], str] = {SlotPadding: "Filled", PositionMask: "Pla
 _BY_NAME = {_FILE_NAMES.get(kind, kind.__name__): kind for kind in FIELDS}
 
 
-def has_form(value: Value, depth: int = 0) -> bool:
-    """Whether a value can be written: regard's own throughout, with contents that may be read again."""
+def can_serialize(value: Value, depth: int = 0) -> bool:
+    """Whether a value can be written: regard's own throughout, with fields that can be read back."""
     fields = FIELDS.get(type(value))
     return (
         fields is not None
         and depth < MOST_DEPTH
         and all(check(getattr(value, name)) for name, check in fields.items())
-        and all(has_form(getattr(value, name), depth + 1) for name in fields if isinstance(getattr(value, name), Value))
+        and all(
+            can_serialize(getattr(value, name), depth + 1) for name in fields if isinstance(getattr(value, name), Value)
+        )
     )
 
 
-def form_of(value: Value, hold: Callable[[Tensor], str]) -> Form:
-    """A value that has a form; `hold` keeps a tensor and returns its name."""
-    made: Form = {"is": _FILE_NAMES.get(type(value), type(value).__name__)}
+def to_json(value: Value, put_tensor: Callable[[Tensor], str]) -> JsonValue:
+    """A value as JSON; `put_tensor` writes a tensor and returns its name."""
+    form: JsonValue = {"is": _FILE_NAMES.get(type(value), type(value).__name__)}
     for name in FIELDS[type(value)]:
         content = getattr(value, name)
         if isinstance(content, Tensor):
-            made[name] = {"tensor": hold(content)}
+            form[name] = {"tensor": put_tensor(content)}
         elif isinstance(content, Value):
-            made[name] = form_of(content, hold)
+            form[name] = to_json(content, put_tensor)
         else:
-            made[name] = content
-    return made
+            form[name] = content
+    return form
 
 
-def value_of(form: Any, kind: type[AnyValue], tensor: Callable[[str], Tensor]) -> AnyValue:
-    """The value of a form, which must be of a kind.
+def from_json(form: Any, kind: type[AnyValue], tensor: Callable[[str], Tensor]) -> AnyValue:
+    """The value that `to_json` wrote, which must be of a class.
 
     Raises:
-        ValueError: it is no form, or one of another kind.
+        ValueError: it is no such JSON, or of another class.
     """
-    value = _made(form, tensor, 0)
+    value = _construct(form, tensor, 0)
     if not isinstance(value, kind):
         raise ValueError(f"{type(value).__name__} where a {kind.__name__} belongs")
     return value
 
 
-def _made(form: Any, tensor: Callable[[str], Tensor], depth: int) -> Any:
+def _construct(form: Any, tensor: Callable[[str], Tensor], depth: int) -> Any:
     if not isinstance(form, dict):
         return form
     if set(form) == {"tensor"} and isinstance(form["tensor"], str):
@@ -200,7 +202,7 @@ def _made(form: Any, tensor: Callable[[str], Tensor], depth: int) -> Any:
     fields = FIELDS[kind]
     if set(form) != {"is", *fields}:
         raise ValueError(f"{name} has other fields")
-    contents = {part: _made(form[part], tensor, depth + 1) for part in fields}
+    contents = {part: _construct(form[part], tensor, depth + 1) for part in fields}
     for part, check in fields.items():
         if not check(contents[part]):
             raise ValueError(f"{name} has a {part} that it may not have")

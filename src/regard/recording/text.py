@@ -1,4 +1,4 @@
-"""What is said of a recording."""
+"""Recordings as text and HTML."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Rounding:
     """Of each head."""
 
 
-class Row(NamedTuple):
-    """What is said of a layer."""
+class LayerRow(NamedTuple):
+    """A layer in the table of a recording."""
 
     number: str
     name: str
@@ -33,10 +33,10 @@ class Row(NamedTuple):
     rounding: str
 
 
-_HEADS = Row("layer", "module", "heads", "queries × keys", "kept in", "weights")
+_HEADS = LayerRow("layer", "module", "heads", "queries × keys", "kept in", "weights")
 
 
-def as_text(summary: str, rows: Sequence[Row]) -> str:
+def as_text(summary: str, rows: Sequence[LayerRow]) -> str:
     """A recording as a terminal shows it."""
     width = max(len(row.name) for row in rows)
     return "\n".join(
@@ -50,7 +50,7 @@ def as_text(summary: str, rows: Sequence[Row]) -> str:
     )
 
 
-def as_html(summary: str, rows: Sequence[Row], *below: str) -> str:
+def as_html(summary: str, rows: Sequence[LayerRow], *below: str) -> str:
     """A recording as a notebook shows it."""
     return repr_html.section(summary, repr_html.table(_HEADS, rows), *below)
 

@@ -1,25 +1,26 @@
-"""What is written of each layer that attends: as it comes, one at a time."""
+"""Writing a recording: each layer when it is called, one at a time."""
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from regard.attend import observe_spec
 from regard.capture.interceptor import InterceptedCall
-from regard.capture.watch import place_of
+from regard.capture.watch import position_of
 from regard.errors import OptionError, ShapeError
 from regard.lowering.tiles import Tabled
 from regard.problem import sizes_of
-from regard.recording.container import Writer
-from regard.recording.inputs import Inputs, about_of, numbers_of
-from regard.recording.schema import form_of, has_form
+from regard.recording.container import TensorFileWriter
+from regard.recording.inputs import Inputs, inputs_to_json, numel
+from regard.recording.schema import JsonValue, can_serialize, to_json
 from regard.recording.text import Rounding, size_in_words
 from regard.shapes import Keys, Queries, Sizes
 from regard.spec.attention_spec import AttentionSpec
@@ -31,10 +32,10 @@ from regard.spec.values import Value
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """What queries and keys may be stored in, by the names that the command takes."""
-_KEPT = frozenset(DTYPES.values())
+_STORABLE = frozenset(DTYPES.values())
 
 ROWS, PAIRS = 16, 1 << 23
-"""Queries of each head whose weights are held against the run's, and the most pairs that these may have."""
+"""Queries of each head whose weights are compared with the run's, and the most pairs that these may have."""
 
 SMALLER = "Free some, write elsewhere, or record less: layers=…, dtype=torch.float16, no values."
 
@@ -44,11 +45,11 @@ class NothingRecorded(OptionError):
 
 
 class Progress(NamedTuple):
-    """Where a recording stands, before a layer is written."""
+    """How far a recording is, before a layer is written."""
 
     layer: str
     done: int
-    """Layers that are written."""
+    """Layers that are written already."""
     layers: int
     """How many there will be, as far as the model's modules tell."""
     whole: int
@@ -58,8 +59,8 @@ class Progress(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Words:
-    """What a model is called with, in characters."""
+class RecordedText:
+    """What a recording has of the text of its inputs."""
 
     text: str | None = None
     tokens: Sequence[str] | None = None
@@ -70,31 +71,44 @@ class Words:
             raise OptionError("record(spans=…)", "spans without a text", "both, or none", "Give text=… too.")
 
 
-class Pages:
-    """A recording that is being written, a layer after another.
+class _LayerDescription(TypedDict):
+    """A layer in the JSON of the header; `layer.layer_of` reads it."""
+
+    name: str
+    place: list[int]
+    rounding: dict[str, float] | None
+    mask: JsonValue
+    bias: JsonValue
+    score: JsonValue
+    normalizer: JsonValue
+    inputs: JsonValue | None
+
+
+class RecordingWriter:
+    """Writes a recording, a layer after another.
 
     Args:
-        writer: The file.
-        dtype: In which numbers are kept; None is what each layer computes in.
-        values: Whether values are kept too.
-        progress: Told of each layer before it is written.
+        file: The file.
+        dtype: In which queries, keys and values are stored; None is what each layer computes in.
+        values: Whether values are stored too.
+        progress: Called before each layer is written.
     """
 
     def __init__(
         self,
-        writer: Writer,
+        file: TensorFileWriter,
         dtype: torch.dtype | None = None,
         values: bool = False,
         progress: Callable[[Progress], None] | None = None,
     ) -> None:
-        self.writer, self.dtype, self.values, self.progress = writer, dtype, values, progress
-        self.layers: list[dict[str, Any]] = []
-        self.named: dict[str, int] = {}
+        self.file, self.dtype, self.values, self.progress = file, dtype, values, progress
+        self.layers: list[_LayerDescription] = []
+        self.counts: dict[str, int] = {}
 
-    def put(self, call: InterceptedCall, layers: int = 1, inputs: Inputs | None = None) -> Tensor:
+    def write_layer(self, call: InterceptedCall, layers: int = 1, inputs: Inputs | None = None) -> Tensor:
         """Write a call of a layer, and return what `attention` would.
 
-        `layers` is how many there will be, and `inputs` what the layer read, where that is kept.
+        `layers` is how many there will be; `inputs` are the layer's, where they are kept.
         """
         name, q, k, v = call.layer, call.q, call.k, call.v
         sizes = sizes_of(q, k, v)
@@ -106,149 +120,155 @@ class Pages:
                 "Record a run over some text.",
             )
         mask, bias, score, normalizer = call.spec.parts
-        place = place_of(None, sizes.q, sizes.k, mask) if call.place is None else call.place
-        rows = sampled_rows(sizes)
-        dtype = self.dtype or (q.dtype if q.dtype in _KEPT else torch.float32)
+        position = call.position or position_of(None, sizes.q, sizes.k, mask)
+        rows = Rows(*sampled_rows(sizes))
+        dtype = self.dtype or _storage_dtype(q)
         rounds = dtype != q.dtype
-        seen = call.observe(LogSumExp(), *([Rows(*rows)] if rounds else ()))
+        seen = call.observe(LogSumExp(), *([rows] if rounds else ()))
         plain_q, plain_k, plain_score = _plain_score(name, q, k, score)
         for part, value in (("normalizer", normalizer), ("score", plain_score)):
-            if not has_form(value):
-                raise _wordless(name, part, value)
-        if plain_q is not q:  # a score's own numbers, which no map of the layer gave
+            if not can_serialize(value):
+                raise _not_serializable(name, part, value)
+        if plain_q is not q:  # a score's own numbers, which no map of the layer computed
             inputs = None
-        self._announce(name, sizes, dtype, layers, 0 if inputs is None else numbers_of(inputs))
+        self._check_space(name, sizes, dtype, layers, 0 if inputs is None else numel(inputs))
         number = len(self.layers)
         for part, tensor in (("q", plain_q), ("k", plain_k), *((("v", v),) if self.values else ())):
-            self.writer.put(f"layers/{number}/{part}", tensor, dtype)
+            self.file.put(f"layers/{number}/{part}", tensor, dtype)
         lse, rounding = seen[LogSumExp()], None
         if rounds:
             lse, rounding = _rounding(
-                seen[Rows(*rows)], rows, plain_q, plain_k, dtype, call.spec.changed(score=plain_score, dropout=0.0)
+                seen[rows], rows, plain_q, plain_k, dtype, call.spec.changed(score=plain_score, dropout=0.0)
             )
-        self.writer.put(f"layers/{number}/lse", lse, torch.float32)
-        hold = self.writer.hold
+        self.file.put(f"layers/{number}/lse", lse, torch.float32)
+        put = self.file.put_shared
 
-        def hold_rounded(tensor: Tensor) -> str:
-            return hold(tensor, self.dtype or (tensor.dtype if tensor.dtype in _KEPT else torch.float32))
+        def put_rounded(tensor: Tensor) -> str:
+            return put(tensor, self.dtype or _storage_dtype(tensor))
 
-        again = self.named[name] = self.named.get(name, 0) + 1
+        count = self.counts[name] = self.counts.get(name, 0) + 1
         self.layers.append(
             {
-                "name": name if again == 1 else f"{name}:{again}",
-                "place": list(place),
-                "rounding": rounding and rounding.__dict__,
-                "mask": form_of(_plain_mask(mask, sizes), hold),
-                "bias": form_of(_plain_bias(bias, sizes), hold),
-                "score": form_of(plain_score, hold),
-                "normalizer": form_of(normalizer, hold),
-                "inputs": None if inputs is None else about_of(inputs, hold_rounded),
+                "name": name if count == 1 else f"{name}:{count}",
+                "place": list(position),
+                "rounding": rounding and dataclasses.asdict(rounding),
+                "mask": to_json(_plain_mask(mask, sizes), put),
+                "bias": to_json(_plain_bias(bias, sizes), put),
+                "score": to_json(plain_score, put),
+                "normalizer": to_json(normalizer, put),
+                "inputs": None if inputs is None else inputs_to_json(inputs, put_rounded),
             }
         )
         return seen.out
 
-    def finish(self, name: str, words: Words) -> None:
-        """Write the text, and what there is to say of the run."""
+    def finish(self, name: str, recorded: RecordedText) -> None:
+        """Write the text and the description of the run, and complete the file."""
         if not self.layers:
             raise NothingRecorded(
                 "record",
-                "a model none of whose wanted layers called regard.attention",
+                "a model none of whose selected layers called regard.attention",
                 "models of transformers that take attn_implementation, regard.nn, and your own",
                 "Check layers=…; a model that computes attention by itself must call regard.attention.",
             )
-        if words.text is not None:
-            self.writer.put("tokens/text", _bytes(words.text.encode("utf-8", "replace")))
-        if words.tokens is not None:
-            texts = [token.encode("utf-8", "replace") for token in words.tokens]
-            self.writer.put("tokens/texts", _bytes(b"".join(texts)))
-            self.writer.put("tokens/ends", torch.tensor([len(t) for t in texts], dtype=torch.int64).cumsum(0))
-        if words.spans is not None:
-            self.writer.put("tokens/spans", torch.tensor(list(words.spans), dtype=torch.int64).reshape(-1, 2))
-        about = {"model": name, "versions": _versions(), "text": words.text is not None, "layers": self.layers}
-        self.writer.finish(about, {"regard": about["versions"]["regard"]})
+        if recorded.text is not None:
+            self.file.put("tokens/text", _bytes(recorded.text.encode("utf-8", "replace")))
+        if recorded.tokens is not None:
+            texts = [token.encode("utf-8", "replace") for token in recorded.tokens]
+            self.file.put("tokens/texts", _bytes(b"".join(texts)))
+            self.file.put("tokens/ends", torch.tensor([len(t) for t in texts], dtype=torch.int64).cumsum(0))
+        if recorded.spans is not None:
+            self.file.put("tokens/spans", torch.tensor(list(recorded.spans), dtype=torch.int64).reshape(-1, 2))
+        about = {"model": name, "versions": _versions(), "text": recorded.text is not None, "layers": self.layers}
+        self.file.finish(about, {"regard": about["versions"]["regard"]})
 
-    def _announce(self, name: str, sizes: Sizes, dtype: torch.dtype, layers: int, more: int) -> None:
-        """Tell how large the file will be, and refuse what the disk cannot hold."""
+    def _check_space(self, name: str, sizes: Sizes, dtype: torch.dtype, layers: int, more: int) -> None:
+        """Report how large the file will be.
+
+        Raises:
+            OptionError: the disk has not enough space.
+        """
         numbers = sizes.b * (sizes.h * sizes.q * sizes.d + sizes.g * sizes.k * sizes.d)
         numbers += sizes.b * sizes.g * sizes.k * sizes.dv * self.values + more
-        mine = numbers * dtype.itemsize + 4 * sizes.b * sizes.h * sizes.q
+        size = numbers * dtype.itemsize + 4 * sizes.b * sizes.h * sizes.q
         done = len(self.layers)
         layers = max(layers, done + 1)
-        free = shutil.disk_usage(self.writer.path.parent).free
-        left = mine * (layers - done)
+        free = shutil.disk_usage(self.file.path.parent).free
+        left = size * (layers - done)
         if self.progress is not None:
-            self.progress(Progress(name, done, layers, self.writer.size + left, free))
+            self.progress(Progress(name, done, layers, self.file.size + left, free))
         if left > free:
             raise OptionError(
                 "record(to=…)",
-                f"{self.writer.path}, where {size_in_words(free)} are free",
+                f"{self.file.path}, where {size_in_words(free)} are free",
                 f"a disk with the {size_in_words(left)} that are still to be written",
                 SMALLER,
             )
 
 
 def sampled_rows(sizes: Sizes) -> tuple[int, ...]:
-    """The queries whose weights are held against those before rounding: spread evenly, to the last."""
+    """The queries whose weights are compared with those before rounding: spread evenly, to the last."""
     most = PAIRS // (sizes.b * sizes.h * sizes.k)
     count = max(min(ROWS, most, sizes.q), 1)
     return tuple((i + 1) * sizes.q // count - 1 for i in range(count))
 
 
 def _rounding(
-    live: Tensor, rows: tuple[int, ...], q: Queries, k: Keys, dtype: torch.dtype, spec: AttentionSpec
+    exact: Tensor, rows: Rows, q: Queries, k: Keys, dtype: torch.dtype, spec: AttentionSpec
 ) -> tuple[Tensor, Rounding]:
     """The log-sum-exp of rounded queries and keys, and how far their weights are from the run's."""
     q, k = q.to(dtype), k.to(dtype)
-    seen = observe_spec(q, k, k[..., :1], (LogSumExp(), Rows(*rows)), spec)
-    now, before = seen[Rows(*rows)].double(), live.double()
-    apart = torch.where(now.isnan() & before.isnan(), 0, (now - before).abs())
-    if not apart.isfinite().all():
-        kind = str(dtype).removeprefix("torch.")
+    seen = observe_spec(q, k, k[..., :1], (LogSumExp(), rows), spec)
+    rounded, exact = seen[rows].double(), exact.double()
+    difference = torch.where(rounded.isnan() & exact.isnan(), 0, (rounded - exact).abs())
+    if not difference.isfinite().all():
+        name = str(dtype).removeprefix("torch.")
         raise OptionError(
             "record(dtype=…)",
-            f"{kind}, in which weights are no numbers any more",
-            "a dtype that holds queries and keys",
+            f"{name}, in which weights are not finite",
+            "a dtype whose range is enough for queries and keys",
             "bfloat16 reaches as far as float32.",
         )
-    return seen[LogSumExp()], Rounding(float(apart.amax()), float(apart.square().mean().sqrt()), len(rows))
+    return seen[LogSumExp()], Rounding(
+        float(difference.amax()), float(difference.square().mean().sqrt()), len(rows.queries)
+    )
 
 
 def _plain_score(name: str, q: Queries, k: Keys, score: Score) -> tuple[Queries, Keys, Score]:
     """Queries, keys and a score that can be written: that of the call, or the dot product that it is."""
-    if has_form(score):
+    if can_serialize(score):
         return q, k, score
     if score.components(q.shape[3]) is None:
-        raise _wordless(name, "score", score)
+        raise _not_serializable(name, "score", score)
     q, k, score = score.as_dot(q, k)
     return q, k, score
 
 
 def _plain_mask(mask: Mask, sizes: Sizes) -> Mask:
-    """A mask that can be written: in words, where it does not hold a number for each pair; else lowered."""
+    """A mask that can be written: as it is, where no tensor of it has a number for each pair; else lowered."""
     pairs = max(sizes.q * sizes.k, 4096)
-    if has_form(mask) and all(t.numel() < pairs for t in mask.tensors()):
+    if can_serialize(mask) and all(t.numel() < pairs for t in mask.tensors()):
         return mask
     return Tabled.of(mask, sizes)
 
 
 def _plain_bias(bias: Bias, sizes: Sizes) -> Bias:
-    """A bias that can be written: in words, or by distance and for each pair."""
-    if has_form(bias):
+    """A bias that can be written: as it is, or as a table by distance and numbers for each pair."""
+    if can_serialize(bias):
         return bias
     table, pairs = bias.bind(sizes).lowered(sizes)
-    made: Bias = Nothing() if pairs is None else Dense(pairs)
+    rest: Bias = Nothing() if pairs is None else Dense(pairs)
     if table is None:
-        return made
+        return rest
     most = max(sizes.q, sizes.k) - 1
     wide = nn.functional.pad(table.expand(sizes.h, -1), (most - sizes.k + 1, most - sizes.q + 1))
-    return Sum(Relative(wide, offset=0), made)
+    return Sum(Relative(wide, offset=0), rest)
 
 
-def _wordless(name: str, part: str, value: Value) -> OptionError:
+def _not_serializable(name: str, part: str, value: Value) -> OptionError:
     return OptionError(
         "record",
         f"{name}, whose {part} is {value!r}",
-        "what regard itself has: Dot, Cosine, Euclidean, Additive, Shaw; Softmax and its kin",
+        "those of regard itself: Dot, Cosine, Euclidean, Additive, Shaw; Softmax and its kin",
         "A file holds no functions: leave the layer out with layers=…",
     )
 
@@ -256,13 +276,17 @@ def _wordless(name: str, part: str, value: Value) -> OptionError:
 def _versions() -> dict[str, str]:
     from importlib import metadata
 
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for library in ("regard", "torch", "transformers"):
         try:
-            found[library] = metadata.version(library)
+            versions[library] = metadata.version(library)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
+
+
+def _storage_dtype(tensor: Tensor) -> torch.dtype:
+    return tensor.dtype if tensor.dtype in _STORABLE else torch.float32
 
 
 def _bytes(data: bytes) -> Tensor:

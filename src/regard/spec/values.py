@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from regard.errors import DeviceError, OptionError
+from regard.integrations.compat.torch_internals import functorch_active
 from regard.shapes import Sizes
 
 
@@ -184,4 +185,4 @@ def readable(tensor: Tensor) -> bool:
         return False
     if tensor.is_meta:
         return False
-    return not torch._C._are_functorch_transforms_active()  # pyright: ignore[reportPrivateUsage, reportUnknownMemberType, reportAttributeAccessIssue]
+    return not functorch_active()

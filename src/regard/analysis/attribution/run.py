@@ -16,7 +16,8 @@ from torch import Tensor
 
 from regard.analysis.attribution.prompt import Prompt
 from regard.analysis.attribution.result import ANSWER, FIRST, QUESTION, TEMPLATE, Attribution
-from regard.capture.watch import on_regard, watch
+from regard.capture.interceptor import use_regard
+from regard.capture.watch import watch
 from regard.errors import OptionError
 from regard.integrations.pretrained import positions_of
 from regard.integrations.tokenized_text import tokenize
@@ -64,7 +65,7 @@ def attribute(
     most = len(answer_ids) + new_tokens
     mass = SpanMass.by_label([*parts, *[ANSWER] * most])
     whole = torch.tensor([ids + answer_ids], device=model.device)
-    with on_regard(model):
+    with use_regard(model):
         cache = _read(model, whole[:, : n - 1])
         with watch(model, mass) as seen:
             if answer is None:
@@ -107,7 +108,7 @@ def leave_one_out(model: Any, found: Attribution) -> Float[Tensor, "documents an
     for document in range(len(found.prompt.contexts)):
         ids, _, _ = _tokens(found.prompt.without(document), None)
         whole = torch.tensor([[*ids, *found.answer_ids.tolist()]], device=model.device)
-        with on_regard(model):
+        with use_regard(model):
             cache = _read(model, whole[:, : len(ids) - 1])
             logits = model(input_ids=whole[:, len(ids) - 1 : -1], past_key_values=cache, use_cache=True).logits[0]
         differences.append(found.logprobs - _logprobs(logits, whole[0, len(ids) :]).cpu())
