@@ -6,7 +6,7 @@ namespace {
 
 // Each part of a backward pass has sums of its own for the gradients of all queries: so many floats in all, unless
 // that would leave fewer parts than these.
-constexpr std::int64_t MOST_SUMS = std::int64_t{64} << 20, LEAST_PARTS = 4;
+constexpr std::int64_t MAX_SUMS = std::int64_t{64} << 20, MIN_PARTS = 4;
 
 }  // namespace
 
@@ -27,15 +27,16 @@ Status backward(const Kernels& kernels, Backward call, const Run& run) {
     const std::int64_t heads = call.b / bs * (call.g / gs);
     const bool split = !(bias.data && call.k > 1 && bias.stride[3] == 0);
     const std::int64_t width = (call.d + 15) / 16 * 16, grads = call.b * call.h * call.q * width;
-    const std::int64_t affordable = std::max(MOST_SUMS / grads, LEAST_PARTS);
-    const std::int64_t most = split ? std::min(parts_of(call.k, KEYS), affordable) : 1;
-    const std::int64_t wanted = std::clamp<std::int64_t>(parts_of(ENOUGH_TASKS, heads), 1, most);
-    const std::int64_t length = parts_of(parts_of(call.k, wanted), KEYS) * KEYS, parts = parts_of(call.k, length);
+    const std::int64_t affordable_parts = std::max(MAX_SUMS / grads, MIN_PARTS);
+    const std::int64_t max_parts = split ? std::min(parts_of(call.k, KEYS), affordable_parts) : 1;
+    const std::int64_t part_count = std::clamp<std::int64_t>(parts_of(MIN_TASKS, heads), 1, max_parts);
+    const std::int64_t length = parts_of(parts_of(call.k, part_count), KEYS) * KEYS, parts = parts_of(call.k, length);
     const View& to = call.query_grad;
     const bool direct = parts == 1 && call.type == Type::float32 && call.d == width && to.stride[3] == 1;
     const std::int64_t distances = call.q + call.k - 1, pitch = (distances + 15 + 15) / 16 * 16;
     const std::int64_t tables = call.table_grad ? call.b * call.h * pitch : 0;
-    const Memory memory = allocate(static_cast<std::size_t>((direct ? 0 : parts * grads) + parts * tables) * sizeof(float));
+    const Memory memory =
+        allocate(static_cast<std::size_t>((direct ? 0 : parts * grads) + parts * tables) * sizeof(float));
     if (!memory) return Status::no_memory;
     float* const query_sums = floats(memory);
     float* const table_sums = query_sums + (direct ? 0 : parts * grads);
@@ -51,20 +52,21 @@ Status backward(const Kernels& kernels, Backward call, const Run& run) {
     });
     if (tables) std::fill(table_sums, table_sums + parts * tables, 0.0f);
 
-    pass.each(heads * parts, work_of(call), kernels.backward_scratch(call), [&](std::int64_t i, void* scratch, Stop stop) {
-        const std::int64_t part = i % parts, head = i / parts;
-        BackwardTask task{};
-        task.b = head / (call.g / gs) * bs;
-        task.b_last = task.b + bs;
-        task.g = head % (call.g / gs) * gs;
-        task.g_last = task.g + gs;
-        task.key = part * length;
-        task.key_last = std::min(task.key + length, call.k);
-        task.query_grad = direct ? nullptr : query_sums + part * grads;
-        task.table_grad = call.table_grad ? table_sums + (part * call.b + task.b) * call.h * pitch : nullptr;
-        task.table_pitch = pitch;
-        kernels.backward(call, task, scratch, stop);
-    });
+    pass.each(heads * parts, work_of(call), kernels.backward_scratch(call),
+              [&](std::int64_t i, void* scratch, Stop stop) {
+                  const std::int64_t part = i % parts, head = i / parts;
+                  BackwardTask task{};
+                  task.b = head / (call.g / gs) * bs;
+                  task.b_last = task.b + bs;
+                  task.g = head % (call.g / gs) * gs;
+                  task.g_last = task.g + gs;
+                  task.key = part * length;
+                  task.key_last = std::min(task.key + length, call.k);
+                  task.query_grad = direct ? nullptr : query_sums + part * grads;
+                  task.table_grad = call.table_grad ? table_sums + (part * call.b + task.b) * call.h * pitch : nullptr;
+                  task.table_pitch = pitch;
+                  kernels.backward(call, task, scratch, stop);
+              });
 
     if (!direct) {
         pass.each(rows, static_cast<double>(grads), 0, [&](std::int64_t i, void*, Stop) {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "dispatch.h"
-#include "probe.h"
+#include "system_info.h"
 #include "run.h"
 
 namespace nb = nanobind;
@@ -13,11 +13,11 @@ using namespace regard;
 
 namespace {
 
-// The names for which `here` holds, or of all.
-nb::tuple names(const Probe& probe, bool all) {
+// The names of available instruction sets, or of all.
+nb::tuple names(const SystemInfo& system_info, bool all) {
     nb::list out;
-    for (const Isa& isa : probe.isas) {
-        if (all || isa.here) out.append(isa.name);
+    for (const Isa& isa : system_info.isas) {
+        if (all || isa.available) out.append(isa.name);
     }
     return nb::tuple(out);
 }
@@ -40,8 +40,8 @@ Type type_of(int code) {
     return static_cast<Type>(code);
 }
 
-// What Python builds, and what remains to be asked at its run.
-struct Asked : Call {
+// A call as Python builds it; `check`: whether numbers that are not finite are to be detected.
+struct BoundCall : Call {
     bool check = true;
 };
 
@@ -51,7 +51,7 @@ bool interrupted(void*) {
     return PyErr_CheckSignals() != 0;
 }
 
-bool answer(Status status) {
+bool check_status(Status status) {
     switch (status) {
         case Status::stopped: throw nb::python_error();
         case Status::no_memory: PyErr_NoMemory(); throw nb::python_error();
@@ -59,12 +59,13 @@ bool answer(Status status) {
     }
 }
 
-// What Python asks for, with room for what it says in lists.
-struct Wanted : Statistics {
+// Statistics as Python requests them, with the lists that they point to.
+struct BoundStatistics : Statistics {
     std::vector<std::int64_t> offset_list, band_list;
 };
 
-bool run_forward(const Asked& call, const nb::tuple& out, std::int64_t lse, const Wanted* statistics, int threads) {
+bool run_forward(const BoundCall& call, const nb::tuple& out, std::int64_t lse, const BoundStatistics* statistics,
+                 int threads) {
     Forward pass;
     static_cast<Call&>(pass) = call;
     pass.out = view_of(out);
@@ -75,13 +76,13 @@ bool run_forward(const Asked& call, const nb::tuple& out, std::int64_t lse, cons
         nb::gil_scoped_release unlocked;
         status = forward(kernels_in_use(), pass, call.check, Run{threads, interrupted, nullptr});
     }
-    return answer(status);
+    return check_status(status);
 }
 
-void run_backward(const Asked& call, const nb::tuple& out, const nb::tuple& out_grad, std::int64_t lse,
+void run_backward(const BoundCall& call, const nb::tuple& out, const nb::tuple& out_grad, std::int64_t lse,
                   std::int64_t lse_grad, std::int64_t delta, const nb::tuple& query_grad, const nb::tuple& key_grad,
                   const nb::tuple& value_grad, std::int64_t table_grad, const nb::object& bias_grad,
-                  const Wanted* statistics, int threads) {
+                  const BoundStatistics* statistics, int threads) {
     Backward pass;
     static_cast<Call&>(pass) = call;
     pass.out = view_of(out);
@@ -100,29 +101,29 @@ void run_backward(const Asked& call, const nb::tuple& out, const nb::tuple& out_
         nb::gil_scoped_release unlocked;
         status = backward(kernels_in_use(), pass, Run{threads, interrupted, nullptr});
     }
-    answer(status);
+    check_status(status);
 }
 
-// What is asked of a second visit.
-struct Again : Revisit {
+// A second pass as Python requests it, with the list that it points to.
+struct BoundSecondPass : SecondPass {
     std::vector<Pooling> pooling_list;
 };
 
-void run_revisit(const Asked& call, const Again& asked, int threads) {
-    Revisit pass = asked;
+void run_second_pass(const BoundCall& call, const BoundSecondPass& request, int threads) {
+    SecondPass pass = request;
     static_cast<Call&>(pass) = call;
     if (pass.first_b < 0 || pass.last_b > call.b || pass.first_h < 0 || pass.last_h > call.h || pass.first_query < 0 ||
         pass.last_query > call.q || pass.first_key < 0 || pass.last_key > call.k) {
         throw std::invalid_argument("a box beyond the call");
     }
-    pass.pooling_count = static_cast<std::int64_t>(asked.pooling_list.size());
-    pass.poolings = asked.pooling_list.data();
+    pass.pooling_count = static_cast<std::int64_t>(request.pooling_list.size());
+    pass.poolings = request.pooling_list.data();
     Status status;
     {
         nb::gil_scoped_release unlocked;
-        status = revisit(kernels_in_use(), pass, Run{threads, interrupted, nullptr});
+        status = second_pass(kernels_in_use(), pass, Run{threads, interrupted, nullptr});
     }
-    answer(status);
+    check_status(status);
 }
 
 }  // namespace
@@ -130,24 +131,24 @@ void run_revisit(const Asked& call, const Again& asked, int threads) {
 NB_MODULE(core, m) {
     m.doc() = "The compiled core of regard.";
 
-    nb::class_<Probe>(m, "Probe", "What this machine can run, and how this core was built.")
-        .def_ro("version", &Probe::version)
-        .def_ro("compiler", &Probe::compiler)
-        .def_ro("flags", &Probe::flags)
-        .def_ro("architecture", &Probe::architecture)
-        .def_ro("standard", &Probe::standard)
-        .def_ro("threads", &Probe::threads)
-        .def_prop_ro("isas", [](const Probe& p) { return names(p, false); })
-        .def_prop_ro("known", [](const Probe& p) { return names(p, true); });
+    nb::class_<SystemInfo>(m, "SystemInfo", "The instruction sets of this machine, and how this core was built.")
+        .def_ro("version", &SystemInfo::version)
+        .def_ro("compiler", &SystemInfo::compiler)
+        .def_ro("flags", &SystemInfo::flags)
+        .def_ro("architecture", &SystemInfo::architecture)
+        .def_ro("standard", &SystemInfo::standard)
+        .def_ro("threads", &SystemInfo::threads)
+        .def_prop_ro("isas", [](const SystemInfo& p) { return names(p, false); })
+        .def_prop_ro("known", [](const SystemInfo& p) { return names(p, true); });
 
-    m.def("probe", &probe, "Ask the processor: cheap, and safe on any machine.");
+    m.def("system_info", &system_info, "Query the processor: cheap, and safe on any machine.");
 
-    nb::class_<Asked>(m, "Call", "One attention call.")
+    nb::class_<BoundCall>(m, "Call", "One attention call.")
         .def("__init__",
-             [](Asked* self, int type, const nb::tuple& sizes, const nb::tuple& query, const nb::tuple& key,
+             [](BoundCall* self, int type, const nb::tuple& sizes, const nb::tuple& query, const nb::tuple& key,
                 const nb::tuple& value, float scale, float softcap) {
                  if (sizes.size() != 7) throw std::invalid_argument("sizes are (b, h, g, q, k, d, dv)");
-                 new (self) Asked();
+                 new (self) BoundCall();
                  self->type = type_of(type);
                  std::int64_t* const to[] = {&self->b, &self->h, &self->g, &self->q, &self->k, &self->d, &self->dv};
                  for (std::size_t i = 0; i < 7; ++i) *to[i] = nb::cast<std::int64_t>(sizes[i]);
@@ -164,69 +165,70 @@ NB_MODULE(core, m) {
              },
              nb::arg("dtype"), nb::arg("sizes"), nb::arg("query"), nb::arg("key"), nb::arg("value"), nb::arg("scale"),
              nb::arg("softcap") = 0.0f)
-        .def_prop_ro("unit", [](const Asked& c) { return score_unit(c); })
+        .def_prop_ro("unit", [](const BoundCall& c) { return score_unit(c); })
         .def("set_sigmoid",
-             [](Asked& c, float shift) {
+             [](BoundCall& c, float shift) {
                  c.sigmoid = true;
                  c.shift = shift;
              })
-        .def("set_sink", [](Asked& c, std::int64_t p) { c.sink = address<const float>(p); })
+        .def("set_sink", [](BoundCall& c, std::int64_t p) { c.sink = address<const float>(p); })
         .def("set_spans",
-             [](Asked& c, std::int64_t p, std::int64_t count, std::int64_t b, std::int64_t h) {
-                 if (count < 1 || count > MOST_SPANS) throw std::invalid_argument("too many spans, or none");
+             [](BoundCall& c, std::int64_t p, std::int64_t count, std::int64_t b, std::int64_t h) {
+                 if (count < 1 || count > MAX_SPANS) throw std::invalid_argument("too many spans, or none");
                  c.spans = address<const std::int32_t>(p);
                  c.span_count = count;
                  c.spans_b = b;
                  c.spans_h = h;
              })
         .def("set_tiles",
-             [](Asked& c, std::int64_t p, std::int64_t b, std::int64_t h, std::int64_t bitmaps) {
+             [](BoundCall& c, std::int64_t p, std::int64_t b, std::int64_t h, std::int64_t bitmaps) {
                  c.tiles = address<const std::int32_t>(p);
                  c.tiles_b = b;
                  c.tiles_h = h;
                  c.bitmaps = address<const std::uint64_t>(bitmaps);
              })
         .def("set_table",
-             [](Asked& c, std::int64_t p, std::int64_t h) {
+             [](BoundCall& c, std::int64_t p, std::int64_t h) {
                  c.table = address<const float>(p);
                  c.table_h = h;
              })
         .def("set_bias",
-             [](Asked& c, const nb::tuple& view, int type) {
+             [](BoundCall& c, const nb::tuple& view, int type) {
                  c.bias = view_of(view);
                  c.bias_type = type_of(type);
              })
         .def("set_dropout",
-             [](Asked& c, std::uint32_t seed, std::uint32_t threshold, float kept) {
+             [](BoundCall& c, std::uint32_t seed, std::uint32_t threshold, float dropout_scale) {
                  c.seed = seed;
                  c.threshold = threshold;
-                 c.kept = kept;
+                 c.dropout_scale = dropout_scale;
              })
-        .def("set_spoilt", [](Asked& c, std::int64_t query, std::int64_t key) {
+        .def("set_non_finite", [](BoundCall& c, std::int64_t query, std::int64_t key) {
             c.check = false;
-            c.spoilt_query = address<const std::uint8_t>(query);
-            c.spoilt_key = address<const std::uint8_t>(key);
+            c.non_finite_query = address<const std::uint8_t>(query);
+            c.non_finite_key = address<const std::uint8_t>(key);
         });
 
-    nb::class_<Wanted>(m, "Statistics", "What is asked of the weights besides the output; or gradients of that.")
+    nb::class_<BoundStatistics>(m, "Statistics",
+                                "Statistics of the weights to compute besides the output; or their gradients.")
         .def(nb::init<>())
-        .def("set_entropy", [](Wanted& w, std::int64_t p) { w.entropy = address<float>(p); })
-        .def("set_greatest", [](Wanted& w, std::int64_t p) { w.greatest = address<float>(p); })
-        .def("set_top",
-             [](Wanted& w, std::int64_t count, std::int64_t keys, std::int64_t weights) {
+        .def("set_entropy", [](BoundStatistics& w, std::int64_t p) { w.entropy = address<float>(p); })
+        .def("set_max_score", [](BoundStatistics& w, std::int64_t p) { w.max_score = address<float>(p); })
+        .def("set_top_keys",
+             [](BoundStatistics& w, std::int64_t count, std::int64_t keys, std::int64_t weights) {
                  w.top_count = count;
                  w.top_keys = address<std::int64_t>(keys);
                  w.top_weights = address<float>(weights);
              })
         .def("set_distances",
-             [](Wanted& w, const nb::tuple& offsets, std::int64_t p) {
+             [](BoundStatistics& w, const nb::tuple& offsets, std::int64_t p) {
                  for (const nb::handle x : offsets) w.offset_list.push_back(nb::cast<std::int64_t>(x));
                  w.offset_count = static_cast<std::int64_t>(w.offset_list.size());
                  w.offsets = w.offset_list.data();
                  w.distances = address<float>(p);
              })
         .def("set_bands",
-             [](Wanted& w, const nb::tuple& bands, std::int64_t p) {
+             [](BoundStatistics& w, const nb::tuple& bands, std::int64_t p) {
                  for (const nb::handle x : bands) {
                      const auto band = nb::cast<nb::tuple>(x);
                      w.band_list.push_back(nb::cast<std::int64_t>(band[0]));
@@ -236,49 +238,50 @@ NB_MODULE(core, m) {
                  w.bands = w.band_list.data();
                  w.band_masses = address<float>(p);
              })
-        .def("set_sets",
-             [](Wanted& w, std::int64_t range_count, std::int64_t ranges, std::int64_t in_sets, std::int64_t sets,
-                std::int64_t set_count, std::int64_t p) {
+        .def("set_key_sets",
+             [](BoundStatistics& w, std::int64_t range_count, std::int64_t ranges, std::int64_t set_starts,
+                std::int64_t set_members, std::int64_t set_count, std::int64_t p) {
                  w.range_count = range_count;
                  w.ranges = address<const std::int32_t>(ranges);
-                 w.in_sets = address<const std::int32_t>(in_sets);
-                 w.sets = address<const std::int32_t>(sets);
+                 w.set_starts = address<const std::int32_t>(set_starts);
+                 w.set_members = address<const std::int32_t>(set_members);
                  w.set_count = set_count;
                  w.set_masses = address<float>(p);
              })
-        .def("set_keyed", [](Wanted& w, std::int64_t lot_count, std::int64_t lot, std::int64_t keyed, std::int64_t p) {
-            w.lot_count = lot_count;
-            w.lot = address<const std::int32_t>(lot);
-            w.keyed = address<const float>(keyed);
-            w.keyed_sums = address<float>(p);
+        .def("set_received_gradient", [](BoundStatistics& w, std::int64_t group_count, std::int64_t group_of_query,
+                                         std::int64_t received_grad, std::int64_t p) {
+            w.group_count = group_count;
+            w.group_of_query = address<const std::int32_t>(group_of_query);
+            w.received_grad = address<const float>(received_grad);
+            w.received_grad_sums = address<float>(p);
         });
 
-    nb::class_<Again>(m, "Revisit", "What is asked of the weights when they are made once more.")
+    nb::class_<BoundSecondPass>(m, "SecondPass", "What a second pass over the weights computes.")
         .def("__init__",
-             [](Again* self, std::int64_t top, std::int64_t share, const nb::tuple& box) {
+             [](BoundSecondPass* self, std::int64_t top, std::int64_t share, const nb::tuple& box) {
                  if (box.size() != 8) throw std::invalid_argument("a box is from and to: b, h, queries, keys");
-                 new (self) Again();
+                 new (self) BoundSecondPass();
                  self->top = address<const float>(top);
                  self->share = address<const float>(share);
                  std::int64_t* const to[] = {&self->first_b,     &self->last_b,     &self->first_h,   &self->last_h,
                                              &self->first_query, &self->last_query, &self->first_key, &self->last_key};
                  for (std::size_t i = 0; i < 8; ++i) *to[i] = nb::cast<std::int64_t>(box[i]);
              })
-        .def("set_weights", [](Again& a, std::int64_t p) { a.weights = address<float>(p); })
+        .def("set_weights", [](BoundSecondPass& a, std::int64_t p) { a.weights = address<float>(p); })
         .def("set_received",
-             [](Again& a, std::int64_t lot_count, std::int64_t lot, std::int64_t p) {
-                 a.lot_count = lot_count;
-                 a.lot = address<const std::int32_t>(lot);
+             [](BoundSecondPass& a, std::int64_t group_count, std::int64_t group_of_query, std::int64_t p) {
+                 a.group_count = group_count;
+                 a.group_of_query = address<const std::int32_t>(group_of_query);
                  a.received = address<float>(p);
              })
-        .def("add_pooling", [](Again& a, std::int64_t rows, std::int64_t cols, bool maximum, std::int64_t p) {
+        .def("add_pooling", [](BoundSecondPass& a, std::int64_t rows, std::int64_t cols, bool maximum, std::int64_t p) {
             if (rows < 1 || cols < 1) throw std::invalid_argument("a pooled map has a row and a column at least");
             a.pooling_list.push_back({rows, cols, maximum, address<float>(p), nullptr});
         });
 
     m.def("forward", &run_forward, nb::arg("call"), nb::arg("out"), nb::arg("lse"), nb::arg("statistics").none(),
           nb::arg("threads"));
-    m.def("revisit", &run_revisit, nb::arg("call"), nb::arg("asked"), nb::arg("threads"));
+    m.def("second_pass", &run_second_pass, nb::arg("call"), nb::arg("request"), nb::arg("threads"));
     m.def("backward", &run_backward, nb::arg("call"), nb::arg("out"), nb::arg("out_grad"), nb::arg("lse"),
           nb::arg("lse_grad"), nb::arg("delta"), nb::arg("query_grad"), nb::arg("key_grad"), nb::arg("value_grad"),
           nb::arg("table_grad"), nb::arg("bias_grad").none(), nb::arg("statistics").none(), nb::arg("threads"));
@@ -286,13 +289,15 @@ NB_MODULE(core, m) {
     m.def("isa", [] { return kernels_in_use().name; });
     m.def("kernels", [] {
         nb::list out;
-        for (const Kernels* kernels : kernels_here()) out.append(kernels->name);
+        for (const Kernels* kernels : available_kernels()) out.append(kernels->name);
         return nb::tuple(out);
     });
     m.def("use", [](const char* isa) {
         if (use_kernels(isa)) return;
         std::string allowed;
-        for (const Kernels* kernels : kernels_here()) allowed += (allowed.empty() ? "" : ", ") + std::string(kernels->name);
+        for (const Kernels* kernels : available_kernels()) {
+            allowed += (allowed.empty() ? "" : ", ") + std::string(kernels->name);
+        }
         throw nb::value_error(("no kernels for '" + std::string(isa) + "' here; allowed: " + allowed).c_str());
     });
     m.def("fma_peak", [](int threads, int type, double seconds) {

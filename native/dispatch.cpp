@@ -3,7 +3,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "probe.h"
+#include "system_info.h"
 
 #define REGARD_KERNELS(isa)       \
     namespace regard::isa {       \
@@ -49,29 +49,31 @@ const Kernels* const built[] = {  // best first
 };
 
 std::atomic<const Kernels*>& in_use() {
-    static std::atomic<const Kernels*> kernels{kernels_here().front()};
+    static std::atomic<const Kernels*> kernels{available_kernels().front()};
     return kernels;
 }
 
 }  // namespace
 
-const std::vector<const Kernels*>& kernels_here() {
-    static const std::vector<const Kernels*> here = [] {
-        std::vector<const Kernels*> found;
+const std::vector<const Kernels*>& available_kernels() {
+    static const std::vector<const Kernels*> available = [] {
+        std::vector<const Kernels*> usable;
         for (const Kernels* kernels : built) {
             bool runs = std::strcmp(kernels->name, "emulated") == 0;
-            for (const Isa& isa : probe().isas) runs = runs || (isa.here && std::strcmp(isa.name, kernels->name) == 0);
-            if (runs) found.push_back(kernels);
+            for (const Isa& isa : system_info().isas) {
+                runs = runs || (isa.available && std::strcmp(isa.name, kernels->name) == 0);
+            }
+            if (runs) usable.push_back(kernels);
         }
-        return found;
+        return usable;
     }();
-    return here;
+    return available;
 }
 
 const Kernels& kernels_in_use() { return *in_use().load(std::memory_order_relaxed); }
 
 bool use_kernels(const char* name) {
-    for (const Kernels* kernels : kernels_here()) {
+    for (const Kernels* kernels : available_kernels()) {
         if (std::strcmp(kernels->name, name) == 0) {
             in_use().store(kernels, std::memory_order_relaxed);
             return true;

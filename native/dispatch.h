@@ -1,4 +1,4 @@
-// Which kernels run: those of the best instruction set that is here, unless another is asked for.
+// Which kernels run: those of the best instruction set that is available, unless another is requested.
 #pragma once
 
 #include <vector>
@@ -8,7 +8,7 @@
 namespace regard {
 
 // The kernels that this library was built with and this machine can run, best first.
-const std::vector<const Kernels*>& kernels_here();
+const std::vector<const Kernels*>& available_kernels();
 
 const Kernels& kernels_in_use();
 

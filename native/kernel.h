@@ -1,7 +1,7 @@
 // One attention call, as the kernels see it: addresses, sizes and strides. They know nothing of PyTorch.
 //
-// Kernels see work, not names: whatever mask there is arrives as spans of keys or as tiles of bits, whatever
-// bias as a table by distance or as a tensor. Masks × biases × instruction sets is then a sum, not a product.
+// Kernels know no named masks or biases: every mask arrives as spans of keys or as tiles of bits, every bias as a
+// table by distance or as a tensor. Masks × biases × instruction sets is then a sum, not a product.
 #pragma once
 
 #include <cstdint>
@@ -16,12 +16,12 @@ struct View {
     std::int64_t stride[4] = {};
 };
 
-// Statistics of a call's weights before dropout, as numbers (b, h, q, …). What is null or none is not asked for.
+// Statistics of a call's weights before dropout, as numbers (b, h, q, …). What is null or none is not computed.
 // In a backward pass the same arrays hold their gradients.
 struct Statistics {
     float* entropy = nullptr;   // Σ −w ln w
-    float* greatest = nullptr;  // the greatest score; −∞ where a row sees nothing
-    // The keys of greatest weight in order, of equal ones the lower first: (b, h, q, top_count). −1 and 0: no more.
+    float* max_score = nullptr;  // the maximum score; −∞ where a row sees nothing
+    // The keys of largest weight in order, of equal ones the lower first: (b, h, q, top_count). −1 and 0: no more.
     std::int64_t top_count = 0;
     std::int64_t* top_keys = nullptr;
     float* top_weights = nullptr;
@@ -36,14 +36,15 @@ struct Statistics {
     // The weight on so many sets of keys. Sorted ranges [first, last) that do not overlap: range i belongs to the
     // sets in_sets[i] … in_sets[i + 1] of `sets`.
     std::int64_t range_count = 0, set_count = 0;
-    const std::int32_t *ranges = nullptr, *in_sets = nullptr, *sets = nullptr;
+    const std::int32_t *ranges = nullptr, *set_starts = nullptr, *set_members = nullptr;
     float* set_masses = nullptr;
-    // Σ w · keyed[key], where `keyed` is (b, h, lots, k) and `lot` (q) says which lot is a query's; negative: none.
-    // In a backward pass `keyed` is the gradient of what keys receive, and `keyed_sums` is not used.
-    std::int64_t lot_count = 0;
-    const float* keyed = nullptr;
-    const std::int32_t* lot = nullptr;
-    float* keyed_sums = nullptr;
+    // For the gradient of the attention that keys receive from groups of queries, (b, h, groups, k): a forward pass
+    // computes Σ w · received_grad[key], a backward pass adds it to the gradients of weights and needs no sums.
+    // `group_of_query` (q) is the group of each query; negative: none.
+    std::int64_t group_count = 0;
+    const float* received_grad = nullptr;
+    const std::int32_t* group_of_query = nullptr;
+    float* received_grad_sums = nullptr;
 };
 
 struct Call {
@@ -51,7 +52,7 @@ struct Call {
     std::int64_t b = 0, h = 0, g = 0, q = 0, k = 0, d = 0, dv = 0;
     View query, key, value;
     Type key_type = Type::float32;  // of keys and values: the call's, or float32 where they were widened
-    // Values as pairs of keys, (b, g, ⌈k/2⌉, dv): for processors that multiply pairs of bfloat16. Null: not made.
+    // Values as pairs of keys, (b, g, ⌈k/2⌉, dv): for processors that multiply pairs of bfloat16. Null: not available.
     const float* value_pairs = nullptr;
 
     float scale = 1.0f;    // of q·k
@@ -69,8 +70,8 @@ struct Call {
     const std::int32_t* spans = nullptr;
     std::int64_t span_count = 0, spans_b = 0, spans_h = 0;
 
-    // Which pairs may meet, as tiles of 64 queries × 64 keys: an array (b or 1, h or 1, ⌈q/64⌉, ⌈k/64⌉) of
-    // 0: no pair, 1: all pairs, n ≥ 2: `bitmaps` n − 2. A bitmap has a word for each key of the tile;
+    // Which pairs of a query and a key are allowed, as tiles of 64 queries × 64 keys: an array (b or 1, h or 1, ⌈q/64⌉,
+    // ⌈k/64⌉) of 0: no pair, 1: all pairs, n ≥ 2: `bitmaps` n − 2. A bitmap has a 64-bit word for each key of the tile;
     // its bit i says whether the tile's query i may see that key. With spans as well, both must allow a pair.
     const std::int32_t* tiles = nullptr;
     std::int64_t tiles_b = 0, tiles_h = 0;
@@ -84,21 +85,21 @@ struct Call {
     View bias;
     Type bias_type = Type::float32;
 
-    // Dropout (regard/dropout.py): a weight stays where its word is at or above `threshold`, and is then
-    // multiplied by `kept`. threshold 0: no dropout.
+    // Dropout (regard/spec/dropout.py): a weight is kept where its hash is at or above `threshold`, and is then
+    // multiplied by `dropout_scale`. threshold 0: no dropout.
     std::uint32_t seed = 0, threshold = 0;
-    float kept = 1.0f;
+    float dropout_scale = 1.0f;
 
-    // Rows that see a number that is not finite become NaN: these say which queries (b, h, q) and keys
-    // (b, g, k) hold one; the tensors themselves then hold 0 there. Null: none does.
-    const std::uint8_t* spoilt_query = nullptr;
-    const std::uint8_t* spoilt_key = nullptr;
+    // Rows that see a number that is not finite become NaN: flags of the queries (b, h, q) and keys (b, g, k) that
+    // have one; the tensors themselves then have 0 there. Null: no flags.
+    const std::uint8_t* non_finite_query = nullptr;
+    const std::uint8_t* non_finite_key = nullptr;
 };
 
 struct Forward : Call {
     View out;              // (b, h, q, dv), of the call's type
     // (3, b, h, q): of each row of scores its log-sum-exp, −∞ where it sees nothing; then what the backward
-    // pass needs: the score that weights are relative to, and the share of a weight of 1. Null: not wanted.
+    // pass needs: the score that weights are relative to, and the share of a weight of 1. Null: not computed.
     float* lse = nullptr;
     const Statistics* statistics = nullptr;  // of a softmax; null: none
 };
@@ -123,17 +124,17 @@ struct Pooling {
     float* edges;  // (b, h, tasks, 2, rows), zeros when given: of columns that two tasks share
 };
 
-// The weights once more, from the queries, the keys and what a forward pass left of each row: those in the rectangle
-// [first_query, last_query) × [first_key, last_key) of some batch rows and heads. Values are not used. In what is
-// written, b, h, queries and keys are those that are asked about.
-struct Revisit : Call {
+// A second pass recomputes weights from queries, keys and what a forward pass left of each row: those in the rectangle
+// [first_query, last_query) × [first_key, last_key) of some batch rows and heads. Values are not used. In the
+// sizes of outputs, b, h, queries and keys count those of the rectangle.
+struct SecondPass : Call {
     const float *top = nullptr, *share = nullptr;  // (b, h, q): of a forward pass, or of a log-sum-exp
     std::int64_t first_b = 0, last_b = 0, first_h = 0, last_h = 0;
     std::int64_t first_query = 0, last_query = 0, first_key = 0, last_key = 0;
     float* weights = nullptr;   // (b, h, queries, keys)
-    // What each key receives from the queries of each lot, (b, h, lots, keys); zeros when given.
-    std::int64_t lot_count = 0;
-    const std::int32_t* lot = nullptr;  // (q), negative: of none. Null: all are of lot 0
+    // The attention that each key receives from each group of queries, (b, h, groups, keys); zeros when given.
+    std::int64_t group_count = 0;
+    const std::int32_t* group_of_query = nullptr;  // (q), negative: none. Null: all are in group 0
     float* received = nullptr;
     std::int64_t pooling_count = 0;
     const Pooling* poolings = nullptr;

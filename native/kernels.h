@@ -9,8 +9,8 @@ namespace regard {
 
 // A block of a call: queries, and keys; a mask's tiles are as wide as the one, and divide the other.
 constexpr std::int64_t BLOCK = 64, KEYS = 256;
-// Spans of keys that a query may have.
-constexpr std::int64_t MOST_SPANS = 4;
+// The most spans of keys that a query may have.
+constexpr std::int64_t MAX_SPANS = 4;
 
 // Whether rows of a tensor are read fast where they lie, each time that they are needed: float32, side by side
 // within a row, and rows not 1 KiB or a multiple apart, because such rows fall into few sets of the cache.
@@ -21,19 +21,19 @@ static inline bool reads_well(Type type, std::int64_t row, std::int64_t column, 
 // Products of queries and keys become scores in units of log 2: by a factor alone, or by a pass over them where there
 // is more to do (soft-cap, biases).
 static inline float product_unit(const Call& call) {
-    // With a scale of 0 all products are made 0: ∞ · 0 would make NaN of what is masked.
+    // With a scale of 0 the queries become 0 instead: ∞ · 0 would make NaN of what is masked.
     const float size = call.scale < 0 ? -call.scale : call.scale;
     return (size > 0 ? size : 1.0f) * 1.4426950408889634f;
 }
-static inline bool more_than_scaled(const Call& call) { return call.softcap > 0 || call.table || call.bias.data; }
+static inline bool has_cap_or_bias(const Call& call) { return call.softcap > 0 || call.table || call.bias.data; }
 // What scores, as the kernels compare them, are multiplied with to be in units of log 2.
-static inline float score_unit(const Call& call) { return more_than_scaled(call) ? 1.0f : product_unit(call); }
+static inline float score_unit(const Call& call) { return has_cap_or_bias(call) ? 1.0f : product_unit(call); }
 
-// Asked now and then by long tasks: whether to give up.
+// Long tasks poll it now and then: whether to stop.
 struct Stop {
-    bool (*ask)(void*) = nullptr;
+    bool (*poll)(void*) = nullptr;
     void* context = nullptr;
-    bool now() const { return ask && ask(context); }
+    bool now() const { return poll && poll(context); }
 };
 
 // A forward task: some rows (queries of a head), with all keys or a part of them.
@@ -56,18 +56,18 @@ struct BackwardTask {
     // of the task's own batch rows. No query_grad: the call's itself, which is then float32.
     float* query_grad = nullptr;
     float* table_grad = nullptr;
-    std::int64_t table_pitch = 0;  // q + k − 1, and room behind for the lanes of the last queries
+    std::int64_t table_pitch = 0;  // q + k − 1, and padding for the lanes of the last queries
 };
 
-// A task of a second visit: some keys of one head, at most KEYS, with all queries that are asked about.
-struct RevisitTask {
+// A task of a second pass: some keys of one head, at most KEYS, with all queries of the rectangle.
+struct SecondPassTask {
     std::int64_t b, h, key, key_last;
-    std::int64_t head;   // among those that are asked about
+    std::int64_t head;   // among those of the rectangle
     std::int64_t index;  // among the tasks of its head, of which there are `count`
     std::int64_t count;
 };
 
-constexpr std::int64_t MOST_GROUPED = 16;
+constexpr std::int64_t MAX_GROUPED_ROWS = 16;
 
 struct Kernels {
     const char* name;
@@ -77,17 +77,17 @@ struct Kernels {
     std::size_t (*forward_scratch)(const Forward&);
     std::size_t (*backward_scratch)(const Backward&);
     std::size_t (*decode_scratch)(const Call&);
-    std::size_t (*revisit_scratch)(const Call&);
+    std::size_t (*second_pass_scratch)(const Call&);
 
-    // False where a number that is not finite was met; what was written then counts for nothing.
+    // False where a number was not finite; what was written is then invalid.
     bool (*forward)(const Forward&, const ForwardTask&, bool check, void* scratch, Stop);
     void (*backward)(const Backward&, const BackwardTask&, void* scratch, Stop);
 
     // Few rows against many keys: at most MOST_GROUPED, a part of the call.
     bool (*decode)(const Forward&, const ForwardTask&, bool check, void* scratch, Stop);
 
-    // Weights once more, from what a forward pass left of each row.
-    void (*revisit)(const Revisit&, const RevisitTask&, void* scratch, Stop);
+    // Recomputes weights from what a forward pass left of each row.
+    void (*second_pass)(const SecondPass&, const SecondPassTask&, void* scratch, Stop);
 
     // Parts become the call's output: `count` of them, `stride` floats apart.
     void (*merge)(const Forward&, const ForwardTask&, const float* parts, std::int64_t count, std::int64_t stride);

@@ -15,7 +15,7 @@ namespace regard {
 namespace {
 
 #ifdef REGARD_KNOWS_FORK
-// OpenMP's threads do not live on in a forked child, but its books say that they do: its first parallel
+// OpenMP's threads do not live on in a forked child, but its records say that they do: its first parallel
 // region waits for them forever. So a child starts threads of its own.
 bool forked = false;
 const int registered = pthread_atfork(nullptr, nullptr, [] { forked = true; });
@@ -47,7 +47,7 @@ void parallel(int threads, void (*work)(void*, int), void* context) {
 #endif
 #pragma omp parallel num_threads(threads)
     {
-        // A team may come out smaller than asked for (nested regions, limits): then its members do more.
+        // A team may come out smaller than requested (nested regions, limits): then its members do more.
         for (int i = omp_get_thread_num(); i < threads; i += omp_get_num_threads()) work(context, i);
     }
 #else

@@ -19,9 +19,9 @@ using Clock = std::chrono::steady_clock;
 
 // Tasks below which a call is split over keys too: enough for many threads. It must not depend on how many
 // there are: how sums are cut decides their last bits.
-constexpr std::int64_t ENOUGH_TASKS = 16;
+constexpr std::int64_t MIN_TASKS = 16;
 // Fewer multiplications than this are done before a second thread has woken up.
-constexpr double LITTLE_WORK = 1e6;
+constexpr double SINGLE_THREAD_WORK = 1e6;
 
 
 inline std::int64_t parts_of(std::int64_t n, std::int64_t size) { return (n + size - 1) / size; }
@@ -36,32 +36,32 @@ inline Memory allocate(std::size_t bytes) {
 }
 inline float* floats(const Memory& memory) { return static_cast<float*>(memory.get()); }
 
-// A thread's scratch memory, kept from call to call: fresh pages cost more than a small call. While a task has it, it
-// is the task's own, because what a signal's handler in Python calls may come here again, on the same thread.
+// A thread's scratch memory, kept from call to call: fresh pages cost more than a small call. A task owns it
+// while it runs, because a signal handler in Python may start another pass on the same thread.
 class Scratch {
   public:
-    explicit Scratch(std::size_t bytes) : memory_(std::move(kept().memory)), size_(kept().size) {
-        kept().size = 0;
+    explicit Scratch(std::size_t bytes) : memory_(std::move(cached().memory)), size_(cached().size) {
+        cached().size = 0;
         if (size_ >= bytes) return;
         memory_.reset();
         memory_ = allocate(bytes);
         size_ = memory_ ? bytes : 0;
     }
     ~Scratch() {
-        if (size_ > kept().size) kept() = {std::move(memory_), size_};
+        if (size_ > cached().size) cached() = {std::move(memory_), size_};
     }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
     void* get() const { return memory_.get(); }
 
   private:
-    struct Kept {
+    struct Cached {
         Memory memory;
         std::size_t size = 0;
     };
-    static Kept& kept() {
-        thread_local Kept mine;
-        return mine;
+    static Cached& cached() {
+        thread_local Cached cache;
+        return cache;
     }
     Memory memory_;
     std::size_t size_;
@@ -77,7 +77,7 @@ class Pass {
     void each(std::int64_t count, double work, std::size_t scratch, const Task& task) {
         if (status_ != Status::done || count == 0) return;
         int threads = static_cast<int>(std::clamp<std::int64_t>(run_.threads, 1, count));
-        if (work < LITTLE_WORK) threads = 1;
+        if (work < SINGLE_THREAD_WORK) threads = 1;
         struct Shared {
             Pass* pass;
             const Task* task;
@@ -87,7 +87,7 @@ class Pass {
         } shared{this, &task, count, scratch};
         parallel(threads, [](void* context, int thread) {
             Shared& s = *static_cast<Shared*>(context);
-            const Stop stop{thread == 0 ? ask_caller : ask_other, s.pass};
+            const Stop stop{thread == 0 ? poll_caller : poll_other, s.pass};
             {
                 const Scratch memory(s.scratch);
                 if (s.scratch && !memory.get()) return s.pass->fail(Status::no_memory);
@@ -97,7 +97,7 @@ class Pass {
                     s.done.fetch_add(1, std::memory_order_relaxed);
                 }
             }
-            // Only the caller can be interrupted: out of tasks, it goes on asking for the others.
+            // Only the caller can be interrupted: out of tasks, it goes on polling for the others.
             const Clock::time_point idle = Clock::now();
             while (thread == 0 && s.pass->run_.interrupted && s.done.load(std::memory_order_relaxed) < s.count) {
                 if (stop.now()) return;
@@ -117,29 +117,29 @@ class Pass {
     Status status() const { return status_; }
 
   private:
-    static bool ask_other(void* context) {
+    static bool poll_other(void* context) {
         return static_cast<Pass*>(context)->stopped_.load(std::memory_order_relaxed);
     }
-    static bool ask_caller(void* context) {
+    static bool poll_caller(void* context) {
         Pass& pass = *static_cast<Pass*>(context);
-        if (ask_other(context)) return true;
+        if (poll_other(context)) return true;
         const Clock::time_point now = Clock::now();
-        if (!pass.run_.interrupted || now - pass.asked_ < std::chrono::milliseconds(50)) return false;
-        pass.asked_ = now;
-        // What is asked may be Python: it gets the caller's floating-point state, not that of a kernel.
-        std::fenv_t ours;
-        std::fegetenv(&ours);
+        if (!pass.run_.interrupted || now - pass.last_poll_ < std::chrono::milliseconds(50)) return false;
+        pass.last_poll_ = now;
+        // The callback may run Python: it gets the caller's floating-point state, not that of a kernel.
+        std::fenv_t kernel_environment;
+        std::fegetenv(&kernel_environment);
         std::fesetenv(&pass.caller_);
         if (pass.run_.interrupted(pass.run_.context)) pass.fail(Status::stopped);
-        std::fesetenv(&ours);
-        return ask_other(context);
+        std::fesetenv(&kernel_environment);
+        return poll_other(context);
     }
 
     const Run& run_;
     std::fenv_t caller_;
     std::atomic<bool> stopped_{false};
     std::atomic<Status> status_{Status::done};
-    Clock::time_point asked_ = Clock::now();
+    Clock::time_point last_poll_ = Clock::now();
 };
 
 inline double work_of(const Call& call) {

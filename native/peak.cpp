@@ -15,7 +15,8 @@ double fma_peak(const Kernels& kernels, Type type, double seconds, int threads) 
     parallel(threads, [](void* context, int thread) {
         Shared& s = *static_cast<Shared*>(context);
         double best = 0;
-        for (const auto start = Clock::now(); std::chrono::duration<double>(Clock::now() - start).count() < s.seconds;) {
+        for (const auto start = Clock::now();
+             std::chrono::duration<double>(Clock::now() - start).count() < s.seconds;) {
             const auto before = Clock::now();
             const double done = s.kernels.work(s.type, 20000);
             best = std::max(best, done / std::chrono::duration<double>(Clock::now() - before).count());

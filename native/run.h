@@ -5,11 +5,11 @@
 
 namespace regard {
 
-enum class Status : int { done, not_finite, stopped, no_memory };
+enum class Status : int { done, non_finite, stopped, no_memory };
 
 struct Run {
     int threads = 1;
-    // Asked on the calling thread, every 50 ms or so: whether to stop. Null: never.
+    // Polled on the calling thread, about every 50 ms: whether to stop. Null: never.
     bool (*interrupted)(void*) = nullptr;
     void* context = nullptr;
 };
@@ -17,7 +17,7 @@ struct Run {
 // `check`: answer not_finite where q, k or v may hold a number that is not finite; the output is then worthless.
 Status forward(const Kernels&, Forward, bool check, const Run&);
 Status backward(const Kernels&, Backward, const Run&);
-Status revisit(const Kernels&, Revisit, const Run&);
+Status second_pass(const Kernels&, SecondPass, const Run&);
 
 double fma_peak(const Kernels&, Type, double seconds, int threads);
 double read_bandwidth(const Kernels&, std::int64_t bytes, double seconds, int threads);

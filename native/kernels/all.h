@@ -3,7 +3,7 @@
 
 #include "backward.h"
 #include "decode.h"
-#include "revisit.h"
+#include "second_pass.h"
 
 namespace regard::REGARD_ISA {
 namespace {
@@ -69,11 +69,11 @@ const Kernels kernels = {
     .forward_scratch = forward_scratch,
     .backward_scratch = backward_scratch,
     .decode_scratch = decode_scratch,
-    .revisit_scratch = revisit_scratch,
+    .second_pass_scratch = second_pass_scratch,
     .forward = forward,
     .backward = backward,
     .decode = decode,
-    .revisit = revisit,
+    .second_pass = second_pass,
     .merge = merge,
     .delta = delta,
     .widen = widen_rows,

@@ -1,13 +1,13 @@
-// The backward pass: a block of keys meets all blocks of queries, and weights are computed again.
+// The backward pass: a block of keys goes over all blocks of queries, and weights are recomputed.
 //
 // With Pᵀ the weights (a row for each key) and dPᵀ = V·dOᵀ, dSᵀ = Pᵀ ∘ (dPᵀ − δ):
 //     dV += Pᵀ·dO     dK += dSᵀ·Q     dQ += dS·K
-// Gradients of keys and values are complete when the block has met all queries; those of queries grow from
+// Gradients of keys and values are complete when the block has gone over all queries; those of queries grow from
 // block to block in an order that sizes alone decide, so that a result is the same from run to run.
 #pragma once
 
 #include "forward.h"
-#include "pull.h"
+#include "statistic_gradients.h"
 
 namespace regard::REGARD_ISA {
 namespace {
@@ -19,37 +19,37 @@ constexpr std::int64_t PITCH = BLOCK + (PANELS > 1 ? 16 : 0);
 
 struct BackwardScratch {
     float *queries, *grads, *query_rows, *grad_rows, *keys, *values, *key_rows, *value_rows, *key_sums, *value_sums;
-    float *scores, *score_grads, *weights, *products, *turned, *slopes, *bias;
-    float* kept_grads;  // of weights that dropout does not touch, those of statistics; null where it is no matter
+    float *scores, *score_grads, *weights, *products, *transposed, *slopes, *bias;
+    float* statistic_grads;  // gradients of statistics, apart from dropout; null without one of both
     Span* hulls;  // of each block of queries of the heads of a group
     std::int64_t width, value_width;
     std::size_t bytes;
 
     BackwardScratch(const Backward& call, void* memory) {
-        Room take(memory);
+        ScratchAllocator allocate_scratch(memory);
         width = round_up(call.d, LANES);
         value_width = round_up(call.dv, LANES);
-        queries = take(BLOCK * (call.d + 1));
-        grads = take(BLOCK * (call.dv + 1));
-        query_rows = take(BLOCK * width);
-        grad_rows = take(BLOCK * value_width);
-        keys = take(BACK_KEYS * width);
-        values = take(BACK_KEYS * value_width);
-        key_sums = take(BACK_KEYS * width);
-        value_sums = take(BACK_KEYS * value_width);
-        scores = take(BACK_KEYS * PANEL);
-        score_grads = take(BACK_KEYS * PANEL);
-        weights = take(BACK_KEYS * PITCH);
-        products = take(BACK_KEYS * PITCH);
-        turned = take(PAIRS ? BACK_KEYS / 2 * PITCH : 0);
-        key_rows = take(PAIRS ? BACK_KEYS * width : 0);
-        value_rows = take(PAIRS ? BACK_KEYS * value_width : 0);
-        slopes = take(call.softcap > 0 ? BACK_KEYS * PANEL : 0);
-        bias = take(call.bias.data ? BACK_KEYS * PANEL : 0);
-        kept_grads = call.statistics && call.threshold ? take(BACK_KEYS * PANEL) : nullptr;
-        hulls = reinterpret_cast<Span*>(take(call.h / call.g * ((call.q + BLOCK - 1) / BLOCK) *
+        queries = allocate_scratch(BLOCK * (call.d + 1));
+        grads = allocate_scratch(BLOCK * (call.dv + 1));
+        query_rows = allocate_scratch(BLOCK * width);
+        grad_rows = allocate_scratch(BLOCK * value_width);
+        keys = allocate_scratch(BACK_KEYS * width);
+        values = allocate_scratch(BACK_KEYS * value_width);
+        key_sums = allocate_scratch(BACK_KEYS * width);
+        value_sums = allocate_scratch(BACK_KEYS * value_width);
+        scores = allocate_scratch(BACK_KEYS * PANEL);
+        score_grads = allocate_scratch(BACK_KEYS * PANEL);
+        weights = allocate_scratch(BACK_KEYS * PITCH);
+        products = allocate_scratch(BACK_KEYS * PITCH);
+        transposed = allocate_scratch(PAIRS ? BACK_KEYS / 2 * PITCH : 0);
+        key_rows = allocate_scratch(PAIRS ? BACK_KEYS * width : 0);
+        value_rows = allocate_scratch(PAIRS ? BACK_KEYS * value_width : 0);
+        slopes = allocate_scratch(call.softcap > 0 ? BACK_KEYS * PANEL : 0);
+        bias = allocate_scratch(call.bias.data ? BACK_KEYS * PANEL : 0);
+        statistic_grads = call.statistics && call.threshold ? allocate_scratch(BACK_KEYS * PANEL) : nullptr;
+        hulls = reinterpret_cast<Span*>(allocate_scratch(call.h / call.g * ((call.q + BLOCK - 1) / BLOCK) *
                                              static_cast<std::int64_t>(sizeof(Span) / sizeof(float))));
-        bytes = take.bytes();
+        bytes = allocate_scratch.bytes();
     }
 };
 
@@ -88,8 +88,8 @@ template <Kind KIND, bool SIGMOID, bool DROPOUT, bool CAP, bool TABLE, bool DENS
 __attribute__((noinline)) void differentiate(const Backward& call, const Panel& panel, const Segment& s,
                                              std::int64_t key, const BackwardScratch& scratch,
                                              const RowState& state, const U* dropout, float* table) {
-    const V left = splat(panel.scoring.left), scale = splat(call.scale);
-    const V kept = splat(call.kept), shift = splat(call.shift * LOG2E);
+    const V log2_factor = splat(panel.scoring.log2_factor), scale = splat(call.scale);
+    const V dropout_scale = splat(call.dropout_scale), shift = splat(call.shift * LOG2E);
     const bool by_rows = DENSE && call.bias_grad.stride[3] == 1;
     if constexpr (TABLE) table += panel.query + call.k - 1 - key;
     for (int v = s.begin; v < s.end; ++v) {
@@ -102,16 +102,16 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
             const V score = load(scratch.scores + at);
             V dp = load(scratch.score_grads + at), p, ds;
             if constexpr (SIGMOID) {
-                p = logistic2(fma(score, left, shift));
+                p = logistic2(fma(score, log2_factor, shift));
             } else {
-                p = exp2(exponent_of(score, top, left)) * share;
+                p = exp2(exponent_of(score, top, log2_factor)) * share;
             }
             V weight = p;
             if constexpr (DROPOUT) {
                 const I keeps = dropout_keeps(dropout[v], mix(static_cast<std::uint32_t>(key + r)), call.threshold);
-                weight = select(keeps, p * kept, V{});
-                dp = select(keeps, dp * kept, V{});
-                if (scratch.kept_grads) dp += load(scratch.kept_grads + at);
+                weight = select(keeps, p * dropout_scale, V{});
+                dp = select(keeps, dp * dropout_scale, V{});
+                if (scratch.statistic_grads) dp += load(scratch.statistic_grads + at);
             }
             if constexpr (SIGMOID) {
                 ds = p * (splat(1.0f) - p) * dp;
@@ -138,9 +138,9 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
                 store(reinterpret_cast<std::uint16_t*>(scratch.weights + pair_at), narrow_bfloat16(weight));
                 store(reinterpret_cast<std::uint16_t*>(scratch.products + pair_at), narrow_bfloat16(ds));
                 if (r % 2) {
-                    store(scratch.turned + r / 2 * PITCH + lane, narrow_pair(before, ds));
+                    store(scratch.transposed + r / 2 * PITCH + lane, narrow_pair(before, ds));
                 } else if (r + 1 == s.last) {
-                    store(scratch.turned + r / 2 * PITCH + lane, narrow_pair(ds, V{}));
+                    store(scratch.transposed + r / 2 * PITCH + lane, narrow_pair(ds, V{}));
                 }
                 before = ds;
             } else {
@@ -154,7 +154,7 @@ __attribute__((noinline)) void differentiate(const Backward& call, const Panel& 
 using Differentiate = void (*)(const Backward&, const Panel&, const Segment&, std::int64_t, const BackwardScratch&,
                                const RowState&, const U*, float*);
 
-// The step for what a call asks for. Sixteen cases of softmax, as many of sigmoid.
+// The step for the parts that a call has. Sixteen cases of softmax, as many of sigmoid.
 template <Kind KIND, bool SIGMOID, bool DROPOUT, bool CAP>
 INLINE Differentiate differentiate_with(bool table, bool dense) {
     if (table && dense) return differentiate<KIND, SIGMOID, DROPOUT, CAP, true, true>;
@@ -178,14 +178,14 @@ INLINE Span elements(Span span) {
     return {span.first / UNIT<KIND>, (span.last + UNIT<KIND> - 1) / UNIT<KIND>};
 }
 template <Kind KIND>
-struct SeenBy {
-    const Cover& cover;
+struct QueriesOfKeys {
+    const VisibleKeys& visible;
     std::int64_t queries;
     Span operator()(std::int64_t row, std::int64_t rows) const {
-        if (cover.whole) return elements<KIND>({0, queries});
+        if (visible.whole) return elements<KIND>({0, queries});
         Span span{BLOCK, 0};
         for (int v = 0; v < VECTORS; ++v) {
-            if (cover.first[v] < row + rows && cover.last[v] > row) {
+            if (visible.first[v] < row + rows && visible.last[v] > row) {
                 span.first = least<std::int64_t>(span.first, v * LANES);
                 span.last = least<std::int64_t>(v * LANES + LANES, queries);
             }
@@ -194,16 +194,16 @@ struct SeenBy {
     }
 };
 template <Kind KIND>
-struct Sees {
-    const Cover& cover;
+struct KeysOfQueries {
+    const VisibleKeys& visible;
     std::int64_t keys;
     Span operator()(std::int64_t row, std::int64_t rows) const {
-        if (cover.whole) return elements<KIND>({0, keys});
+        if (visible.whole) return elements<KIND>({0, keys});
         Span span{keys, 0};
         for (std::int64_t v = row / LANES; v * LANES < row + rows; ++v) {
-            if (cover.first[v] == cover.last[v]) continue;
-            span.first = least<std::int64_t>(span.first, cover.first[v]);
-            span.last = greatest<std::int64_t>(span.last, cover.last[v]);
+            if (visible.first[v] == visible.last[v]) continue;
+            span.first = least<std::int64_t>(span.first, visible.first[v]);
+            span.last = greatest<std::int64_t>(span.last, visible.last[v]);
         }
         return elements<KIND>(span);
     }
@@ -213,15 +213,16 @@ struct Sees {
 struct KeyBlock {
     std::int64_t first;
     int count;
-    Rows keys, values, across;
+    Rows keys, values, key_operand;
 };
 
 // One block of queries of one head and one block of keys.
 template <Kind KIND>
-INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& scoring, const Sight& sight,
-                 const Cover& cover, const BackwardScratch& scratch, std::int64_t b, std::int64_t h,
-                 std::int64_t query, const KeyBlock& block, Differentiate step) {
-    const std::int64_t rows = sight.rows(), d = call.d, dv = call.dv, key = block.first;
+INLINE void accumulate_block(const Backward& call, const BackwardTask& task, const Scoring& scoring,
+                             const BlockMask& mask, const VisibleKeys& visible, const BackwardScratch& scratch,
+                             std::int64_t b, std::int64_t h, std::int64_t query, const KeyBlock& block,
+                             Differentiate step) {
+    const std::int64_t rows = mask.rows(), d = call.d, dv = call.dv, key = block.first;
     const std::int64_t depth = (d + UNIT<KIND> - 1) / UNIT<KIND>, value_depth = (dv + UNIT<KIND> - 1) / UNIT<KIND>;
     const Matrix query_head = head_of(call.query, call.type, b, h);
     const Matrix grad_head = head_of(call.out_grad, call.type, b, h);
@@ -236,19 +237,19 @@ INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& 
         grad_rows = whole_rows(grad_head, query, rows, dv, scratch.value_width, scratch.grad_rows);
     }
     const RowState state(call, b, h, query, rows);
-    if (!cover.whole) {
+    if (!visible.whole) {
         const std::size_t bytes = static_cast<std::size_t>(block.count * PITCH) * sizeof(float);
         std::memset(scratch.weights, 0, bytes);
         std::memset(scratch.products, 0, bytes);
         if constexpr (KIND == Kind::pairs) {
-            std::memset(scratch.turned, 0, static_cast<std::size_t>((block.count + 1) / 2 * PITCH) * sizeof(float));
+            std::memset(scratch.transposed, 0, static_cast<std::size_t>((block.count + 1) / 2 * PITCH) * sizeof(float));
         }
     }
     float* table = task.table_grad ? task.table_grad + ((b - task.b) * call.h + h) * task.table_pitch : nullptr;
 
     for (int p = 0; p < PANELS; ++p) {
-        const Segments segments = sight.segments(cover, p, block.count, UNIT<KIND>);
-        const Panel panel{call, scoring, sight, b, h, query + p * PANEL, p, scratch.bias};
+        const Segments segments = mask.segments(visible, p, block.count, UNIT<KIND>);
+        const Panel panel{call, scoring, mask, b, h, query + p * PANEL, p, scratch.bias};
         for (int i = 0; i < segments.count; ++i) {
             const Segment& s = segments.at[i];
             const std::int64_t at = s.first * PANEL + s.begin * LANES;
@@ -261,25 +262,29 @@ INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& 
                 {block.values.data + s.first * block.values.stride, block.values.stride, 1},
                 {scratch.grads + p * value_depth * PANEL + s.begin * LANES, PANEL}, s.last - s.first,
                 Whole{value_depth});
-            if (scoring.cooked) cook(panel, s, key, scratch.scores, call.softcap > 0 ? scratch.slopes : nullptr);
-            if (s.test) forbid(panel, s, key, scratch.scores);
+            if (scoring.needs_transform) {
+                transform_scores(panel, s, key, scratch.scores, call.softcap > 0 ? scratch.slopes : nullptr);
+            }
+            if (s.test) mask_scores(panel, s, key, scratch.scores);
             U dropout[NV];
             if (call.threshold) {
                 for (int v = 0; v < NV; ++v) dropout[v] = dropout_rows(call, b, h, panel.query + v * LANES);
             }
             if (call.statistics) {
-                float* to = scratch.kept_grads ? scratch.kept_grads : scratch.score_grads;
-                if (scratch.kept_grads) clear(s, to);
-                pull(call, panel, s, key, state, scratch.scores, to);
+                float* to = scratch.statistic_grads ? scratch.statistic_grads : scratch.score_grads;
+                if (scratch.statistic_grads) clear(s, to);
+                add_statistic_gradients(call, panel, s, key, state, scratch.scores, to);
             }
             step(call, panel, s, key, scratch, state, dropout, table);
         }
     }
-    const int wide = static_cast<int>(scratch.width / LANES), value_wide = static_cast<int>(scratch.value_width / LANES);
-    product<KIND, Start::there>(value_wide, scratch.value_sums, scratch.value_width, {scratch.weights, PITCH, 1},
-                                {grad_rows.data, grad_rows.stride}, block.count, SeenBy<KIND>{cover, rows});
-    product<KIND, Start::there>(wide, scratch.key_sums, scratch.width, {scratch.products, PITCH, 1},
-                                {query_rows.data, query_rows.stride}, block.count, SeenBy<KIND>{cover, rows});
+    const int width_vectors = static_cast<int>(scratch.width / LANES),
+              value_vectors = static_cast<int>(scratch.value_width / LANES);
+    product<KIND, Start::accumulate>(value_vectors, scratch.value_sums, scratch.value_width,
+                                     {scratch.weights, PITCH, 1}, {grad_rows.data, grad_rows.stride}, block.count,
+                                     QueriesOfKeys<KIND>{visible, rows});
+    product<KIND, Start::accumulate>(width_vectors, scratch.key_sums, scratch.width, {scratch.products, PITCH, 1},
+                                {query_rows.data, query_rows.stride}, block.count, QueriesOfKeys<KIND>{visible, rows});
     float* query_grad;
     std::int64_t pitch;
     if (task.query_grad) {
@@ -290,9 +295,9 @@ INLINE void meet(const Backward& call, const BackwardTask& task, const Scoring& 
         pitch = view.stride[2];
         query_grad = static_cast<float*>(view.data) + b * view.stride[0] + h * view.stride[1] + query * pitch;
     }
-    product<KIND, Start::there>(wide, query_grad, pitch,
-                                {KIND == Kind::pairs ? scratch.turned : scratch.products, 1, PITCH},
-                                {block.across.data, block.across.stride}, rows, Sees<KIND>{cover, block.count});
+    product<KIND, Start::accumulate>(
+        width_vectors, query_grad, pitch, {KIND == Kind::pairs ? scratch.transposed : scratch.products, 1, PITCH},
+        {block.key_operand.data, block.key_operand.stride}, rows, KeysOfQueries<KIND>{visible, block.count});
 }
 
 template <Kind KIND>
@@ -319,11 +324,11 @@ void backward_of(const Backward& call, const BackwardTask& task, void* memory, S
                     block.keys = pairs_of(key_head, key, n, d, scratch.key_rows);
                     block.values = pairs_of(value_head, key, n, dv, scratch.value_rows);
                     pair_rows(key_head.from(key), n, d, scratch.keys, scratch.width);
-                    block.across = {scratch.keys, scratch.width};
+                    block.key_operand = {scratch.keys, scratch.width};
                 } else {
                     block.keys = whole_rows(key_head, key, n, d, scratch.width, scratch.keys);
                     block.values = whole_rows(value_head, key, n, dv, scratch.value_width, scratch.values);
-                    block.across = block.keys;
+                    block.key_operand = block.keys;
                 }
                 std::memset(scratch.key_sums, 0, static_cast<std::size_t>(n * scratch.width) * sizeof(float));
                 std::memset(scratch.value_sums, 0, static_cast<std::size_t>(n * scratch.value_width) * sizeof(float));
@@ -331,10 +336,10 @@ void backward_of(const Backward& call, const BackwardTask& task, void* memory, S
                     if (scratch.hulls[i].first >= key + n || scratch.hulls[i].last <= key) continue;
                     if (stop.now()) return;
                     const std::int64_t h = first_head + i / blocks, query = i % blocks * BLOCK;
-                    const Sight sight(call, b, h, query);
-                    const Cover cover = sight.cover(key, key + n);
-                    if (cover.empty) continue;
-                    meet<KIND>(call, task, scoring, sight, cover, scratch, b, h, query, block, step);
+                    const BlockMask mask(call, b, h, query);
+                    const VisibleKeys visible = mask.visible(key, key + n);
+                    if (visible.empty) continue;
+                    accumulate_block<KIND>(call, task, scoring, mask, visible, scratch, b, h, query, block, step);
                 }
                 const Matrix key_out = head_of(call.key_grad, call.type, b, g);
                 const Matrix value_out = head_of(call.value_grad, call.type, b, g);

@@ -1,5 +1,5 @@
 // The two products of decoding: queries · keys, and weights · values. Keys and values are read in the order and the
-// type in which they lie in memory, for up to four rows at a time; what is read next is asked for meanwhile.
+// type in which they lie in memory, for up to four rows at a time; what is read next is prefetched meanwhile.
 #pragma once
 
 #include "scores.h"
@@ -16,15 +16,15 @@ struct DecodeScratch {
     std::size_t bytes;
 
     DecodeScratch(const Call& call, void* memory) {
-        Room take(memory);
+        ScratchAllocator allocate_scratch(memory);
         width = round_up(call.d, LANES);
         value_width = round_up(call.dv, LANES);
-        queries = take(MOST_GROUPED * width);
-        weights = take(MOST_GROUPED * KEYS);
-        sums = take(MOST_GROUPED * value_width);
-        keys = take(KEYS * width);
-        values = take(KEYS * value_width);
-        bytes = take.bytes();
+        queries = allocate_scratch(MAX_GROUPED_ROWS * width);
+        weights = allocate_scratch(MAX_GROUPED_ROWS * KEYS);
+        sums = allocate_scratch(MAX_GROUPED_ROWS * value_width);
+        keys = allocate_scratch(KEYS * width);
+        values = allocate_scratch(KEYS * value_width);
+        bytes = allocate_scratch.bytes();
     }
 };
 
@@ -53,18 +53,18 @@ INLINE void with_type(Type type, const Step& step) {
     }
 }
 
-// Rows that will be read soon, one for each that is read now; no columns: nothing to ask for. While products of
+// Rows that will be read soon, one for each that is read now; no columns: no prefetch. While products of
 // keys are taken, their values come from memory, and while those are added up, the next keys.
-struct Soon {
+struct Prefetch {
     const void* data;
     std::int64_t row, columns;
 };
 
 // Products of one key with ROWS rows, whose sums over the lanes are still to be taken. A key is read from its first
 // number to its last and then the next: several at a time would be streams too short for the processor to follow. What
-// will be read soon is asked for line by line: all at once would fill its queues and stop it.
+// will be read soon is prefetched line by line: all at once would fill its queues and stop it.
 template <Type TYPE, int ROWS>
-INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, std::int64_t key, const Soon& values,
+INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, std::int64_t key, const Prefetch& values,
                  V* sum) {
     constexpr int CHAINS = 8 / ROWS;  // sums that do not wait for each other
     constexpr int LINE = 64 / (TYPE == Type::float32 ? 4 : 2);
@@ -100,7 +100,7 @@ INLINE void dots(const float* queries, std::int64_t width, const Matrix& keys, s
 // Products of all keys of a block with ROWS rows, LANES keys at a time.
 template <Type TYPE, int ROWS>
 __attribute__((noinline)) void dots_of_block(const DecodeScratch& scratch, std::int64_t row, const Matrix& keys, int n,
-                                             const Soon& values) {
+                                             const Prefetch& values) {
     for (int key = 0; key < n; key += LANES) {
         V sum[ROWS * LANES];
         for (int i = 0; i < LANES; ++i) {
@@ -114,27 +114,27 @@ __attribute__((noinline)) void dots_of_block(const DecodeScratch& scratch, std::
 }
 
 template <Type TYPE>
-INLINE void all_dots(const DecodeScratch& scratch, std::int64_t rows, const Matrix& keys, int n, Soon values) {
+INLINE void all_dots(const DecodeScratch& scratch, std::int64_t rows, const Matrix& keys, int n, Prefetch values) {
     std::int64_t r = 0;
-    const Soon none{values.data, 0, 0};  // after the first rows they are there
-    for (; r + 4 <= rows; r += 4) dots_of_block<TYPE, 4>(scratch, r, keys, n, r ? none : values);
-    for (; r + 2 <= rows; r += 2) dots_of_block<TYPE, 2>(scratch, r, keys, n, r ? none : values);
-    for (; r < rows; ++r) dots_of_block<TYPE, 1>(scratch, r, keys, n, r ? none : values);
+    const Prefetch no_prefetch{values.data, 0, 0};  // after the first rows they are there
+    for (; r + 4 <= rows; r += 4) dots_of_block<TYPE, 4>(scratch, r, keys, n, r ? no_prefetch : values);
+    for (; r + 2 <= rows; r += 2) dots_of_block<TYPE, 2>(scratch, r, keys, n, r ? no_prefetch : values);
+    for (; r < rows; ++r) dots_of_block<TYPE, 1>(scratch, r, keys, n, r ? no_prefetch : values);
 }
 
 // Sums of values with the weights of ROWS rows, in COLUMNS vectors of columns at a time.
 template <Type TYPE, int ROWS, int COLUMNS>
 INLINE void add_columns(const float* weights, const Matrix& values, int n, std::int64_t column, float* sums,
-                        std::int64_t width, const Soon& keys) {
+                        std::int64_t width, const Prefetch& keys) {
     V sum[ROWS][COLUMNS];
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
         for (int c = 0; c < COLUMNS; ++c) sum[r][c] = load(sums + r * width + column + c * LANES);
     }
-    const bool soon = column < keys.columns;
+    const bool prefetches = column < keys.columns;
     for (int key = 0; key < n; ++key) {
-        if (soon) __builtin_prefetch(at(TYPE, keys.data, key * keys.row + column), 0, 2);
+        if (prefetches) __builtin_prefetch(at(TYPE, keys.data, key * keys.row + column), 0, 2);
         V x[COLUMNS];
 #pragma GCC unroll 4
         for (int c = 0; c < COLUMNS; ++c) x[c] = load_row({values.data, values.row, 1, TYPE}, key, column + c * LANES);
@@ -154,7 +154,7 @@ INLINE void add_columns(const float* weights, const Matrix& values, int n, std::
 
 template <Type TYPE, int ROWS>
 __attribute__((noinline)) void add_block(const float* weights, const Matrix& values, int n, float* sums,
-                                         std::int64_t width, const Soon& keys) {
+                                         std::int64_t width, const Prefetch& keys) {
     constexpr int COLUMNS = ROWS == 4 ? 2 : 4;
     std::int64_t column = 0;
     for (; column + COLUMNS * LANES <= width; column += COLUMNS * LANES) {
@@ -166,14 +166,15 @@ __attribute__((noinline)) void add_block(const float* weights, const Matrix& val
 // Values of the keys from `first` on, of which there are n, with the weights of all rows.
 template <Type TYPE>
 INLINE void add_values(const DecodeScratch& scratch, std::int64_t rows, const Matrix& values, int first, int n,
-                       const Soon& keys) {
-    const Matrix here = values.from(first);
+                       const Prefetch& keys) {
+    const Matrix rows_from_first = values.from(first);
     std::int64_t r = 0;
     const auto add = [&](auto count) {
         constexpr int ROWS = decltype(count)::value;
         for (; r + ROWS <= rows; r += ROWS) {
-            add_block<TYPE, ROWS>(scratch.weights + r * KEYS + first, here, n, scratch.sums + r * scratch.value_width,
-                                  scratch.value_width, r ? Soon{keys.data, 0, 0} : keys);
+            add_block<TYPE, ROWS>(scratch.weights + r * KEYS + first, rows_from_first, n,
+                                  scratch.sums + r * scratch.value_width, scratch.value_width,
+                                  r ? Prefetch{keys.data, 0, 0} : keys);
         }
     };
     add(Constant<4>{});

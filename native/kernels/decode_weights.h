@@ -12,7 +12,7 @@ struct DecodeRow {
     std::int64_t h, query;
     const std::int32_t *spans, *tiles;  // its own, of the call's mask; null: there are none
     float top = -INF, sum = 0.0f;
-    bool spoilt = false;  // sees a key that the call marks: it becomes NaN
+    bool non_finite = false;  // sees a key that the call marks: it becomes NaN
 
     DecodeRow() = default;
     DecodeRow(const Call& call, std::int64_t b, std::int64_t head, std::int64_t i) : h(head), query(i) {
@@ -29,7 +29,7 @@ struct DecodeBlock {
 };
 
 // Which of LANES keys, from `key` on, a row may see.
-INLINE I sees(const Call& call, const DecodeRow& row, std::int64_t key) {
+INLINE I visible_keys(const Call& call, const DecodeRow& row, std::int64_t key) {
     const I k = splat(static_cast<std::int32_t>(key)) + iota();
     I ok = k < splat(static_cast<std::int32_t>(call.k));
     if (row.spans) {
@@ -51,7 +51,7 @@ INLINE I sees(const Call& call, const DecodeRow& row, std::int64_t key) {
 }
 
 // Whether a row may see any of the keys from `key` to `last`; true where that is not quickly said.
-INLINE bool sees_any(const Call& call, const DecodeRow& row, std::int64_t key, std::int64_t last) {
+INLINE bool any_visible(const Call& call, const DecodeRow& row, std::int64_t key, std::int64_t last) {
     if (row.tiles) {
         bool any_tile = false;
         for (std::int64_t t = key / BLOCK; t * BLOCK < last; ++t) any_tile = any_tile || row.tiles[t] != 0;
@@ -73,7 +73,7 @@ __attribute__((noinline)) Span score_row(const Call& call, const Scoring& scorin
     const float* table = call.table ? call.table + h * call.table_h : nullptr;
     for (int i = 0; i < block.whole; i += LANES) {
         V x = load(scores + i);
-        if (scoring.cooked) {
+        if (scoring.needs_transform) {
             x *= splat(scoring.unit);
             if (scoring.cap > 0) x = splat(scoring.cap) * tanh(x * splat(1.0f / scoring.cap));
             V by_distance{}, by_pair{};
@@ -84,12 +84,12 @@ __attribute__((noinline)) Span score_row(const Call& call, const Scoring& scorin
             }
             x = add_bias(by_pair, add_bias(by_distance, x));
         }
-        const I there = iota() < splat(static_cast<std::int32_t>(block.n - i));
-        store(scores + i, select(there & sees(call, row, block.key + i), x, splat(-INF)));
+        const I valid = iota() < splat(static_cast<std::int32_t>(block.n - i));
+        store(scores + i, select(valid & visible_keys(call, row, block.key + i), x, splat(-INF)));
     }
-    if (call.spoilt_key) {
-        const std::uint8_t* spoilt = call.spoilt_key + (block.b * call.g + block.g) * call.k + block.key;
-        for (int i = 0; i < block.n; ++i) row.spoilt = row.spoilt || (spoilt[i] && scores[i] > -INF);
+    if (call.non_finite_key) {
+        const std::uint8_t* non_finite = call.non_finite_key + (block.b * call.g + block.g) * call.k + block.key;
+        for (int i = 0; i < block.n; ++i) row.non_finite = row.non_finite || (non_finite[i] && scores[i] > -INF);
     }
     Span seen{0, block.n};
     while (seen.first < seen.last && scores[seen.first] == -INF) ++seen.first;
@@ -98,22 +98,22 @@ __attribute__((noinline)) Span score_row(const Call& call, const Scoring& scorin
 }
 
 // Scores of one row become weights; sums that are there already shrink to a greater maximum.
-__attribute__((noinline)) void weigh_row(const Call& call, const Scoring& scoring, const DecodeBlock& block,
+__attribute__((noinline)) void row_weights(const Call& call, const Scoring& scoring, const DecodeBlock& block,
                                          DecodeRow& row, float* scores, float* sums, std::int64_t width) {
-    const V left = splat(scoring.left);
+    const V log2_factor = splat(scoring.log2_factor);
     if (call.sigmoid) {
         for (int i = 0; i < block.whole; i += LANES) {
-            store(scores + i, logistic2(fma(load(scores + i), left, splat(call.shift * LOG2E))));
+            store(scores + i, logistic2(fma(load(scores + i), log2_factor, splat(call.shift * LOG2E))));
         }
     } else {
-        V most = splat(-INF);
-        for (int i = 0; i < block.whole; i += LANES) most = max(most, load(scores + i));
+        V maxima = splat(-INF);
+        for (int i = 0; i < block.whole; i += LANES) maxima = max(maxima, load(scores + i));
         float top = row.top;
         for (int i = 0; i < LANES; ++i) {
-            if (!(most[i] <= top)) top = most[i];  // NaN too
+            if (!(maxima[i] <= top)) top = maxima[i];  // NaN too
         }
         if (top != row.top) {
-            const float shrink = exp2(exponent_of(splat(row.top), splat(top), left))[0];
+            const float shrink = exp2(exponent_of(splat(row.top), splat(top), log2_factor))[0];
             row.sum *= shrink;
             for (std::int64_t c = 0; c < width; c += LANES) store(sums + c, load(sums + c) * splat(shrink));
             row.top = top;
@@ -121,7 +121,7 @@ __attribute__((noinline)) void weigh_row(const Call& call, const Scoring& scorin
         const V base = splat(top == -INF ? 0.0f : top);
         V total{};
         for (int i = 0; i < block.whole; i += LANES) {
-            const V p = exp2(exponent_of(load(scores + i), base, left));
+            const V p = exp2(exponent_of(load(scores + i), base, log2_factor));
             total += p;
             store(scores + i, p);
         }

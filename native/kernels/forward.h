@@ -1,4 +1,4 @@
-// The forward pass: a block of 64 queries meets its keys block by block, with an online softmax
+// The forward pass: a block of 64 queries goes over its keys block by block, with an online softmax
 // (Milakov and Gimelshein, 2018). Queries lie in the lanes, so that maxima, sums and rescaling are vertical.
 #pragma once
 
@@ -42,14 +42,14 @@ INLINE Rows pairs_of(const Matrix& head, std::int64_t first, std::int64_t count,
 struct ForwardScratch {
     float *rows, *queries, *scores, *sums, *keys, *values, *bias;
 
-    ForwardScratch(const Call& call, Room& take) {
-        rows = take(BLOCK * call.d);
-        queries = take(BLOCK * (call.d + 1));
-        scores = take(KEYS * PANEL);
-        sums = take(BLOCK * call.dv);
-        keys = take(KEYS * (call.d + 1));
-        values = take(KEYS * call.dv);
-        bias = take(call.bias.data ? KEYS * PANEL : 0);
+    ForwardScratch(const Call& call, ScratchAllocator& allocate_scratch) {
+        rows = allocate_scratch(BLOCK * call.d);
+        queries = allocate_scratch(BLOCK * (call.d + 1));
+        scores = allocate_scratch(KEYS * PANEL);
+        sums = allocate_scratch(BLOCK * call.dv);
+        keys = allocate_scratch(KEYS * (call.d + 1));
+        values = allocate_scratch(KEYS * call.dv);
+        bias = allocate_scratch(call.bias.data ? KEYS * PANEL : 0);
     }
 };
 
@@ -59,9 +59,9 @@ struct Softmax {
 };
 
 // What a row's weights are relative to: its greatest score; 0 where nothing has been seen.
-INLINE V top_of(V maximum) { return select(maximum == -INF, V{}, maximum); }
+INLINE V reference_score(V maximum) { return select(maximum == -INF, V{}, maximum); }
 
-INLINE void greatest_of(const Segment& s, const float* scores, V* maximum) {
+INLINE void update_row_maxima(const Segment& s, const float* scores, V* maximum) {
     for (int v = s.begin; v < s.end; ++v) {
         V m = maximum[v];
         for (int r = s.first; r < s.last; ++r) m = max(m, load(scores + r * PANEL + v * LANES));
@@ -70,50 +70,50 @@ INLINE void greatest_of(const Segment& s, const float* scores, V* maximum) {
 }
 
 // Which rows see a key that holds a number that is not finite.
-__attribute__((noinline)) void mark_spoilt(const Panel& panel, const Segment& s, std::int64_t key, std::int64_t g,
-                                           const float* scores, I* spoilt) {
-    const std::uint8_t* bad = panel.call.spoilt_key + (panel.b * panel.call.g + g) * panel.call.k + key;
+__attribute__((noinline)) void mark_non_finite(const Panel& panel, const Segment& s, std::int64_t key, std::int64_t g,
+                                           const float* scores, I* non_finite) {
+    const std::uint8_t* bad = panel.call.non_finite_key + (panel.b * panel.call.g + g) * panel.call.k + key;
     for (int r = s.first; r < s.last; ++r) {
         if (!bad[r]) continue;
         for (int v = s.begin; v < s.end; ++v) {
-            spoilt[v] |= load(scores + r * PANEL + v * LANES) > -INF;
+            non_finite[v] |= load(scores + r * PANEL + v * LANES) > -INF;
         }
     }
 }
 
 // The rows of a panel: sums over the weights, to the call's output, with lse and what the backward needs.
 __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& task, const Scoring& scoring,
-                                      const Panel& panel, const Softmax* softmax, const I* spoilt, float* sums,
-                                      const Observer* observer, V& not_finite) {
+                                      const Panel& panel, const Softmax* softmax, const I* non_finite, float* sums,
+                                      const Observer* observer, V& finite_check) {
     const std::int64_t dv = call.dv, all = call.b * call.h * call.q;
     const std::int64_t first_row = (task.b * call.h + task.h) * call.q + panel.query;
     for (int v = 0; v < NV; ++v) {
         const std::int64_t rows = least<std::int64_t>(LANES, call.q - panel.query - v * LANES);
         if (rows <= 0) break;
-        V top = top_of(softmax[v].maximum), sum = softmax[v].sum;
-        const V left = splat(scoring.left);
-        not_finite = fma(sum, splat(0.0f), not_finite);
+        V top = reference_score(softmax[v].maximum), sum = softmax[v].sum;
+        const V log2_factor = splat(scoring.log2_factor);
+        finite_check = fma(sum, splat(0.0f), finite_check);
         const I nothing = sum <= 0.0f;
         V factor = call.sigmoid ? splat(1.0f) : splat(1.0f) / select(nothing, splat(1.0f), sum);
         if (call.sink && !task.part) {  // one more key, which every row sees that sees anything
-            const V sink = splat(call.sink[task.h] * LOG2E / scoring.left), above = max(top, sink);
-            const V mine = exp2(exponent_of(top, above, left));
-            sum = fma(sum, mine, exp2(exponent_of(sink, above, left)));
+            const V sink = splat(call.sink[task.h] * LOG2E / scoring.log2_factor), above = max(top, sink);
+            const V key_share = exp2(exponent_of(top, above, log2_factor));
+            sum = fma(sum, key_share, exp2(exponent_of(sink, above, log2_factor)));
             top = above;
-            factor = mine / sum;
+            factor = key_share / sum;
         }
         if (!call.sigmoid) factor = select(nothing, V{}, factor);
-        if (call.threshold) factor *= splat(call.kept);
-        I bad = spoilt[v];
-        if (call.spoilt_query) {
+        if (call.threshold) factor *= splat(call.dropout_scale);
+        I bad = non_finite[v];
+        if (call.non_finite_query) {
             for (int i = 0; i < rows; ++i) {
-                if (call.spoilt_query[first_row + v * LANES + i] && !nothing[i]) bad[i] = -1;
+                if (call.non_finite_query[first_row + v * LANES + i] && !nothing[i]) bad[i] = -1;
             }
         }
         factor = select(bad, splat(INF) - splat(INF), factor);
         if (observer) {
             const V share = select(bad, splat(INF) - splat(INF), select(nothing, V{}, splat(1.0f) / sum));
-            observer->tell(scoring, first_row + v * LANES, panel.index * PANEL + v * LANES, rows, softmax[v].maximum,
+            observer->write(scoring, first_row + v * LANES, panel.index * PANEL + v * LANES, rows, softmax[v].maximum,
                            softmax[v].sum, {top, sum, share, nothing, bad});
         }
 
@@ -125,17 +125,17 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
         } else if (call.lse) {
             for (int i = 0; i < rows; ++i) {
                 const std::int64_t row = first_row + v * LANES + i;
-                const bool dead = nothing[i] && !call.sigmoid;
-                float lse = dead ? -INF : (top[i] * scoring.left + __builtin_log2f(sum[i])) * LN2;
+                const bool sees_nothing = nothing[i] && !call.sigmoid;
+                float lse = sees_nothing ? -INF : (top[i] * scoring.log2_factor + __builtin_log2f(sum[i])) * LN2;
                 if (bad[i]) lse = INF - INF;
                 call.lse[row] = lse;
                 call.lse[all + row] = top[i];
-                call.lse[2 * all + row] = bad[i] ? INF - INF : dead ? 0.0f : 1.0f / sum[i];
+                call.lse[2 * all + row] = bad[i] ? INF - INF : sees_nothing ? 0.0f : 1.0f / sum[i];
             }
         }
         const Matrix out = head_of(call.out, call.type, task.b, task.h);
         const std::int64_t lane = panel.index * PANEL + v * LANES;
-        U not_finite_bits{};
+        U finite_check_bits{};
         for (std::int64_t c = 0; c < dv; c += LANES) {
             V t[LANES];
             const std::int64_t n = least<std::int64_t>(LANES, dv - c);
@@ -147,7 +147,7 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
             }
 #pragma GCC unroll 16
             for (int i = 0; i < LANES; ++i) {
-                not_finite_bits |= bits(t[i] - t[i]);  // 0, but for what is not finite
+                finite_check_bits |= bits(t[i] - t[i]);  // 0, but for what is not finite
                 t[i] *= factor;
             }
             transpose(t);
@@ -163,44 +163,44 @@ __attribute__((noinline)) void finish(const Forward& call, const ForwardTask& ta
                 }
             }
         }
-        not_finite += from_bits(not_finite_bits);
+        finite_check += from_bits(finite_check_bits);
     }
 }
 
 template <Kind KIND, bool OBSERVED>
 bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
     const FlushToZero flush;
-    Room take(memory);
-    const ForwardScratch scratch(call, take);
-    Observer observer(call, call.statistics, take);
+    ScratchAllocator allocate_scratch(memory);
+    const ForwardScratch scratch(call, allocate_scratch);
+    Observer observer(call, call.statistics, allocate_scratch);
     if constexpr (OBSERVED) observer.begin();
     const Scoring scoring(call);
-    const Sight sight(call, task.b, task.h, task.query);
+    const BlockMask mask(call, task.b, task.h, task.query);
     const std::int64_t g = task.h / (call.h / call.g), d = call.d, dv = call.dv;
     const Matrix key_head = head_of(call.key, call.key_type, task.b, g);
     const Matrix value_head = head_of(call.value, call.key_type, task.b, g);
     const std::int64_t depth = (d + UNIT<KIND> - 1) / UNIT<KIND>;
-    pack_queries<KIND>(head_of(call.query, call.type, task.b, task.h).from(task.query), sight.rows(), d, scoring.sign,
+    pack_queries<KIND>(head_of(call.query, call.type, task.b, task.h).from(task.query), mask.rows(), d, scoring.sign,
                        scratch.queries, scratch.rows);
     std::memset(scratch.sums, 0, static_cast<std::size_t>(BLOCK * dv) * sizeof(float));
 
     Softmax softmax[VECTORS];
-    I spoilt[VECTORS] = {};
+    I non_finite[VECTORS] = {};
     U dropout[VECTORS];
-    V not_finite{};
+    V finite_check{};
     I bad_products{};
     for (int v = 0; v < VECTORS; ++v) {
         softmax[v] = {splat(-INF), V{}};
         if (call.threshold) dropout[v] = dropout_rows(call, task.b, task.h, task.query + v * LANES);
     }
 
-    const std::int64_t first = greatest(task.key, sight.hull().first / BLOCK * BLOCK);
-    const std::int64_t last = least(task.key_last, sight.hull().last);
+    const std::int64_t first = greatest(task.key, mask.hull().first / BLOCK * BLOCK);
+    const std::int64_t last = least(task.key_last, mask.hull().last);
     for (std::int64_t key = first; key < last; key += KEYS) {
         if (stop.now()) return true;
         const int n = static_cast<int>(least(KEYS, last - key));
-        const Cover cover = sight.cover(key, key + n);
-        if (cover.empty) continue;
+        const VisibleKeys visible = mask.visible(key, key + n);
+        if (visible.empty) continue;
         Rows keys, values;
         if constexpr (KIND == Kind::pairs) {
             keys = pairs_of(key_head, key, n, d, scratch.keys);
@@ -215,9 +215,9 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
             values = rows_of(value_head, key, n, dv, scratch.values);
         }
         for (int p = 0; p < PANELS; ++p) {
-            const Segments segments = sight.segments(cover, p, n, UNIT<KIND>);
+            const Segments segments = mask.segments(visible, p, n, UNIT<KIND>);
             if (!segments.count) continue;
-            const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
+            const Panel panel{call, scoring, mask, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
             const float* queries = scratch.queries + p * depth * PANEL;
             float* sums = scratch.sums + p * dv * PANEL;
             float* scores = scratch.scores;
@@ -229,24 +229,26 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
                 const Segment& s = segments.at[i];
                 // Products are looked at before anything is done to them: one of −∞ would vanish in a softmax, where ∞
                 // and NaN show, and in a sigmoid ∞ would too.
-                const bool changes = scoring.cooked || s.test || call.spoilt_key;
-                product_narrow<KIND, Start::zero>(s.end - s.begin, scores + s.first * PANEL + s.begin * LANES, PANEL,
-                                            {keys.data + s.first * keys.stride, keys.stride, 1},
-                                            {queries + s.begin * LANES, PANEL}, s.last - s.first, Whole{depth},
-                                                  Ranges{low + s.begin, (changes || call.sigmoid ? high : maximum) + s.begin});
+                const bool changes = scoring.needs_transform || s.test || call.non_finite_key;
+                product_narrow<KIND, Start::zero>(
+                    s.end - s.begin, scores + s.first * PANEL + s.begin * LANES, PANEL,
+                    {keys.data + s.first * keys.stride, keys.stride, 1}, {queries + s.begin * LANES, PANEL},
+                    s.last - s.first, Whole{depth},
+                    Ranges{low + s.begin, (changes || call.sigmoid ? high : maximum) + s.begin});
                 if (!changes) continue;
-                if (scoring.cooked) cook(panel, s, key, scores, nullptr);
-                if (s.test) forbid(panel, s, key, scores);
-                if (call.spoilt_key) mark_spoilt(panel, s, key, g, scores, spoilt + p * NV);
-                greatest_of(s, scores, maximum);
+                if (scoring.needs_transform) transform_scores(panel, s, key, scores, nullptr);
+                if (s.test) mask_scores(panel, s, key, scores);
+                if (call.non_finite_key) mark_non_finite(panel, s, key, g, scores, non_finite + p * NV);
+                update_row_maxima(s, scores, maximum);
             }
             for (int v = 0; v < NV; ++v) bad_products |= (low[v] == -INF) | (call.sigmoid ? high[v] == INF : I{});
 
             if (!call.sigmoid) {
                 for (int v = 0; v < NV; ++v) {
-                    top[v] = top_of(maximum[v]);
+                    top[v] = reference_score(maximum[v]);
                     if (!any(maximum[v] != rows[v].maximum)) continue;
-                    const V fall = exponent_of(rows[v].maximum, top[v], splat(scoring.left)), shrink = exp2(fall);
+                    const V fall = exponent_of(rows[v].maximum, top[v], splat(scoring.log2_factor)),
+                            shrink = exp2(fall);
                     if constexpr (OBSERVED) observer.shrink(p, v, fall, shrink, rows[v].sum);
                     rows[v].maximum = maximum[v];
                     rows[v].sum *= shrink;
@@ -260,35 +262,35 @@ bool forward_of(const Forward& call, const ForwardTask& task, bool check, void* 
                 const Segment& s = segments.at[i];
                 if (OBSERVED || call.sigmoid || call.threshold) {
                     if constexpr (OBSERVED) {
-                        observer.scores(panel, s, key, scores);
-                        weigh<Kind::numbers, true>(s, scores, scoring.left, top, sum, exponents);
-                        observer.weights(panel, s, key, scores, top);
+                        observer.update_top_keys(panel, s, key, scores);
+                        softmax_weights<Kind::numbers, true>(s, scores, scoring.log2_factor, top, sum, exponents);
+                        observer.update_sums(panel, s, key, scores, top);
                     } else if (call.sigmoid) {
-                        weigh_sigmoid(s, scores, scoring.left, call.shift * LOG2E);
+                        sigmoid_weights(s, scores, scoring.log2_factor, call.shift * LOG2E);
                     } else {
-                        weigh<Kind::numbers>(s, scores, scoring.left, top, sum);
+                        softmax_weights<Kind::numbers>(s, scores, scoring.log2_factor, top, sum);
                     }
-                    if (call.threshold) drop(call, s, key, dropout + p * NV, scores);
-                    if constexpr (KIND == Kind::pairs) pair_up(s, scores);
+                    if (call.threshold) apply_dropout(call, s, key, dropout + p * NV, scores);
+                    if constexpr (KIND == Kind::pairs) pack_weight_pairs(s, scores);
                 } else {
-                    weigh<KIND>(s, scores, scoring.left, top, sum);
+                    softmax_weights<KIND>(s, scores, scoring.log2_factor, top, sum);
                 }
                 const std::int64_t first_pair = s.first / UNIT<KIND>;
-                product_narrow<KIND, Start::there>(s.end - s.begin, sums + s.begin * LANES, PANEL,
+                product_narrow<KIND, Start::accumulate>(s.end - s.begin, sums + s.begin * LANES, PANEL,
                                                    {values.data + first_pair * values.stride, 1, values.stride},
                                                    {scores + first_pair * PANEL + s.begin * LANES, PANEL}, dv,
                                                    Whole{(s.last + UNIT<KIND> - 1) / UNIT<KIND> - first_pair});
             }
             for (int v = 0; v < NV; ++v) rows[v].sum += sum[v];
-            if constexpr (OBSERVED) observer.exponents(p, exponents);
+            if constexpr (OBSERVED) observer.update_entropies(p, exponents);
         }
     }
     for (int p = 0; p < PANELS; ++p) {
-        const Panel panel{call, scoring, sight, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
-        finish(call, task, scoring, panel, softmax + p * NV, spoilt + p * NV, scratch.sums + p * dv * PANEL,
-               OBSERVED ? &observer : nullptr, not_finite);
+        const Panel panel{call, scoring, mask, task.b, task.h, task.query + p * PANEL, p, scratch.bias};
+        finish(call, task, scoring, panel, softmax + p * NV, non_finite + p * NV, scratch.sums + p * dv * PANEL,
+               OBSERVED ? &observer : nullptr, finite_check);
     }
-    return !check || !(any(bad_products) || any(not_finite != 0.0f));
+    return !check || !(any(bad_products) || any(finite_check != 0.0f));
 }
 
 bool forward(const Forward& call, const ForwardTask& task, bool check, void* memory, Stop stop) {
@@ -303,10 +305,10 @@ bool forward(const Forward& call, const ForwardTask& task, bool check, void* mem
 }
 
 std::size_t forward_scratch(const Forward& call) {
-    Room take(nullptr);
-    const ForwardScratch scratch(call, take);
-    const Observer observer(call, call.statistics, take);
-    return take.bytes();
+    ScratchAllocator allocate_scratch(nullptr);
+    const ForwardScratch scratch(call, allocate_scratch);
+    const Observer observer(call, call.statistics, allocate_scratch);
+    return allocate_scratch.bytes();
 }
 
 void pair(const View& view, std::int64_t b, std::int64_t h, std::int64_t first, std::int64_t rows, std::int64_t columns,

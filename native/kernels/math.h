@@ -20,10 +20,11 @@ INLINE V exp2_fraction(V f) {
 // is a chain of twelve operations, each of which waits for the one before it.
 template <int N>
 INLINE void exp2(V (&x)[N]) {
-    constexpr float c[] = {0x1.444p-13f, 0x1.5f48cp-10f, 0x1.3b2a1cp-7f, 0x1.c6aeccp-5f, 0x1.ebfbe0p-3f, 0x1.62e430p-1f, 1.0f};
+    constexpr float c[] = {0x1.444p-13f, 0x1.5f48cp-10f, 0x1.3b2a1cp-7f, 0x1.c6aeccp-5f, 0x1.ebfbe0p-3f, 0x1.62e430p-1f,
+                           1.0f};
     V n[N], p[N];
 #pragma GCC unroll 16
-    for (int i = 0; i < N; ++i) x[i] = max(splat(-127.0f), x[i]);
+    for (int i = 0; i < N; ++i) x[i] = max(splat(MIN_EXPONENT), x[i]);
 #pragma GCC unroll 16
     for (int i = 0; i < N; ++i) n[i] = round(x[i]);
 #pragma GCC unroll 16
@@ -46,7 +47,7 @@ INLINE V exp2(V x) {
 
 // 1 / (1 + 2⁻ˣ): 0 for −∞, 1 for ∞.
 INLINE V logistic2(V x) {
-    const V opposite = min(splat(128.0f), splat(0.0f) - x);
+    const V opposite = min(splat(MAX_EXPONENT), splat(0.0f) - x);
     return splat(1.0f) / (splat(1.0f) + exp2(opposite));
 }
 
@@ -62,8 +63,8 @@ INLINE V tanh(V x) {
 
 INLINE H narrow_bfloat16(V x) {  // to nearest, ties to even
     const U u = bits(x);
-    const U rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
-    return narrow_bits((u & 0x7fffffff) > 0x7f800000u ? splat(0x7fc0u) : rounded);
+    const U rounded = (u + BFLOAT16_ROUNDING + ((u >> 16) & 1)) >> 16;
+    return narrow_bits((u & MAGNITUDE_BITS) > EXPONENT_BITS ? splat(BFLOAT16_NAN) : rounded);
 }
 
 INLINE V widen(Type type, H x) {

@@ -13,13 +13,13 @@ constexpr int PANELS = static_cast<int>(BLOCK / PANEL);
 constexpr int VECTORS = static_cast<int>(BLOCK / LANES);
 
 // Scratch memory, handed out piece by piece. With none it only counts: how much a task will need.
-class Room {
+class ScratchAllocator {
   public:
-    explicit Room(void* memory) : memory_(static_cast<float*>(memory)) {}
+    explicit ScratchAllocator(void* memory) : memory_(static_cast<float*>(memory)) {}
     float* operator()(std::int64_t n) {
-        float* mine = memory_ ? memory_ + used_ : nullptr;
+        float* block = memory_ ? memory_ + used_ : nullptr;
         used_ += round_up(n, 16);
-        return mine;
+        return block;
     }
     std::size_t bytes() const { return static_cast<std::size_t>(used_) * sizeof(float); }
 
@@ -75,13 +75,13 @@ INLINE void transpose_rows(const Matrix& m, std::int64_t rows, std::int64_t colu
                            std::int64_t panel_size, Scale scale) {
     for (std::int64_t r0 = 0; r0 < round_up(rows, LANES); r0 += LANES) {
         float* out = to + r0 / width * panel_size + r0 % width;
-        const std::int64_t here = least<std::int64_t>(LANES, rows - r0);
+        const std::int64_t count = least<std::int64_t>(LANES, rows - r0);
         std::int64_t c = 0;
         if (m.column == 1) {
             for (; c + LANES <= columns; c += LANES) {
                 V t[LANES];
 #pragma GCC unroll 16
-                for (int i = 0; i < LANES; ++i) t[i] = i < here ? scale(load_row(m, r0 + i, c)) : V{};
+                for (int i = 0; i < LANES; ++i) t[i] = i < count ? scale(load_row(m, r0 + i, c)) : V{};
                 transpose(t);
 #pragma GCC unroll 16
                 for (int i = 0; i < LANES; ++i) store(out + (c + i) * width, t[i]);
@@ -89,7 +89,7 @@ INLINE void transpose_rows(const Matrix& m, std::int64_t rows, std::int64_t colu
         }
         for (; c < columns; ++c) {
             V t{};
-            for (std::int64_t i = 0; i < here; ++i) t[i] = get(m.type, m.data, (r0 + i) * m.row + c * m.column);
+            for (std::int64_t i = 0; i < count; ++i) t[i] = get(m.type, m.data, (r0 + i) * m.row + c * m.column);
             store(out + c * width, scale(t));
         }
     }

@@ -21,7 +21,7 @@ struct Right {
     std::int64_t stride;
 };
 
-enum class Start { zero, there };
+enum class Start { zero, accumulate };
 enum class Kind { numbers, pairs };
 
 template <Kind KIND>
@@ -38,14 +38,14 @@ template <Kind KIND>
 constexpr int UNIT = KIND == Kind::pairs ? 2 : 1;
 
 // What else is done with a tile of C while it lies in registers: nothing, or its columns' ranges.
-struct Unwatched {
+struct NoTracker {
     template <int ROWS, int VECTORS>
-    __attribute__((always_inline)) void see(const V (&)[ROWS][VECTORS]) const {}
+    __attribute__((always_inline)) void update(const V (&)[ROWS][VECTORS]) const {}
 };
 struct Ranges {
     V *low, *high;
     template <int ROWS, int VECTORS>
-    __attribute__((always_inline)) void see(const V (&sum)[ROWS][VECTORS]) const {
+    __attribute__((always_inline)) void update(const V (&sum)[ROWS][VECTORS]) const {
 #pragma GCC unroll 4
         for (int v = 0; v < VECTORS; ++v) {
             V small = low[v], large = high[v];
@@ -60,8 +60,8 @@ struct Ranges {
     }
 };
 
-template <Kind KIND, int ROWS, int VECTORS, Start START, class Watch>
-INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::int64_t depth, const Watch& watch) {
+template <Kind KIND, int ROWS, int VECTORS, Start START, class Tracker>
+INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::int64_t depth, const Tracker& tracker) {
     V sum[ROWS][VECTORS];
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
@@ -84,7 +84,7 @@ INLINE void product_tile(float* c, std::int64_t stride, Left a, Right b, std::in
             for (int v = 0; v < VECTORS; ++v) sum[r][v] = multiply_add<KIND>(y, x[v], sum[r][v]);
         }
     }
-    watch.see(sum);
+    tracker.update(sum);
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
 #pragma GCC unroll 4
@@ -97,42 +97,42 @@ struct Span {
 };
 
 // Rows of C, tile by tile. `depth(row, rows)` says which k these rows need, as a Span: zeros of A are skipped.
-template <Kind KIND, int VECTORS, Start START, class Depth, class Watch, int ROWS = rows_for(VECTORS)>
+template <Kind KIND, int VECTORS, Start START, class Depth, class Tracker, int ROWS = rows_for(VECTORS)>
 INLINE void product_rows(float* c, std::int64_t stride, Left a, Right b, std::int64_t rows, Depth depth,
-                         const Watch& watch, std::int64_t row = 0) {
+                         const Tracker& tracker, std::int64_t row = 0) {
     for (; row + ROWS <= rows; row += ROWS) {
         const Span k = depth(row, ROWS);
         product_tile<KIND, ROWS, VECTORS, START>(
             c + row * stride, stride, {a.data + row * a.row + k.first * a.k, a.row, a.k},
-            {b.data + k.first * b.stride, b.stride}, k.last - k.first, watch);
+            {b.data + k.first * b.stride, b.stride}, k.last - k.first, tracker);
     }
     if constexpr (ROWS > 1) {
         if (row < rows) {
             constexpr int FEWER = ROWS > 8 ? 8 : ROWS > 4 ? 4 : ROWS - 1;
-            product_rows<KIND, VECTORS, START, Depth, Watch, FEWER>(c, stride, a, b, rows, depth, watch, row);
+            product_rows<KIND, VECTORS, START, Depth, Tracker, FEWER>(c, stride, a, b, rows, depth, tracker, row);
         }
     }
 }
 
-template <Kind KIND, int VECTORS, Start START, class Depth, class Watch>
+template <Kind KIND, int VECTORS, Start START, class Depth, class Tracker>
 __attribute__((noinline)) void product_of(float* c, std::int64_t stride, Left a, Right b, std::int64_t rows,
-                                          Depth depth, Watch watch) {
-    product_rows<KIND, VECTORS, START>(c, stride, a, b, rows, depth, watch);
+                                          Depth depth, Tracker tracker) {
+    product_rows<KIND, VECTORS, START>(c, stride, a, b, rows, depth, tracker);
 }
 
 // The product for any number of vectors up to NV.
-template <Kind KIND, Start START, class Depth, class Watch = Unwatched>
+template <Kind KIND, Start START, class Depth, class Tracker = NoTracker>
 INLINE void product_narrow(int vectors, float* c, std::int64_t stride, Left a, Right b, std::int64_t rows,
-                           Depth depth, Watch watch = {}) {
+                           Depth depth, Tracker tracker = {}) {
     static_assert(NV <= 4);
     switch (vectors) {
-        case 1: return product_of<KIND, 1, START>(c, stride, a, b, rows, depth, watch);
-        case 2: return product_of<KIND, 2, START>(c, stride, a, b, rows, depth, watch);
+        case 1: return product_of<KIND, 1, START>(c, stride, a, b, rows, depth, tracker);
+        case 2: return product_of<KIND, 2, START>(c, stride, a, b, rows, depth, tracker);
         case 3:
-            if constexpr (NV >= 3) return product_of<KIND, 3, START>(c, stride, a, b, rows, depth, watch);
+            if constexpr (NV >= 3) return product_of<KIND, 3, START>(c, stride, a, b, rows, depth, tracker);
             break;
         case 4:
-            if constexpr (NV >= 4) return product_of<KIND, 4, START>(c, stride, a, b, rows, depth, watch);
+            if constexpr (NV >= 4) return product_of<KIND, 4, START>(c, stride, a, b, rows, depth, tracker);
             break;
         default: break;
     }

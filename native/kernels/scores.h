@@ -2,40 +2,44 @@
 // are powers of 2. Scores lie with a row for each key and the queries of a panel in the lanes.
 #pragma once
 
-#include "cover.h"
+#include "block_mask.h"
 
 namespace regard::REGARD_ISA {
 namespace {
 
 // How a call's products become scores.
 struct Scoring {
-    float unit;   // products · unit = scores, if nothing else is asked for
+    float unit;   // products · unit = scores, without soft-cap and biases
     float sign;   // what queries are multiplied with: the scale's sign, so that `unit` is positive
     float cap;    // 0: none
-    bool cooked;  // a pass over the products makes scores of them; `left` is what remains to multiply with
-    float left;
+    bool needs_transform;  // a pass over the products turns them into scores; `log2_factor` is applied later
+    float log2_factor;
 
     explicit Scoring(const Call& call) {
         unit = product_unit(call);
         sign = call.scale > 0 ? 1.0f : call.scale < 0 ? -1.0f : 0.0f;
         cap = call.softcap * LOG2E;
-        cooked = more_than_scaled(call);
-        left = score_unit(call);
+        needs_transform = has_cap_or_bias(call);
+        log2_factor = score_unit(call);
     }
 };
 
 // Of a weight 2ˣ relative to a row's `top`, itself a score. The difference comes first: it is exact where scores are
 // close, so that the greatest weight is 1 and no score is too large, and rounded in proportion to itself elsewhere.
-INLINE V exponent_of(V score, V top, V left) { return (score - top) * left; }
+INLINE V exponent_of(V score, V top, V log2_factor) { return (score - top) * log2_factor; }
+
+// The signs of a pair of bfloat16.
+constexpr std::uint32_t BOTH_SIGNS = 0x80008000u;
 
 // The queries of a block, transposed, times the scale's sign. Pairs lie along the row.
 template <Kind KIND>
-INLINE void pack_queries(const Matrix& query, std::int64_t rows, std::int64_t d, float sign, float* to, float* scratch) {
+INLINE void pack_queries(const Matrix& query, std::int64_t rows, std::int64_t d, float sign, float* to,
+                         float* scratch) {
     if constexpr (KIND == Kind::pairs) {
         const std::int64_t width = (d + 1) / 2;
         copy_pairs(query, rows, d, scratch, width);
         const Matrix pairs{scratch, width, 1, Type::float32};
-        const U flip = splat(sign < 0 ? 0x80008000u : 0u), keep = splat(sign == 0.0f ? 0u : 0xffffffffu);
+        const U flip = splat(sign < 0 ? BOTH_SIGNS : 0u), keep = splat(sign == 0.0f ? 0u : ~0u);
         transpose_rows(pairs, rows, width, to, PANEL, width * PANEL,
                        [=](V x) { return from_bits((bits(x) ^ flip) & keep); });
     } else if (sign == 1.0f) {
@@ -46,9 +50,12 @@ INLINE void pack_queries(const Matrix& query, std::int64_t rows, std::int64_t d,
     }
 }
 
+// Below this, a bias · log₂ e would be −∞.
+constexpr float MIN_FINITE_BIAS = -2.3e38f;
+
 // A bias in units of log 2. Finite ones stay finite: the least float32 is a usual way to write "hardly".
 INLINE V add_bias(V bias, V x) {
-    const V finite = max(splat(-2.3e38f), bias);
+    const V finite = max(splat(MIN_FINITE_BIAS), bias);
     return fma(select(bias == -INF, bias, finite), splat(LOG2E), x);
 }
 
@@ -68,11 +75,11 @@ __attribute__((noinline)) void bias_panel(const Matrix& m, std::int64_t rows, st
     }
 }
 
-// What a panel's scores are made with.
+// What a panel's scores depend on.
 struct Panel {
     const Call& call;
     const Scoring& scoring;
-    const Sight& sight;
+    const BlockMask& mask;
     std::int64_t b, h, query;  // of the panel's first query
     int index;                 // in the block
     float* bias;               // scratch (KEYS, PANEL)
@@ -82,15 +89,15 @@ struct Panel {
 INLINE void read_bias(const Panel& panel, std::int64_t key, int keys, float* to) {
     const View& view = panel.call.bias;
     const Matrix whole = head_of(view, panel.call.bias_type, panel.b, panel.h);
-    const Matrix here = {at(whole.type, whole.data, panel.query * whole.row + key * whole.column), whole.row,
+    const Matrix block = {at(whole.type, whole.data, panel.query * whole.row + key * whole.column), whole.row,
                          whole.column, whole.type};
-    bias_panel(here, least<std::int64_t>(PANEL, panel.call.q - panel.query), keys, to);
+    bias_panel(block, least<std::int64_t>(PANEL, panel.call.q - panel.query), keys, to);
 }
 
-// Soft-cap and biases: products of a segment become scores. `slopes`, where wanted, get 1 − tanh², by which the
+// Soft-cap and biases: products of a segment become scores. `slopes`, unless null, get 1 − tanh², by which the
 // soft-cap scales gradients.
 template <bool CAP, bool TABLE, bool DENSE>
-__attribute__((noinline)) void cook(const Panel& panel, const Segment& s, std::int64_t key, float* scores,
+__attribute__((noinline)) void transform_scores(const Panel& panel, const Segment& s, std::int64_t key, float* scores,
                                     float* slopes) {
     const V unit = splat(panel.scoring.unit), cap = splat(panel.scoring.cap);
     const V inverse = splat(CAP ? panel.scoring.unit / panel.scoring.cap : 0.0f);
@@ -117,31 +124,31 @@ __attribute__((noinline)) void cook(const Panel& panel, const Segment& s, std::i
     }
 }
 
-INLINE void cook(const Panel& panel, const Segment& s, std::int64_t key, float* scores, float* slopes) {
+INLINE void transform_scores(const Panel& panel, const Segment& s, std::int64_t key, float* scores, float* slopes) {
     const bool table = panel.call.table != nullptr, dense = panel.call.bias.data != nullptr;
     if (panel.scoring.cap > 0) {
-        if (table && dense) return cook<true, true, true>(panel, s, key, scores, slopes);
-        if (table) return cook<true, true, false>(panel, s, key, scores, slopes);
-        if (dense) return cook<true, false, true>(panel, s, key, scores, slopes);
-        return cook<true, false, false>(panel, s, key, scores, slopes);
+        if (table && dense) return transform_scores<true, true, true>(panel, s, key, scores, slopes);
+        if (table) return transform_scores<true, true, false>(panel, s, key, scores, slopes);
+        if (dense) return transform_scores<true, false, true>(panel, s, key, scores, slopes);
+        return transform_scores<true, false, false>(panel, s, key, scores, slopes);
     }
-    if (table && dense) return cook<false, true, true>(panel, s, key, scores, slopes);
-    if (table) return cook<false, true, false>(panel, s, key, scores, slopes);
-    return cook<false, false, true>(panel, s, key, scores, slopes);
+    if (table && dense) return transform_scores<false, true, true>(panel, s, key, scores, slopes);
+    if (table) return transform_scores<false, true, false>(panel, s, key, scores, slopes);
+    return transform_scores<false, false, true>(panel, s, key, scores, slopes);
 }
 
 // −∞ where a query may not see a key.
-__attribute__((noinline)) void forbid(const Panel& panel, const Segment& s, std::int64_t key, float* scores) {
+__attribute__((noinline)) void mask_scores(const Panel& panel, const Segment& s, std::int64_t key, float* scores) {
     for (int r = s.first; r < s.last; ++r) {
         for (int v = s.begin; v < s.end; ++v) {
             float* x = scores + r * PANEL + v * LANES;
-            const I ok = panel.sight.allows(key + r, panel.index * NV + v);
+            const I ok = panel.mask.allows(key + r, panel.index * NV + v);
             store(x, select(ok, load(x), splat(-INF)));
         }
     }
 }
 
-// The word of each query of a vector, for dropout: `keeps` in regard/dropout.py.
+// The hash of each query of a vector, for dropout: `keeps` in regard/spec/dropout.py.
 INLINE U dropout_rows(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query) {
     const std::uint32_t head = mix(mix(call.seed + static_cast<std::uint32_t>(b)) + static_cast<std::uint32_t>(h));
     return mix(splat(head) + splat(static_cast<std::uint32_t>(query)) + reinterpret_cast<U>(iota()));

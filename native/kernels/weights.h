@@ -1,4 +1,4 @@
-// From scores to weights: powers of 2 relative to each row's greatest score, or sigmoids; and which of them stay.
+// From scores to weights: powers of 2 relative to each row's maximum score, or sigmoids; and dropout.
 #pragma once
 
 #include "scores.h"
@@ -28,60 +28,61 @@ INLINE V sum_of(int first, int last, const Add& add) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-// Scores of a segment become weights 2^((score − top) · left), and are added to `sum`. As pairs of keys they take half the
-// rows, from the segment's first on; a missing last one is 0. Where they are observed, Σ weight · log₂ weight is added
-// to `exponents`.
-template <Kind KIND, bool OBSERVED, int VECTORS_HERE>
-INLINE void weigh(float* scores, int rows, float* weights, float left, const V* top, V* sum, V* exponents) {
+// Scores of a segment become weights 2^((score − top) · log2_factor), and are added to `sum`. As pairs of keys they
+// take half the rows, from the segment's first on; a missing last one is 0. Where they are observed, Σ weight · log₂
+// weight is added to `exponents`.
+template <Kind KIND, bool OBSERVED, int COUNT>
+INLINE void softmax_weights(float* scores, int rows, float* weights, float log2_factor, const V* top, V* sum,
+                            V* exponents) {
     static_assert(!OBSERVED || KIND == Kind::numbers);
-    const V factor = splat(left);
-    V total[VECTORS_HERE], exponent[VECTORS_HERE];
-    auto some = [&](auto together) {
+    const V factor = splat(log2_factor);
+    V total[COUNT], exponent[COUNT];
+    auto process = [&](auto together) {
         constexpr int N = decltype(together)::value;
-        V p[N * VECTORS_HERE];
+        V p[N * COUNT];
 #pragma GCC unroll 8
-        for (int i = 0; i < N * VECTORS_HERE; ++i) {
-            const int v = i % VECTORS_HERE;
-            p[i] = exponent_of(load(scores + i / VECTORS_HERE * PANEL + v * LANES), top[v], factor);
+        for (int i = 0; i < N * COUNT; ++i) {
+            const int v = i % COUNT;
+            p[i] = exponent_of(load(scores + i / COUNT * PANEL + v * LANES), top[v], factor);
         }
         exp2(p);
 #pragma GCC unroll 8
-        for (int i = 0; i < N * VECTORS_HERE; ++i) total[i % VECTORS_HERE] += p[i];
+        for (int i = 0; i < N * COUNT; ++i) total[i % COUNT] += p[i];
         if constexpr (OBSERVED) {
 #pragma GCC unroll 8
-            for (int i = 0; i < N * VECTORS_HERE; ++i) {  // made again: to keep it there are too few registers
-                const int v = i % VECTORS_HERE;
-                const V x = exponent_of(load(scores + i / VECTORS_HERE * PANEL + v * LANES), top[v], factor);
-                exponent[v] = fma(p[i], max(splat(-127.0f), x), exponent[v]);
+            for (int i = 0; i < N * COUNT; ++i) {  // recomputed: there are too few registers to keep it
+                const int v = i % COUNT;
+                const V x = exponent_of(load(scores + i / COUNT * PANEL + v * LANES), top[v], factor);
+                exponent[v] = fma(p[i], max(splat(MIN_EXPONENT), x), exponent[v]);
             }
         }
         if constexpr (KIND == Kind::pairs) {
 #pragma GCC unroll 4
-            for (int i = 0; i < (N + 1) / 2 * VECTORS_HERE; ++i) {
-                const int row = i / VECTORS_HERE * 2, v = i % VECTORS_HERE;
-                const V next = row + 1 < N ? p[least(row + 1, N - 1) * VECTORS_HERE + v] : V{};
-                store(weights + i / VECTORS_HERE * PANEL + v * LANES, narrow_pair(p[row * VECTORS_HERE + v], next));
+            for (int i = 0; i < (N + 1) / 2 * COUNT; ++i) {
+                const int row = i / COUNT * 2, v = i % COUNT;
+                const V next = row + 1 < N ? p[least(row + 1, N - 1) * COUNT + v] : V{};
+                store(weights + i / COUNT * PANEL + v * LANES, narrow_pair(p[row * COUNT + v], next));
             }
             weights += (N + 1) / 2 * PANEL;
         } else {
 #pragma GCC unroll 8
-            for (int i = 0; i < N * VECTORS_HERE; ++i) {
-                store(weights + i / VECTORS_HERE * PANEL + i % VECTORS_HERE * LANES, p[i]);
+            for (int i = 0; i < N * COUNT; ++i) {
+                store(weights + i / COUNT * PANEL + i % COUNT * LANES, p[i]);
             }
             weights += N * PANEL;
         }
         scores += N * PANEL;
     };
-    constexpr int TOGETHER = KIND == Kind::pairs ? greatest(4 / VECTORS_HERE, 2) : 4 / VECTORS_HERE;  // rows
+    constexpr int TOGETHER = KIND == Kind::pairs ? greatest(4 / COUNT, 2) : 4 / COUNT;  // rows
     for (int r = 0; r < rows;) {
         const int end = least(r + TERMS, rows);
-        for (int v = 0; v < VECTORS_HERE; ++v) total[v] = exponent[v] = V{};
-        for (; r + TOGETHER <= end; r += TOGETHER) some(Count<TOGETHER>{});
+        for (int v = 0; v < COUNT; ++v) total[v] = exponent[v] = V{};
+        for (; r + TOGETHER <= end; r += TOGETHER) process(Count<TOGETHER>{});
         if constexpr (TOGETHER > 2) {
-            for (; r + 2 <= end; r += 2) some(Count<2>{});
+            for (; r + 2 <= end; r += 2) process(Count<2>{});
         }
-        for (; r < end; ++r) some(Count<1>{});
-        for (int v = 0; v < VECTORS_HERE; ++v) {
+        for (; r < end; ++r) process(Count<1>{});
+        for (int v = 0; v < COUNT; ++v) {
             sum[v] += total[v];
             if constexpr (OBSERVED) exponents[v] += exponent[v];
         }
@@ -89,23 +90,27 @@ INLINE void weigh(float* scores, int rows, float* weights, float left, const V* 
 }
 
 template <Kind KIND, bool OBSERVED = false>
-INLINE void weigh(const Segment& s, float* scores, float left, const V* top, V* sum, V* exponents = nullptr) {
-    float* here = scores + s.first * PANEL + s.begin * LANES;
+INLINE void softmax_weights(const Segment& s, float* scores, float log2_factor, const V* top, V* sum,
+                            V* exponents = nullptr) {
+    float* first_score = scores + s.first * PANEL + s.begin * LANES;
     float* weights = scores + s.first / UNIT<KIND> * PANEL + s.begin * LANES;
     const int rows = s.last - s.first;
     top += s.begin;
     sum += s.begin;
     if constexpr (OBSERVED) exponents += s.begin;
     switch (s.end - s.begin) {
-        case 1: return weigh<KIND, OBSERVED, 1>(here, rows, weights, left, top, sum, exponents);
-        case 2: return weigh<KIND, OBSERVED, 2>(here, rows, weights, left, top, sum, exponents);
-        case 3: return weigh<KIND, OBSERVED, least(3, NV)>(here, rows, weights, left, top, sum, exponents);
-        default: return weigh<KIND, OBSERVED, NV>(here, rows, weights, left, top, sum, exponents);
+        case 1: return softmax_weights<KIND, OBSERVED, 1>(first_score, rows, weights, log2_factor, top, sum, exponents);
+        case 2: return softmax_weights<KIND, OBSERVED, 2>(first_score, rows, weights, log2_factor, top, sum, exponents);
+        case 3:
+            return softmax_weights<KIND, OBSERVED, least(3, NV)>(first_score, rows, weights, log2_factor, top, sum,
+                                                                 exponents);
+        default:
+            return softmax_weights<KIND, OBSERVED, NV>(first_score, rows, weights, log2_factor, top, sum, exponents);
     }
 }
 
-// Weights of a segment as pairs of keys, where they could not be made so at once.
-[[maybe_unused]] __attribute__((noinline)) void pair_up(const Segment& s, float* weights) {
+// Weights of a segment as pairs of keys, where they were computed as single numbers.
+[[maybe_unused]] __attribute__((noinline)) void pack_weight_pairs(const Segment& s, float* weights) {
     for (int r = s.first; r < s.last; r += 2) {
         for (int v = s.begin; v < s.end; ++v) {
             const float* x = weights + r * PANEL + v * LANES;
@@ -115,16 +120,16 @@ INLINE void weigh(const Segment& s, float* scores, float left, const V* top, V* 
     }
 }
 
-__attribute__((noinline)) void weigh_sigmoid(const Segment& s, float* scores, float left, float shift) {
+__attribute__((noinline)) void sigmoid_weights(const Segment& s, float* scores, float log2_factor, float shift) {
     for (int r = s.first; r < s.last; ++r) {
         for (int v = s.begin; v < s.end; ++v) {
             float* x = scores + r * PANEL + v * LANES;
-            store(x, logistic2(fma(load(x), splat(left), splat(shift))));
+            store(x, logistic2(fma(load(x), splat(log2_factor), splat(shift))));
         }
     }
 }
 
-__attribute__((noinline)) void drop(const Call& call, const Segment& s, std::int64_t key, const U* rows,
+__attribute__((noinline)) void apply_dropout(const Call& call, const Segment& s, std::int64_t key, const U* rows,
                                     float* weights) {
     for (int r = s.first; r < s.last; ++r) {
         const std::uint32_t word = mix(static_cast<std::uint32_t>(key + r));

@@ -24,11 +24,11 @@ INLINE V times_power(V x, V n) {
 }
 INLINE bool any(I mask) { return _mm256_movemask_ps(reinterpret_cast<__m256>(mask)) != 0; }
 // A bit for each lane, the first the lowest.
-INLINE std::uint32_t word_of(I mask) {
+INLINE std::uint32_t mask_bits(I mask) {
     return static_cast<std::uint32_t>(_mm256_movemask_ps(reinterpret_cast<__m256>(mask)));
 }
 // A lane for each of the lowest bits.
-INLINE I lanes_of(std::uint32_t word) {
+INLINE I mask_lanes(std::uint32_t word) {
     const I each = {1, 2, 4, 8, 16, 32, 64, 128};
     return (splat(static_cast<std::int32_t>(word)) & each) != 0;
 }

@@ -21,9 +21,9 @@ INLINE V round(V x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT |
 INLINE V times_power(V x, V n) { return _mm512_scalef_ps(x, n); }
 INLINE bool any(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)) != 0; }
 // A bit for each lane, the first the lowest.
-INLINE std::uint32_t word_of(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)); }
+INLINE std::uint32_t mask_bits(I mask) { return _mm512_movepi32_mask(reinterpret_cast<__m512i>(mask)); }
 // A lane for each of the lowest bits.
-INLINE I lanes_of(std::uint32_t word) {
+INLINE I mask_lanes(std::uint32_t word) {
     return reinterpret_cast<I>(_mm512_movm_epi32(static_cast<__mmask16>(word)));
 }
 

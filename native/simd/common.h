@@ -44,6 +44,14 @@ INLINE V from_bits(U x) { return reinterpret_cast<V>(x); }
 constexpr float INF = __builtin_inff();
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 
+// 2ˣ is 0 below the one and ∞ from the other on.
+constexpr float MIN_EXPONENT = -127.0f, MAX_EXPONENT = 128.0f;
+
+// Parts of the bits of float32: its sign, all but its sign, and the exponent that ∞ and NaN have.
+constexpr std::uint32_t SIGN_BIT = 0x80000000u, MAGNITUDE_BITS = 0x7fffffffu, EXPONENT_BITS = 0x7f800000u;
+// Of bfloat16 as the upper half of float32: that half, just below half of its last place, and a quiet NaN.
+constexpr std::uint32_t UPPER_HALF = 0xffff0000u, BFLOAT16_ROUNDING = 0x7fffu, BFLOAT16_NAN = 0x7fc0u;
+
 // For all that the compiler knows, x is another one now.
 INLINE void renew(V& x) {
 #if defined(REGARD_EMULATED)

@@ -27,12 +27,12 @@ INLINE V times_power(V x, V n) {
 }
 INLINE bool any(I mask) { return vmaxvq_u32(reinterpret_cast<uint32x4_t>(mask)) != 0; }
 // A bit for each lane, the first the lowest.
-INLINE std::uint32_t word_of(I mask) {
+INLINE std::uint32_t mask_bits(I mask) {
     const I each = {1, 2, 4, 8};
     return vaddvq_u32(reinterpret_cast<uint32x4_t>(mask & each));
 }
 // A lane for each of the lowest bits.
-INLINE I lanes_of(std::uint32_t word) {
+INLINE I mask_lanes(std::uint32_t word) {
     const I each = {1, 2, 4, 8};
     return (splat(static_cast<std::int32_t>(word)) & each) != 0;
 }
@@ -58,12 +58,15 @@ INLINE void transpose(V (&r)[LANES]) {
 // Lane i of the answer is the sum of the lanes of x[i].
 INLINE V sums_of_lanes(const V* x) { return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3])); }
 
+// The bit of FPCR that makes 0 of numbers below the normal range.
+constexpr std::uint64_t FLUSH_TO_ZERO = std::uint64_t{1} << 24;
+
 // Numbers below the normal range count as 0 while this lives: they would cost a hundredfold.
 struct FlushToZero {
     std::uint64_t before;
     FlushToZero() {
         __asm__ volatile("mrs %0, fpcr" : "=r"(before));
-        const std::uint64_t flush = before | std::uint64_t{1} << 24;
+        const std::uint64_t flush = before | FLUSH_TO_ZERO;
         __asm__ volatile("msr fpcr, %0" : : "r"(flush));
     }
     ~FlushToZero() { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }

@@ -41,13 +41,13 @@ INLINE bool any(I mask) {
     return all != 0;
 }
 // A bit for each lane, the first the lowest.
-INLINE std::uint32_t word_of(I mask) {
+INLINE std::uint32_t mask_bits(I mask) {
     std::uint32_t word = 0;
     for (int i = 0; i < LANES; ++i) word |= mask[i] ? std::uint32_t{1} << i : 0;
     return word;
 }
 // A lane for each of the lowest bits.
-INLINE I lanes_of(std::uint32_t word) {
+INLINE I mask_lanes(std::uint32_t word) {
     return ((splat(static_cast<std::int32_t>(word)) >> iota()) & 1) != 0;
 }
 
@@ -57,14 +57,14 @@ INLINE I lanes_of(std::uint32_t word) {
 constexpr bool PAIRS = true;
 // c + a₀·b₀ + a₁·b₁, where each lane of a and b is a pair of bfloat16.
 INLINE V dot_pairs(V a, V b, V c) {
-    const U high = splat(0xffff0000u);
+    const U high = splat(UPPER_HALF);
     c = c + from_bits(bits(a) & high) * from_bits(bits(b) & high);
     return c + from_bits(bits(a) << 16) * from_bits(bits(b) << 16);
 }
 // Two numbers of each lane as a pair of bfloat16.
 INLINE V narrow_pair(V low, V high) {
-    const auto rounded = [](V x) { return bits(x) + 0x7fff + ((bits(x) >> 16) & 1); };
-    return from_bits((rounded(low) >> 16) | (rounded(high) & splat(0xffff0000u)));
+    const auto rounded = [](V x) { return bits(x) + BFLOAT16_ROUNDING + ((bits(x) >> 16) & 1); };
+    return from_bits((rounded(low) >> 16) | (rounded(high) & splat(UPPER_HALF)));
 }
 #else
 constexpr bool PAIRS = false;
@@ -75,27 +75,30 @@ INLINE V narrow_pair(V low, V) { return low; }
 INLINE V widen_bfloat16(H x) { return from_bits(__builtin_convertvector(x, U) << 16); }
 INLINE H narrow_bits(U x) { return __builtin_convertvector(x, H); }  // the low half of each lane
 
+// Of float16: its sign, all but its sign, ∞, and a quiet NaN.
+constexpr std::uint32_t HALF_SIGN = 0x8000u, HALF_MAGNITUDE = 0x7fffu, HALF_INF = 0x7c00u, HALF_NAN = 0x7e00u;
+
 // Half precision bit by bit. Widening: shift the exponent into place and let a multiplication correct it.
 INLINE V widen_float16(H x) {
     const U wide = __builtin_convertvector(x, U);
-    const U sign = (wide & 0x8000) << 16, rest = wide & 0x7fff;
+    const U sign = (wide & HALF_SIGN) << 16, rest = wide & HALF_MAGNITUDE;
     const V scaled = from_bits(rest << 13) * splat(0x1p112f);
-    const V special = from_bits((rest << 13) | 0x7f800000);
-    const V size = rest >= 0x7c00 ? special : scaled;
+    const V special = from_bits((rest << 13) | EXPONENT_BITS);
+    const V size = rest >= HALF_INF ? special : scaled;
     return from_bits(bits(size) | sign);
 }
 INLINE H narrow_float16(V x) {
-    const U sign = bits(x) & 0x80000000;
+    const U sign = bits(x) & SIGN_BIT;
     const V full = from_bits(bits(x) ^ sign);
     const V size = min(full, splat(131072.0f));
     // Rounding to nearest even happens in the addition of a number whose last place is half precision's.
-    const V least = from_bits(((bits(size) & 0x7f800000) + (13u << 23)));
+    const V least = from_bits(((bits(size) & EXPONENT_BITS) + (13u << 23)));
     const V unit = max(least, splat(0x1p-1f));
     const V rounded = (size + unit) - unit;
     const V moved = rounded * splat(0x1p-112f);
     const U normal = bits(moved) >> 13;
-    const U large = rounded >= splat(65536.0f) ? splat(0x7c00u) : normal;
-    const U result = bits(full) > 0x7f800000u ? splat(0x7e00u) : large;
+    const U large = rounded >= splat(65536.0f) ? splat(HALF_INF) : normal;
+    const U result = bits(full) > EXPONENT_BITS ? splat(HALF_NAN) : large;
     return narrow_bits(result | (sign >> 16));
 }
 

@@ -1,4 +1,4 @@
-"""Memory between pages that nobody may touch: who reads or writes past a tensor's end dies.
+"""Memory between inaccessible pages: reading or writing past a tensor's end ends the process.
 
 Run as a program (test_guard.py does): `python guard.py isa`.
 """
@@ -30,26 +30,26 @@ class Guarded:
 
     def __init__(self, behind: bool) -> None:
         self.behind = behind
-        self.made: list[tuple[int, int]] = []
+        self.mappings: list[tuple[int, int]] = []
 
     def __call__(self, sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
         count = math.prod(sizes)
         needed = count * dtype.itemsize
-        room = -(-needed // PAGE) * PAGE
+        rounded = -(-needed // PAGE) * PAGE
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        base = LIBC.mmap(None, room + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+        base = LIBC.mmap(None, rounded + 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
         assert base not in (None, ctypes.c_void_p(-1).value), "no memory"
-        for guard in (base, base + PAGE + room):
+        for guard in (base, base + PAGE + rounded):
             assert LIBC.mprotect(guard, PAGE, 0) == 0
-        self.made.append((base, room + 2 * PAGE))
-        at = base + PAGE + (room - needed if self.behind else 0)
+        self.mappings.append((base, rounded + 2 * PAGE))
+        at = base + PAGE + (rounded - needed if self.behind else 0)
         memory = (ctypes.c_char * needed).from_address(at)
         return torch.frombuffer(memory, dtype=dtype, count=count).view(tuple(sizes))
 
     def free(self) -> None:
-        for base, size in self.made:
+        for base, size in self.mappings:
             LIBC.munmap(base, size)
-        self.made.clear()
+        self.mappings.clear()
 
 
 def recipes() -> list[object]:
@@ -121,7 +121,7 @@ def main(isa: str, side: str = "") -> None:
     sys.path.insert(0, str(Path(__file__).parents[1]))
     importlib.import_module("conftest")  # says which core is tested
     from native.raw import Recipe, check
-    from native.sight import watch
+    from native.statistics_cases import check_statistics
 
     if side:  # to see that a wrong read does end the process
         t = Guarded(side == "behind")((5,), torch.float32)
@@ -134,7 +134,7 @@ def main(isa: str, side: str = "") -> None:
             print("behind" if behind else "before", recipe, flush=True)
             check(recipe, [isa], 1, new)
             if i % 3 == 0:
-                watch(recipe, [isa], 1, new)
+                check_statistics(recipe, [isa], 1, new)
             new.free()
     print("all well")
 

@@ -1,7 +1,7 @@
-"""The kernels called as they are, without `regard.backends.native` between; and what they should answer.
+"""The kernels called as they are, without `regard.backends.native` between; and what they should return.
 
-A `Recipe` says what a call is like, `build` makes its tensors wherever they are wanted (`guard.py` puts pages
-behind them that nobody may touch), and `check` holds the answers against the formula in float64.
+A `Recipe` says what a call is like, `build` makes its tensors in any memory (`guard.py` puts pages
+behind them that nobody may touch), and `check` compares the results with the formula in float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ New = Callable[[Sequence[int], torch.dtype], Tensor]
 """An empty contiguous tensor, in memory of the caller's choice."""
 
 
-def plain(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
+def empty(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.empty(tuple(sizes), dtype=dtype)
 
 
@@ -55,8 +55,8 @@ class Call:
     bias: Tensor | None = None  # four dimensions, each whole or 1
     dropout: float = 0.0
     seed: int = 0
-    spoilt: tuple[Tensor | None, Tensor | None] | None = None
-    new: New = plain
+    non_finite: tuple[Tensor | None, Tensor | None] | None = None
+    new: New = empty
     layout: str = "heads apart"
     """Of what is written."""
 
@@ -83,14 +83,14 @@ class Call:
             call.set_bias(view(self.bias), TYPES[self.bias.dtype])
         if self.dropout:
             call.set_dropout(self.seed, int(self.dropout * 2**32), 1 / (1 - self.dropout))
-        if self.spoilt is not None:
-            call.set_spoilt(*(0 if t is None else t.data_ptr() for t in self.spoilt))
+        if self.non_finite is not None:
+            call.set_non_finite(*(0 if t is None else t.data_ptr() for t in self.non_finite))
         return call
 
     def forward(self, threads: int = 1) -> tuple[Tensor, Tensor] | None:
         """The output and (3, b, h, q) numbers of its rows; None where a number is not finite."""
         b, h, _, q, _, _, dv = self.sizes
-        out = laid((b, h, q, dv), self.q.dtype, self.layout, self.new)
+        out = empty_strided((b, h, q, dv), self.q.dtype, self.layout, self.new)
         rows = self.new((3, b, h, q), torch.float32)
         for t in (out, rows):
             t.fill_(torch.nan)
@@ -102,7 +102,7 @@ class Call:
     ) -> dict[str, Tensor]:
         b, h, _, q, k, _, _ = self.sizes
         grads = {
-            name: laid(t.shape, t.dtype, self.layout, self.new).fill_(torch.nan)
+            name: empty_strided(t.shape, t.dtype, self.layout, self.new).fill_(torch.nan)
             for name, t in (("q", self.q), ("k", self.k), ("v", self.v))
         }
         grads["delta"] = self.new((b, h, q), torch.float32).fill_(torch.nan)
@@ -143,8 +143,8 @@ class Call:
         return ok.expand(b, h, q, k)
 
 
-def meaning(call: Call, out_grad: Tensor, lse_grad: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
-    """What the call should answer, in float64; beside each result, what its rounding errors grow from."""
+def reference(call: Call, out_grad: Tensor, lse_grad: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+    """What the call should return, in float64; beside each result, what its rounding errors grow from."""
     b, h, g, q, k, _, _ = call.sizes
     leaves = {"q": call.q, "k": call.k, "v": call.v, "table": call.table, "bias": call.bias}
     leaves = {n: t.detach().double().requires_grad_() for n, t in leaves.items() if t is not None}
@@ -223,10 +223,10 @@ ALLOWED = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 def compare(got: dict[str, Tensor], want: dict[str, tuple[Tensor, Tensor]], dtype: torch.dtype) -> None:
     for name, (exact, size) in want.items():
-        mine = got[name].double()
+        result = got[name].double()
         dead = exact == -torch.inf
-        assert torch.equal(mine == -torch.inf, dead), f"{name}: −∞ in other places"
-        gap = torch.where(dead, 0, mine - exact).abs()
+        assert torch.equal(result == -torch.inf, dead), f"{name}: −∞ in other places"
+        gap = torch.where(dead, 0, result - exact).abs()
         allowed = ALLOWED[dtype] * float(size.max()) + 1e-6
         assert float(gap.max()) <= allowed, (  # NaN is not ≤ either
             f"{name}: {float(gap.max()):.3g} off, allowed {allowed:.3g}, at {gap.argmax().item()} of {tuple(gap.shape)}"
@@ -238,7 +238,7 @@ def compare(got: dict[str, Tensor], want: dict[str, tuple[Tensor, Tensor]], dtyp
 LAYOUTS = ("heads apart", "heads in rows", "wide rows", "every other", "one head", "one row", "turned")
 
 
-def laid(sizes: Sequence[int], dtype: torch.dtype, layout: str, new: New) -> Tensor:
+def empty_strided(sizes: Sequence[int], dtype: torch.dtype, layout: str, new: New) -> Tensor:
     """An empty tensor in exactly the memory that it needs."""
     _, h, n, d = sizes
     strides = {
@@ -284,22 +284,22 @@ class Recipe:
     lse_grad: bool = False
     seed: int = field(default=0)
 
-    def build(self, new: New = plain) -> tuple[Call, Tensor, Tensor | None]:
+    def build(self, new: New = empty) -> tuple[Call, Tensor, Tensor | None]:
         """The call, the gradient of its output and that of its log-sum-exp."""
         random = torch.Generator().manual_seed(self.seed)
         b, g, h, q, k = self.b, self.g, self.g * self.repeats, self.q, self.k
 
         def normal(*sizes: int, dtype: torch.dtype = self.dtype, layout: str | None = None) -> Tensor:
-            made = new(sizes, dtype) if layout is None else laid(sizes, dtype, layout, new)
-            once = (slice(1) if s == 0 else slice(None) for s in made.stride())
-            part = made[tuple(once)]  # each place in memory is written once
+            result = new(sizes, dtype) if layout is None else empty_strided(sizes, dtype, layout, new)
+            once = (slice(1) if s == 0 else slice(None) for s in result.stride())
+            part = result[tuple(once)]  # each place in memory is written once
             part.copy_(torch.randn(part.shape, generator=random))
-            return made
+            return result
 
-        def whole(low: int, high: int, *sizes: int) -> Tensor:
+        def integers(low: int, high: int, *sizes: int) -> Tensor:
             return torch.randint(low, high, sizes, generator=random)
 
-        def here(t: Tensor, dtype: torch.dtype) -> Tensor:
+        def copied(t: Tensor, dtype: torch.dtype) -> Tensor:
             return new(t.shape, dtype).copy_(t)
 
         of_q, of_k, of_v = self.layouts
@@ -319,19 +319,19 @@ class Recipe:
         if self.mask == "causal":
             last = (torch.arange(q) + 1 + k - q).clamp(0, k)
             spans = torch.stack([torch.zeros_like(last), last], 1)[None, None, :, None]
-            call.spans = here(spans.expand(own_b, own_h, -1, -1, -1), torch.int32)
+            call.spans = copied(spans.expand(own_b, own_h, -1, -1, -1), torch.int32)
         if self.mask in ("spans", "both"):
-            count = int(whole(1, 5, 1))
-            cuts = whole(0, k + 1, own_b, own_h, q, 2 * count).sort(-1).values
+            count = int(integers(1, 5, 1))
+            cuts = integers(0, k + 1, own_b, own_h, q, 2 * count).sort(-1).values
             if self.seed % 3 == 0:  # neighbours see much the same
                 cuts = cuts[:, :, :1].expand_as(cuts) + 0
-            cuts[:, :, :: int(whole(2, 20, 1))] = 0
-            call.spans = here(cuts.unflatten(-1, (count, 2)), torch.int32)
+            cuts[:, :, :: int(integers(2, 20, 1))] = 0
+            call.spans = copied(cuts.unflatten(-1, (count, 2)), torch.int32)
         if self.mask in ("tiles", "both"):
-            kinds = whole(0, 5, own_b, own_h, -(-q // 64), -(-k // 64))
-            call.tiles = here(kinds, torch.int32)
-            bits = whole(-(2**62), 2**62, 3 * 64) * 2 + whole(0, 2, 3 * 64)
-            call.bitmaps = here(bits & whole(-(2**62), 2**62, 3 * 64), torch.int64)
+            kinds = integers(0, 5, own_b, own_h, -(-q // 64), -(-k // 64))
+            call.tiles = copied(kinds, torch.int32)
+            bits = integers(-(2**62), 2**62, 3 * 64) * 2 + integers(0, 2, 3 * 64)
+            call.bitmaps = copied(bits & integers(-(2**62), 2**62, 3 * 64), torch.int64)
         if self.table != "none":
             call.table = normal(h if self.table == "by head" else 1, q + k - 1, dtype=torch.float32)
         if self.bias is not None:
@@ -347,18 +347,18 @@ class Recipe:
         return call, out_grad, lse_grad
 
 
-def run(recipe: Recipe, threads: int = 1, new: New = plain) -> dict[str, Tensor]:
+def run(recipe: Recipe, threads: int = 1, new: New = empty) -> dict[str, Tensor]:
     call, out_grad, lse_grad = recipe.build(new)
-    made = call.forward(threads)
-    assert made is not None, "all numbers are finite"
-    out, rows = made
+    result = call.forward(threads)
+    assert result is not None, "all numbers are finite"
+    out, rows = result
     return {"out": out, "lse": rows[0], **call.backward(out, rows, out_grad, lse_grad, threads)}
 
 
-def check(recipe: Recipe, isas: Sequence[str], threads: int = 1, new: New = plain) -> None:
-    """Run the recipe on each instruction set, and hold the answers against the formula."""
+def check(recipe: Recipe, isas: Sequence[str], threads: int = 1, new: New = empty) -> None:
+    """Run the recipe on each instruction set, and compare the results with the formula."""
     used = core.isa()
-    want = meaning(*recipe.build())
+    want = reference(*recipe.build())
     try:
         for isa in isas:
             core.use(isa)

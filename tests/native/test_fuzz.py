@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from native.raw import LAYOUTS, Recipe, check
-from native.sight import watch
+from native.statistics_cases import check_statistics
 from regard._native import core
 
 DTYPES = st.sampled_from([torch.float32, torch.bfloat16, torch.float16])
@@ -100,7 +100,7 @@ def test_any_mask_and_bias(recipe: Recipe, isa: str, threads: int) -> None:
     threads=SMALL,
 )
 def test_any_statistic(recipe: Recipe, isa: str, threads: int) -> None:
-    watch(recipe, [isa], threads)
+    check_statistics(recipe, [isa], threads)
 
 
 @pytest.mark.parametrize("name", ["out", "q", "table"])

@@ -71,13 +71,13 @@ def test_a_fork_after_use_on_many_threads() -> None:
 def test_two_threads_at_once() -> None:
     recipe = Recipe(g=2, repeats=2, q=300, k=600, d=40, dv=24, table="by head")
     recipes = [dataclasses.replace(recipe, seed=i) for i in range(2)]
-    wanted = [run(r) for r in recipes]
+    expected = [run(r) for r in recipes]
     wrong: list[str] = []
 
     def work(i: int) -> None:
         for threads in (1, 2, 1, 2, 3):
             got = run(recipes[i], threads)
-            wrong.extend(n for n in got if not torch.equal(got[n], wanted[i][n]))
+            wrong.extend(n for n in got if not torch.equal(got[n], expected[i][n]))
 
     both = [threading.Thread(target=work, args=(i,)) for i in range(2)]
     for thread in both:
@@ -239,8 +239,8 @@ def test_no_memory_is_an_error_that_can_be_caught(what: str) -> None:
 # ------------------------------------------------------------------ which kernels run
 
 
-@pytest.mark.parametrize("wanted", ["portable", "sse9"])
-def test_regard_isa_names_the_kernels_or_is_refused_in_words(wanted: str) -> None:
+@pytest.mark.parametrize("requested", ["portable", "sse9"])
+def test_regard_isa_names_the_kernels_or_is_refused_with_a_reason(requested: str) -> None:
     done = script(
         """
         from regard.backends import native
@@ -248,12 +248,12 @@ def test_regard_isa_names_the_kernels_or_is_refused_in_words(wanted: str) -> Non
         reason = native.available()
         print(core.isa(), reason)
         """,
-        REGARD_ISA=wanted,
+        REGARD_ISA=requested,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    if wanted in core.kernels():
-        assert done.stdout == f"{wanted} None\n"
+    if requested in core.kernels():
+        assert done.stdout == f"{requested} None\n"
     else:
         allowed = ", ".join(core.kernels())
-        reason = f"REGARD_ISA={wanted}: no kernels for '{wanted}' here; allowed: {allowed}"
+        reason = f"REGARD_ISA={requested}: no kernels for '{requested}' here; allowed: {allowed}"
         assert done.stdout == f"{core.kernels()[0]} {reason}\n"

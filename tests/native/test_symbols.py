@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-HOUSE = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[2]
 CORE = os.environ.get("REGARD_CORE")
-BUILD = Path(CORE).parent if CORE else HOUSE / "build/editable"
+BUILD = Path(CORE).parent if CORE else ROOT / "build/editable"
 OBJECTS = sorted((BUILD / "CMakeFiles/regard_native.dir/native/isa").glob("*.o"))
 
 pytestmark = [
@@ -48,12 +48,12 @@ def test_kernels_call_only_c(file: Path) -> None:
 
 
 def test_nm_shows_what_other_files_share() -> None:
-    others = sorted((BUILD / "CMakeFiles/regard_native.dir/native").glob("revisit.cpp.o"))
+    others = sorted((BUILD / "CMakeFiles/regard_native.dir/native").glob("second_pass.cpp.o"))
     assert any(kind in "WVu" for file in others for _, kind in symbols(file))
 
 
 def test_every_file_of_kernels_is_here_or_for_another_machine() -> None:
-    files = {file.stem for file in (HOUSE / "native/isa").glob("*.cpp")}
+    files = {file.stem for file in (ROOT / "native/isa").glob("*.cpp")}
     built = {file.name.split(".")[0] for file in OBJECTS}
     assert built <= files
     assert "portable" in built

@@ -1,4 +1,4 @@
-"""What real kernels fell into, each a test: masks, numbers that are not finite, places in memory.
+"""Regressions of the kernels, each a test: masks, numbers that are not finite, places in memory.
 
 The numbers that any formula gets right are test_fuzz.py's, and what befalls a process is test_process.py's.
 """
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from native.raw import Recipe, check, compare, meaning, run
+from native.raw import Recipe, check, compare, reference, run
 from regard._native import core
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("isa")
 once = pytest.mark.parametrize("isa", core.kernels()[:1], indirect=True)
 """What does not depend on the instruction set."""
 
+MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's value, for Python before 3.13
 BIG = Recipe(b=1, g=2, repeats=2, q=150, k=600, d=40, dv=24)
 DECODE = Recipe(b=2, g=2, repeats=3, q=2, k=3000, d=40, dv=24)
 
@@ -37,10 +38,10 @@ def spans_of(*rows: list[tuple[int, int]]) -> Tensor:
 def test_long_masked_runs(q: int) -> None:
     call, out_grad, _ = dataclasses.replace(BIG, q=q, k=2000).build()
     call.spans = spans_of(*[[(i, i + 1), (1990 + i, 1992 + i)] for i in range(q)])
-    made = call.forward()
-    assert made is not None
-    answers = {"out": made[0], "lse": made[1][0], **call.backward(*made, out_grad)}
-    compare(answers, meaning(call, out_grad, None), torch.float32)
+    result = call.forward()
+    assert result is not None
+    answers = {"out": result[0], "lse": result[1][0], **call.backward(*result, out_grad)}
+    compare(answers, reference(call, out_grad, None), torch.float32)
 
 
 @pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
@@ -48,9 +49,9 @@ def test_a_row_that_sees_nothing_is_zero(recipe: Recipe) -> None:
     call, out_grad, _ = recipe.build()
     rows = [[(0, 0 if i % 2 else 9)] for i in range(recipe.q)]
     call.spans = spans_of(*rows)
-    made = call.forward()
-    assert made is not None
-    out, numbers = made
+    result = call.forward()
+    assert result is not None
+    out, numbers = result
     assert not out[:, :, 1::2].any()
     assert (numbers[0][:, :, 1::2] == -torch.inf).all()
     assert bool(numbers[0][:, :, ::2].isfinite().all())
@@ -81,29 +82,29 @@ def test_a_nan_behind_a_mask_does_not_hide_minus_infinity(recipe: Recipe) -> Non
 
 @pytest.mark.parametrize("recipe", [BIG, DECODE], ids=["blocks", "decode"])
 @pytest.mark.parametrize("where", ["q", "k"])
-def test_rows_that_see_a_spoilt_number_are_nan_and_no_others(recipe: Recipe, where: str) -> None:
+def test_rows_that_see_a_non_finite_number_are_nan_and_no_others(recipe: Recipe, where: str) -> None:
     call, _, _ = dataclasses.replace(recipe, mask="spans", seed=4).build()
     b, h, g, q, k, _, _ = call.sizes
     bad_q, bad_k = torch.zeros(b, h, q, dtype=torch.uint8), torch.zeros(b, g, k, dtype=torch.uint8)
-    made = call.forward()
-    assert made is not None
+    result = call.forward()
+    assert result is not None
     if where == "q":
         bad_q[0, 1, -1] = 1
         call.q[0, 1, -1] = 0
     else:
         bad_k[0, 1, k // 2] = 1
         call.k[0, 1, k // 2] = 0
-    call.spoilt = bad_q, bad_k
+    call.non_finite = bad_q, bad_k
     sees = call.allowed()
-    spoilt = (sees & (bad_k == 1).repeat_interleave(h // g, 1)[:, :, None]).any(-1)
-    spoilt = spoilt | (sees.any(-1) & (bad_q == 1))
-    assert bool(spoilt.any())
-    assert not bool(spoilt.all())
+    non_finite = (sees & (bad_k == 1).repeat_interleave(h // g, 1)[:, :, None]).any(-1)
+    non_finite = non_finite | (sees.any(-1) & (bad_q == 1))
+    assert bool(non_finite.any())
+    assert not bool(non_finite.all())
     answer = call.forward()
     assert answer is not None
-    assert torch.equal(answer[0].isnan(), spoilt[..., None].expand_as(answer[0]))
-    assert torch.equal(answer[1][0].isnan(), spoilt)
-    assert torch.equal(answer[0][~spoilt], made[0][~spoilt])
+    assert torch.equal(answer[0].isnan(), non_finite[..., None].expand_as(answer[0]))
+    assert torch.equal(answer[1][0].isnan(), non_finite)
+    assert torch.equal(answer[0][~non_finite], result[0][~non_finite])
 
 
 @pytest.mark.parametrize("scale", [-0.3, 0.0])
@@ -131,10 +132,10 @@ def test_rows_a_page_apart(recipe: Recipe, row: int) -> None:
         wide = torch.full((*t.shape[:3], row), torch.nan)
         wide[..., : t.shape[3]] = t
         setattr(call, name, wide[..., : t.shape[3]])
-    made = call.forward()
-    assert made is not None
-    answers = {"out": made[0], "lse": made[1][0], **call.backward(*made, out_grad)}
-    compare(answers, meaning(call, out_grad, None), torch.float32)
+    result = call.forward()
+    assert result is not None
+    answers = {"out": result[0], "lse": result[1][0], **call.backward(*result, out_grad)}
+    compare(answers, reference(call, out_grad, None), torch.float32)
 
 
 def far_apart(t: Tensor, dim: int, stride: int) -> Tensor:
@@ -146,7 +147,7 @@ def far_apart(t: Tensor, dim: int, stride: int) -> Tensor:
             strides[i], near = near, near * sizes[i]
     strides[dim] = stride
     count = (sizes[dim] - 1) * stride + near
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0x4000)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE
     try:
         memory = mmap.mmap(-1, count * t.element_size(), flags)
     except OSError as error:
@@ -165,10 +166,10 @@ def test_offsets_past_2_to_the_31(recipe: Recipe, dim: int) -> None:
     call.q = far_apart(call.q, 1, 2**31 + 1)
     call.k, call.v = far_apart(call.k, dim, step), far_apart(call.v, dim, step)
     call.bias = far_apart(call.bias, 1, 2**31 + 5)
-    made = call.forward()
-    assert made is not None
-    answers = {"out": made[0], "lse": made[1][0], **call.backward(*made, out_grad)}
-    compare(answers, meaning(call, out_grad, None), torch.bfloat16)
+    result = call.forward()
+    assert result is not None
+    answers = {"out": result[0], "lse": result[1][0], **call.backward(*result, out_grad)}
+    compare(answers, reference(call, out_grad, None), torch.bfloat16)
 
 
 # ------------------------------------------------------------------ the same each time

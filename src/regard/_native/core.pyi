@@ -1,7 +1,7 @@
 """What `native/bind.cpp` offers."""
 
-class Probe:
-    """What this machine can run, and how this core was built."""
+class SystemInfo:
+    """The instruction sets of this machine, and how this core was built."""
 
     @property
     def version(self) -> str:
@@ -35,8 +35,8 @@ class Probe:
     def known(self) -> tuple[str, ...]:
         """Instruction sets that this core looks for, best first."""
 
-def probe() -> Probe:
-    """Ask the processor: cheap, and safe on any machine."""
+def system_info() -> SystemInfo:
+    """Query the processor: cheap, and safe on any machine."""
 
 View = tuple[int, int, int, int, int]
 """A tensor (batch, heads, sequence, head size): its address, four strides in elements, 0 where shared."""
@@ -63,38 +63,38 @@ class Call:
     def set_tiles(self, address: int, stride_b: int, stride_h: int, bitmaps: int) -> None: ...
     def set_table(self, address: int, stride_h: int) -> None: ...
     def set_bias(self, view: View, dtype: int) -> None: ...
-    def set_dropout(self, seed: int, threshold: int, kept: float) -> None: ...
-    def set_spoilt(self, query: int, key: int) -> None: ...
+    def set_dropout(self, seed: int, threshold: int, scale: float) -> None: ...
+    def set_non_finite(self, query: int, key: int) -> None: ...
 
 class Statistics:
-    """What is asked of the weights besides the output, or gradients of that, as in `native/kernel.h`."""
+    """Statistics of the weights to compute besides the output, or their gradients, as in `native/kernel.h`."""
 
     def __init__(self) -> None: ...
     def set_entropy(self, address: int) -> None: ...
-    def set_greatest(self, address: int) -> None: ...
-    def set_top(self, count: int, keys: int, weights: int) -> None: ...
+    def set_max_score(self, address: int) -> None: ...
+    def set_top_keys(self, count: int, keys: int, weights: int) -> None: ...
     def set_distances(self, offsets: tuple[int, ...], address: int) -> None: ...
     def set_bands(self, bands: tuple[tuple[int, int], ...], address: int) -> None: ...
-    def set_sets(
-        self, range_count: int, ranges: int, in_sets: int, sets: int, set_count: int, address: int
+    def set_key_sets(
+        self, range_count: int, ranges: int, set_starts: int, set_members: int, set_count: int, address: int
     ) -> None: ...
-    def set_keyed(self, lot_count: int, lot: int, keyed: int, sums: int) -> None: ...
+    def set_received_gradient(self, group_count: int, group_of_query: int, received_grad: int, sums: int) -> None: ...
 
-class Revisit:
-    """What is asked of the weights of a rectangle when they are made once more."""
+class SecondPass:
+    """What a second pass over a rectangle of the weights computes."""
 
     def __init__(self, top: int, share: int, box: tuple[int, ...]) -> None:
         """`box` is from and to: of b, h, queries and keys."""
     def set_weights(self, address: int) -> None: ...
-    def set_received(self, lot_count: int, lot: int, address: int) -> None: ...
+    def set_received(self, group_count: int, group_of_query: int, address: int) -> None: ...
     def add_pooling(self, rows: int, cols: int, maximum: bool, address: int) -> None: ...
 
-def revisit(call: Call, asked: Revisit, threads: int) -> None:
-    """Make weights once more, of the queries, the keys and what a forward pass left of each row."""
+def second_pass(call: Call, request: SecondPass, threads: int) -> None:
+    """Recompute weights from queries, keys and what a forward pass left of each row."""
 
 def forward(call: Call, out: View, lse: int, statistics: Statistics | None, threads: int) -> bool:
     """Run a forward pass. False where q, k or v may hold a number that is not finite: then what was written
-    counts for nothing. With `set_spoilt` the numbers are not looked at.
+    counts for nothing. With `set_non_finite` the numbers are not checked.
 
     `lse` is the address of (3, b, h, q) float32, or 0. KeyboardInterrupt and MemoryError may be raised.
     """
@@ -114,11 +114,11 @@ def backward(
     statistics: Statistics | None,
     threads: int,
 ) -> None:
-    """Run a backward pass. `lse` is what the forward pass left, `delta` room for (b, h, q) float32; 0 for
-    `lse_grad` or `table_grad`, or None, says that it is not there or not wanted."""
+    """Run a backward pass. `lse` is what the forward pass left, `delta` memory for (b, h, q) float32; 0 for
+    `lse_grad` or `table_grad`, or None: it is not given, or not requested."""
 
 def isa() -> str:
-    """The instruction set whose kernels run: the best that is here, or what REGARD_ISA asks for."""
+    """The instruction set whose kernels run: the best of this machine, or the one that REGARD_ISA names."""
 
 def use(isa: str) -> None:
     """Run the kernels of another instruction set. ValueError where it is not one of `kernels()`."""

@@ -309,7 +309,7 @@ def _forward(
         lowered = call.core_call()
         if bad is not None:
             bad = tuple(None if t is None else t.contiguous() for t in bad)
-            lowered.set_spoilt(*(0 if t is None else t.data_ptr() for t in bad))
+            lowered.set_non_finite(*(0 if t is None else t.data_ptr() for t in bad))
         lse = 0 if rows is None else rows.data_ptr()
         buffers: Buffers = {}
         statistics = None

@@ -52,7 +52,7 @@ def second_pass(reductions: Reductions, call: core.Call, sizes: Sizes, top: Tens
             buffers[RECEIVED] = (received,)
             of_query = groups.of_query.data_ptr() if groups.count > 1 else 0
             request.set_received(groups.count, of_query, received.data_ptr())
-        core.revisit(call, request, torch.get_num_threads())
+        core.second_pass(call, request, torch.get_num_threads())
     if maps:
         buffers[POOLED] = tuple(maps[pooled] for pooled in reductions.pooled_maps)
     if reductions.rows:
@@ -66,13 +66,13 @@ def weights(call: core.Call, box: Box, top: Tensor, share: Tensor) -> Float[Tens
     result = torch.zeros([len(side) for side in box])
     request = _request(box, top, share)
     request.set_weights(result.data_ptr())
-    core.revisit(call, request, torch.get_num_threads())
+    core.second_pass(call, request, torch.get_num_threads())
     return result
 
 
-def _request(box: Box, top: Tensor, share: Tensor) -> core.Revisit:
+def _request(box: Box, top: Tensor, share: Tensor) -> core.SecondPass:
     ends = tuple(end for side in box for end in (side.start, side.stop))
-    return core.Revisit(top.data_ptr(), share.data_ptr(), ends)
+    return core.SecondPass(top.data_ptr(), share.data_ptr(), ends)
 
 
 def _runs(queries: Sequence[int]) -> list[range]:
@@ -116,7 +116,7 @@ def gradients(
 def _attach_received_gradient(statistics: core.Statistics, reductions: Reductions, grad: Tensor, sums: int) -> Tensor:
     groups = reductions.query_groups
     assert groups is not None
-    statistics.set_keyed(groups.count, groups.of_query.data_ptr(), grad.data_ptr(), sums)
+    statistics.set_received_gradient(groups.count, groups.of_query.data_ptr(), grad.data_ptr(), sums)
     return groups.of_query
 
 

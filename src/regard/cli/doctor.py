@@ -32,29 +32,29 @@ def report() -> Facts:
 
 def versions() -> Facts:
     """What is installed, and how the compiled core was built."""
-    probe = core.probe()
+    info = core.system_info()
     cuda = f", CUDA {torch.version.cuda}" if torch.version.cuda else ""
     return [
         ("regard", metadata.version("regard")),
         ("python", platform.python_version()),
         ("torch", torch.__version__ + cuda),
-        ("compiled core", f"{probe.version} by {probe.compiler}, C++{probe.standard // 100 % 100}"),
-        ("its flags", probe.flags or "none"),
+        ("compiled core", f"{info.version} by {info.compiler}, C++{info.standard // 100 % 100}"),
+        ("its flags", info.flags or "none"),
     ]
 
 
 def machine() -> Facts:
     """The system, the processor and the threads that may be used."""
-    probe = core.probe()
-    absent = [isa for isa in probe.known if isa not in probe.isas]
+    info = core.system_info()
+    absent = [isa for isa in info.known if isa not in info.isas]
     return [
         ("system", platform.platform(terse=True)),
         ("processor", processor()),
-        ("architecture", probe.architecture),
-        ("instruction sets", ", ".join(probe.isas)),
+        ("architecture", info.architecture),
+        ("instruction sets", ", ".join(info.isas)),
         ("not here", ", ".join(absent) or "none"),
         ("kernels", f"{core.isa()} of {', '.join(core.kernels())}; REGARD_ISA asks for another"),
-        ("threads", f"{torch.get_num_threads()} for torch, {probe.threads} in hardware"),
+        ("threads", f"{torch.get_num_threads()} for torch, {info.threads} in hardware"),
         *((f"gpu {i}", torch.cuda.get_device_name(i)) for i in range(torch.cuda.device_count())),
     ]
 

@@ -145,7 +145,7 @@ def _attach_key_sets(statistics: core.Statistics, reductions: Reductions, buffer
     sets = reductions.key_sets
     assert sets is not None
     ranges, starts, members = (t.data_ptr() for t in (sets.ranges, sets.set_starts, sets.members))
-    statistics.set_sets(len(sets.ranges), ranges, starts, members, sets.count, buffers[0].data_ptr())
+    statistics.set_key_sets(len(sets.ranges), ranges, starts, members, sets.count, buffers[0].data_ptr())
 
 
 ENTROPY = Kind(
@@ -191,7 +191,7 @@ SPAN_MASSES = Kind(
 MAX_SCORE = Kind(
     "greatest scores",
     lambda reductions, rows: (_empty(rows),),
-    lambda statistics, reductions, buffers: statistics.set_greatest(buffers[0].data_ptr()),
+    lambda statistics, reductions, buffers: statistics.set_max_score(buffers[0].data_ptr()),
 )
 TOP_KEYS = Kind(
     "strongest keys",
@@ -199,7 +199,7 @@ TOP_KEYS = Kind(
         _empty(rows, reductions.top_count, dtype=torch.int64),
         _empty(rows, reductions.top_count),
     ),
-    lambda statistics, reductions, buffers: statistics.set_top(
+    lambda statistics, reductions, buffers: statistics.set_top_keys(
         reductions.top_count, *(buffer.data_ptr() for buffer in buffers)
     ),
 )

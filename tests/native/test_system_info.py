@@ -1,4 +1,4 @@
-"""The CPU probe says what the system itself says."""
+"""`core.system_info` agrees with the system itself."""
 
 import ast
 import os
@@ -36,28 +36,28 @@ def test_levels_agree_with_the_system():
         missing = missing or not flags >= LINUX[level]
         if not missing:
             expected.insert(0, level)
-    assert core.probe().isas == (*expected, "portable")
+    assert core.system_info().isas == (*expected, "portable")
 
 
 def test_portable_is_always_the_last_resort():
-    probe = core.probe()
-    assert probe.isas[-1] == "portable"
-    assert probe.known[-1] == "portable"
+    info = core.system_info()
+    assert info.isas[-1] == "portable"
+    assert info.known[-1] == "portable"
 
 
 def test_what_is_here_is_known_and_in_the_same_order():
-    probe = core.probe()
-    assert tuple(isa for isa in probe.known if isa in probe.isas) == probe.isas
+    info = core.system_info()
+    assert tuple(isa for isa in info.known if isa in info.isas) == info.isas
 
 
 def test_every_64_bit_arm_has_neon_and_nothing_else_does():
-    assert ("neon" in core.probe().isas) == (core.probe().architecture == "arm64")
+    assert ("neon" in core.system_info().isas) == (core.system_info().architecture == "arm64")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of machines differ by system")
 def test_architecture_is_that_of_the_system():
     names = {"x86_64": "x86-64", "i686": "x86", "aarch64": "arm64"}
-    assert core.probe().architecture == names.get(platform.machine(), "other")
+    assert core.system_info().architecture == names.get(platform.machine(), "other")
 
 
 def test_threads_are_those_of_the_system():
@@ -65,36 +65,36 @@ def test_threads_are_those_of_the_system():
     allowed = {os.cpu_count()}
     if hasattr(os, "sched_getaffinity"):
         allowed.add(len(os.sched_getaffinity(0)))
-    assert core.probe().threads in allowed
+    assert core.system_info().threads in allowed
 
 
 def test_the_core_was_built_for_this_version_of_the_package():
     # A stale core after a change of version: `make setup` builds it anew.
-    assert core.probe().version == metadata.version("regard")
+    assert core.system_info().version == metadata.version("regard")
 
 
 def test_the_core_says_how_it_was_built():
-    probe = core.probe()
-    assert probe.standard >= 202002
-    assert any(character.isdigit() for character in probe.compiler)
-    assert isinstance(probe.flags, str)
+    info = core.system_info()
+    assert info.standard >= 202002
+    assert any(character.isdigit() for character in info.compiler)
+    assert isinstance(info.flags, str)
 
 
-def test_a_probe_cannot_be_changed():
+def test_system_info_cannot_be_changed():
     with pytest.raises(AttributeError):
-        core.probe().version = "0"  # pyright: ignore[reportAttributeAccessIssue]
+        core.system_info().version = "0"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def test_the_stub_says_what_the_module_has():
     stub = ast.parse((Path(__file__).parents[2] / "src/regard/_native/core.pyi").read_text())
     classes = [node for node in stub.body if isinstance(node, ast.ClassDef)]
-    assert offered(core) == defined(stub) | {one.name for one in classes}
-    for one in classes:
-        assert offered(getattr(core, one.name)) == defined(one), one.name
+    assert offered(core) == defined(stub) | {node.name for node in classes}
+    for node in classes:
+        assert offered(getattr(core, node.name)) == defined(node), node.name
 
 
-def offered(thing: object) -> set[str]:
-    return {name for name in dir(thing) if not name.startswith("_")}
+def offered(module_or_class: object) -> set[str]:
+    return {name for name in dir(module_or_class) if not name.startswith("_")}
 
 
 def defined(node: ast.Module | ast.ClassDef) -> set[str]:

@@ -1,4 +1,4 @@
-"""The strongest keys that the native backend finds among many equals, on every instruction set here."""
+"""The strongest keys of the native backend among many equal ones, on every instruction set here."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def levels() -> dict[str, Tensor]:
         "constant": j * 0,
         "sawtooth": j % 32,
         "sawtooth down": 31 - j % 32,
-        "sawtooth past the piles": j % 33,
-        "piles": (j * 7 // 32) % 32,
+        "sawtooth past the partitions": j % 33,
+        "partitions": (j * 7 // 32) % 32,
         "planted": torch.where((j % 97 == 5) | (j % 256 == 255), 900, draw.integers(0, 300, N)),
         "greatest last": torch.where(j >= N - 3, 1000, 500 - j // 2),
-        "one pile": torch.where(j % 32 == 9, 800 - j // 64, j % 7),
+        "one partition": torch.where(j % 32 == 9, 800 - j // 64, j % 7),
     }
 
 

@@ -1,4 +1,4 @@
-// What a block of queries may see: which keys there is anything to do for, and which pairs must be tested.
+// The mask of a block of queries: which keys it sees at all, and which pairs must be masked one by one.
 #pragma once
 
 #include "pack.h"
@@ -7,9 +7,9 @@ namespace regard::REGARD_ISA {
 namespace {
 
 // Keys of one key block, counted from its first, by vector of queries. Outside of [first, last) no query of
-// the vector sees anything; inside [sure_first, sure_last) each sees everything.
-struct Cover {
-    int first[VECTORS], last[VECTORS], sure_first[VECTORS], sure_last[VECTORS];
+// the vector sees anything; inside [full_first, full_last) each sees everything.
+struct VisibleKeys {
+    int first[VECTORS], last[VECTORS], full_first[VECTORS], full_last[VECTORS];
     bool empty = true;  // of all vectors
     bool whole = true;  // every query sees every key
 };
@@ -17,7 +17,7 @@ struct Cover {
 // Some neighbouring keys, with the vectors from `begin` to `end` that see any of them.
 struct Segment {
     int first, last, begin, end;
-    bool test;  // some pairs may not meet
+    bool test;  // some pairs are masked
 };
 
 struct Segments {
@@ -25,7 +25,7 @@ struct Segments {
     int count = 0;
 };
 
-// The keys between the first and the last that a block of queries sees, by its spans alone: cheaper than a Sight.
+// The keys between the first and the last that a block of queries sees, by its spans alone: cheaper than a BlockMask.
 INLINE Span hull_of(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query) {
     if (!call.spans) return {0, call.k};
     const std::int32_t* span = call.spans + b * call.spans_b + h * call.spans_h + query * call.span_count * 2;
@@ -40,9 +40,9 @@ INLINE Span hull_of(const Call& call, std::int64_t b, std::int64_t h, std::int64
 }
 
 // The mask for one block of queries of one head.
-class Sight {
+class BlockMask {
   public:
-    Sight(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query)
+    BlockMask(const Call& call, std::int64_t b, std::int64_t h, std::int64_t query)
         : call_(call), rows_(least<std::int64_t>(BLOCK, call.q - query)) {
         hull_ = {0, call.k};
         if (call.spans) read_spans(call.spans + b * call.spans_b + h * call.spans_h + query * call.span_count * 2);
@@ -57,62 +57,62 @@ class Sight {
     // All keys that any query sees lie in here.
     Span hull() const { return hull_; }
 
-    Cover cover(std::int64_t key, std::int64_t last) const {
-        Cover out;
+    VisibleKeys visible(std::int64_t key, std::int64_t last) const {
+        VisibleKeys out;
         const int n = static_cast<int>(last - key);
         int low = 0, high = n;
         bool all = true;
         if (tiles_) tile_hull(key, last, low, high, all);
         for (int v = 0; v < VECTORS; ++v) {
-            int first = low, end = high, sure = all ? low : high, sure_end = high;
-            if (v * LANES >= rows_) first = end = sure = sure_end = 0;
+            int first = low, end = high, full = all ? low : high, full_end = high;
+            if (v * LANES >= rows_) first = end = full = full_end = 0;
             if (call_.spans && first < end) {
                 int f = n, e = 0, sf = n, se = n;
                 for (std::int64_t s = 0; s < call_.span_count; ++s) {
                     const Bounds& x = bounds_[s][v];
-                    const int a = clip(x.least_first - key, n), z = clip(x.most_last - key, n);
+                    const int a = clip(x.min_first - key, n), z = clip(x.max_last - key, n);
                     if (a >= z) continue;
                     f = least(f, a);
                     e = greatest(e, z);
-                    const int sa = clip(x.most_first - key, n), sz = clip(x.least_last - key, n);
+                    const int sa = clip(x.max_first - key, n), sz = clip(x.min_last - key, n);
                     if (sz - sa > se - sf) sf = sa, se = sz;
                 }
                 first = greatest(first, f);
                 end = least(end, e);
-                sure = greatest(sure, sf);
-                sure_end = least(sure_end, se);
+                full = greatest(full, sf);
+                full_end = least(full_end, se);
             }
             if (first >= end) first = end = 0;
-            if (sure >= sure_end) sure = sure_end = first;
+            if (full >= full_end) full = full_end = first;
             out.first[v] = first;
             out.last[v] = end;
-            out.sure_first[v] = sure;
-            out.sure_last[v] = sure_end;
+            out.full_first[v] = full;
+            out.full_last[v] = full_end;
             out.empty = out.empty && first == end;
-            out.whole = out.whole && (v * LANES >= rows_ || (sure == 0 && sure_end == n));
+            out.whole = out.whole && (v * LANES >= rows_ || (full == 0 && full_end == n));
         }
         return out;
     }
 
     // The keys of a block cut where what the vectors of a panel see changes. Cuts lie at multiples of `step`.
-    Segments segments(const Cover& cover, int panel, int keys, int step) const {
+    Segments segments(const VisibleKeys& visible, int panel, int keys, int step) const {
         Segments out;
-        const int* first = cover.first + panel * NV;
-        const int* last = cover.last + panel * NV;
-        int sure_first = 0, sure_last = keys, cuts[2 * NV + 2], count = 0;
+        const int* first = visible.first + panel * NV;
+        const int* last = visible.last + panel * NV;
+        int full_first = 0, full_last = keys, cuts[2 * NV + 2], count = 0;
         for (int v = 0; v < NV; ++v) {
             if (first[v] == last[v]) continue;
             insert(cuts, count, first[v] / step * step);
             insert(cuts, count, least<int>(keys, static_cast<int>(round_up(last[v], step))));
-            sure_first = greatest(sure_first, cover.sure_first[panel * NV + v]);
-            sure_last = least(sure_last, cover.sure_last[panel * NV + v]);
+            full_first = greatest(full_first, visible.full_first[panel * NV + v]);
+            full_last = least(full_last, visible.full_last[panel * NV + v]);
         }
         if (!count) return out;
-        sure_first = static_cast<int>(round_up(sure_first, step));
-        if (sure_last < keys) sure_last = sure_last / step * step;
-        if (sure_first < sure_last) {
-            insert(cuts, count, sure_first);
-            insert(cuts, count, sure_last);
+        full_first = static_cast<int>(round_up(full_first, step));
+        if (full_last < keys) full_last = full_last / step * step;
+        if (full_first < full_last) {
+            insert(cuts, count, full_first);
+            insert(cuts, count, full_last);
         }
         for (int i = 0; i + 1 < count; ++i) {
             Segment s{cuts[i], cuts[i + 1], NV, 0, false};
@@ -120,7 +120,7 @@ class Sight {
                 if (first[v] < s.last && last[v] > s.first) s.begin = least(s.begin, v), s.end = v + 1;
             }
             if (s.begin >= s.end) continue;
-            s.test = s.first < sure_first || s.last > sure_last;
+            s.test = s.first < full_first || s.last > full_last;
             for (int v = s.begin; v < s.end; ++v) s.test = s.test || first[v] == last[v];
             out.at[out.count++] = s;
         }
@@ -142,7 +142,7 @@ class Sight {
             if (kind == 0) return I{};
             if (kind > 1) {
                 const std::uint64_t word = call_.bitmaps[(kind - 2) * BLOCK + key % BLOCK];
-                ok &= lanes_of(static_cast<std::uint32_t>(word >> (v * LANES)));
+                ok &= mask_lanes(static_cast<std::uint32_t>(word >> (v * LANES)));
             }
         }
         return ok;
@@ -150,7 +150,7 @@ class Sight {
 
   private:
     struct Bounds {
-        std::int64_t least_first, most_first, least_last, most_last;
+        std::int64_t min_first, max_first, min_last, max_last;
     };
 
     static int clip(std::int64_t x, int n) {
@@ -179,17 +179,17 @@ class Sight {
                 const std::int64_t end = least<std::int64_t>(v * LANES + LANES, rows_);
                 for (std::int64_t i = v * LANES; i < end; ++i) {
                     const std::int64_t first = first_[s][i], last = last_[s][i];
-                    x.most_first = greatest(x.most_first, first);
-                    x.least_last = least(x.least_last, last);
+                    x.max_first = greatest(x.max_first, first);
+                    x.min_last = least(x.min_last, last);
                     if (first >= last) {
-                        x.least_last = 0;
+                        x.min_last = 0;
                         continue;
                     }
-                    x.least_first = least(x.least_first, first);
-                    x.most_last = greatest(x.most_last, last);
+                    x.min_first = least(x.min_first, first);
+                    x.max_last = greatest(x.max_last, last);
                 }
-                hull_.first = least(hull_.first, x.least_first);
-                hull_.last = greatest(hull_.last, x.most_last);
+                hull_.first = least(hull_.first, x.min_first);
+                hull_.last = greatest(hull_.last, x.max_last);
             }
         }
     }
@@ -215,8 +215,8 @@ class Sight {
     std::int64_t rows_;
     Span hull_;
     const std::int32_t* tiles_ = nullptr;
-    alignas(64) std::int32_t first_[MOST_SPANS][BLOCK], last_[MOST_SPANS][BLOCK];
-    Bounds bounds_[MOST_SPANS][VECTORS];
+    alignas(64) std::int32_t first_[MAX_SPANS][BLOCK], last_[MAX_SPANS][BLOCK];
+    Bounds bounds_[MAX_SPANS][VECTORS];
 };
 
 }  // namespace

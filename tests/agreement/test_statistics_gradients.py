@@ -37,7 +37,7 @@ class Longer(Case):
         return Shape(1, 4, 2, Q, K, 12, 6)
 
 
-def asked(q: int, k: int) -> tuple[Observer[Any], ...]:
+def observers_with_gradient(q: int, k: int) -> tuple[Observer[Any], ...]:
     """Every statistic that has a gradient."""
     return (
         Entropy(),
@@ -63,33 +63,33 @@ CALLS = {
 }
 
 
-def loss(call: Call, one: Observer[Any], backend: str, unit: float = 1) -> Tensor:
-    return weighted(call.observe(one, backend=backend)[one], repr(one)) / unit
+def loss(call: Call, observer: Observer[Any], backend: str, unit: float = 1) -> Tensor:
+    return weighted(call.observe(observer, backend=backend)[observer], repr(observer)) / unit
 
 
-def gradients(call: Call, one: Observer[Any], backend: str) -> dict[str, Tensor]:
+def gradients(call: Call, observer: Observer[Any], backend: str) -> dict[str, Tensor]:
     call = call.requiring_gradients()
     leaves = call.leaves()
-    unit = K if isinstance(one, MeanDistance) else 1
-    found = torch.autograd.grad(loss(call, one, backend, unit), [*leaves.values()], allow_unused=True)
+    unit = K if isinstance(observer, MeanDistance) else 1
+    results = torch.autograd.grad(loss(call, observer, backend, unit), [*leaves.values()], allow_unused=True)
     return {
         name: torch.zeros_like(leaf) if grad is None else grad
-        for (name, leaf), grad in zip(leaves.items(), found, strict=True)
+        for (name, leaf), grad in zip(leaves.items(), results, strict=True)
     }
 
 
 @functools.cache
-def exact(name: str, one: Observer[Any]) -> dict[str, Tensor]:
+def exact(name: str, observer: Observer[Any]) -> dict[str, Tensor]:
     """Gradients in float64."""
-    return gradients(CALLS[name].build(FP64), one, "reference")
+    return gradients(CALLS[name].build(FP64), observer, "reference")
 
 
 @pytest.mark.usefixtures("isa")
-@pytest.mark.parametrize("one", asked(Q, K), ids=lambda one: repr(one)[:40])
+@pytest.mark.parametrize("observer", observers_with_gradient(Q, K), ids=lambda observer: repr(observer)[:40])
 @pytest.mark.parametrize("name", CALLS)
-def test_one_statistic_alone(name: str, one: Observer[Any]) -> None:
+def test_one_statistic_alone(name: str, observer: Observer[Any]) -> None:
     call = CALLS[name].build()
-    got, want = gradients(call, one, "native"), exact(name, one)
+    got, want = gradients(call, observer, "native"), exact(name, observer)
     largest = max(float(grad.abs().max()) for grad in want.values())
     for leaf, grad in want.items():
         gap = float((got[leaf].double() - grad).abs().max())
@@ -103,10 +103,10 @@ def test_one_statistic_alone(name: str, one: Observer[Any]) -> None:
 def test_one_statistic_in_half_precision() -> None:
     call = CALLS["plain"].build(BF16)
     wide = call.with_leaves(*(t.double() for t in call.leaves().values()))
-    for one in asked(Q, K):
-        got, want = gradients(call, one, "native"), gradients(wide, one, "reference")
+    for observer in observers_with_gradient(Q, K):
+        got, want = gradients(call, observer, "native"), gradients(wide, observer, "reference")
         for leaf, grad in want.items():
-            assert float((got[leaf].double() - grad).abs().max()) <= 8e-3 * float(grad.abs().max()), (one, leaf)
+            assert float((got[leaf].double() - grad).abs().max()) <= 8e-3 * float(grad.abs().max()), (observer, leaf)
 
 
 SCORE = regard.Dot(scale=0.25)
@@ -123,13 +123,13 @@ def test_gradients_of_one_hot_rows_and_of_rows_that_see_nothing() -> None:
     results: list[list[Tensor]] = []
     for backend, dtype in (("native", torch.float32), ("reference", FP64)):
         leaves = [t.to(dtype).requires_grad_() for t in (q, k)]
-        found: list[Tensor] = []
-        for one in asked(300, 300):
+        grads: list[Tensor] = []
+        for observer in observers_with_gradient(300, 300):
             values = leaves[0], leaves[1], leaves[1]
-            seen = regard.observe(*values, one, mask=sees, score=SCORE, backend=backend)[one]
-            unit = 300 if isinstance(one, MeanDistance) else 1
-            found += torch.autograd.grad(weighted(seen, repr(one)) / unit, leaves)
-        results.append(found)
+            seen = regard.observe(*values, observer, mask=sees, score=SCORE, backend=backend)[observer]
+            unit = 300 if isinstance(observer, MeanDistance) else 1
+            grads += torch.autograd.grad(weighted(seen, repr(observer)) / unit, leaves)
+        results.append(grads)
     for i, (got, want) in enumerate(zip(*results, strict=True)):
         assert got.isfinite().all()
         # A gradient of scores that should be 0 is some 10⁻⁸, times the other side of the product.
@@ -148,9 +148,9 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("one", asked(6, 9), ids=lambda one: repr(one)[:40])
+@pytest.mark.parametrize("observer", observers_with_gradient(6, 9), ids=lambda observer: repr(observer)[:40])
 @pytest.mark.parametrize("name", TINY)
-def test_chunked_by_differences(name: str, one: Observer[Any], small_chunks: None) -> None:
+def test_chunked_by_differences(name: str, observer: Observer[Any], small_chunks: None) -> None:
     generator = torch.Generator().manual_seed(len(name))
     leaves = [torch.randn(1, h, n, 3, generator=generator, dtype=FP64).requires_grad_() for h, n in ((4, 6), (2, 9))]
     bias, sink = (torch.randn(*n, generator=generator, dtype=FP64).requires_grad_() for n in ((4, 6, 9), (4,)))
@@ -158,7 +158,7 @@ def test_chunked_by_differences(name: str, one: Observer[Any], small_chunks: Non
     def statistic(q: Tensor, k: Tensor, bias: Tensor, sink: Tensor) -> Tensor:
         torch.manual_seed(3)
         parts = {"bias": Dense(bias), "normalizer": Softmax(sink), **TINY[name]}
-        return regard.observe(q, k, k, one, **parts, backend="chunked")[one]
+        return regard.observe(q, k, k, observer, **parts, backend="chunked")[observer]
 
     assert gradcheck(statistic, (*leaves, bias, sink), fast_mode=True)
 
@@ -166,15 +166,15 @@ def test_chunked_by_differences(name: str, one: Observer[Any], small_chunks: Non
 # ------------------------------------------------------------------ twice
 
 
-@pytest.mark.parametrize("one", asked(Q, K), ids=lambda one: repr(one)[:40])
+@pytest.mark.parametrize("observer", observers_with_gradient(Q, K), ids=lambda observer: repr(observer)[:40])
 @pytest.mark.parametrize("name", ["sinks and soft-caps", "dropout"])
-def test_second_derivatives(name: str, one: Observer[Any]) -> None:
+def test_second_derivatives(name: str, observer: Observer[Any]) -> None:
     results: list[list[Tensor]] = []
     for backend in ("native", "chunked"):
         call = CALLS[name].build().requiring_gradients()
         leaves = [t for leaf, t in call.leaves().items() if leaf != "v"]
-        unit = K if isinstance(one, MeanDistance) else 1
-        first = torch.autograd.grad(loss(call, one, backend, unit), leaves, create_graph=True)
+        unit = K if isinstance(observer, MeanDistance) else 1
+        first = torch.autograd.grad(loss(call, observer, backend, unit), leaves, create_graph=True)
         total = torch.stack([grad.square().sum() for grad in first]).sum()
         results.append([*first, *torch.autograd.grad(total, leaves)])
     for got, want in zip(*results, strict=True):

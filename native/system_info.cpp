@@ -1,4 +1,4 @@
-#include "probe.h"
+#include "system_info.h"
 
 #include <cstdint>
 #include <thread>
@@ -44,9 +44,9 @@ Leaf cpuid(std::uint32_t leaf, std::uint32_t sub) noexcept {
 }
 
 // XCR0: the register files that the operating system saves when it switches threads. Without its
-// word a processor may have AVX-512 and still trap on its first instruction.
+// consent a processor may have AVX-512 and still trap on its first instruction.
 // Only call where CPUID says OSXSAVE.
-std::uint64_t saved_by_the_system() noexcept {
+std::uint64_t saved_register_state() noexcept {
 #ifdef _MSC_VER
     return _xgetbv(0);
 #else
@@ -59,37 +59,39 @@ std::uint64_t saved_by_the_system() noexcept {
 
 constexpr bool bit(std::uint32_t word, int n) noexcept { return ((word >> n) & 1u) != 0; }
 
-constexpr bool all(std::uint64_t word, std::uint64_t mask) noexcept { return (word & mask) == mask; }
+constexpr bool has_all(std::uint64_t word, std::uint64_t mask) noexcept { return (word & mask) == mask; }
 
-X86 ask() noexcept {
+X86 detect() noexcept {
     constexpr std::uint64_t ymm = 0x6;        // XMM, YMM
     constexpr std::uint64_t zmm = ymm | 0xe0;  // opmask, ZMM 0-15, ZMM 16-31
     constexpr std::uint64_t tiles = 0x60000;   // TILECFG, TILEDATA
 
     X86 out;
-    const Leaf one = cpuid(1, 0);
-    if (!bit(one.ecx, 27)) return out;  // OSXSAVE
-    const std::uint64_t saved = saved_by_the_system();
-    const Leaf seven = cpuid(7, 0);
-    const Leaf more = seven.eax >= 1 ? cpuid(7, 1) : Leaf{};
+    const Leaf leaf1 = cpuid(1, 0);
+    const bool osxsave = bit(leaf1.ecx, 27);
+    if (!osxsave) return out;
+    const std::uint64_t saved = saved_register_state();
+    const Leaf leaf7 = cpuid(7, 0);
+    const Leaf leaf7_1 = leaf7.eax >= 1 ? cpuid(7, 1) : Leaf{};
 
-    const bool fma = bit(one.ecx, 12), avx = bit(one.ecx, 28), f16c = bit(one.ecx, 29);
-    const bool avx2 = bit(seven.ebx, 5);
-    const bool f = bit(seven.ebx, 16), dq = bit(seven.ebx, 17);
-    const bool bw = bit(seven.ebx, 30), vl = bit(seven.ebx, 31);
+    const bool fma = bit(leaf1.ecx, 12), avx = bit(leaf1.ecx, 28), f16c = bit(leaf1.ecx, 29);
+    const bool avx2 = bit(leaf7.ebx, 5);
+    const bool f = bit(leaf7.ebx, 16), dq = bit(leaf7.ebx, 17);
+    const bool avx512_bf16 = bit(leaf7_1.eax, 5), amx_bf16 = bit(leaf7.edx, 22), amx_tile = bit(leaf7.edx, 24);
+    const bool bw = bit(leaf7.ebx, 30), vl = bit(leaf7.ebx, 31);
 
     // Each level holds the one before it, so that a kernel may mix their instructions.
-    out.avx2 = all(saved, ymm) && avx && avx2 && fma && f16c;
-    out.avx512 = out.avx2 && all(saved, zmm) && f && dq && bw && vl;
-    out.avx512_bf16 = out.avx512 && bit(more.eax, 5);
-    // Linux also wants a process to ask (arch_prctl) before its first tile: the kernel's job, later.
-    out.amx_bf16 = out.avx512_bf16 && all(saved, tiles) && bit(seven.edx, 22) && bit(seven.edx, 24);
+    out.avx2 = has_all(saved, ymm) && avx && avx2 && fma && f16c;
+    out.avx512 = out.avx2 && has_all(saved, zmm) && f && dq && bw && vl;
+    out.avx512_bf16 = out.avx512 && avx512_bf16;
+    // Linux also requires a request (arch_prctl) before a process uses tiles: for the kernels to make.
+    out.amx_bf16 = out.avx512_bf16 && has_all(saved, tiles) && amx_bf16 && amx_tile;
     return out;
 }
 
 #else
 
-X86 ask() noexcept { return {}; }
+X86 detect() noexcept { return {}; }
 
 #endif
 
@@ -114,8 +116,8 @@ constexpr const char* architecture() noexcept {
 
 }  // namespace
 
-Probe probe() noexcept {
-    const X86 x86 = ask();
+SystemInfo system_info() noexcept {
+    const X86 x86 = detect();
     return {
         .version = REGARD_VERSION,
         .compiler = REGARD_COMPILER,

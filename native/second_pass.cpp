@@ -1,4 +1,4 @@
-// A second visit to the weights: tasks of keys, each with all queries.
+// The second pass over the weights: tasks of keys, each with all queries.
 #include <vector>
 
 #include "prepare.h"
@@ -6,8 +6,8 @@
 namespace regard {
 namespace {
 
-// Columns of a pooled map whose keys two tasks or more share: what each task found of them, one after the other.
-void join_edges(const Revisit& call, const Pooling& pooling, std::int64_t count, std::int64_t head) {
+// Columns of a pooled map whose keys two tasks or more share: adds the result of each task in order.
+void join_edges(const SecondPass& call, const Pooling& pooling, std::int64_t count, std::int64_t head) {
     const std::int64_t keys = call.last_key - call.first_key;
     for (std::int64_t task = 0; task < count; ++task) {
         const std::int64_t first = task * KEYS, last = std::min(first + KEYS, keys) - 1;
@@ -25,7 +25,7 @@ void join_edges(const Revisit& call, const Pooling& pooling, std::int64_t count,
 
 }  // namespace
 
-Status revisit(const Kernels& kernels, Revisit call, const Run& run) {
+Status second_pass(const Kernels& kernels, SecondPass call, const Run& run) {
     Pass pass(run);
     const std::int64_t keys = call.last_key - call.first_key, queries = call.last_query - call.first_query;
     if (keys <= 0 || queries <= 0) return Status::done;
@@ -44,11 +44,11 @@ Status revisit(const Kernels& kernels, Revisit call, const Run& run) {
     }
     call.poolings = poolings.data();
     const double work = static_cast<double>(heads) * static_cast<double>(queries * keys) * static_cast<double>(call.d);
-    pass.each(heads * count, work, kernels.revisit_scratch(call), [&](std::int64_t i, void* scratch, Stop stop) {
+    pass.each(heads * count, work, kernels.second_pass_scratch(call), [&](std::int64_t i, void* scratch, Stop stop) {
         const std::int64_t head = i / count, index = i % count, key = call.first_key + index * KEYS;
         const std::int64_t b = call.first_b + head / across, h = call.first_h + head % across;
-        const RevisitTask task{b, h, key, std::min(key + KEYS, call.last_key), head, index, count};
-        kernels.revisit(call, task, scratch, stop);
+        const SecondPassTask task{b, h, key, std::min(key + KEYS, call.last_key), head, index, count};
+        kernels.second_pass(call, task, scratch, stop);
     });
     for (const Pooling& pooling : poolings) {
         pass.each(heads, static_cast<double>(heads * count * pooling.rows), 0, [&](std::int64_t head, void*, Stop) {

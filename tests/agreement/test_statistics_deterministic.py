@@ -1,4 +1,4 @@
-"""What the native backend sees is the same from run to run, alone and among others, and of any length."""
+"""Statistics of the native backend are the same from run to run, alone and among others, and of any length."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [
 ]
 
 
-Found = dict[str, tuple[Tensor, ...]]
+Results = dict[str, tuple[Tensor, ...]]
 
 WHOLE = Shape(1, 8, 4, 100, 700, 16, 16)
 """Blocks of queries enough for all threads: keys are not cut."""
@@ -32,41 +32,43 @@ CUT = Shape(1, 2, 1, 100, 1700, 16, 16)
 FEW = Shape(1, 4, 2, 3, 1700, 16, 16)
 
 
-def observe(s: Shape, *asked: Observer[Any], dtype: torch.dtype = FP32, learns: bool = False) -> tuple[Found, Tensor]:
+def observe(
+    s: Shape, *requested: Observer[Any], dtype: torch.dtype = FP32, learns: bool = False
+) -> tuple[Results, Tensor]:
     """Statistics by name, and the output."""
     draw = Draw(f"steady {s}")
     q, k, v = (
         draw.normal(s.b, h, n, s.d).to(dtype).requires_grad_(learns) for h, n in ((s.h, s.q), (s.g, s.k), (s.g, s.k))
     )
     torch.manual_seed(1)
-    seen = regard.observe(q, k, v, *asked, mask=Causal(), bias=regard.ALiBi(s.h), dropout=0.1, backend="native")
-    found: Found = {}
-    for one in asked:
-        result: Any = seen[one]
-        found[repr(one)] = tuple(result) if isinstance(result, tuple) else (result,)
+    seen = regard.observe(q, k, v, *requested, mask=Causal(), bias=regard.ALiBi(s.h), dropout=0.1, backend="native")
+    results: Results = {}
+    for observer in requested:
+        result: Any = seen[observer]
+        results[repr(observer)] = tuple(result) if isinstance(result, tuple) else (result,)
     if learns:
         total = seen.out.float().sum()
-        for one in asked:
-            if one.differentiable:
-                total = total + found[repr(one)][0].square().sum()
-        found["gradients"] = torch.autograd.grad(total, (q, k, v))
-    return found, seen.out
+        for observer in requested:
+            if observer.differentiable:
+                total = total + results[repr(observer)][0].square().sum()
+        results["gradients"] = torch.autograd.grad(total, (q, k, v))
+    return results, seen.out
 
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("shape", [WHOLE, CUT, FEW])
 def test_the_same_bits_on_any_number_of_threads(shape: Shape) -> None:
-    asked = observers(shape)
-    first, out = observe(shape, *asked, learns=True)
+    requested = observers(shape)
+    first, out = observe(shape, *requested, learns=True)
     used = torch.get_num_threads()
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            again, out_again = observe(shape, *asked, learns=True)
+            again, out_again = observe(shape, *requested, learns=True)
             assert torch.equal(out, out_again)
             for name, results in first.items():
-                for mine, theirs in zip(results, again[name], strict=True):
-                    assert torch.equal(mine, theirs), f"{name} on {threads} threads"
+                for result, expected in zip(results, again[name], strict=True):
+                    assert torch.equal(result, expected), f"{name} on {threads} threads"
     finally:
         torch.set_num_threads(used)
 
@@ -75,31 +77,31 @@ def test_the_same_bits_on_any_number_of_threads(shape: Shape) -> None:
 @pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
 def test_alone_and_among_others_the_same_bits(dtype: torch.dtype) -> None:
     # One of each kind: spans are added up in pieces, cut wherever any span that is asked for begins or ends.
-    kinds = {type(one): one for one in observers(WHOLE)}.values()
+    kinds = {type(observer): observer for observer in observers(WHOLE)}.values()
     among, out = observe(WHOLE, *kinds, dtype=dtype)
     assert torch.equal(out, observe(WHOLE, dtype=dtype)[1]), "as attention() has it"
-    for one in kinds:
-        alone, out_alone = observe(WHOLE, one, dtype=dtype)
+    for observer in kinds:
+        alone, out_alone = observe(WHOLE, observer, dtype=dtype)
         assert torch.equal(out_alone, out)
-        for mine, theirs in zip(alone[repr(one)], among[repr(one)], strict=True):
-            assert torch.equal(mine, theirs), one
+        for result, expected in zip(alone[repr(observer)], among[repr(observer)], strict=True):
+            assert torch.equal(result, expected), observer
 
 
 @pytest.mark.usefixtures("isa")
 @pytest.mark.parametrize("shape", [CUT, FEW])
 def test_alone_and_among_others_where_keys_are_cut(shape: Shape) -> None:
-    asked = observers(shape)
-    among, out = observe(shape, *asked)
+    requested = observers(shape)
+    among, out = observe(shape, *requested)
     torch.testing.assert_close(observe(shape)[1], out, rtol=1e-5, atol=1e-6)
-    for one in asked:
-        alone, out_alone = observe(shape, one)
+    for observer in requested:
+        alone, out_alone = observe(shape, observer)
         torch.testing.assert_close(out_alone, out, rtol=1e-5, atol=1e-6)
-        for mine, theirs in zip(alone[repr(one)], among[repr(one)], strict=True):
+        for result, expected in zip(alone[repr(observer)], among[repr(observer)], strict=True):
             # Alone these follow from a forward pass that observes nothing, and may cut the keys, or decode.
-            if isinstance(one, LogSumExp | Received | Pooled | Rows | SpanMass):
-                torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+            if isinstance(observer, LogSumExp | Received | Pooled | Rows | SpanMass):
+                torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-7)
             else:
-                assert torch.equal(mine, theirs), one
+                assert torch.equal(result, expected), observer
 
 
 # ------------------------------------------------------------------ long texts
@@ -153,8 +155,8 @@ def test_a_long_text_sampled() -> None:
     label = torch.arange(n) * 7 // 1000 % 4 - 1
     spans, labels = SpanMass((0, 1), (100, 20_000), (32_000, n)), SpanMass.by_label(label)
     halves, pooled, top = Received((0, late), (late, n)), Pooled(2, 3, "sum"), TopK(20)
-    asked = top, Entropy(), MeanDistance(), LogSumExp(), spans, labels, Received(), halves, pooled
-    seen = regard.observe(q, k, v, *asked, mask=Causal(), backend="native")
+    requested = top, Entropy(), MeanDistance(), LogSumExp(), spans, labels, Received(), halves, pooled
+    seen = regard.observe(q, k, v, *requested, mask=Causal(), backend="native")
 
     # The log-sum-exp of all late rows, and of some others, block by block; no score is too great for exp.
     exact_q, exact_k = q[0, 0].double() / d**0.5, k[0, 0].double()
