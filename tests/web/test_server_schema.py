@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from regard.analysis.open_recording import OpenRecording
 from regard.explorer.openapi import PATH, description
 from regard.explorer.routes import ROUTES
 from regard.explorer.state import Explorer
+from regard.explorer.typescript import types_file
 from web.conftest import serving
 
 TOKEN = "the-token"
@@ -36,6 +38,11 @@ def test_every_route_is_described_with_its_parameters(client: TestClient) -> Non
         own = {one["name"] for one in get["parameters"] if one["in"] == "path"}
         assert own == {part[1:-1] for part in path.split("/") if part.startswith("{")}
         assert all(one["required"] for one in get["parameters"] if one["in"] == "path")
+
+
+def test_the_types_of_the_page_are_generated() -> None:
+    path = Path(__file__).parents[2] / "web/src/client/types.ts"
+    assert path.read_text() == types_file(), f"python -m regard.explorer.typescript > {path}"
 
 
 schema = schemathesis.openapi.from_dict(description())

@@ -1,7 +1,7 @@
 // The frame of every screen: the top bar, the view, dialogs, and announcements to screen readers.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { headsOf, json, paths } from "./api";
+import { headsOf, json, paths } from "./client/requests";
 import { goToToken } from "./keys";
 import { SCREENS, type Screen } from "./pure/hash";
 import { count } from "./pure/numbers";

@@ -2,7 +2,7 @@ import { render } from "preact";
 import { App } from "./app";
 import { listenToKeys } from "./keys";
 import { start } from "./state";
-import { takeToken } from "./transport";
+import { takeToken } from "./client/transport";
 
 takeToken();
 start();

@@ -1,11 +1,11 @@
 // The state of the page. The place is what the user changes, and is kept in the URL's hash; everything else is derived from it.
 import { batch, computed, effect, signal, type ReadonlySignal } from "@preact/signals";
-import { difference as compared, headsOf, json, paths, raw, type Layer, type Recording, type RecordingLine, type Strongest, type Values } from "./api";
-import type { CellMore } from "./api.more";
+import { type Cell, type Layer, type Recording, type Values, difference as compared, headsOf, json, paths, raw } from "./client/requests";
+import type { RecordingLine, StrongestLinks } from "./client/types";
 import { type Place, parseHash, DEFAULT_PLACE, formatHash } from "./pure/hash";
 import { hasSpaceBetween } from "./pure/text";
 import * as SAY from "./strings";
-import { onPlace, progress, readPlace, writePlace } from "./transport";
+import { onPlace, progress, readPlace, writePlace } from "./client/transport";
 
 export const place = signal<Place>(DEFAULT_PLACE);
 
@@ -137,7 +137,7 @@ export const cellPath = computed(() => {
   const at = cell.value;
   return at && showsCell.value ? ofHead((id, l, h) => paths.cell(id, l, h, at.query, at.key))() : null;
 });
-export const cellAnswer = resource<CellMore>(() => cellPath.value, json, 40);
+export const cellAnswer = resource<Cell>(() => cellPath.value, json, 40);
 /** The arithmetic of the selected cell, once loaded. */
 export const cellDetails = computed(() => (cellAnswer.value.path === cellPath.value ? cellAnswer.value.value : null));
 
@@ -167,7 +167,7 @@ export const rowValues = computed(() => (rowAnswer.value.path === rowPath.value 
 const marginalsPath = computed(() => (screen.value === "map" || (screen.value === "row" && !cell.value) ? ofHead(paths.marginals)() : null));
 const marginalsAnswer = resource<Values>(() => marginalsPath.value, raw, 80);
 export const marginals = computed(() => (marginalsAnswer.value.path === marginalsPath.value ? marginalsAnswer.value.value : null));
-export const strongest = resource<Strongest>(() => (screen.value === "map" || screen.value === "row" ? ofHead(paths.strongest)() : null), json, 120);
+export const strongest = resource<StrongestLinks>(() => (screen.value === "map" || screen.value === "row" ? ofHead(paths.strongest)() : null), json, 120);
 
 /** The texts of tokens and where they begin, fetched in blocks when they are first looked at. */
 const BLOCK = 2000;

@@ -3,7 +3,7 @@ import { writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import type { HeadStatistics } from "../src/api";
+import type { HeadSummary } from "../src/client/types";
 import { crc32, csvText, npyBytes, npzBytes, pythonCode, csvOfRow, svgWithImage, svgOfWeights } from "../src/pure/files";
 import { changedWeights, productTerms } from "../src/pure/lesson";
 import { softmax } from "../src/pure/text";
@@ -88,7 +88,7 @@ describe("the lesson's sums", () => {
 });
 
 describe("the atlas", () => {
-  const head = (layer: number, head: number, entropy: number, similarity: number): HeadStatistics => ({
+  const head = (layer: number, head: number, entropy: number, similarity: number): HeadSummary => ({
     layer, head, entropy, support: 0, first: 0, previous: 0, distance: 0, top: 0, received: 0, redundancy: { layer: 0, head: 0, similarity },
   });
   const heads = [head(0, 0, 0.5, 0.1), head(0, 1, 0.9, 0.3), head(1, 0, 0.5, 0.2)];

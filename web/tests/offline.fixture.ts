@@ -81,10 +81,10 @@ export class OfflineFixture {
       runs: {
         [id]: {
           recording: {
-            id, name: "made.safetensors", model: "made", versions: {}, tokens: tokens.texts.length, exact: true, error: "",
+            id, name: "made.safetensors", model: "made", versions: {}, batch: 1, tokens: tokens.texts.length, exact: true, error: "",
             layers: layers.map((options, index) => ({
               index, name: `layer ${index}`, heads: Math.max(...(options.kept ?? [(options.heads ?? 2) - 1])) + 1, groups: 1, queries: options.q, keys: options.k,
-              size: options.size ?? 8, mask: null, bias: null, score: "Dot()", values: !!options.values,
+              size: options.size ?? 8, mask: null, bias: null, score: "Dot()", values: !!options.values, inputs: false,
             })),
           },
           tokens,

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it, vi } from "vitest";
-import { json } from "../src/api";
-import { Messages } from "../src/transport";
+import { json } from "../src/client/requests";
+import { Messages } from "../src/client/transport";
 
 describe("asking by messages", () => {
   const made = () => {

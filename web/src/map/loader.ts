@@ -1,6 +1,6 @@
 // Loads tiles and caches them; requests for tiles that are no longer needed are aborted.
 import { signal } from "@preact/signals";
-import { raw, type Source } from "../api";
+import { type MapSource, raw } from "../client/requests";
 import { Lru } from "../pure/lru";
 import { coarsest, cacheKey, parent, requestParts, type Tile, tileAt, tilesIn } from "../pure/tiles";
 import type { Extent, Size, View } from "../pure/view";
@@ -30,18 +30,18 @@ const MOST_REQUESTS = 6;
 class Loader {
   private readonly cache = new Lru<LoadedTile>(320);
   private readonly inFlight = new Map<string, AbortController>();
-  private queue: { source: Source; tile: Tile; key: string }[] = [];
+  private queue: { source: MapSource; tile: Tile; key: string }[] = [];
   private readonly failed = new Set<string>();
   /** Counts up when tiles arrive. */
   readonly version = signal(0);
   readonly pending = signal(0);
 
-  get(source: Source, tile: Tile): LoadedTile | undefined {
+  get(source: MapSource, tile: Tile): LoadedTile | undefined {
     return this.cache.get(cacheKey(source.id, tile));
   }
 
   /** What to draw now, coarse below fine; missing tiles are requested, other requests aborted. */
-  frame(source: Source, extent: Extent, view: View, size: Size, level: number): DrawnTile[] {
+  frame(source: MapSource, extent: Extent, view: View, size: Size, level: number): DrawnTile[] {
     const fine: DrawnTile[] = [];
     const coarse = new Map<string, LoadedTile>();
     const missing: Tile[] = [];
@@ -67,7 +67,7 @@ class Loader {
     return [...below.map((loaded) => ({ loaded, fine: false })), ...fine];
   }
 
-  private request(source: Source, tiles: Tile[]): void {
+  private request(source: MapSource, tiles: Tile[]): void {
     const needed = new Map(tiles.map((tile) => [cacheKey(source.id, tile), tile]));
     for (const [key, abort] of this.inFlight)
       if (!needed.has(key)) {
@@ -78,7 +78,7 @@ class Loader {
     this.startNext();
   }
 
-  private async fetch(source: Source, tile: Tile, key: string, signal?: AbortSignal): Promise<void> {
+  private async fetch(source: MapSource, tile: Tile, key: string, signal?: AbortSignal): Promise<void> {
     const parts = requestParts(tile);
     const results = await Promise.all(parts.map((part) => raw(source.path(part), signal)));
     const exact = results.every((result) => result.exact);
@@ -99,7 +99,7 @@ class Loader {
   }
 
   /** Loads tiles for an export, independently of the screen's. */
-  async loadAll(source: Source, tiles: readonly Tile[]): Promise<void> {
+  async loadAll(source: MapSource, tiles: readonly Tile[]): Promise<void> {
     const remaining = tiles.filter((tile) => !this.cache.has(cacheKey(source.id, tile)));
     const next = async (): Promise<void> => {
       for (let tile = remaining.pop(); tile; tile = remaining.pop()) await this.fetch(source, tile, cacheKey(source.id, tile));

@@ -1,5 +1,5 @@
 // Pointer input on the map: hover, select, drag, pinch, wheel, and a box to zoom into.
-import { raw } from "../api";
+import { raw } from "../client/requests";
 import { pooledBy } from "../pure/tiles";
 import { boxed, kAt, panned, qAt, zoomed } from "../pure/view";
 import { selectCell, showError } from "../state";

@@ -1,6 +1,6 @@
 // What is painted: tiles, tones and colours of the map, and what is drawn over them.
 import { signal } from "@preact/signals";
-import type { Source } from "../api";
+import type { MapSource } from "../client/requests";
 import { colourTable } from "../pure/ramps";
 import { levelFor } from "../pure/tiles";
 import { roundUp, type Tone } from "../pure/tone";
@@ -11,7 +11,7 @@ import type { Colours, Overlay } from "./overlay";
 import type { Scene } from "./painter";
 import { extent, size, view } from "./viewport";
 
-export const source = signal<Source | null>(null);
+export const source = signal<MapSource | null>(null);
 export const axisNames = signal({ queries: SAY.queries, keys: SAY.keys });
 export const hover = signal<{ query: number; key: number; value: number; rows: number; cols: number; exact: boolean } | null>(null);
 /** The box that is being dragged, to zoom into. */

@@ -1,5 +1,6 @@
 // The manifest of an offline page, in #regard-about; regard.export.offline_page writes it.
-import type { HeadStatistics, Recording, RecordingLine } from "../api";
+import type { Recording } from "../client/requests";
+import type { HeadSummary, RecordingLine } from "../client/types";
 
 export interface Manifest {
   readonly format: number;
@@ -20,7 +21,7 @@ export interface ContextExample {
 export interface OfflineRecording {
   readonly recording: Recording;
   readonly tokens: { texts: string[]; starts: number[] };
-  readonly heads: HeadStatistics[];
+  readonly heads: HeadSummary[];
   readonly telling?: unknown;
   /** As many as the recording's, in its order. */
   readonly layers: LayerFacts[];

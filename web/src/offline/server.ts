@@ -1,5 +1,5 @@
 // Answers the requests of regard/explorer's routes from the arrays of this file.
-import type { HeadStatistics } from "../api";
+import type { HeadSummary } from "../client/types";
 import { type Manifest, FORMAT, type LayerFacts, type OfflineRecording } from "./manifest";
 import { type Arrays, row as rowOf } from "./arrays";
 import { isExact, MOST_CELLS, pixelLabel, Parameters, quoted, RequestError, type MapRequest, wholeNumber } from "./request";
@@ -147,7 +147,7 @@ const ROUTES: Record<string, [number, Route]> = {
     const { texts, starts } = server.run(parts[1]!).tokens;
     return { tokens: findText(texts, starts, query.text("text"), query.number("from", 0, 0, Math.max(texts.length - 1, 0))) };
   }],
-  atlas: [3, (server, { parts }): { heads: HeadStatistics[]; telling?: unknown } => {
+  atlas: [3, (server, { parts }): { heads: HeadSummary[]; telling?: unknown } => {
     const { heads, telling } = server.run(parts[1]!);
     return { heads, telling };
   }],

@@ -1,5 +1,5 @@
 // Sorting and filtering of the atlas's heads by a statistic.
-import type { HeadStatistics } from "../api";
+import type { HeadSummary } from "../client/types";
 
 export const STATISTICS = ["entropy", "support", "first", "previous", "distance", "top", "received", "redundancy"] as const;
 
@@ -13,11 +13,11 @@ export interface Filter {
   readonly layer: string;
 }
 
-export function statisticOf(head: HeadStatistics, name: string): number {
+export function statisticOf(head: HeadSummary, name: string): number {
   return name === "redundancy" ? (head.redundancy?.similarity ?? 0) : (head[name as "entropy"] ?? 0);
 }
 
-export function filterHeads(heads: readonly HeadStatistics[], filter: Filter): HeadStatistics[] {
+export function filterHeads(heads: readonly HeadSummary[], filter: Filter): HeadSummary[] {
   const bound = (text: string, fallback: number) => (text.trim() && Number.isFinite(Number(text)) ? Number(text) : fallback);
   const [least, most] = [bound(filter.least, -Infinity), bound(filter.most, Infinity)];
   const matching = heads.filter((head) => {

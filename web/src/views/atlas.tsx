@@ -1,8 +1,8 @@
 // Layers × heads, as thumbnails, sorted and filtered by statistics.
 import { signal } from "@preact/signals";
 import { useEffect, useRef, useState } from "preact/hooks";
-import type { Telling } from "../api.more";
-import { type HeadStatistics, json, paths, raw, type Values } from "../api";
+import { type Values, json, paths, raw } from "../client/requests";
+import type { HeadSummary, Highlight } from "../client/types";
 import { colourImage } from "../map/canvas2d";
 import { colourTableNow } from "../map/scene";
 import { Lru } from "../pure/lru";
@@ -15,10 +15,10 @@ import { Bar, Choice } from "./components";
 const filter = signal<Filter>({ by: "", descending: true, least: "", most: "", layer: "" });
 const change = (part: Partial<Filter>) => (filter.value = { ...filter.value, ...part });
 
-const atlas = resource<{ heads: HeadStatistics[]; telling?: Telling[] }>(
+const atlas = resource<{ heads: HeadSummary[]; telling?: Highlight[] }>(
   () => (screen.value === "atlas" && recordingId.value ? paths.atlas(recordingId.value) : null),
   (path, signal) =>
-    json<{ heads: HeadStatistics[]; telling?: Telling[] }>(path, signal, (part, what) => (buildProgress.value = { part, what })).finally(() => (buildProgress.value = null)),
+    json<{ heads: HeadSummary[]; telling?: Highlight[] }>(path, signal, (part, what) => (buildProgress.value = { part, what })).finally(() => (buildProgress.value = null)),
 );
 
 const thumbnails = new Lru<Values>(400);
@@ -68,10 +68,10 @@ export function AtlasView() {
   if (!now) return <p class="empty">{SAY.loading}</p>;
   const statistics = atlas.value.path === paths.atlas(now.id) ? atlas.value.value?.heads : undefined;
   const ranked = (statistics && atlas.value.value?.telling) || [];
-  const all: HeadStatistics[] | { layer: number; head: number }[] =
+  const all: HeadSummary[] | { layer: number; head: number }[] =
     statistics ?? now.layers.flatMap((layer) => Array.from({ length: layer.heads }, (_, head) => ({ layer: layer.index, head })));
   const current = filter.value;
-  const heads = statistics ? filterHeads(statistics, current) : (all as HeadStatistics[]);
+  const heads = statistics ? filterHeads(statistics, current) : (all as HeadSummary[]);
   const grid = current.by === "" && heads.length === all.length;
   const most = current.by && statistics ? Math.max(...statistics.map((entry) => statisticOf(entry, current.by)), 1e-12) : 1;
   const columns = grid ? Math.max(...now.layers.map((layer) => layer.heads)) : 0;
@@ -145,7 +145,7 @@ export function AtlasView() {
   );
 }
 
-function HeadTable({ heads }: { heads: HeadStatistics[] }) {
+function HeadTable({ heads }: { heads: HeadSummary[] }) {
   return (
     <div class="table-twin" tabIndex={0} role="region" aria-label={SAY.table}>
       <table>

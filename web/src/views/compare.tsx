@@ -1,5 +1,5 @@
 // A − B: two heads of one recording, or of two. As a map of the difference, or as both rows of one query over their texts.
-import { headsOf, paths, raw } from "../api";
+import { headsOf, paths, raw } from "../client/requests";
 import { cell, selectCell, go, headIndex, layer, subtracted, place, tokenOfQuery, recordingId, recordingOf, recordings, resource, rowValues, rowAnswer, recording, screen, tokenText } from "../state";
 import * as SAY from "../strings";
 import { MapView } from "./map";

@@ -1,7 +1,8 @@
 // The export dialog: images, numbers and Python code of what is on screen, and the offline page.
 import { useSignal } from "@preact/signals";
 import { useEffect } from "preact/hooks";
-import { file, json, type PageTold, paths, raw } from "../api";
+import { file, json, paths, raw } from "../client/requests";
+import type { OfflinePageSummary } from "../client/types";
 import { type DrawnTile, loader } from "../map/loader";
 import { coloursOf, axisNames, overlayFor, sceneNow, source, colourTableNow } from "../map/scene";
 import { extent, size, view } from "../map/viewport";
@@ -15,7 +16,7 @@ import { toneOf, valueAt } from "../pure/tone";
 import { visible } from "../pure/view";
 import { cell, showError, headIndex, layer, subtracted, tokenOfQuery, pooling, recordings, rowValues, recording, screen, announce, loadTokens, tokenText } from "../state";
 import * as SAY from "../strings";
-import { transport } from "../transport";
+import { transport } from "../client/transport";
 import { Check, Dialog } from "./components";
 
 const onMap = () => screen.value === "map" || screen.value === "compare";
@@ -207,7 +208,7 @@ export function ExportDialog() {
 function OfflinePage() {
   const open = useSignal(false);
   const [onlyHead, values] = [useSignal(false), useSignal(false)];
-  const pageSize = useSignal<PageTold | null>(null);
+  const pageSize = useSignal<OfflinePageSummary | null>(null);
   const saving = useSignal(false);
   const at = layer.value!;
   const options = new URLSearchParams({
@@ -218,7 +219,7 @@ function OfflinePage() {
     pageSize.value = null;
     if (!open.value) return;
     const abort = new AbortController();
-    json<PageTold>(`${path}&size=1`, abort.signal).then((size) => (pageSize.value = size), showError);
+    json<OfflinePageSummary>(`${path}&size=1`, abort.signal).then((size) => (pageSize.value = size), showError);
     return () => abort.abort();
   }, [path, open.value]);
   const write = async () => {

@@ -1,6 +1,6 @@
 // The map of one head, or of the difference of two; or the same as a table.
 import { useEffect, useRef } from "preact/hooks";
-import { difference, oneHead, raw } from "../api";
+import { difference, oneHead, raw } from "../client/requests";
 import { axisNames, source } from "../map/scene";
 import { mount } from "../map/stage";
 import { extent, size, view } from "../map/viewport";

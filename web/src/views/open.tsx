@@ -1,12 +1,12 @@
 // The screen that opens a recording: those the server has, a text that a model reads, or arrays.
 import { signal, useSignal } from "@preact/signals";
-import { answer, json } from "../api";
-import { more, type Models } from "../api.more";
+import { answer, json, paths } from "../client/requests";
+import type { Models } from "../client/types";
 import { LESSON_TOPICS } from "../pure/hash";
 import { bytes, count } from "../pure/numbers";
 import { showError, go, loadRecordings, open, recordings, resource, screen, announce } from "../state";
 import * as SAY from "../strings";
-import { transport } from "../transport";
+import { transport } from "../client/transport";
 import { Check } from "./components";
 
 export function OpenView() {
@@ -70,7 +70,7 @@ export function OpenView() {
   );
 }
 
-const models = resource<Models>(() => (screen.value === "open" && transport !== "worker" ? more.models : null), json);
+const models = resource<Models>(() => (screen.value === "open" && transport !== "worker" ? paths.models : null), json);
 
 /** The running recording job: its progress, and how to abort it. */
 const recordingJob = signal<{ id: string; part: number; doing: string; ended: AbortController } | null>(null);
@@ -86,12 +86,12 @@ async function record(text: string, model: string): Promise<void> {
   const ended = new AbortController();
   const body = JSON.stringify({ text, model });
   try {
-    let reply = JSON.parse((await answer(more.open, ended.signal, { method: "POST", body })).body as string);
+    let reply = JSON.parse((await answer(paths.open, ended.signal, { method: "POST", body })).body as string);
     const { job: id } = reply;
     for (;;) {
       recordingJob.value = { id, part: reply.progress ?? 1, doing: reply.doing ?? "", ended };
       await new Promise((resolve) => setTimeout(resolve, 250));
-      const { status, body } = await answer(more.job(id), ended.signal);
+      const { status, body } = await answer(paths.job(id), ended.signal);
       reply = JSON.parse(body as string);
       if (status !== 202) break;
     }
@@ -108,7 +108,7 @@ async function cancel(): Promise<void> {
   if (!now) return;
   now.ended.abort();
   announce(SAY.openCancelled);
-  await answer(`${more.job(now.id)}/cancel`, undefined, { method: "POST", body: "" }).catch(showError);
+  await answer(`${paths.job(now.id)}/cancel`, undefined, { method: "POST", body: "" }).catch(showError);
 }
 
 function FromText() {
@@ -163,7 +163,7 @@ function FromArrays() {
           const form = new FormData(event.currentTarget);
           const file = form.get("file") as File;
           busy.value = true;
-          answer(more.arrays(file.name, causal.value, form.get("scale") as string), undefined, { method: "POST", body: file })
+          answer(paths.arrays(file.name, causal.value, form.get("scale") as string), undefined, { method: "POST", body: file })
             .then(({ body }) => show(JSON.parse(body as string).id))
             .catch(showError)
             .finally(() => (busy.value = false));

@@ -1,7 +1,7 @@
 // How attention helps a model understand context: one word in two lines of a real model, side by side.
 import { signal } from "@preact/signals";
-import { json } from "../../api";
-import { type Context, more } from "../../api.more";
+import { json, paths } from "../../client/requests";
+import type { ContextExample } from "../../client/types";
 import { short, visibleText } from "../../pure/numbers";
 import { css, textColour } from "../../pure/ramps";
 import { largestIndices } from "../../pure/text";
@@ -15,7 +15,7 @@ const SIDES = [["a", SAY.contextFirstText], ["b", SAY.contextSecondText]] as con
 /** The two lines as they were typed; empty: those of the server. */
 const lines = signal<readonly [string, string]>(["", ""]);
 const picked = signal<{ layer: number; head: number } | null>(null);
-const contextAnswer = resource<Context>(() => (screen.value === "lesson" && place.value.topic === "context" ? more.context(...lines.value) : null), json, 40);
+const contextAnswer = resource<ContextExample>(() => (screen.value === "lesson" && place.value.topic === "context" ? paths.context(...lines.value) : null), json, 40);
 
 export function ContextLesson() {
   const answer = contextAnswer.value.value;
@@ -30,7 +30,7 @@ export function ContextLesson() {
   );
 }
 
-function Lines({ answer }: { answer: Context }) {
+function Lines({ answer }: { answer: ContextExample }) {
   const { layer, head } = picked.value ?? answer.chosen;
   const now = answer.heads.find((entry) => entry.layer === layer && entry.head === head) ?? answer.heads[0]!;
   const most = Math.max(...now.a, ...now.b);

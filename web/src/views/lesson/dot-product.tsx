@@ -1,6 +1,6 @@
 // A chart of a vector; and step 2, the dot product, term by term.
 import { useSignal } from "@preact/signals";
-import type { Cell } from "../../api";
+import type { Cell } from "../../client/requests";
 import { short } from "../../pure/numbers";
 import * as SAY from "../../strings";
 import { SumOfProducts } from "./sum-of-products";

@@ -1,7 +1,7 @@
 // Step 9: every head of the layer at this query, concatenated, and projected: one component of the output as a sum over heads.
 import { useSignal } from "@preact/signals";
-import { type Cell, headsOf, json, paths } from "../../api";
-import { type CellMore, type HeadsTold, more } from "../../api.more";
+import { type Cell, headsOf, json, paths } from "../../client/requests";
+import type { HeadOutputsAtQuery } from "../../client/types";
 import { short } from "../../pure/numbers";
 import { cell, go, headIndex, layer, place, resource, recording, screen, step } from "../../state";
 import * as SAY from "../../strings";
@@ -19,13 +19,13 @@ const cellInEveryHead = resource<Cell[]>(
   },
   (joinedPaths, signal) => Promise.all(joinedPaths.split(" ").map((path) => json<Cell>(path, signal))),
 );
-const heads = resource<HeadsTold>(
-  () => (onThisStep() && layer.value!.values ? more.heads(recording.value!.id, layer.value!.index, cell.value!.query, place.value.component) : null),
+const heads = resource<HeadOutputsAtQuery>(
+  () => (onThisStep() && layer.value!.values ? paths.heads(recording.value!.id, layer.value!.index, cell.value!.query, place.value.component) : null),
   json,
   40,
 );
 
-export function Heads({ now }: { now: CellMore }) {
+export function Heads({ now }: { now: Cell }) {
   const answer = heads.value.value;
   const all = cellInEveryHead.value.loading ? null : cellInEveryHead.value.value;
   return (
@@ -58,7 +58,7 @@ export function Heads({ now }: { now: CellMore }) {
   );
 }
 
-function SideBySide({ answer, query }: { answer: HeadsTold; query: number }) {
+function SideBySide({ answer, query }: { answer: HeadOutputsAtQuery; query: number }) {
   const opened = useSignal<number | null>(null);
   const outs = answer.heads!;
   const projected = answer.projected;

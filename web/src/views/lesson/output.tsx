@@ -1,6 +1,6 @@
 // Step 8: the output as a weighted sum of values, key by key.
 import { useSignal } from "@preact/signals";
-import type { CellMore } from "../../api.more";
+import type { Cell } from "../../client/requests";
 import { short, brief } from "../../pure/numbers";
 import { go, place, announce, tokenText } from "../../state";
 import * as SAY from "../../strings";
@@ -11,7 +11,7 @@ import { Check, Token } from "../components";
 const ROWS = 16;
 const KEYS = 12;
 
-export function Output({ now }: { now: CellMore }) {
+export function Output({ now }: { now: Cell }) {
   return now.values ? <Mixture now={now} values={now.values} key={`${now.query.index}/${now.key.index}`} /> : <p>{SAY.stepNoValues}</p>;
 }
 
@@ -23,7 +23,7 @@ interface Slice {
   readonly parts: readonly number[];
 }
 
-function Mixture({ now, values }: { now: CellMore; values: NonNullable<CellMore["values"]> }) {
+function Mixture({ now, values }: { now: Cell; values: NonNullable<Cell["values"]> }) {
   const all = useSignal(false);
   const pointed = useSignal<number | null>(null);
   const edits = useSignal<Record<string, number>>({});

@@ -1,7 +1,7 @@
 // Step 1: a component of q, k or v as a sum of products.
 import { computed, useSignal } from "@preact/signals";
-import { type CellMore, more, type Part } from "../../api.more";
-import { json } from "../../api";
+import { type Cell, json, paths } from "../../client/requests";
+import type { InputProduct } from "../../client/types";
 import { short } from "../../pure/numbers";
 import { cellDetails, cellPath, go, place, resource, recording, screen, step } from "../../state";
 import * as SAY from "../../strings";
@@ -11,11 +11,11 @@ import { NumberButton } from "./number";
 
 const path = computed(() => {
   const { component } = place.value;
-  return screen.value === "lesson" && step.value === 1 && component !== null && component < (cellDetails.value?.q.length ?? 0) && cellPath.value ? more.component(cellPath.value, component) : null;
+  return screen.value === "lesson" && step.value === 1 && component !== null && component < (cellDetails.value?.q.length ?? 0) && cellPath.value ? paths.component(cellPath.value, component) : null;
 });
-const chosen = resource<CellMore>(() => path.value, json, 40);
+const chosen = resource<Cell>(() => path.value, json, 40);
 
-export function Projections({ now }: { now: CellMore }) {
+export function Projections({ now }: { now: Cell }) {
   const which = useSignal<"q" | "k" | "v">("q");
   const inputs = (path.value ? chosen.value.value?.inputs : null) ?? now.inputs;
   const { query, key } = now;
@@ -69,7 +69,7 @@ export function Projections({ now }: { now: CellMore }) {
   );
 }
 
-function Projection({ part, name, role, at }: { part: Part; name: string; role: string; at: number }) {
+function Projection({ part, name, role, at }: { part: InputProduct; name: string; role: string; at: number }) {
   const i = part.component;
   return (
     <SumOfProducts

@@ -1,7 +1,8 @@
 // Why separate query, key and value vectors: two words, with separate query and key vectors and with one vector for both. The task is a relation
 // that has a direction; with tied vectors, both scores are the same products.
 import { signal } from "@preact/signals";
-import { json, paths, type Words } from "../../api";
+import { json, paths } from "../../client/requests";
+import type { WorkedExample } from "../../client/types";
 import { shortest } from "../../pure/numbers";
 import { place, resource, screen } from "../../state";
 import * as SAY from "../../strings";
@@ -9,7 +10,7 @@ import { TextField, exampleText } from "./small-example";
 import { NumberButton } from "./number";
 import { Choice } from "../components";
 
-const exampleAnswer = resource<Words>(() => (screen.value === "lesson" && place.value.topic === "why" ? paths.words(exampleText.value, false, true, null) : null), json, 80);
+const exampleAnswer = resource<WorkedExample>(() => (screen.value === "lesson" && place.value.topic === "why" ? paths.words(exampleText.value, false, true, null) : null), json, 80);
 const pair = signal<readonly [number, number]>([2, 1]);
 /** Typed numbers, by side, vector, word and component. */
 const typed = signal<Record<string, number>>({});
@@ -106,7 +107,7 @@ function VectorPair({ side, names, a, b, vectorOf: vectorOf }: { side: "separate
 }
 
 /** The output of a word, and what it would be with keys in place of values. */
-function Outputs({ example, word }: { example: Words; word: number }) {
+function Outputs({ example, word }: { example: WorkedExample; word: number }) {
   const head = example.heads[0]!;
   const valueAt = (at: number) => example.numbers[at]!.value ?? 0;
   return (

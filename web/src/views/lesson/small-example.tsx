@@ -2,7 +2,8 @@
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
 import { useEffect } from "preact/hooks";
-import { json, paths, type Words } from "../../api";
+import { json, paths } from "../../client/requests";
+import type { WorkedExample } from "../../client/types";
 import { shortest } from "../../pure/numbers";
 import { entropy } from "../../pure/text";
 import { resource, screen, step } from "../../state";
@@ -20,11 +21,11 @@ const revealed = signal<ReadonlySet<number>>(new Set());
 
 /** What scores are divided by; null: √d. */
 const divisor = () => (scaled.value ? (temperature.value === 1 ? null : Math.SQRT2 * temperature.value) : temperature.value);
-const lesson = resource<Words>(() => (screen.value === "lesson" ? paths.words(exampleText.value, false, causal.value, divisor()) : null), json, 80);
+const lesson = resource<WorkedExample>(() => (screen.value === "lesson" ? paths.words(exampleText.value, false, causal.value, divisor()) : null), json, 80);
 const ROLE: Record<string, string> = { embedding: "plain", map: "plain", score: "score" };
 const SIGN: Record<string, string> = { divide: "÷", subtract: "−", sum: "+" };
 
-function showOrigin(example: Words, at: number): void {
+function showOrigin(example: WorkedExample, at: number): void {
   const number = example.numbers[at]!;
   const used = example.numbers.flatMap((other, i) => (other.of.includes(at) ? [i] : []));
   const link = (i: number) => (
@@ -45,7 +46,7 @@ function showOrigin(example: Words, at: number): void {
 }
 
 function Grid({ example, of, name, rows, cols, hide }: {
-  example: Words;
+  example: WorkedExample;
   of: number[][];
   name: string;
   rows?: readonly string[] | undefined;
@@ -133,7 +134,7 @@ type StepGrid = readonly [name: string, of: number[][], named: "" | "rows" | "bo
 const column = (of: number[]) => of.map((at) => [at]);
 
 /** What each step shows of a head. */
-function gridsOf(head: Words["heads"][number], at: number): StepGrid[] {
+function gridsOf(head: WorkedExample["heads"][number], at: number): StepGrid[] {
   const scores: StepGrid = ["q · k", head.scores, "both", at === 2];
   const scaled: StepGrid = ["÷ √d", head.scaled, "both"];
   const masked: StepGrid = [SAY.lessonMasked, head.masked, "both"];
@@ -154,7 +155,7 @@ function gridsOf(head: Words["heads"][number], at: number): StepGrid[] {
   }[at]!;
 }
 
-function Step({ example }: { example: Words }) {
+function Step({ example }: { example: WorkedExample }) {
   const now = step.value;
   const grids = (all: StepGrid[]) => (
     <div class="matrices">

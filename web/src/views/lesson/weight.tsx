@@ -1,6 +1,6 @@
 // The steps for one weight of a recording. Every number is the server's, except those marked as changed on the page.
 import { signal, useSignal } from "@preact/signals";
-import type { CellMore } from "../../api.more";
+import type { Cell } from "../../client/requests";
 import { changedWeights } from "../../pure/lesson";
 import { short } from "../../pure/numbers";
 import { entropy } from "../../pure/text";
@@ -19,7 +19,7 @@ const temperature = signal(1);
 const unscaled = signal(false);
 const hidden = signal<ReadonlySet<number>>(new Set());
 
-export function WeightSteps({ now }: { now: CellMore }) {
+export function WeightSteps({ now }: { now: Cell }) {
   switch (step.value) {
     case 1: return <Projections now={now} />;
     case 2: return <DotProduct now={now} key={`${now.query.index}/${now.key.index}`} />;
@@ -35,7 +35,7 @@ function Equation({ children }: { children: preact.ComponentChildren }) {
   return <p class="equation">{children}</p>;
 }
 
-function Scale({ now }: { now: CellMore }) {
+function Scale({ now }: { now: Cell }) {
   return (
     <>
       <p>{SAY.stepScale}</p>
@@ -61,7 +61,7 @@ function Scale({ now }: { now: CellMore }) {
 }
 
 /** The row's weights as recorded, and with the changes made on the page. */
-function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; brief?: boolean }) {
+function WeightsTable({ now, hide, brief }: { now: Cell; hide?: boolean; brief?: boolean }) {
   const row = rowValues.value?.values;
   const changed = unscaled.value || temperature.value !== 1 || hidden.value.size > 0;
   if (!row || now.lse === null) return null;
@@ -118,7 +118,7 @@ function WeightsTable({ now, hide, brief }: { now: CellMore; hide?: boolean; bri
 }
 
 /** At most a dozen keys of the row: the strongest, this one and its neighbours. */
-function shownKeys(now: CellMore): number[] {
+function shownKeys(now: Cell): number[] {
   const { keys, weights } = now.row;
   const order = keys.map((key, i) => [key, weights[i]!] as const);
   const nearby = order.filter(([key]) => Math.abs(key - now.key.index) <= 1).map(([key]) => key);
@@ -126,7 +126,7 @@ function shownKeys(now: CellMore): number[] {
   return [...new Set([now.key.index, ...nearby, ...strong])].slice(0, 12).sort((a, b) => a - b);
 }
 
-function Mask({ now }: { now: CellMore }) {
+function Mask({ now }: { now: Cell }) {
   return (
     <>
       <p>{SAY.stepMask}</p>
@@ -138,7 +138,7 @@ function Mask({ now }: { now: CellMore }) {
   );
 }
 
-function Softmax({ now, upTo }: { now: CellMore; upTo: number }) {
+function Softmax({ now, upTo }: { now: Cell; upTo: number }) {
   const { keys, scores, weights } = now.row;
   const shown = shownKeys(now);
   const revealed = useSignal(false);

@@ -1,6 +1,6 @@
-// Where answers come from, and where the place is kept. The document says which way it is, in #regard-about:
-// nothing: the server that sent the page; "worker": a worker in this very file, which holds the numbers;
-// "parent": the window around this one, by messages.
+// The transports of requests, and where the place (the hash) is stored. #regard-about in the document says which:
+// without it, HTTP to the server that sent the page; "worker", a worker in this file, which has the numbers;
+// "parent", messages to the parent window.
 
 export interface Answer {
   readonly status: number;
@@ -16,8 +16,8 @@ export interface Init {
   readonly body: string | Blob;
 }
 
-/** What is being built of a recording. */
-export interface Building {
+/** The progress of building a recording's statistics. */
+export interface BuildProgress {
   readonly recording: string;
   readonly doing: string;
   readonly progress: number;
@@ -25,28 +25,28 @@ export interface Building {
 
 type Ask = (path: string, signal?: AbortSignal, init?: Init) => Promise<Answer>;
 
-const said = (id: string) => globalThis.document?.getElementById(id)?.textContent ?? "";
-const about = said("regard-about");
-/** Where the page begins, `start`, is the document's to say. */
+const textOf = (id: string) => globalThis.document?.getElementById(id)?.textContent ?? "";
+const about = textOf("regard-about");
+/** The document says where the page begins: `start`. */
 export const { transport, start = "" } = (about ? JSON.parse(about) : { transport: "http" }) as {
   transport: "worker" | "parent" | "http";
   start?: string;
 };
 
-const KEPT = "regard-token";
+const TOKEN_KEY = "regard-token";
 let token = "";
 
-/** Takes the token out of the URL, so that it is neither seen nor shared, and keeps it for reloads of this tab. */
+/** Moves the token from the URL to the session storage, so that it is neither shown nor shared, and reloads work. */
 export function takeToken(): void {
   if (transport !== "http") return;
   const { location, history } = window;
-  const found = new URLSearchParams(location.search).get("token") ?? /(?:^#|&)token=([^&]*)/.exec(location.hash)?.[1];
-  if (found) {
-    token = found;
+  const given = new URLSearchParams(location.search).get("token") ?? /(?:^#|&)token=([^&]*)/.exec(location.hash)?.[1];
+  if (given) {
+    token = given;
     try {
-      sessionStorage.setItem(KEPT, token);
+      sessionStorage.setItem(TOKEN_KEY, token);
     } catch {
-      // Storage can be forbidden; then a reload needs the printed URL again.
+      // Storage may be blocked; then a reload needs the printed URL.
     }
     const search = new URLSearchParams(location.search);
     search.delete("token");
@@ -54,7 +54,7 @@ export function takeToken(): void {
     history.replaceState(null, "", location.pathname + (search.size ? `?${search}` : "") + hash);
   } else {
     try {
-      token = sessionStorage.getItem(KEPT) ?? "";
+      token = sessionStorage.getItem(TOKEN_KEY) ?? "";
     } catch {
       token = "";
     }
@@ -72,7 +72,7 @@ const byHttp: Ask = async (path, signal, init) => {
   };
 };
 
-/** Asks by messages: of a worker, or of the window around. */
+/** Requests by messages, to a worker or to the parent window. */
 export class Messages {
   private readonly waiting = new Map<number, { done: (answer: Answer) => void; failed: (error: unknown) => void }>();
   private last = 0;
@@ -94,91 +94,91 @@ export class Messages {
       this.send({ regard: 1, id, path, ...init });
     });
 
-  heard(message: Answer & { id: number }): void {
+  receive(message: Answer & { id: number }): void {
     this.waiting.get(message.id)?.done(message);
     this.waiting.delete(message.id);
   }
 
-  lost(error: Error): void {
+  fail(error: Error): void {
     for (const { failed } of this.waiting.values()) failed(error);
     this.waiting.clear();
   }
 }
 
-/** The worker is in the document, as text, and so are the arrays that it asks for. */
+/** The worker is in the document, as text, and so are the arrays that it requests. */
 function byWorker(): Ask {
-  const worker = new Worker(URL.createObjectURL(new Blob([said("regard-worker")], { type: "text/javascript" })));
+  const worker = new Worker(URL.createObjectURL(new Blob([textOf("regard-worker")], { type: "text/javascript" })));
   const messages = new Messages((message) => worker.postMessage(message));
   worker.onmessage = ({ data }) => {
-    if (data.need) worker.postMessage({ regard: 1, name: data.need, text: said(`regard-data/${data.need}`) });
-    else messages.heard(data);
+    if (data.need) worker.postMessage({ regard: 1, name: data.need, text: textOf(`regard-data/${data.need}`) });
+    else messages.receive(data);
   };
-  worker.onerror = (event) => messages.lost(new Error(event.message));
+  worker.onerror = (event) => messages.fail(new Error(event.message));
   worker.postMessage({ regard: 1, about });
   return messages.ask;
 }
 
-let follow = () => {};
-let kept = "";
+let onParentPlace = () => {};
+let parentPlace = "";
 
 function byParent(): Ask {
-  const tell = (message: object) => parent.postMessage({ regard: 1, ...message }, "*");
-  const messages = new Messages(tell);
+  const post = (message: object) => parent.postMessage({ regard: 1, ...message }, "*");
+  const messages = new Messages(post);
   addEventListener("message", ({ data, source }) => {
     if (source !== parent || data?.regard !== 1) return;
     if ("go" in data) {
-      kept = data.go;
-      follow();
-    } else messages.heard(data);
+      parentPlace = data.go;
+      onParentPlace();
+    } else messages.receive(data);
   });
   return messages.ask;
 }
 
-/** The page's only door to data. */
+/** Sends a request: all data of the page comes through it. */
 export const ask: Ask = { http: () => byHttp, worker: byWorker, parent: byParent }[transport]();
 
-/** The hash that names the place, without its #. */
-export const readPlace = () => (transport === "parent" ? kept : location.hash.slice(1)) || start;
+/** The place: the hash without its #. */
+export const readPlace = () => (transport === "parent" ? parentPlace : location.hash.slice(1)) || start;
 
-/** Keeps the place; `far` makes it one to which Back goes back. */
+/** Stores the place; `far` adds it to the history of Back. */
 export function writePlace(hash: string, far: boolean): void {
   if (hash === readPlace()) return;
-  if (transport === "parent") parent.postMessage({ regard: 1, place: (kept = hash) }, "*");
+  if (transport === "parent") parent.postMessage({ regard: 1, place: (parentPlace = hash) }, "*");
   else history[far ? "pushState" : "replaceState"](null, "", `#${hash}`);
 }
 
-/** Calls back when the place is changed by others than `writePlace`. */
+/** Calls back when the place is changed other than by `writePlace`. */
 export function onPlace(changed: () => void): void {
   if (transport !== "parent") {
     addEventListener("hashchange", changed);
     addEventListener("popstate", changed);
     return;
   }
-  follow = changed;
+  onParentPlace = changed;
   parent.postMessage({ regard: 1, ready: true }, "*");
 }
 
 const POLL = 400;
-const listeners = new Set<(told: Building | null) => void>();
+const listeners = new Set<(now: BuildProgress | null) => void>();
 let stream: AbortController | null = null;
 
-/** Tells what is being built, as it changes, until `signal` ends it; null: nothing more is told, so ask again.
- *  All who listen share one stream. Only the server has one. */
-export function progress(signal: AbortSignal, heard: (told: Building | null) => void): void {
-  listeners.add(heard);
+/** Reports what is being built, as it changes, until `signal` ends it; null: the stream has ended, so repeat the request.
+ *  All listeners share one stream. Only the server has one. */
+export function progress(signal: AbortSignal, listener: (now: BuildProgress | null) => void): void {
+  listeners.add(listener);
   signal.addEventListener("abort", () => {
-    listeners.delete(heard);
+    listeners.delete(listener);
     if (!listeners.size) stream = (stream?.abort(), null);
   });
   if (stream) return;
-  const mine = (stream = new AbortController());
-  void (transport === "http" ? events(mine.signal) : Promise.resolve())
-    .catch(() => {}) // whoever asks again hears what is wrong
+  const own = (stream = new AbortController());
+  void (transport === "http" ? events(own.signal) : Promise.resolve())
+    .catch(() => {}) // the repeated request will report the error
     .then(() => new Promise((later) => setTimeout(later, POLL)))
     .then(() => {
-      if (stream !== mine) return;
+      if (stream !== own) return;
       stream = null;
-      for (const one of [...listeners]) one(null);
+      for (const listener of [...listeners]) listener(null);
     });
 }
 
@@ -191,6 +191,6 @@ async function events(signal: AbortSignal): Promise<void> {
     const lines = (text + part.value).split("\n");
     text = lines.pop()!;
     for (const line of lines)
-      if (line.startsWith("data:")) for (const one of [...listeners]) one(JSON.parse(line.slice(5)) as Building);
+      if (line.startsWith("data:")) for (const listener of [...listeners]) listener(JSON.parse(line.slice(5)) as BuildProgress);
   }
 }
