@@ -23,18 +23,18 @@ class GrowingLayer(DynamicLayer):
         """All keys and values, these behind those before."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        held = self._stored
-        if held is None or held.keys is not self.keys or held.values is not self.values:
-            held = None
+        buffer = self._stored
+        if buffer is None or buffer.keys is not self.keys or buffer.values is not self.values:
+            buffer = None
             if self.keys is not None and self.values is not None and self.keys.numel():
-                held = KeyValueBuffer.copied(self.keys, self.values, 0)
-        spare = max((0 if held is None else held.keys.shape[2]) // 2, 64)
-        if held is None:
-            held = KeyValueBuffer.copied(key_states, value_states, spare)
+                buffer = KeyValueBuffer.copied(self.keys, self.values, 0)
+        spare = max((0 if buffer is None else buffer.keys.shape[2]) // 2, 64)
+        if buffer is None:
+            buffer = KeyValueBuffer.copied(key_states, value_states, spare)
         else:
-            held = held.joined(key_states, value_states, spare)
-        self._stored, self.keys, self.values = held, held.keys, held.values
-        return held.keys, held.values
+            buffer = buffer.joined(key_states, value_states, spare)
+        self._stored, self.keys, self.values = buffer, buffer.keys, buffer.values
+        return buffer.keys, buffer.values
 
     def reset(self) -> None:
         self._stored = None

@@ -126,13 +126,13 @@ class RecordedHead:
 
     def _figures(self, seen: Pass) -> str:
         entropy = seen[Entropy()]
-        told = {
+        statistics = {
             "entropy, nats": entropy,
             "effective keys": entropy.exp(),
             "mean distance": seen[MeanDistance()],
             **{f"mass on the {name}": seen[one].reshape(-1) for name, one in _MASSES.items()},
         }
-        each = ((name, one.float().numpy()) for name, one in told.items())
+        each = ((name, one.float().numpy()) for name, one in statistics.items())
         rows = [
             (name, *repr_html.figures(one), repr_html.line(one, f"{name}, from first query to last"))
             for name, one in each
@@ -163,16 +163,16 @@ def strongest(top: Top, shift: int, count: int) -> list[tuple[int, int, float]]:
     """
     keys, weights = top.keys.numpy(), top.weights.float().numpy()
     queries: ndarray = np.broadcast_to(np.arange(len(keys))[:, None], keys.shape)
-    kept = (keys >= 0) & (keys != queries + shift) & np.isfinite(weights)
-    found = queries[kept], keys[kept], weights[kept]
-    order = np.lexsort((found[1], found[0], -found[2]))[:count]
-    return [(int(q), int(k), float(w)) for q, k, w in zip(*(one[order] for one in found), strict=True)]
+    selected = (keys >= 0) & (keys != queries + shift) & np.isfinite(weights)
+    links = queries[selected], keys[selected], weights[selected]
+    order = np.lexsort((links[1], links[0], -links[2]))[:count]
+    return [(int(q), int(k), float(w)) for q, k, w in zip(*(column[order] for column in links), strict=True)]
 
 
 def thumbnails(layers: Sequence[RecordedLayer]) -> str:
     """A small map of every head, if that takes no time to speak of; else how to see one."""
     heads = sum(layer.heads for layer in layers)
-    if heads > _THUMBNAILS or sum(one.heads * one.queries * one.keys for one in layers) > CHEAP // 8:
+    if heads > _THUMBNAILS or sum(layer.heads * layer.queries * layer.keys for layer in layers) > CHEAP // 8:
         ask = repr_html.Html("<code>run.layer(0).head(0)</code>")
         return repr_html.paragraph("Maps of all heads would take a while:", ask, "shows one of them.")
     drawn = Pooled(_SMALL, _SMALL, "max")

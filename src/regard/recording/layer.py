@@ -194,10 +194,10 @@ class RecordedLayer:
         return Weights.of_spec(self.q, self.k, spec, self.lse, recorded=True)
 
     def _value(self, part: str, kind: type[AnyValue]) -> AnyValue:
-        def made() -> AnyValue:
+        def read_value() -> AnyValue:
             return from_json(self._about.get(part), kind, self._shared)
 
-        return self._guarded(made)
+        return self._guarded(read_value)
 
     def _shared(self, name: str) -> Tensor:
         if not name.startswith("held/"):
@@ -244,14 +244,14 @@ def layer_of(reader: TensorFileReader, number: int, about: Any) -> RecordedLayer
     rounding = about["rounding"]
     if rounding is not None:
         rounding = Rounding(float(rounding["greatest"]), float(rounding["rms"]), int(rounding["rows"]))
-    return RecordedLayer(reader, number, word(about["name"]), TextPosition(query, key), rounding, about)
+    return RecordedLayer(reader, number, printable_name(about["name"]), TextPosition(query, key), rounding, about)
 
 
-def word(given: Any) -> str:
-    """A word of a file, as it may be shown.
+def printable_name(given: Any) -> str:
+    """A name in a file, without control characters.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is no string.
     """
     if not isinstance(given, str):
         raise ValueError(f"{type(given).__name__} where a word belongs")

@@ -14,7 +14,7 @@ from torch import Tensor
 from regard.errors import OptionError
 from regard.recording.container import TensorFileReader, damaged
 from regard.recording.head import thumbnails
-from regard.recording.layer import RecordedLayer, layer_of, word
+from regard.recording.layer import RecordedLayer, layer_of, printable_name
 from regard.recording.text import LayerRow, as_html, as_text, no_constant, rounding_in_words, shown, size_in_words
 from regard.shapes import Keys, Queries, Values
 from regard.spec.attention_spec import AttentionSpec
@@ -57,14 +57,14 @@ class Recording:
         self._reader, self._stamp = reader, _stamp(reader.path)
         try:
             about = json.loads(reader.metadata["about"], parse_constant=no_constant)
-            self.model = word(about["model"])
+            self.model = printable_name(about["model"])
             """The name of the model."""
-            self.versions = {word(name): word(of) for name, of in about["versions"].items()}
+            self.versions = {printable_name(name): printable_name(of) for name, of in about["versions"].items()}
             """Of Python and of the libraries that ran."""
-            self.key = word(reader.metadata["digest"])
+            self.key = printable_name(reader.metadata["digest"])
             """Another for every content: what is computed from a recording can be kept under it."""
             self.has_text = bool(about["text"])
-            self._layers = [layer_of(reader, i, one) for i, one in enumerate(about["layers"])]
+            self._layers = [layer_of(reader, i, layer) for i, layer in enumerate(about["layers"])]
             for layer in self._layers:
                 layer.run = self
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -163,10 +163,10 @@ class Recording:
         """Of each token its first character in the text, and the one behind its last."""
         if "tokens/spans" not in self._reader.entries:
             return None
-        found, most = self._numbers("tokens/spans", 2), len(self.text or "")
-        if not all(len(span) == 2 and 0 <= span[0] <= span[1] <= most for span in found):
+        spans, most = self._numbers("tokens/spans", 2), len(self.text or "")
+        if not all(len(span) == 2 and 0 <= span[0] <= span[1] <= most for span in spans):
             raise damaged(self.path, "where tokens stand in the text")
-        return tuple((start, stop) for start, stop in found)
+        return tuple((start, stop) for start, stop in spans)
 
     @property
     def exact(self) -> bool:
@@ -219,13 +219,13 @@ class Recording:
         ]
 
     def _words(self, name: str) -> bytes:
-        found = self._reader.tensor(name)
-        if found.dtype != torch.uint8 or found.ndim != 1:
+        tensor = self._reader.tensor(name)
+        if tensor.dtype != torch.uint8 or tensor.ndim != 1:
             raise damaged(self.path, name)
-        return found.numpy().tobytes()
+        return tensor.numpy().tobytes()
 
     def _numbers(self, name: str, dims: int) -> list[Any]:
-        found = self._reader.tensor(name)
-        if found.dtype != torch.int64 or found.ndim != dims:
+        tensor = self._reader.tensor(name)
+        if tensor.dtype != torch.int64 or tensor.ndim != dims:
             raise damaged(self.path, name)
-        return found.tolist()
+        return tensor.tolist()
