@@ -28,6 +28,6 @@ export default defineConfig({
   plugins: [worker()],
   // Classic: element(…) compresses better than the automatic jsx(…), by more than half a kilobyte.
   oxc: { jsx: { runtime: "classic", pragma: "element", pragmaFrag: "Fragment" }, jsxInject: 'import { h as element, Fragment } from "preact"' },
-  // `npm run mock` (or a real `regard explore`, named by REGARD_SERVER) answers while one works on the page.
+  // A server that runs: `regard explore tests/web/corpus/recording.safetensors --port 8765`, or the one that REGARD_SERVER names.
   server: { proxy: { "/api": { target: server, changeOrigin: true } } },
 });

@@ -1,7 +1,6 @@
 // The built page in a real Chromium, from the whole map down to one weight, with no network but the server.
 //
-//   node e2e/page.mjs                       against the stand-in server (mock.mjs), whose weights are known in float64
-//   node e2e/page.mjs '{"url": …, …}'       against a real one: what tests/web/test_page.py hands over
+//   node e2e/page.mjs '{"url": …, …}'       the argument is what tests/web/test_page.py passes
 //
 // The argument: url (with its token), recording (id), layer, head, query, key and the exact weight there.
 // SCENES=name,name walks only those. Every failed check is printed (helpers.mjs); then the exit status is 1. What the lesson and the first screen do is in scenes.mjs.
@@ -9,17 +8,7 @@ import { readFileSync } from "node:fs";
 import { scenes } from "./scenes.mjs";
 import { openBrowser, near } from "./helpers.mjs";
 
-let given = process.argv[2] ? JSON.parse(process.argv[2]) : null;
-let mock = null;
-if (!given) {
-  const { Recording, serve } = await import("../mock.mjs");
-  mock = await serve(0);
-  const { weights, first } = new Recording("a1b2", "", 1500, 0).row(1, 2, 412);
-  given = {
-    url: `http://127.0.0.1:${mock.address().port}/#token=mock`, recording: "a1b2", layer: 1, head: 2, query: 412, key: 306,
-    weight: weights[306 - first],
-  };
-}
+const given = JSON.parse(process.argv[2]);
 const all = await openBrowser(given);
 const { browser, context, token, tab, check, hashOf, until, serious, shot, ready, settled, weightOf, zoomToWeight, checkTable, files, steps } = all;
 
@@ -143,17 +132,6 @@ async function everyKey() {
   await until(page, "the difference is drawn", settled);
   await serious(page, "compare");
   await shot(page, "compare");
-  if (mock) {
-    // Two texts of different lengths: the difference is of what both have, and at a cell it is the difference of the weights.
-    const { Recording } = await import("../mock.mjs");
-    const [a, b] = [new Recording("a", "", 1500, 0), new Recording("b", "", 20000, 96)].map((one) => one.row(1, 1, 300));
-    const other = await tab("#compare?r=a1b2&layer=1&head=1&minus=c3d4/1/1&cell=300,290&at=300,290,16");
-    await until(other, "two recordings are compared", () => /= *[−\d]/.test(document.querySelector(".readout p.facts")?.textContent ?? ""));
-    const shown = (await other.textContent(".readout p.facts b")).replace("−", "-");
-    check("A − B is the difference of the weights", near(Number(shown), a.weights[290 - a.first] - b.weights[290 - b.first], 1e-3), shown);
-    await until(other, "and drawn", settled);
-    await other.close();
-  }
   await press("2", /^#atlas/);
   await press("1", /^#open/);
   await page.goBack();
@@ -213,7 +191,5 @@ try {
     await scene().catch((error) => check(scene.name, false, error.stack ?? error.message));
   }
 } finally {
-  mock?.close();
-  mock?.closeAllConnections();
   await all.end();
 }

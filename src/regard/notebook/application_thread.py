@@ -1,4 +1,4 @@
-"""Answers the page's requests in this process, in a thread of its own."""
+"""Runs an application in this process, on an event loop in a thread of its own."""
 
 from __future__ import annotations
 
@@ -12,89 +12,89 @@ from urllib.parse import unquote
 from starlette.types import ASGIApp, Message, Scope
 
 Reply = Callable[[dict[str, Any], bytes], None]
-"""Takes an answer's id, status and headers, and its body."""
+"""Takes the id, status and headers of a response, and its body."""
 
 SERVER = "notebook"
 
 
 class ApplicationThread:
-    """An event loop in a thread, on which an application answers; the kernel's own goes on meanwhile."""
+    """An event loop in a thread, on which an application runs, so that the kernel's own loop stays free."""
 
     def __init__(self, app: ASGIApp, reply: Reply) -> None:
         self._app, self._reply = app, reply
-        self._asked: dict[str, asyncio.Task[None]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="regard-notebook", daemon=True)
         self._thread.start()
 
-    def ask(self, ident: str, path: str, method: str = "GET", body: bytes = b"", kind: str = "") -> None:
-        """Answer a request, in time."""
-        self._soon(self._answer(ident, path, method, body, kind), ident)
+    def request(self, ident: str, path: str, method: str = "GET", body: bytes = b"", kind: str = "") -> None:
+        """Send a request; `reply` is called with its response."""
+        self._start(self._respond(ident, path, method, body, kind), ident)
 
     def cancel(self, ident: str) -> None:
-        """Nobody waits for this answer any more."""
-        self._call(lambda: self._asked[ident].cancel() if ident in self._asked else None)
+        """Cancel a request: there will be no reply."""
+        self._call(lambda: self._tasks[ident].cancel() if ident in self._tasks else None)
 
     def close(self) -> None:
-        """End what is under way, and the thread."""
+        """End all requests, and the thread."""
         if self._thread.is_alive():
             self._call(self._loop.stop)
             self._thread.join()
 
     @property
     def alive(self) -> bool:
-        """Whether it still answers."""
+        """Whether the thread runs."""
         return self._thread.is_alive()
 
     def _run(self) -> None:
         self._loop.run_forever()
-        self._loop.run_until_complete(self._ended())
+        self._loop.run_until_complete(self._cancel_all())
         self._loop.close()
 
-    async def _ended(self) -> None:
-        """All that was under way, cancelled."""
-        left = [*self._asked.values()]
-        for task in left:
+    async def _cancel_all(self) -> None:
+        """Cancel the requests that are under way, and wait for them."""
+        tasks = [*self._tasks.values()]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _call(self, what: Callable[[], Any]) -> None:
+    def _call(self, function: Callable[[], Any]) -> None:
         if self.alive and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(what)
+            self._loop.call_soon_threadsafe(function)
 
-    def _soon(self, work: Coroutine[Any, Any, None], ident: str) -> None:
+    def _start(self, work: Coroutine[Any, Any, None], ident: str) -> None:
         def begin() -> None:
             task = self._loop.create_task(work)
-            self._asked[ident] = task
-            task.add_done_callback(lambda _: self._asked.pop(ident, None))
+            self._tasks[ident] = task
+            task.add_done_callback(lambda _: self._tasks.pop(ident, None))
 
         if self.alive and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(begin)
         else:
             work.close()
 
-    async def _answer(self, ident: str, path: str, method: str, body: bytes, kind: str) -> None:
-        scope, gone = _scope(path, method, kind, len(body)), asyncio.Event()
+    async def _respond(self, ident: str, path: str, method: str, body: bytes, kind: str) -> None:
+        scope, disconnected = _scope(path, method, kind, len(body)), asyncio.Event()
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
         status, headers, parts = 0, dict[str, str](), list[bytes]()
 
         async def receive() -> Message:
             if waiting:
                 return waiting.pop()
-            await gone.wait()  # a cancelled task ends here
+            await disconnected.wait()  # a cancelled task ends here
             return {"type": "http.disconnect"}
 
         async def send(message: Message) -> None:
             nonlocal status, headers
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = _words(message["headers"])
+                headers = _header_texts(message["headers"])
             elif message["type"] == "http.response.body":
                 parts.append(message.get("body", b""))
 
         try:
             await self._app(scope, receive, send)
-        except Exception:  # the page has been told by an answer of status 500
+        except Exception:  # the page has a response of status 500
             logging.getLogger(__name__).exception("%s %s", method, path)
         self._reply({"id": ident, "status": status, "headers": headers}, b"".join(parts))
 
@@ -120,5 +120,5 @@ def _scope(path: str, method: str, kind: str, size: int) -> Scope:
     }
 
 
-def _words(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
+def _header_texts(headers: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str]:
     return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in headers}

@@ -1,4 +1,4 @@
-"""The widget: the explorer's page in a frame, its requests answered here, its place a trait."""
+"""The widget: the explorer's page in a frame, whose requests are answered here, and whose place is a trait."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ExplorerWidget(anywidget.AnyWidget):
     head = traitlets.Int(0, read_only=True)
     """The number of the head that is shown."""
     cell: Any = traitlets.Any(None, read_only=True, allow_none=True)
-    """The weight that is held, as `Cell`; None where none is."""
+    """The weight that is selected, as `Cell`; None where none is."""
 
     def __init__(self, runs: Sequence[Recording], *, height: int, place: str | None) -> None:
         if type(height) is not int or height not in _HEIGHTS:
@@ -62,23 +62,23 @@ class ExplorerWidget(anywidget.AnyWidget):
                 "the part behind # in the address of regard explore",
                 "Leave it out for the atlas.",
             )
-        books = [OpenRecording.of(run) for run in runs]
+        opened = [OpenRecording.of(run) for run in runs]
         if place is None:
-            place = START if books else "open"
-        if "r" not in _parameters(place) and books and place != "lesson":
-            place = _with(place, r=books[0].id)
+            place = START if opened else "open"
+        if "r" not in _parameters(place) and opened and place != "lesson":
+            place = _with(place, r=opened[0].id)
         self._page = "".join(front_end.html({"transport": "parent", "start": place}, title="regard"))
-        self._runs = {book.id: book.recording for book in books}
-        self._explorer = Explorer({book.id: book for book in books})
-        self._home = _loop_here()
+        self._runs = {recording.id: recording.recording for recording in opened}
+        self._explorer = Explorer({recording.id: recording for recording in opened})
+        self._loop = _running_loop()
         self._sending = threading.Lock()
         super().__init__(place=place, height=height)
-        self._answering = ApplicationThread(api_application(self._explorer), self._reply)
+        self._application = ApplicationThread(api_application(self._explorer), self._reply)
         # At the interpreter's end too, where nobody closed it.
-        self._ending = weakref.finalize(self, _end, self._answering, self._explorer)
-        for building in self._explorer.builders.values():
-            building.start()
-        self.on_msg(_heard)
+        self._ending = weakref.finalize(self, _end, self._application, self._explorer)
+        for builder in self._explorer.builders.values():
+            builder.start()
+        self.on_msg(_on_msg)
 
     def go(
         self, *, layer: int | None = None, head: int | None = None, query: int | None = None, key: int | None = None
@@ -95,65 +95,65 @@ class ExplorerWidget(anywidget.AnyWidget):
                 "regard.notebook.explore(run)",
                 "The lesson has no map to point at.",
             )
-        asked = _parameters(self.place)
-        ident = asked.get("r", "")
+        parameters = _parameters(self.place)
+        ident = parameters.get("r", "")
         run = self._runs.get(ident)
         if run is None:
             ident, run = next(iter(self._runs.items()))
         number = _bounded("layer", self.layer if layer is None else layer, len(run))
         of = run.layer(number)
-        here = min(self.head, of.heads - 1) if head is None else head
-        changes: dict[str, Any] = {"r": ident, "layer": number, "head": _bounded("head", here, of.heads)}
+        shown = min(self.head, of.heads - 1) if head is None else head
+        changes: dict[str, Any] = {"r": ident, "layer": number, "head": _bounded("head", shown, of.heads)}
         if query is not None or key is not None:
-            held: Cell | None = self.cell
-            if held is None and (query is None or key is None):
+            current: Cell | None = self.cell
+            if current is None and (query is None or key is None):
                 raise OptionError(
-                    "go(…)", "a query or a key alone", "both, while no weight is held", "Say go(query=…, key=…)."
+                    "go(…)", "a query or a key alone", "both, while no weight is selected", "Say go(query=…, key=…)."
                 )
             cell = [
-                _bounded(name, getattr(held, name) if given is None else given, most)
+                _bounded(name, getattr(current, name) if given is None else given, most)
                 for name, given, most in (("query", query, of.queries), ("key", key, of.keys))
             ]
             changes["cell"] = f"{cell[0]},{cell[1]}"
         screen = self.place.partition("?")[0]
         if screen in ("", "open", "atlas"):
             screen = "map"
-        if asked.get("r") != ident or self.layer != number:
-            asked.pop("at", None)  # where one was on a map of another size
-        self.place = _with(f"{screen}?{urlencode(asked)}", **changes)
+        if parameters.get("r") != ident or self.layer != number:
+            parameters.pop("at", None)  # a position on a map of another size
+        self.place = _with(f"{screen}?{urlencode(parameters)}", **changes)
 
     def close(self) -> None:
         """End the widget and its threads."""
-        if self._ending is not None:  # a widget that was refused has begun nothing
+        if self._ending is not None:  # None where the constructor raised
             self._ending()
         super().close()
 
     @traitlets.observe("place")
-    def _placed(self, change: Any) -> None:
-        asked = _parameters(change["new"])
-        self.set_trait("layer", _number(asked.get("layer", "0")) or 0)
-        self.set_trait("head", _number(asked.get("head", "0")) or 0)
-        pair = [_number(part) for part in asked.get("cell", "").split(",")]
+    def _on_place(self, change: Any) -> None:
+        parameters = _parameters(change["new"])
+        self.set_trait("layer", _number(parameters.get("layer", "0")) or 0)
+        self.set_trait("head", _number(parameters.get("head", "0")) or 0)
+        pair = [_number(part) for part in parameters.get("cell", "").split(",")]
         cell = [part for part in pair if part is not None]
         self.set_trait("cell", Cell(*cell) if len(cell) == len(pair) == 2 else None)
 
-    def _ask(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """A message of a view: it wants the page, asks something, or waits no longer."""
+    def _on_message(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
+        """A message of a view: it requests the page or a path, or cancels a request."""
         ident = str(content.get("id", ""))
         if content.get("want") == "page":
             self._reply({"id": ident, "status": 200, "headers": {}}, self._page.encode())
         elif "cancel" in content:
-            self._answering.cancel(str(content["cancel"]))
+            self._application.cancel(str(content["cancel"]))
         else:
             body, method = bytes(buffers[0]) if buffers else b"", str(content.get("method", "GET"))
             kind = str(content.get("kind", ""))
-            self._answering.ask(ident, str(content.get("path", "")), method, body, kind)
+            self._application.request(ident, str(content.get("path", "")), method, body, kind)
 
-    def _reply(self, told: dict[str, Any], body: bytes) -> None:
-        """Send an answer from whatever thread: by the notebook's own loop where there is one."""
-        message = {"regard": 1, **told}
-        if self._home is not None and not self._home.is_closed():
-            self._home.call_soon_threadsafe(self.send, message, [body])
+    def _reply(self, head: dict[str, Any], body: bytes) -> None:
+        """Send a response from any thread: on the notebook's own loop where there is one."""
+        message = {"regard": 1, **head}
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.send, message, [body])
             return
         with self._sending:
             self.send(message, [body])
@@ -162,18 +162,18 @@ class ExplorerWidget(anywidget.AnyWidget):
         return f"ExplorerWidget(place={self.place!r})"
 
 
-def _heard(widget: ExplorerWidget, content: Any, buffers: Sequence[Any]) -> None:
+def _on_msg(widget: ExplorerWidget, content: Any, buffers: Sequence[Any]) -> None:
     if isinstance(content, dict) and content.get("regard") == 1:
-        widget._ask(content, buffers)
+        widget._on_message(content, buffers)
 
 
-def _end(answering: ApplicationThread, explorer: Explorer) -> None:
+def _end(application: ApplicationThread, explorer: Explorer) -> None:
     explorer.ended.set()
-    answering.close()
+    application.close()
     explorer.close()
 
 
-def _loop_here() -> asyncio.AbstractEventLoop | None:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     """The loop that runs in this thread: a notebook's kernel has one, on which its messages are sent."""
     try:
         return asyncio.get_running_loop()
