@@ -126,7 +126,7 @@ def assert_conforms(expected: Exchange, actual: Exchange, offline: bool = False)
 
 
 def without_inputs(answer: Any) -> Any:
-    """A response without what layers read, which no page has, and without keys of weight 0: any of them may be shown."""
+    """A response without what layers read, which no page has, and without keys of weight 0: any may be shown."""
     if not isinstance(answer, dict):
         return answer
     if "layers" in answer:
