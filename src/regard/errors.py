@@ -1,4 +1,4 @@
-"""What goes wrong, said so that the reader can mend it: what was given, what is allowed, what to do."""
+"""Errors that name the argument, what was given, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class ShapeError(RegardError, ValueError):
 
 
 class DtypeError(RegardError, TypeError):
-    """A tensor, or another argument, of a kind that the call does not take."""
+    """A tensor of another dtype, or an argument of another type, than the call takes."""
 
 
 class DeviceError(RegardError, ValueError):
-    """A tensor that lies on another device than the queries."""
+    """A tensor on another device than the queries."""
 
 
 class OptionError(RegardError, ValueError):
@@ -37,4 +37,4 @@ class OptionError(RegardError, ValueError):
 
 
 class BackendError(RegardError, NotImplementedError):
-    """A backend, asked for by name, that cannot run this call."""
+    """A backend, chosen by name, that cannot run this call."""

@@ -184,7 +184,7 @@ TABLE: list[tuple[Callable[[], Any], type[RegardError], str]] = [
     (
         lambda: Padding(torch.tensor([1]), "top"),
         OptionError,
-        "Padding(side=…): got 'top'; allowed: 'left' or 'right'. Say where the padding stands.",
+        "Padding(side=…): got 'top'; allowed: 'left' or 'right'. Name the side of the padding.",
     ),
     (
         call(mask=Documents.of_lengths(3, 3)),
@@ -195,7 +195,7 @@ TABLE: list[tuple[Callable[[], Any], type[RegardError], str]] = [
     (
         call(mask=Documents(torch.zeros(7, dtype=torch.int64), offset=3)),
         ShapeError,
-        "Documents(ids=…): got 5 queries at offset 3 and 7 keys; allowed: queries that stand among the keys. "
+        "Documents(ids=…): got 5 queries at offset 3 and 7 keys; allowed: queries whose positions are among the keys. "
         "Give at most as many queries as keys, or use Where.",
     ),
     (

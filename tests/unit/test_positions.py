@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from cases import Draw
 from regard.errors import DtypeError, OptionError, ShapeError
 from regard.positions import Alternating, Axes, Axial, Learned, Position, Rotary, Sections, Sinusoidal, XPos
-from regard.positions.rotary import _remembered
+from regard.positions.rotary import _cached_frequencies
 
 
 def one(position: Position, x: Tensor, positions: Tensor) -> Tensor:
@@ -90,13 +90,13 @@ def test_frequencies_are_made_once_and_not_in_a_trace() -> None:
     x = Draw("once").normal(1, 1, 3, 8)
     rotary = Rotary(base=4567.0)
     one(rotary, x, torch.arange(3))
-    before = _remembered.cache_info()
+    before = _cached_frequencies.cache_info()
     one(Rotary(base=4567.0), x, torch.arange(3))
-    after = _remembered.cache_info()
+    after = _cached_frequencies.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
     with FakeTensorMode():
         one(Rotary(base=4568.0), torch.empty(1, 1, 3, 8), torch.arange(3))
-    assert _remembered.cache_info() == after
+    assert _cached_frequencies.cache_info() == after
     torch.testing.assert_close(
         one(Rotary(base=4568.0), x, torch.arange(3)), one(Rotary(base=4568.0), x, torch.arange(3))
     )
@@ -240,7 +240,7 @@ def learned_from(table: Tensor) -> Learned:
         (
             lambda: one(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 4), torch.arange(2)),
             ShapeError,
-            "(2, 2) or (batch, 2, 2). Give the place on each axis",
+            "(2, 2) or (batch, 2, 2). Give the position on each axis",
         ),
         (lambda: one(Rotary(), torch.zeros(1, 1, 3, 4), torch.zeros(3, 2).long()), ShapeError, "(3,)"),
         (

@@ -1,11 +1,11 @@
-"""Attention weights from and to other people's layouts, exactly.
+"""Conversion of attention weights from and to the layouts of other libraries, exactly.
 
-`read` takes a state dict and gives that of a `regard.nn.MultiHeadAttention`; `write` is the way back, bit
-for bit. Both only cut, turn and join tensors: they know nothing of modules or files. `find` tells what a
-state dict holds, `sizes` the arguments of the layer for weights that were read.
+`read` takes a state dict and gives that of a `regard.nn.MultiHeadAttention`; `write` is its inverse, bit
+for bit. Both only split, transpose and join tensors, and need no modules or files. `find` lists the layouts in a
+state dict, `sizes` returns the arguments of the layer for weights that were read.
 
 ================  ===========================================  ==========================================
-layout            found in                                     a layer means the same with
+layout            used by                                      arguments of an equivalent layer
 ================  ===========================================  ==========================================
 "torch"           nn.MultiheadAttention                        nothing more
 "torch-cross"     the same, with kdim and vdim                 nothing more
@@ -30,14 +30,14 @@ they tell. Equal names do not always mean equal layers: Gemma has Llama's names,
 
 >>> from torch import nn
 >>> from regard.nn import MultiHeadAttention
->>> theirs = nn.MultiheadAttention(32, 4).state_dict()
->>> find(theirs)
+>>> torch_state = nn.MultiheadAttention(32, 4).state_dict()
+>>> find(torch_state)
 {'': 'torch'}
->>> ours = read(theirs, "torch", heads=4)
->>> layer = MultiHeadAttention(**sizes(ours, heads=4))
->>> layer.load_state_dict(ours)
+>>> state = read(torch_state, "torch", heads=4)
+>>> layer = MultiHeadAttention(**sizes(state, heads=4))
+>>> layer.load_state_dict(state)
 <All keys matched successfully>
->>> list(write(layer.state_dict(), "torch", heads=4)) == list(theirs)
+>>> list(write(layer.state_dict(), "torch", heads=4)) == list(torch_state)
 True
 """
 
@@ -57,22 +57,22 @@ __all__ = ["LAYOUTS", "Layout", "Part", "State", "find", "read", "sizes", "write
 
 
 def find(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Where attention layers lie in a state dict: the prefix of each, and the layout that its names have.
+    """The attention layers of a state dict: the prefix and the layout of each.
 
     >>> from torch import nn
     >>> encoder = nn.TransformerEncoderLayer(32, 4)
     >>> find(encoder.state_dict())
     {'self_attn.': 'torch'}
     """
-    found: dict[str, str] = {}
+    layouts: dict[str, str] = {}
     for key in state:
         for layout in LAYOUTS:
             prefix = key.removesuffix(layout.parts[0].name)
             if prefix == key or (prefix and not prefix.endswith(".")):
                 continue
             if all(prefix + part.name in state for part in layout.parts if part.needed):
-                found[prefix] = layout.name
-    return found
+                layouts[prefix] = layout.name
+    return layouts
 
 
 def read(
@@ -83,16 +83,16 @@ def read(
     key_value_heads: int | None = None,
     prefix: str = "",
 ) -> State:
-    """The state dict of a `MultiHeadAttention`, out of one in another layout.
+    """The state dict of a `MultiHeadAttention`, from one in another layout.
 
     Args:
         state: Tensors by name: of one attention layer, or of a whole model and a `prefix`.
         layout: A name of `LAYOUTS`, or a `Layout`.
         heads, key_value_heads: Heads of the queries, and of the keys and values where they are fewer.
-        prefix: What stands before the layer's names. Everything under it must belong to the layer.
+        prefix: The prefix of the layer's names. Everything under it must belong to the layer.
 
     Returns:
-        Views of the given tensors, by our names; biases and norms only where there are some.
+        Views of the given tensors, by the names of `MultiHeadAttention`; biases and norms only if present.
 
     Raises:
         OptionError: names that are missing, or that do not belong to the layout.
@@ -107,30 +107,30 @@ def read(
     allowed = f"the names of layout {layout.name!r}{under}: {layout.names()}"
     _check_names(prefix, given, names, extra, allowed)
     ours: State = {}
-    where: dict[str, Part] = {}
+    part_of: dict[str, Part] = {}
     for part in layout.parts:
         if part.name not in given:
             continue
         tensor = given[part.name]
         shape = part.shape(tensor.shape)
         if not shape:
-            raise _misfit(prefix + part.name, tensor, ("rows", "…"))
+            raise _shape_error(prefix + part.name, tensor, ("rows", "…"))
         rows = [shape[0]]
         if len(part.holds) > 1:
-            of_each = [heads if name.startswith("query.") else shared for name in part.holds]
-            if rows[0] % sum(of_each):
-                fits = f"a multiple of {sum(of_each)}, the heads of {', '.join(part.holds)}"
-                raise _misfit(prefix + part.name, tensor, part.shape((fits, *shape[1:])))
-            rows = [n * (rows[0] // sum(of_each)) for n in of_each]
+            heads_of_each = [heads if name.startswith("query.") else shared for name in part.holds]
+            if rows[0] % sum(heads_of_each):
+                fits = f"a multiple of {sum(heads_of_each)}, the heads of {', '.join(part.holds)}"
+                raise _shape_error(prefix + part.name, tensor, part.shape((fits, *shape[1:])))
+            rows = [n * (rows[0] // sum(heads_of_each)) for n in heads_of_each]
         ours.update(zip(part.holds, part.split(tensor, rows, heads), strict=True))
-        where.update((name, part) for name in part.holds)
+        part_of.update((name, part) for name in part.holds)
     for name, expected in _expected(ours, heads, shared):
         if not _fits(ours[name].shape, expected):
-            part = where[name]
+            part = part_of[name]
             rows = expected[0]
-            if len(part.holds) > 1:  # a bias: as many as its weights have
-                rows = sum(ours[held.replace("bias", "weight")].shape[0] for held in part.holds)
-            raise _misfit(prefix + part.name, given[part.name], part.shape((rows, *expected[1:])))
+            if len(part.holds) > 1:  # a bias: as many rows as its weights
+                rows = sum(ours[name.replace("bias", "weight")].shape[0] for name in part.holds)
+            raise _shape_error(prefix + part.name, given[part.name], part.shape((rows, *expected[1:])))
     return ours
 
 
@@ -158,7 +158,7 @@ def write(
     _check_names("", state, names, extra, f"what layout {layout.name!r} has a place for: {every}")
     for name, expected in _expected(state, heads, shared):
         if not _fits(state[name].shape, expected):
-            raise _misfit(name, state[name], expected)
+            raise _shape_error(name, state[name], expected)
     theirs: State = {}
     for part in parts:
         ours = [state[name] for name in part.holds]
@@ -179,14 +179,14 @@ def write(
 
 
 def sizes(state: Mapping[str, Tensor], *, heads: int, key_value_heads: int | None = None) -> dict[str, Any]:
-    """The arguments of the `MultiHeadAttention` that a state dict of ours belongs to.
+    """The arguments of the `MultiHeadAttention` with this state dict.
 
-    What is no shape is not known: masks, positions, the score, and which `qk_norm` it is that has weights.
+    Only arguments that determine shapes: not masks, positions, the score, or the kind of `qk_norm`.
     """
     shared = _shared(heads, key_value_heads)
     for name, expected in _expected(state, heads, shared):
         if not _fits(state[name].shape, expected):
-            raise _misfit(name, state[name], expected)
+            raise _shape_error(name, state[name], expected)
     (rows, width), (_, context) = state["query.weight"].shape, state["key.weight"].shape
     return {
         "width": width,
@@ -210,7 +210,7 @@ def _layout(layout: str | Layout) -> Layout:
         "layout",
         repr(layout),
         ", ".join(repr(known.name) for known in LAYOUTS),
-        "find(state) tells which one it is; a Layout describes another.",
+        "find(state) identifies it; a Layout describes another.",
     )
 
 
@@ -235,25 +235,25 @@ def _check_names(
     if missing:
         raise OptionError(
             "state",
-            f"no {_some(prefix, missing)}, but {_some(prefix, list(given))}",
+            f"no {_quoted(prefix, missing)}, but {_quoted(prefix, list(given))}",
             allowed,
-            "find(state) tells the layouts and prefixes that are there.",
+            "find(state) lists the layouts and prefixes that are there.",
         )
     if extra:
         raise OptionError(
-            "state", _some(prefix, extra), allowed, "Leave out what is no part of it; nothing is dropped in silence."
+            "state", _quoted(prefix, extra), allowed, "Leave out what is no part of it; nothing is dropped silently."
         )
 
 
-def _some(prefix: str, names: Sequence[str]) -> str:
+def _quoted(prefix: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return (", ".join(repr(prefix + name) for name in names[:4]) or "nothing") + more
 
 
 def _expected(ours: Mapping[str, Tensor], heads: int, shared: int) -> Iterable[tuple[str, tuple[int | str, ...]]]:
-    """The shape that each tensor of a layer should have; a word where several numbers would do.
+    """The expected shape of each tensor of a layer; a string for a size that is not determined.
 
-    In an order in which each is known to fit before the next is measured by it.
+    Ordered so that a tensor is checked before the expected shape of another depends on it.
     """
     for name in PROJECTIONS:
         if f"{name}.weight" not in ours:
@@ -279,17 +279,17 @@ def _expected(ours: Mapping[str, Tensor], heads: int, shared: int) -> Iterable[t
 
 
 def _multiple(tensor: Tensor, heads: int) -> int | str:
-    """The rows that the tensor has, if they are some for each head."""
+    """The tensor's rows, if they are a multiple of the heads."""
     rows = tensor.shape[0] if tensor.ndim else 0
     return rows if rows and rows % heads == 0 else f"a multiple of {heads}"
 
 
 def _fits(shape: Sequence[int], expected: Sequence[int | str]) -> bool:
     pairs = zip(shape, expected, strict=False)
-    return len(shape) == len(expected) and all(want in (n, "any") for n, want in pairs)
+    return len(shape) == len(expected) and all(needed in (n, "any") for n, needed in pairs)
 
 
-def _misfit(name: str, tensor: Tensor, expected: Sequence[object]) -> ShapeError:
+def _shape_error(name: str, tensor: Tensor, expected: Sequence[object]) -> ShapeError:
     return ShapeError(
         name,
         f"shape {tuple(tensor.shape)}",

@@ -1,4 +1,4 @@
-"""Whose attention stores its weights under which names, and how: one `Layout` for each family."""
+"""The names and the storage of attention weights in other libraries: one `Layout` for each family."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ PROJECTIONS = "query", "key", "value", "output"
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a layout, and those of ours that lie in it: the rows of one after those of another."""
+    """One tensor of a layout, and the names of our tensors that it contains, concatenated by rows."""
 
     name: str
     holds: tuple[str, ...]
     needed: bool = True
 
     def split(self, tensor: Tensor, rows: Sequence[int], heads: int) -> Sequence[Tensor]:
-        """Our tensors, of so many rows each; views, no copies."""
+        """Our tensors, of these numbers of rows; views, no copies."""
         del heads
         ends = itertools.accumulate(rows)
         return [tensor.narrow(0, end - n, n) for n, end in zip(rows, ends, strict=True)]
 
     def join(self, ours: Sequence[Tensor], heads: int) -> Tensor:
-        """Their tensor, of ours."""
+        """The tensor of the layout, from ours."""
         del heads
         return torch.cat(list(ours)) if len(ours) > 1 else ours[0]
 
     def shape(self, shape: Sequence[Any]) -> tuple[Any, ...]:
-        """The shape of their tensor where that of ours, joined, is this; and the other way round."""
+        """The shape of the layout's tensor from that of our joined tensors, or the reverse."""
         return tuple(shape)
 
 
-class Turned(Part):
+class Transposed(Part):
     """Stored as (inputs, outputs), as GPT-2's Conv1D does."""
 
     def split(self, tensor: Tensor, rows: Sequence[int], heads: int) -> Sequence[Tensor]:
@@ -68,10 +68,10 @@ class Layout:
     name: str
     parts: tuple[Part, ...]
     beside: tuple[str, ...] = ()
-    """Beginnings of names that lie among them and are no weights of attention: `read` passes over them."""
+    """Prefixes of names that are no weights of attention: `read` ignores them."""
 
     def names(self) -> str:
-        """Its names in words."""
+        """Its names as text, optional ones in brackets."""
         return ", ".join(part.name if part.needed else f"[{part.name}]" for part in self.parts)
 
 
@@ -114,7 +114,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout("vit", _separate("attention.query", "attention.key", "attention.value", "output.dense")),
     Layout(
         "gpt2",
-        (*_linear("c_attn", *_QKV, weight=Turned), *_linear("c_proj", "output", weight=Turned)),
+        (*_linear("c_attn", *_QKV, weight=Transposed), *_linear("c_proj", "output", weight=Transposed)),
         beside=("bias", "masked_bias"),  # the causal mask, in old files
     ),
     Layout("llama", (*_separate("q_proj", "k_proj", "v_proj", "o_proj"), *_NORMS), beside=("rotary_emb.",)),

@@ -17,13 +17,13 @@ class GrowingLayer(DynamicLayer):
     After a crop or another order of the batch, which make other tensors of them, the next step copies once.
     """
 
-    _stored: KeyValueBuffer | None = None
+    _buffer: KeyValueBuffer | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """All keys and values, these behind those before."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        buffer = self._stored
+        buffer = self._buffer
         if buffer is None or buffer.keys is not self.keys or buffer.values is not self.values:
             buffer = None
             if self.keys is not None and self.values is not None and self.keys.numel():
@@ -32,12 +32,12 @@ class GrowingLayer(DynamicLayer):
         if buffer is None:
             buffer = KeyValueBuffer.copied(key_states, value_states, spare)
         else:
-            buffer = buffer.joined(key_states, value_states, spare)
-        self._stored, self.keys, self.values = buffer, buffer.keys, buffer.values
+            buffer = buffer.extended(key_states, value_states, spare)
+        self._buffer, self.keys, self.values = buffer, buffer.keys, buffer.values
         return buffer.keys, buffer.values
 
     def reset(self) -> None:
-        self._stored = None
+        self._buffer = None
         super().reset()
 
 

@@ -1,8 +1,8 @@
 """Attention with learned projections.
 
-Whatever `regard.attention` takes (masks, biases, scores, normalizers) the layer takes as a value, and holds
-the tensors of learned ones as its own parameters. `layer(x)` returns a tensor; `layer.observe(x, …)` is the
-same computation and returns what was seen of the weights too.
+The layer takes the masks, biases, scores and normalizers of `regard.attention` as values, and registers the tensors
+of learned ones as its parameters. `layer(x)` returns a tensor; `layer.observe(x, …)` is the same computation and
+also returns statistics of the weights.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from regard.attend import Seen, attention, observe
 from regard.cache import KVCache
 from regard.errors import OptionError, ShapeError
-from regard.nn.torch_module import taken
+from regard.nn.torch_module import converted_arguments
 from regard.positions import Position, Positions
 from regard.spec.biases import Bias, as_bias
 from regard.spec.masks import Mask, Window, as_mask
@@ -32,7 +32,7 @@ from regard.weights import Weights
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LayerSeen(Seen):
-    """What a layer saw of its weights: `out` is the layer's output, after the output projection."""
+    """Statistics of a layer's weights; `out` is the layer's output, after the output projection."""
 
     out: Float[Tensor, "b n out"]
 
@@ -44,8 +44,8 @@ class MultiHeadAttention(nn.Module):
     `key_value_heads` than `heads` are grouped: query head i reads key head i // (h / g) (Ainslie et al.,
     2023). `qk_norm` makes a norm for queries and keys from the head size, such as `nn.RMSNorm`
     (Dehghani et al., 2023). `position`, `mask`, `bias`, `score` and `normalizer` are values of this library;
-    what they learn becomes this layer's parameters. In training, `dropout` drops weights and `head_dropout`
-    whole heads (Zhou et al., 2020); what stays is scaled up. `projection_bias` may name the projections that
+    their parameters become this layer's. In training, `dropout` drops weights and `head_dropout`
+    whole heads (Zhou et al., 2020); the rest is scaled up. `projection_bias` may name the projections that
     have a bias: "query", "key", "value", "output".
 
     The paper is Vaswani et al. (2017). Query, key and value projections start normal with deviation
@@ -140,19 +140,19 @@ class MultiHeadAttention(nn.Module):
         """A layer with copies of the module's weights, its dropout and its mode: the same outputs, never NaN.
 
         Inputs are (batch, sequence, width) whatever the module's `batch_first`: transpose them where it is
-        False. Keys and values come from one `context`. Masks are True where a query *may* see a key: of a
+        False. Keys and values come from one `context`. Masks are True where a query *may* see a key: for a
         `key_padding_mask` write ``mask=~key_padding_mask[:, None, None]``. A row that may see nothing gives
-        the output's bias, where the module gives NaN. There are no weights beside the output: see `weights`
+        the output's bias, where the module gives NaN. Weights are not returned beside the output: see `weights`
         and `observe`.
 
-        >>> theirs = nn.MultiheadAttention(64, 4, batch_first=True)
+        >>> torch_layer = nn.MultiheadAttention(64, 4, batch_first=True)
         >>> x = torch.randn(2, 10, 64)
-        >>> torch.allclose(MultiHeadAttention.from_torch(theirs)(x), theirs(x, x, x)[0], atol=1e-6)
+        >>> torch.allclose(MultiHeadAttention.from_torch(torch_layer)(x), torch_layer(x, x, x)[0], atol=1e-6)
         True
         """
-        options, state = taken(module)
+        options, state = converted_arguments(module)
         weight = module.out_proj.weight
-        with torch.device("meta"):  # first weights would only be overwritten
+        with torch.device("meta"):  # initial weights would only be overwritten
             layer = cls(**options)
         layer.to(weight.dtype).to_empty(device=weight.device).load_state_dict(state)
         for name, parameter in layer.named_parameters():
@@ -170,8 +170,8 @@ class MultiHeadAttention(nn.Module):
     ) -> Float[Tensor, "b n out"]:
         """Attend from `x` to itself, or to `context`.
 
-        `mask` narrows this layer's own mask for one call (padding, packed documents). `positions` are the
-        places of the inputs, (n,) or (b, n); by default 0 … n − 1, and likewise for the context.
+        `mask` is combined with this layer's mask for one call (padding, packed documents). `positions` are the
+        positions of the inputs, (n,) or (b, n); by default 0 … n − 1, and likewise for the context.
         """
         q, k, v = self.projected(x, context, positions, context_positions)
         return self._merged(attention(q, k, v, backend=self.backend, **self._values(mask)))
@@ -221,7 +221,7 @@ class MultiHeadAttention(nn.Module):
 
         Tokens may come in chunks of any sizes; with a causal mask the outputs are those of one run over all
         of them. `real` is False where a token is padding (`KVCache.extend`), whose output means nothing. A
-        `mask` for this call counts positions, a bool tensor the slots of the cache after this step.
+        `mask` for this call is evaluated at positions, a bool tensor at the slots of the cache after this step.
 
         >>> from regard.spec.masks import Causal
         >>> layer, x = MultiHeadAttention(64, heads=4, mask=Causal()), torch.randn(1, 10, 64)
@@ -242,7 +242,7 @@ class MultiHeadAttention(nn.Module):
         mask: Mask | Tensor | None = None,
         real: Bool[Tensor, "b n"] | None = None,
     ) -> tuple[LayerSeen, KVCache]:
-        """The same as `extend`, with statistics of the new tokens' weights; keys are counted in slots.
+        """The same as `extend`, with statistics of the new tokens' weights; indices of keys are slots.
 
         With ``Received()`` among the observers the cache adds it to `cache.received`.
 
@@ -266,7 +266,7 @@ class MultiHeadAttention(nn.Module):
     def _extended(
         self, x: Tensor, cache: KVCache, mask: Mask | Tensor | None, real: Tensor | None
     ) -> tuple[Tensor, KVCache, dict[str, Any]]:
-        """The queries of some tokens, the cache with their keys, and the call's values on its slots."""
+        """The queries of the new tokens, the cache with their keys, and the arguments of the call on its slots."""
         q, k, v = self.projected(x, positions=cache.upcoming(x.shape[1], real, x.device))
         cache = cache.extend(k, v, real=real)
         values = self._values(mask)
@@ -286,7 +286,7 @@ class MultiHeadAttention(nn.Module):
         positions: Positions | None = None,
         context_positions: Positions | None = None,
     ) -> Weights:
-        """The layer's weights as a value, of which any part can be had.
+        """The layer's weights as a value that can be indexed.
 
         >>> layer = MultiHeadAttention(64, heads=4)
         >>> layer.weights(torch.randn(1, 1000, 64))[0, 3, 999, 990:].shape
@@ -294,7 +294,7 @@ class MultiHeadAttention(nn.Module):
         """
         q, k, _ = self.projected(x, context, positions, context_positions)
         values = self._values(mask)
-        del values["dropout"]  # weights are what they are before it
+        del values["dropout"]  # weights are those before dropout
         return Weights.of(q, k, **values)
 
     def projected(
@@ -304,7 +304,7 @@ class MultiHeadAttention(nn.Module):
         positions: Positions | None = None,
         context_positions: Positions | None = None,
     ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b g m d"], Float[Tensor, "b g m dv"]]:
-        """Queries, keys and values as they enter attention: projected, normed and turned."""
+        """Queries, keys and values as they enter attention: projected, normed and rotated."""
         _check_input("x", x, self.width)
         if context is None:
             if self.context_width != self.width:
@@ -339,15 +339,15 @@ class MultiHeadAttention(nn.Module):
 
     def _values(self, mask: Mask | Tensor | None) -> dict[str, Any]:
         values = {
-            name: None if held is None else held()
-            for name, held in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer))
+            name: None if module is None else module()
+            for name, module in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer))
         }
-        own = None if self.mask is None else self.mask()
-        given = None if mask is None else as_mask(mask)
-        if own is not None and given is not None:
-            given = own & given
-        both = own if given is None else given
-        return values | {"mask": both, "dropout": self.dropout if self.training else 0.0}
+        layer_mask = None if self.mask is None else self.mask()
+        call_mask = None if mask is None else as_mask(mask)
+        if layer_mask is not None and call_mask is not None:
+            call_mask = layer_mask & call_mask
+        combined = layer_mask if call_mask is None else call_mask
+        return values | {"mask": combined, "dropout": self.dropout if self.training else 0.0}
 
     def _merged(self, out: Float[Tensor, "b h n dv"]) -> Float[Tensor, "b n out"]:
         if self.training and self.head_dropout:

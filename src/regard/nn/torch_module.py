@@ -1,4 +1,4 @@
-"""What a PyTorch attention module is as a layer of ours."""
+"""PyTorch's attention module as arguments and weights of a `MultiHeadAttention`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from regard.errors import DtypeError, OptionError
 from regard.spec.normalizers import Softmax
 
 
-def taken(module: nn.MultiheadAttention) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
+def converted_arguments(module: nn.MultiheadAttention) -> tuple[dict[str, Any], Mapping[str, Tensor]]:
     """The arguments of a `MultiHeadAttention` that computes what the module does, and its weights.
 
-    `add_zero_attn` is one more key that scores 0 and gives nothing: a sink. `add_bias_kv` is a learned key
-    and value, which our layer does not have.
+    `add_zero_attn` is one more key that scores 0 and has no value: a sink. `add_bias_kv` is a learned key
+    and value, which `MultiHeadAttention` does not have.
     """
     if not isinstance(module, nn.MultiheadAttention):
         raise DtypeError(
@@ -38,11 +38,11 @@ def taken(module: nn.MultiheadAttention) -> tuple[dict[str, Any], Mapping[str, T
             "module",
             f"kdim={module.kdim} and vdim={module.vdim}",
             "the same width for both",
-            "Our layer makes both from one context: project one of them first.",
+            "MultiHeadAttention projects both from one context: project one of them first.",
         )
     heads = module.num_heads
     layout = "torch" if module.in_proj_weight is not None else "torch-cross"
-    with torch.enable_grad():  # so that what is frozen can be told from what learns
+    with torch.enable_grad():  # so that `requires_grad` of each parameter is kept
         state = convert.read(module.state_dict(keep_vars=True), layout, heads=heads)
     options: dict[str, Any] = convert.sizes(state, heads=heads)
     options["dropout"] = module.dropout

@@ -1,4 +1,4 @@
-"""A small transformer, the one that our own models are."""
+"""A small transformer, the architecture of the embedded models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Block(nn.Module):
         mask: Mask | Tensor | None = None,
         positions: Positions | None = None,
     ) -> tuple[Float[Tensor, "b n width"], LayerSeen]:
-        """The stream after this block, and what was seen of its attention."""
+        """The stream after this block, and the statistics of its attention."""
         normed = self.attention_norm(x)
         seen = self.attention.observe(normed, *observers, mask=mask, positions=positions)
         x = x + seen.out
@@ -76,7 +76,7 @@ class Block(nn.Module):
         *observers: Observer[Any],
         real: Bool[Tensor, "b n"] | None = None,
     ) -> tuple[Float[Tensor, "b n width"], LayerSeen, KVCache]:
-        """The stream of the next tokens after this block, what was seen, and the cache with these tokens."""
+        """The stream of the next tokens after this block, the statistics, and the cache with these tokens."""
         normed = self.attention_norm(x)
         seen, cache = self.attention.extend_observed(normed, cache, *observers, real=real)
         x = x + seen.out
@@ -84,10 +84,10 @@ class Block(nn.Module):
 
 
 class TransformerSeen(NamedTuple):
-    """A transformer's pass under observation."""
+    """The result of an observed forward pass."""
 
     hidden: Float[Tensor, "b n width"]
-    """The last layer's normed output; `transformer.logits` makes logits of it, or of a part."""
+    """The last layer's normed output; `transformer.logits` computes logits of it, or of a part."""
     layers: list[LayerSeen]
 
 
@@ -136,7 +136,7 @@ class Transformer(nn.Module):
     def hidden(
         self, tokens: Int[Tensor, "b n"], *, mask: Mask | Tensor | None = None, positions: Positions | None = None
     ) -> Float[Tensor, "b n width"]:
-        """The normed output of the last layer: all but the logits, which for long inputs are the most."""
+        """The normed output of the last layer: without logits, the largest tensor for long inputs."""
         x = self.embedding_norm(self.embedding(tokens))
         for block in self.blocks:
             x = block(x, mask=mask, positions=positions)
@@ -177,8 +177,8 @@ class Transformer(nn.Module):
     ) -> tuple[Float[Tensor, "b n width"], list[KVCache]]:
         """`hidden` for the tokens that come next, and the caches with these tokens.
 
-        The tokens may be a prompt, a chunk of it, one token or several guessed ones: with causal layers all
-        is as in one run over the whole. `real` is False where a token is padding.
+        The tokens may be a prompt, a chunk of it, one token or several drafted ones: with causal layers the
+        outputs are those of one run over the whole. `real` is False where a token is padding.
 
         >>> from regard.spec.masks import Causal
         >>> model = Transformer(100, [MultiHeadAttention(32, 2, mask=Causal())])
@@ -221,10 +221,10 @@ class Transformer(nn.Module):
         temperature: float = 0.0,
         real: Bool[Tensor, "b n"] | None = None,
     ) -> Int[Tensor, "b count"]:
-        """`count` tokens that go on after each prompt: the likeliest, or drawn at a temperature above 0.
+        """`count` tokens that continue each prompt: the most likely, or sampled at a temperature above 0.
 
         Prompts of unequal lengths are padded on the left, and `real` is False there. Call
-        ``model.eval()`` first; `torch.manual_seed` repeats what is drawn.
+        ``model.eval()`` first; `torch.manual_seed` makes samples reproducible.
 
         >>> from regard import models
         >>> embedded = models.load()
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
         '1, 2):'
         """
         if not temperature >= 0:
-            raise OptionError("temperature", temperature, "0 or more", "0 takes the likeliest token.")
+            raise OptionError("temperature", temperature, "0 or more", "0 takes the most likely token.")
         if real is not None and not bool(real[:, -1].all()):
             raise OptionError(
                 "real",
@@ -241,7 +241,7 @@ class Transformer(nn.Module):
                 "padding on the left",
                 "The last token of a prompt says what comes next.",
             )
-        caches, made = self.new_caches(), list[Tensor]()
+        caches, generated = self.new_caches(), list[Tensor]()
         for _ in range(count):
             hidden, caches = self.extend(tokens, caches, real=real)
             logits, real = self.logits(hidden[:, -1]), None
@@ -249,5 +249,5 @@ class Transformer(nn.Module):
                 tokens = torch.multinomial((logits / temperature).softmax(-1), 1)
             else:
                 tokens = logits.argmax(-1, keepdim=True)
-            made.append(tokens)
-        return torch.cat(made, 1) if made else tokens[:, :0]
+            generated.append(tokens)
+        return torch.cat(generated, 1) if generated else tokens[:, :0]

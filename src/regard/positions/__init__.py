@@ -1,10 +1,9 @@
-"""How a model knows where a token stands.
+"""Positional encodings.
 
-A position value answers two questions, and each kind answers one: what to add to the inputs (`add`:
-`Sinusoidal`, `Learned`), and how to turn queries and keys (`turn`: `Rotary`, `XPos`). Positions are absolute
-and given by the caller, so a cache or packed documents need nothing special. A bias by distance is the third
-way (`regard.spec.biases`), relative keys the fourth (`regard.spec.scores.Shaw`), and no position at all the fifth: a
-causal mask alone tells a model something of order (NoPE, Kazemnejad et al., 2023).
+A `Position` either adds to the inputs (`add`: `Sinusoidal`, `Learned`) or rotates queries and keys (`turn`: `Rotary`,
+`XPos`). Positions are absolute and given by the caller, so a cache or packed documents need nothing special.
+Alternatives are a bias by distance (`regard.spec.biases`), relative keys (`regard.spec.scores.Shaw`), and no positions
+at all: a causal mask alone lets a model learn order (NoPE, Kazemnejad et al., 2023).
 """
 
 from regard.positions.added import Learned, Sinusoidal

@@ -37,15 +37,15 @@ class Sinusoidal(Position):
         wide = torch.float32 if x.device.type == "mps" else torch.float64
         pairs = torch.arange(0, width, 2, dtype=wide, device=x.device)
         angles = positions[..., None] * self.base ** (-pairs / width)
-        waves = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
-        return x + waves[..., :width].to(x.dtype)
+        encoding = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+        return x + encoding[..., :width].to(x.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Learned(Position):
     """A learned vector for each position, added to the inputs: x + table[position] (Gehring et al., 2017).
 
-    So in BERT and GPT-2. Positions beyond the table have none, and are refused.
+    Used by BERT and GPT-2. Positions beyond the table are an error.
 
     >>> Learned.fresh(length=8, width=4).table.shape
     torch.Size([8, 4])

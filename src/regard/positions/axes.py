@@ -1,7 +1,7 @@
-"""Rotary positions on more than one axis: which pairs of components turn with which axis.
+"""Rotary positions on more than one axis: which pairs of components rotate with which axis.
 
 An image has rows and columns, a video frames as well. Positions then have a number for each axis, and each
-pair of components turns with one of them.
+pair of components rotates with one of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from regard.errors import OptionError
 from regard.spec.values import Value
 
 
-class Dealt(NamedTuple):
-    """What each pair of components turns with."""
+class PairAssignment(NamedTuple):
+    """The frequency and the axis of each pair of components."""
 
     size: int
     """The frequencies are those of a head of this size."""
@@ -26,27 +26,27 @@ class Dealt(NamedTuple):
 
 @dataclass(frozen=True)
 class Axes(Value):
-    """How the pairs of components of a head are dealt to the axes of positions."""
+    """How the pairs of components of a head are assigned to the axes of positions."""
 
     @property
     def number(self) -> int:
         """How many axes there are."""
         raise NotImplementedError
 
-    def deal(self, size: int) -> Dealt:
-        """What each of the size / 2 pairs turns with."""
+    def deal(self, size: int) -> PairAssignment:
+        """The frequency and the axis of each of the size / 2 pairs."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Axial(Axes):
-    """An equal share of the pairs for each axis, each with all speeds from 1 radian down.
+    """An equal share of the pairs for each axis, each with all frequencies from 1 radian down.
 
-    With `count` axes a, pair i of axis a turns by ``position_a · base^(−2 i / (size / count))`` (Heo et al.,
+    With `count` axes a, pair i of axis a rotates by ``position_a · base^(−2 i / (size / count))`` (Heo et al.,
     2024, RoPE-axial; Qwen2-VL's and Llama 4's vision).
 
     >>> Axial(2).deal(8)
-    Dealt(size=4, frequencies=(0, 1, 0, 1), axes=(0, 0, 1, 1))
+    PairAssignment(size=4, frequencies=(0, 1, 0, 1), axes=(0, 0, 1, 1))
     """
 
     count: int = 2
@@ -58,21 +58,21 @@ class Axial(Axes):
     def number(self) -> int:
         return self.count
 
-    def deal(self, size: int) -> Dealt:
+    def deal(self, size: int) -> PairAssignment:
         pairs = _share("Axial(count=…)", self.count, size)
         each = tuple(range(pairs))
-        return Dealt(size // self.count, each * self.count, _blocks((pairs,) * self.count))
+        return PairAssignment(size // self.count, each * self.count, _blocks((pairs,) * self.count))
 
 
 @dataclass(frozen=True)
 class Alternating(Axes):
-    """An equal share of the pairs for each axis, the speeds of a whole head dealt out in turn.
+    """An equal share of the pairs for each axis; the frequencies of a whole head alternate between axes.
 
-    Pair i of axis a turns by ``position_a · base^(−2 (count · i + a) / size)`` (Pixtral, Agrawal et al.,
+    Pair i of axis a rotates by ``position_a · base^(−2 (count · i + a) / size)`` (Pixtral, Agrawal et al.,
     2024).
 
     >>> Alternating(2).deal(8)
-    Dealt(size=8, frequencies=(0, 2, 1, 3), axes=(0, 0, 1, 1))
+    PairAssignment(size=8, frequencies=(0, 2, 1, 3), axes=(0, 0, 1, 1))
     """
 
     count: int = 2
@@ -84,18 +84,18 @@ class Alternating(Axes):
     def number(self) -> int:
         return self.count
 
-    def deal(self, size: int) -> Dealt:
+    def deal(self, size: int) -> PairAssignment:
         pairs = _share("Alternating(count=…)", self.count, size)
-        speeds = tuple(s for axis in range(self.count) for s in range(axis, size // 2, self.count))
-        return Dealt(size, speeds, _blocks((pairs,) * self.count))
+        frequencies = tuple(f for axis in range(self.count) for f in range(axis, size // 2, self.count))
+        return PairAssignment(size, frequencies, _blocks((pairs,) * self.count))
 
 
 @dataclass(frozen=True)
 class Sections(Axes):
-    """Each pair keeps its speed, and so many pairs turn with each axis (M-RoPE, Qwen2-VL, Wang et al., 2024).
+    """Each pair keeps its frequency; `pairs` is how many rotate with each axis (M-RoPE, Qwen2-VL, Wang et al., 2024).
 
-    A token of text has the same place on all axes, and turns as without axes. `order` "blocks" gives the
-    fastest pairs to the first axis, then come those of the second; "woven" takes axes in turn while they
+    A token of text has the same position on all axes, and rotates as without axes. `order` "blocks" gives the
+    fastest pairs to the first axis, then those of the second; "woven" alternates between axes while they
     have pairs left, and the first axis gets the rest (Qwen3-VL).
 
     >>> Sections((1, 2, 1)).deal(8).axes, Sections((2, 1, 1), order="woven").deal(8).axes
@@ -123,13 +123,13 @@ class Sections(Axes):
     def number(self) -> int:
         return len(self.pairs)
 
-    def deal(self, size: int) -> Dealt:
+    def deal(self, size: int) -> PairAssignment:
         if 2 * sum(self.pairs) != size:
             raise OptionError(
                 "Sections(pairs=…)",
                 f"{self.pairs}, {sum(self.pairs)} pairs",
-                f"{size // 2} pairs in all, half of what is turned",
-                "Every pair turns with one axis.",
+                f"{size // 2} pairs in all, half of the rotated components",
+                "Every pair rotates with one axis.",
             )
         axes = list(_blocks(self.pairs))
         if self.order == "woven":
@@ -137,7 +137,7 @@ class Sections(Axes):
             for axis, pairs in enumerate(self.pairs[1:], 1):
                 for pair in range(axis, min(pairs * self.number, len(axes)), self.number):
                     axes[pair] = axis
-        return Dealt(size, tuple(range(size // 2)), tuple(axes))
+        return PairAssignment(size, tuple(range(size // 2)), tuple(axes))
 
 
 def _blocks(pairs: tuple[int, ...]) -> tuple[int, ...]:

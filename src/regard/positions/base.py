@@ -1,4 +1,4 @@
-"""What every kind of position answers."""
+"""The base class of positions."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from regard.errors import DtypeError, ShapeError
 from regard.spec.values import Value
 
 Positions = Int[Tensor, "..."]
-"""The place of every token: (n,), or (b, n) where batch rows differ; with axes (n, axes) or (b, n, axes)."""
+"""The position of every token: (n,), or (b, n) where batch rows differ; with axes (n, axes) or (b, n, axes)."""
 
 
 @dataclass(frozen=True)
 class Position(Value):
-    """A way to tell a model where tokens stand: adds to the inputs, or turns queries and keys."""
+    """A positional encoding: adds to the inputs, or rotates queries and keys."""
 
     def add(self, x: Float[Tensor, "b n width"], positions: Positions) -> Float[Tensor, "b n width"]:
         """The inputs of a layer with their positions added; unchanged by default."""
@@ -31,29 +31,29 @@ class Position(Value):
         positions: Positions,
         key_positions: Positions | None = None,
     ) -> tuple[Float[Tensor, "b h n d"], Float[Tensor, "b g m d"]]:
-        """Queries and keys turned by their positions; unchanged by default.
+        """Queries and keys rotated by their positions; unchanged by default.
 
-        Both come at once, because some kinds treat them differently (`XPos`), and others ask how long the
-        sequence is (`DynamicNTK`, `LongRoPE`). Without `key_positions` keys stand where queries stand.
+        Both are arguments, because some kinds treat them differently (`XPos`), and others depend on the length
+        of the sequence (`DynamicNTK`, `LongRoPE`). Without `key_positions` keys have the positions of the queries.
         """
         del positions, key_positions
         return q, k
 
 
 def checked(positions: Tensor, n: int, axes: int | None = None, name: str = "positions") -> Tensor:
-    """The positions, once they are known to be whole numbers of n tokens, each of so many axes."""
+    """The positions, after checking that they are integers for n tokens, and on `axes` axes."""
     if positions.is_floating_point() or positions.dtype == torch.bool:
         raise DtypeError(name, f"a {positions.dtype} tensor", "an integer tensor", "Convert it with .long().")
     last = () if axes is None else (axes,)
-    places = positions.shape[: positions.ndim - len(last)]
-    if len(places) not in (1, 2) or places[-1] != n or positions.shape[len(places) :] != last:
+    tokens = positions.shape[: positions.ndim - len(last)]
+    if len(tokens) not in (1, 2) or tokens[-1] != n or positions.shape[len(tokens) :] != last:
         each = "" if axes is None else f", {axes}"
-        alone = f"({n},)" if axes is None else f"({n}, {axes})"
-        what = "place" if axes is None else "place on each axis"
+        unbatched = f"({n},)" if axes is None else f"({n}, {axes})"
+        what = "position" if axes is None else "position on each axis"
         raise ShapeError(
             name,
             f"shape {tuple(positions.shape)}",
-            f"{alone} or (batch, {n}{each})",
+            f"{unbatched} or (batch, {n}{each})",
             f"Give the {what} of every token.",
         )
     return positions

@@ -1,4 +1,4 @@
-"""What a transformers config says of rotary positions: a plain dict, as it stands in config.json."""
+"""Rotary positions from a transformers config: a dict as in config.json."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from regard.positions.axes import Axes, Sections
 from regard.positions.scaling import DynamicNTK, Linear, Llama3, LongRoPE, Proportional, Scaling, YaRN
 
 
-class Read(NamedTuple):
-    """What a config says."""
+class RopeConfig(NamedTuple):
+    """The rotary positions of a config."""
 
     base: float
     share: float
-    """Of the components of a head, those that are turned."""
+    """The share of the components of a head that are rotated."""
     scaling: Scaling | None
     axes: Axes | None
 
 
-_ANY = {
+_COMMON_KEYS = {
     "rope_type",
     "type",
     "rope_theta",
@@ -38,12 +38,12 @@ _KEYS: dict[str, set[str]] = {
     "longrope": {"short_factor", "long_factor", "factor", "attention_factor"},
     "proportional": {"factor"},
 }
-_OLD = {"su": "longrope", "mrope": "default"}
+_OLD_NAMES = {"su": "longrope", "mrope": "default"}
 """Names of earlier configs."""
 
 
-def read(rope: Mapping[str, Any], trained: int | None, base: float, share: float) -> Read:
-    """What the dict says; `trained`, `base` and `share` are what the config says beside it."""
+def parse_rope_config(rope: Mapping[str, Any], trained: int | None, base: float, share: float) -> RopeConfig:
+    """The settings of the dict; `trained`, `base` and `share` are settings of the config outside of it."""
     if rope and all(isinstance(x, Mapping) or x is None for x in rope.values()):
         raise OptionError(
             "rope",
@@ -51,9 +51,9 @@ def read(rope: Mapping[str, Any], trained: int | None, base: float, share: float
             "the dict of one kind of layer",
             f"Write rope[{next(iter(rope))!r}], and so for each kind.",
         )
-    said = {key: x for key, x in rope.items() if x is not None}
-    kind = said.get("rope_type", said.get("type", "default"))
-    kind = _OLD.get(kind, kind)
+    settings = {key: x for key, x in rope.items() if x is not None}
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    kind = _OLD_NAMES.get(kind, kind)
     if kind == "axial":
         raise OptionError(
             "rope['rope_type']",
@@ -69,27 +69,27 @@ def read(rope: Mapping[str, Any], trained: int | None, base: float, share: float
             f"one of {', '.join(_KEYS)}",
             "Write a Scaling of your own: Rotary(scaling=…).",
         )
-    unknown = set(said) - _ANY - _KEYS[kind]
+    unknown = set(settings) - _COMMON_KEYS - _KEYS[kind]
     if unknown:
         raise OptionError(
             "rope",
             f"{', '.join(sorted(unknown))} for {kind!r}",
-            ", ".join(sorted(_ANY | _KEYS[kind])),
-            "Drop what should mean nothing here.",
+            ", ".join(sorted(_COMMON_KEYS | _KEYS[kind])),
+            "Remove keys that should have no effect here.",
         )
-    base = float(said.get("rope_theta", base))
-    share = float(said.get("partial_rotary_factor", share))
-    scaling = _scaling(kind, said, trained, share)
-    return Read(base, 1.0 if kind == "proportional" else share, scaling, _axes(said))
+    base = float(settings.get("rope_theta", base))
+    share = float(settings.get("partial_rotary_factor", share))
+    scaling = _scaling(kind, settings, trained, share)
+    return RopeConfig(base, 1.0 if kind == "proportional" else share, scaling, _axes(settings))
 
 
-def _scaling(kind: str, said: dict[str, Any], trained: int | None, share: float) -> Scaling | None:
+def _scaling(kind: str, settings: dict[str, Any], trained: int | None, share: float) -> Scaling | None:
     def needed(key: str) -> Any:
-        if key not in said:
+        if key not in settings:
             raise OptionError(
                 "rope", f"no {key} for {kind!r}", f"a dict with {key}", "Give rope_parameters (or rope_scaling) whole."
             )
-        return said[key]
+        return settings[key]
 
     def of_config() -> int:
         if trained is None:
@@ -102,10 +102,10 @@ def _scaling(kind: str, said: dict[str, Any], trained: int | None, share: float)
         return trained
 
     def original() -> int:
-        return int(said.get("original_max_position_embeddings") or of_config())
+        return int(settings.get("original_max_position_embeddings") or of_config())
 
     def factor() -> float:
-        return float(said["factor"]) if "factor" in said else of_config() / original()
+        return float(settings["factor"]) if "factor" in settings else of_config() / original()
 
     match kind:
         case "linear":
@@ -113,14 +113,14 @@ def _scaling(kind: str, said: dict[str, Any], trained: int | None, share: float)
         case "dynamic":
             return DynamicNTK(float(needed("factor")), of_config())
         case "yarn":
-            attention = said.get("attention_factor")
-            mscale = (said.get("mscale", 0.0), said.get("mscale_all_dim", 0.0))
+            attention = settings.get("attention_factor")
+            mscale = (settings.get("mscale", 0.0), settings.get("mscale_all_dim", 0.0))
             return YaRN(
                 factor(),
                 original(),
-                fast=float(said.get("beta_fast") or 32.0),
-                slow=float(said.get("beta_slow") or 1.0),
-                ends="whole" if said.get("truncate", True) else "exact",
+                fast=float(settings.get("beta_fast") or 32.0),
+                slow=float(settings.get("beta_slow") or 1.0),
+                ends="whole" if settings.get("truncate", True) else "exact",
                 attention=attention,
                 mscale=mscale if attention is None and all(mscale) else None,
             )
@@ -129,15 +129,15 @@ def _scaling(kind: str, said: dict[str, Any], trained: int | None, share: float)
             return Llama3(float(needed("factor")), original(), low, high)
         case "longrope":
             short, long = tuple(needed("short_factor")), tuple(needed("long_factor"))
-            return LongRoPE(short, long, original(), factor(), said.get("attention_factor"))
+            return LongRoPE(short, long, original(), factor(), settings.get("attention_factor"))
         case "proportional":
-            return Proportional(share, float(said.get("factor", 1.0)))
+            return Proportional(share, float(settings.get("factor", 1.0)))
         case _:
             return None
 
 
-def _axes(said: dict[str, Any]) -> Axes | None:
-    if "mrope_section" not in said:
+def _axes(settings: dict[str, Any]) -> Axes | None:
+    if "mrope_section" not in settings:
         return None
-    order = "woven" if said.get("mrope_interleaved") else "blocks"
-    return Sections(tuple(said["mrope_section"]), order)
+    order = "woven" if settings.get("mrope_interleaved") else "blocks"
+    return Sections(tuple(settings["mrope_section"]), order)

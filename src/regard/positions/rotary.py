@@ -1,4 +1,4 @@
-"""Positions by which queries and keys are turned, so that their product knows how far apart they stand."""
+"""Positions by which queries and keys are rotated, so that their product depends on their distance."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from regard.errors import OptionError, ShapeError
 from regard.positions.axes import Axes
 from regard.positions.base import Position, Positions, checked
-from regard.positions.configs import read
-from regard.positions.scaling import Scaling, plain
+from regard.positions.configs import parse_rope_config
+from regard.positions.scaling import Scaling, base_frequencies
 from regard.spec.values import readable
 
 
-class _Wheel(NamedTuple):
-    """What turns the pairs of one head size, on one device."""
+class _Frequencies(NamedTuple):
+    """The rotation speeds of the pairs of one head size, on one device."""
 
     frequencies: Float[Tensor, " half"]
     """Radians per position, from fast to slow."""
@@ -37,11 +37,11 @@ class _Wheel(NamedTuple):
 
 @dataclass(frozen=True)
 class Rotary(Position):
-    """Queries and keys turned by angles that grow with position (RoFormer, Su et al., 2021).
+    """Queries and keys rotated by angles that grow with position (RoFormer, Su et al., 2021).
 
-    Pair i of components (x, y) is turned by the angle a = ``position · base^(−2 i / size)`` to
+    Pair i of components (x, y) is rotated by the angle a = ``position · base^(−2 i / size)`` to
     (x cos a − y sin a, y cos a + x sin a). A product of query and key then depends on their distance alone.
-    Angles are computed in float64, and turns in at least float32.
+    Angles are computed in float64, and rotations in at least float32.
 
     >>> q = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])
     >>> turned, _ = Rotary().turn(q, q, torch.tensor([0, 1]))
@@ -51,7 +51,7 @@ class Rotary(Position):
 
     base: float = 10_000.0
     size: int | None = None
-    """Only so many components of a head are turned, the first ones (GPT-J, GPT-NeoX); None turns all."""
+    """Number of components of a head that are rotated, the first ones (GPT-J, GPT-NeoX); None rotates all."""
     pairs: str = "halves"
     """"halves": component i goes with i + size / 2 (GPT-NeoX, Llama); "interleaved": 2 i with 2 i + 1, as in
     the paper (GPT-J, Cohere). The same up to the order of components, that is, of a projection's rows."""
@@ -89,24 +89,24 @@ class Rotary(Position):
         """The positions of a model, from the `rope_parameters` or `rope_scaling` of its transformers config.
 
         Args:
-            rope: The dict. One for each kind of layer (Gemma 3) must be taken apart first. None: no scaling.
+            rope: The dict. If it has one for each kind of layer (Gemma 3), pass one of these. None: no scaling.
             head_size: The components of a head.
             trained: The config's max_position_embeddings. Needed where the dict leaves out how long the
                 trained sequences were, or how much longer they may be.
             base: The config's rope_theta, where the dict has none.
             share: The config's partial_rotary_factor or rotary_pct, where the dict has none.
-            pairs: A config does not tell: "interleaved" for GPT-J, Cohere and GLM.
+            pairs: Not in the config: "interleaved" for GPT-J, Cohere and GLM.
 
         Raises:
-            OptionError: a kind or a key of the dict that is not known here, or a key that is missing.
+            OptionError: a kind or a key of the dict that is unknown, or a key that is missing.
 
         >>> rope = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e6}
         >>> Rotary.from_config(rope, head_size=64)
         Rotary(base=1000000.0, size=None, pairs='halves', scaling=Linear(factor=4.0), axes=None)
         """
-        made = read(rope or {}, trained, base, share)
-        size = int(head_size * made.share)
-        return cls(made.base, None if size == head_size else size, pairs, made.scaling, made.axes)
+        config = parse_rope_config(rope or {}, trained, base, share)
+        size = int(head_size * config.share)
+        return cls(config.base, None if size == head_size else size, pairs, config.scaling, config.axes)
 
     def turn(
         self,
@@ -129,7 +129,7 @@ class Rotary(Position):
     ) -> tuple[Float[Tensor, "... n half"], Float[Tensor, "... m half"]]:
         """The angle of every pair of components of queries and of keys, in radians.
 
-        One tensor twice where both stand at the same positions.
+        The same tensor twice where both have the same positions.
         """
         d = q.shape[-1]
         size = d if self.size is None else self.size
@@ -147,28 +147,28 @@ class Rotary(Position):
         elif key_positions is not positions:
             key_positions = checked(key_positions, k.shape[-2], axes, "key_positions")
 
-        wheel = _wheel_for(self, size, q)
-        frequencies = wheel.frequencies
+        table = _frequencies_for(self, size, q)
+        frequencies = table.frequencies
         if self.scaling is not None and self.scaling.by_length:
             length = _length(positions, key_positions)
-            frequencies = self.scaling.stretched(frequencies, self.base, wheel.size, length)
-        if wheel.order is not None:
-            frequencies = frequencies[wheel.order]
-        of_q = _angles(positions, frequencies, wheel.axes)
+            frequencies = self.scaling.stretched(frequencies, self.base, table.size, length)
+        if table.order is not None:
+            frequencies = frequencies[table.order]
+        of_q = _angles(positions, frequencies, table.axes)
         same = key_positions is positions
-        return of_q, of_q if same else _angles(key_positions, frequencies, wheel.axes)
+        return of_q, of_q if same else _angles(key_positions, frequencies, table.axes)
 
     def turned(
         self, x: Float[Tensor, "b h n d"], cos: Float[Tensor, "... n half"], sin: Float[Tensor, "... n half"]
     ) -> Float[Tensor, "b h n d"]:
-        """Each pair of components turned, by the cosine and the sine of its angle."""
+        """Each pair of components rotated, by the cosine and the sine of its angle."""
         half, wide = cos.shape[-1], torch.promote_types(x.dtype, torch.float32)
         halves = self.pairs == "halves"
         first = slice(0, half) if halves else slice(0, 2 * half, 2)
         second = slice(half, 2 * half) if halves else slice(1, 2 * half, 2)
         cos, sin, x_wide = cos.to(wide), sin.to(wide), x.to(wide)
         both = torch.cat((cos, cos), -1) if halves else torch.stack((cos, cos), -1).flatten(-2)
-        # Few passes, and none that would store heads in another order than x does.
+        # Few passes, and none that changes the memory layout of x.
         out = x_wide * F.pad(both, (0, x.shape[-1] - 2 * half), value=1.0)
         out[..., first].addcmul_(x_wide[..., second], sin, value=-1)
         out[..., second].addcmul_(x_wide[..., first], sin)
@@ -179,8 +179,8 @@ class Rotary(Position):
     ) -> tuple[Float[Tensor, "... n half"], Float[Tensor, "... n half"]]:
         """The cosine and the sine of angles, times the magnitude of the scaling."""
         cos, sin = angles.cos(), angles.sin()
-        grown = 1.0 if self.scaling is None else self.scaling.magnitude
-        return (cos, sin) if grown == 1 else (cos * grown, sin * grown)
+        magnitude = 1.0 if self.scaling is None else self.scaling.magnitude
+        return (cos, sin) if magnitude == 1 else (cos * magnitude, sin * magnitude)
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ class XPos(Position):
     the paper's models are causal. Its pairs are ``Rotary(pairs="interleaved")``.
 
     `centre` does not change products, only how far both sides are from 1. A number is safe for a cache of
-    turned keys; None takes the middle of each call's positions, which is not. Positions so far from the
-    centre that a dtype cannot hold the factors (some 14,000 in float32, 1,800 in float16) are refused.
+    rotated keys; None takes the middle of each call's positions, which is not. Positions so far from the
+    centre that a dtype cannot represent the factors (some 14,000 in float32, 1,800 in float16) are an error.
 
     >>> q = torch.ones(1, 1, 3, 4)
     >>> turned, keys = XPos().turn(q, q, torch.tensor([0, 512, 1024]))
@@ -232,46 +232,46 @@ class XPos(Position):
         pairs = torch.arange(of_q.shape[-1], dtype=of_q.dtype, device=of_q.device)
         log_zeta = torch.log((pairs / of_q.shape[-1] + self.gamma) / (1 + self.gamma))
 
-        def turned(x: Tensor, angles: Tensor, distance: Tensor) -> Tensor:
-            # The factor belongs to the pair, so it goes into its cosine and sine.
+        def rotated(x: Tensor, angles: Tensor, distance: Tensor) -> Tensor:
+            # The factor is that of the pair, so cosine and sine are multiplied by it.
             growth = torch.exp(distance[..., None] / self.scale * log_zeta)
             if growth.ndim == 3:
                 growth = growth[:, None]
             cos, sin = self.rotary.waves(angles)
             return self.rotary.turned(x, cos * growth, sin * growth)
 
-        return turned(q, of_q, from_q), turned(k, of_k, -from_k)
+        return rotated(q, of_q, from_q), rotated(k, of_k, -from_k)
 
     def _from_centre(self, q: Tensor, k: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         if self.centre is not None:
             return (q - self.centre).to(dtype), (k - self.centre).to(dtype)
         if not q.numel() or not k.numel():
             return q.to(dtype), k.to(dtype)
-        least, most = torch.minimum(q.amin(), k.amin()), torch.maximum(q.amax(), k.amax())
-        middle = (least + most).to(dtype) / 2
+        least, greatest = torch.minimum(q.amin(), k.amin()), torch.maximum(q.amax(), k.amax())
+        middle = (least + greatest).to(dtype) / 2
         return q.to(dtype) - middle, k.to(dtype) - middle
 
     def _check(self, of_q: Tensor, of_k: Tensor, x: Tensor) -> None:
         if not readable(x) or not of_q.numel() or not of_k.numel():
             return
-        # What a factor may be leaves room for the numbers that it multiplies, and for keys ahead.
+        # The limit on factors leaves a margin for the numbers that they multiply, and for keys ahead.
         steepest = abs(math.log(self.gamma / (1 + self.gamma)))
-        most = int(0.4 * math.log(torch.finfo(x.dtype).max) / steepest * self.scale)
+        limit = int(0.4 * math.log(torch.finfo(x.dtype).max) / steepest * self.scale)
         farthest = int(torch.maximum(of_q.abs().amax(), of_k.abs().amax()).ceil())
-        if farthest > most:
-            allowed = f"at most {most} from the centre, in {str(x.dtype).removeprefix('torch.')}"
+        if farthest > limit:
+            allowed = f"at most {limit} from the centre, in {str(x.dtype).removeprefix('torch.')}"
             raise OptionError(
                 "positions",
                 f"{farthest} from the centre of XPos",
                 allowed,
-                "Give XPos(centre=…) amid the positions, or None for each call's middle; "
+                "Give XPos(centre=…) near the middle of the positions, or None for each call's middle; "
                 "for positions farther apart, a greater scale or a wider dtype.",
             )
 
 
 def _angles(positions: Tensor, frequencies: Tensor, axes: Tensor | None) -> Tensor:
-    places = positions[..., None] if axes is None else positions[..., axes]
-    angles = places * frequencies
+    per_pair = positions[..., None] if axes is None else positions[..., axes]
+    angles = per_pair * frequencies
     return angles[:, None] if angles.ndim == 3 else angles  # the same for every head
 
 
@@ -280,25 +280,25 @@ def _length(*positions: Tensor) -> Tensor:
     return functools.reduce(torch.maximum, ends) if ends else positions[0].new_zeros(())
 
 
-def _wheel_for(rotary: Rotary, size: int, x: Tensor) -> _Wheel:
-    # Not while tracing, where tensors stand for others.
+def _frequencies_for(rotary: Rotary, size: int, x: Tensor) -> _Frequencies:
+    # No cache while tracing, where tensors are symbolic.
     if readable(x) and type(x) in (Tensor, Parameter):
-        return _remembered(rotary, size, x.device)
-    return _wheel(rotary, size, x.device)
+        return _cached_frequencies(rotary, size, x.device)
+    return _frequencies(rotary, size, x.device)
 
 
-def _wheel(rotary: Rotary, size: int, device: torch.device) -> _Wheel:
-    dealt = None if rotary.axes is None else rotary.axes.deal(size)
-    inner = size if dealt is None else dealt.size
+def _frequencies(rotary: Rotary, size: int, device: torch.device) -> _Frequencies:
+    assignment = None if rotary.axes is None else rotary.axes.deal(size)
+    inner = size if assignment is None else assignment.size
     scaling = rotary.scaling
-    numbers = plain(rotary.base, inner) if scaling is None else scaling.frequencies(rotary.base, inner)
-    # Angles want more than float32 where positions are many: 24 bits at position 10^6 are 0.06 rad.
+    numbers = base_frequencies(rotary.base, inner) if scaling is None else scaling.frequencies(rotary.base, inner)
+    # float32 is too coarse for angles of large positions: 24 bits at position 10^6 are 0.06 rad.
     wide = torch.float32 if device.type == "mps" else torch.float64
     frequencies = torch.tensor(numbers, dtype=wide, device=device)
-    if dealt is None:
-        return _Wheel(frequencies, None, None, inner)
-    order, axes = (torch.tensor(x, device=device) for x in (dealt.frequencies, dealt.axes))
-    return _Wheel(frequencies, order, axes, inner)
+    if assignment is None:
+        return _Frequencies(frequencies, None, None, inner)
+    order, axes = (torch.tensor(x, device=device) for x in (assignment.frequencies, assignment.axes))
+    return _Frequencies(frequencies, order, axes, inner)
 
 
-_remembered = functools.lru_cache(maxsize=64)(_wheel)
+_cached_frequencies = functools.lru_cache(maxsize=64)(_frequencies)

@@ -1,8 +1,8 @@
 """Rotary frequencies for longer sequences than a model was trained on.
 
-A rotary model turns pair i by ``position · f_i``, where ``f_i = base^(−2 i / size)``. Past its trained
-length, slow pairs reach angles that it has never seen. Each kind here makes other frequencies, so that they
-do not.
+A rotary model rotates pair i by ``position · f_i``, where ``f_i = base^(−2 i / size)``. Past its trained
+length, slow pairs reach angles that did not occur in training. Each kind here changes the frequencies to avoid
+that.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from regard.spec.values import Value
 
 @dataclass(frozen=True)
 class Scaling(Value):
-    """A way to make rotary frequencies for more positions than were trained."""
+    """Rotary frequencies for more positions than were trained."""
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         """Radians per position of each of the size / 2 pairs, up to the trained length."""
@@ -28,12 +28,12 @@ class Scaling(Value):
 
     @property
     def magnitude(self) -> float:
-        """What turned queries and turned keys are multiplied by."""
+        """The factor of rotated queries and rotated keys."""
         return 1.0
 
     @property
     def by_length(self) -> bool:
-        """Whether frequencies depend on the length of the sequence: `stretched` is asked then."""
+        """Whether frequencies depend on the length of the sequence: then `stretched` computes them."""
         return False
 
     def stretched(
@@ -44,14 +44,14 @@ class Scaling(Value):
         return frequencies
 
 
-def plain(base: float, size: int) -> tuple[float, ...]:
+def base_frequencies(base: float, size: int) -> tuple[float, ...]:
     """The frequencies of a model as it was trained: base^(−2 i / size)."""
     return tuple(base ** (-2 * i / size) for i in range(size // 2))
 
 
 @dataclass(frozen=True)
 class Linear(Scaling):
-    """All frequencies divided by `factor`, as if positions stood closer (Chen et al., 2023).
+    """All frequencies divided by `factor`, as if positions were closer (Chen et al., 2023).
 
     >>> Linear(4.0).frequencies(10_000.0, 4)
     (0.25, 0.0025)
@@ -63,7 +63,7 @@ class Linear(Scaling):
         _positive("Linear(factor=…)", self.factor)
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
-        return tuple(f / self.factor for f in plain(base, size))
+        return tuple(f / self.factor for f in base_frequencies(base, size))
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class NTK(Scaling):
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         _two_pairs("NTK", size)
-        return plain(base * self.factor ** (size / (size - 2)), size)
+        return base_frequencies(base * self.factor ** (size / (size - 2)), size)
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,10 @@ class DynamicNTK(Scaling):
 
     Up to the `trained` length nothing changes. A sequence of length n beyond it has the base
     ``base · (factor · n / trained − (factor − 1))^(size / (size − 2))``. The length is the greatest position
-    of the call + 1, of queries and keys and of all batch rows: all turn alike.
+    of the call + 1, of queries and keys and of all batch rows: all have the same frequencies.
 
-    So frequencies change while a sequence grows. A cache of turned keys keeps those of the time when
-    each key came, as transformers does; a cache of keys that are turned at every step is exact.
+    So frequencies change while a sequence grows. A cache of rotated keys keeps the frequencies of the step that
+    added each key, as transformers does; a cache of keys that are rotated at every step is exact.
     """
 
     factor: float
@@ -104,7 +104,7 @@ class DynamicNTK(Scaling):
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         _two_pairs("DynamicNTK", size)
-        return plain(base, size)
+        return base_frequencies(base, size)
 
     @property
     def by_length(self) -> bool:
@@ -123,9 +123,9 @@ class DynamicNTK(Scaling):
 class YaRN(Scaling):
     """Slow pairs as in `Linear`, fast ones as they are, and a ramp between (Peng et al., 2024).
 
-    A pair turns r times in the `trained` length. Those of more than `fast` turns stay, those of fewer than
-    `slow` are divided by `factor`; between the pairs where r is `fast` and where it is `slow` the share
-    of either grows linearly with the pair. `ends` "whole" takes these two pairs to whole numbers, outwards;
+    A pair makes r rotations in the `trained` length. Pairs of more than `fast` rotations are unchanged, those of
+    fewer than `slow` are divided by `factor`; between the pairs where r is `fast` and where it is `slow` the share
+    of either grows linearly with the pair. `ends` "whole" rounds these two pairs outwards to whole numbers;
     "exact" does not (gpt-oss).
 
     Queries and keys are multiplied by `attention`, so that scores grow by its square; None is the paper's
@@ -149,7 +149,7 @@ class YaRN(Scaling):
                 "YaRN(fast=…, slow=…)",
                 f"{self.fast} and {self.slow}",
                 "fast ≥ slow > 0",
-                "They are turns in the trained length; the paper has 32 and 1.",
+                "They are rotations in the trained length; the paper has 32 and 1.",
             )
         if self.ends not in ("whole", "exact"):
             raise OptionError(
@@ -160,40 +160,40 @@ class YaRN(Scaling):
                 "YaRN(attention=…, mscale=…)",
                 f"{self.attention} and {self.mscale}",
                 "one of them",
-                "Both say how much scores grow.",
+                "Both set the scale of scores.",
             )
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
-        def pair(turns: float) -> float:
-            return size * math.log(self.trained / (2 * math.pi * turns)) / (2 * math.log(base))
+        def pair(rotations: float) -> float:
+            return size * math.log(self.trained / (2 * math.pi * rotations)) / (2 * math.log(base))
 
         low, high = pair(self.fast), pair(self.slow)
         if self.ends == "whole":
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, size - 1)
-        width = high - low if high != low else 0.001  # a step, as the paper's code has it
+        width = high - low if high != low else 0.001  # a step, as in the paper's code
         scaled: list[float] = []
-        for i, f in enumerate(plain(base, size)):
+        for i, f in enumerate(base_frequencies(base, size)):
             slowed = min(max((i - low) / width, 0.0), 1.0)
             scaled.append(f / self.factor * slowed + f * (1 - slowed))
         return tuple(scaled)
 
     @property
     def magnitude(self) -> float:
-        def grown(by: float) -> float:
-            return 1.0 if self.factor <= 1 else 0.1 * by * math.log(self.factor) + 1
+        def magnitude(coefficient: float) -> float:
+            return 1.0 if self.factor <= 1 else 0.1 * coefficient * math.log(self.factor) + 1
 
         if self.attention is not None:
             return self.attention
-        return grown(1.0) if self.mscale is None else grown(self.mscale[0]) / grown(self.mscale[1])
+        return magnitude(1.0) if self.mscale is None else magnitude(self.mscale[0]) / magnitude(self.mscale[1])
 
 
 @dataclass(frozen=True)
 class Llama3(Scaling):
-    """Long waves slowed down, short ones as they are, a mix between (Llama 3.1, Grattafiori et al., 2024).
+    """Long wavelengths slowed down, short ones unchanged, interpolated between (Llama 3.1, Grattafiori et al., 2024).
 
-    A pair has a wave of 2π / f positions, that is r = trained / wave turns in the `trained` length. For
-    r < `slow` its frequency is divided by `factor`; for r > `fast` it stays; between, the share that stays
+    A pair has a wavelength of 2π / f positions, that is r = trained / wavelength rotations in the `trained` length.
+    For r < `slow` its frequency is divided by `factor`; for r > `fast` it is unchanged; between, the unchanged share
     is (r − slow) / (fast − slow). In a config `slow` is low_freq_factor, and `fast` high_freq_factor.
     """
 
@@ -210,15 +210,15 @@ class Llama3(Scaling):
                 "Llama3(fast=…, slow=…)",
                 f"{self.fast} and {self.slow}",
                 "fast > slow > 0",
-                "They are turns in the trained length; Llama 3.1 has 4 and 1.",
+                "They are rotations in the trained length; Llama 3.1 has 4 and 1.",
             )
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
         scaled: list[float] = []
-        for f in plain(base, size):
-            turns = self.trained * f / (2 * math.pi)
-            stays = min(max((turns - self.slow) / (self.fast - self.slow), 0.0), 1.0)
-            scaled.append(f * stays + f / self.factor * (1 - stays))
+        for f in base_frequencies(base, size):
+            rotations = self.trained * f / (2 * math.pi)
+            unchanged = min(max((rotations - self.slow) / (self.fast - self.slow), 0.0), 1.0)
+            scaled.append(f * unchanged + f / self.factor * (1 - unchanged))
         return tuple(scaled)
 
 
@@ -228,8 +228,8 @@ class LongRoPE(Scaling):
 
     Pair i has the frequency ``f_i / short_i`` in a sequence of at most the `trained` length, and ``f_i /
     long_i`` in a longer one. The length is the greatest position of the call + 1, as in `DynamicNTK`; so is
-    what happens with a cache: at the token that goes beyond the trained length, keys that were turned
-    before keep the short divisors.
+    the effect on a cache: at the token that exceeds the trained length, keys that were rotated before keep the
+    short divisors.
 
     Queries and keys are multiplied by `attention`, at any length. None takes √(1 + ln(factor) / ln(trained)),
     where `factor` is how much longer the sequences may be; a factor of at most 1 gives 1.
@@ -263,8 +263,7 @@ class LongRoPE(Scaling):
     def stretched(
         self, frequencies: Float[Tensor, " half"], base: float, size: int, length: Int[Tensor, ""]
     ) -> Float[Tensor, " half"]:
-        divided = self._divided(base, size, self.long)
-        longer = torch.tensor(divided, dtype=frequencies.dtype, device=frequencies.device)
+        longer = torch.tensor(self._divided(base, size, self.long), dtype=frequencies.dtype, device=frequencies.device)
         return torch.where(length > self.trained, longer, frequencies)
 
     @property
@@ -283,14 +282,14 @@ class LongRoPE(Scaling):
                 f"{size // 2}, one for each pair of {size} components",
                 "They belong to one head size.",
             )
-        return tuple(f / x for f, x in zip(plain(base, size), by, strict=True))
+        return tuple(f / x for f, x in zip(base_frequencies(base, size), by, strict=True))
 
 
 @dataclass(frozen=True)
 class Proportional(Scaling):
-    """Only the fastest pairs turn, those of a `share` of a head, at their speeds in the whole (Gemma 4).
+    """Only the fastest pairs rotate, a `share` of those of a head, at their frequencies in the whole (Gemma 4).
 
-    Unlike `Rotary(size=…)`, pairs are made of the whole head, and speeds reach from the fastest to
+    Unlike `Rotary(size=…)`, pairs are those of the whole head, and frequencies range from the fastest to
     ``base^−share``. All are divided by `factor`.
     """
 
@@ -300,16 +299,16 @@ class Proportional(Scaling):
     def __post_init__(self) -> None:
         _positive("Proportional(factor=…)", self.factor)
         if not 0 <= self.share <= 1:
-            raise OptionError("Proportional(share=…)", self.share, "a number from 0 to 1", "1 turns every pair.")
+            raise OptionError("Proportional(share=…)", self.share, "a number from 0 to 1", "1 rotates every pair.")
 
     def frequencies(self, base: float, size: int) -> tuple[float, ...]:
-        turned = int(self.share * size // 2)
-        return tuple(f / self.factor if i < turned else 0.0 for i, f in enumerate(plain(base, size)))
+        rotating = int(self.share * size // 2)
+        return tuple(f / self.factor if i < rotating else 0.0 for i, f in enumerate(base_frequencies(base, size)))
 
 
 def _positive(name: str, number: float) -> None:
     if not 0 < number < math.inf:
-        raise OptionError(name, number, "a number above 0", "2 serves sequences twice as long.")
+        raise OptionError(name, number, "a number above 0", "2 is for sequences twice as long.")
 
 
 def _at_least(name: str, number: float, least: int) -> None:
@@ -320,5 +319,5 @@ def _at_least(name: str, number: float, least: int) -> None:
 def _two_pairs(kind: str, size: int) -> None:
     if size < 4:
         raise OptionError(
-            kind, f"{size} components to turn", "at least 4", "With a single pair there is none to slow down."
+            kind, f"{size} components to rotate", "at least 4", "With a single pair there is none to slow down."
         )

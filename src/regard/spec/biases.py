@@ -1,8 +1,8 @@
-"""What is added to the scores before the softmax, so that attention knows of positions or of pairs.
+"""Biases: what is added to the scores before the softmax.
 
-A bias by distance is one function of the distance between query and key (`ByDistance.of_distance`); every
-backend and its gradient come with it. Biases add up: ``ALiBi(heads=8) + tensor``. Learned ones hold their
-parameters as tensors; ``T5.learned(heads=8)`` makes fresh ones.
+A bias by distance is one function of the distance between query and key (`ByDistance.of_distance`); backends and
+gradients need nothing more. Biases can be added: ``ALiBi(heads=8) + tensor``. The parameters of learned ones are
+tensors; ``T5.learned(heads=8)`` makes fresh ones.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from regard.spec.values import Aligned, Value, readable
 
 
 class BiasTensors(NamedTuple):
-    """A bias as the kernels take it (`native/kernel.h`): the sum of two tensors, each where there is one."""
+    """A bias as kernels take it (`native/kernel.h`): the sum of two tensors, either of which may be absent."""
 
     table: Float[Tensor, "#h distances"] | None = None
-    """float32; entry q − key + (k − 1), of a query's and a key's index, is what pairs so far apart get."""
+    """float32; entry q − key + (k − 1), for the indices of a query and a key, is the bias of their distance."""
     pairs: Float[Tensor, "#b #h #q #k"] | None = None
 
 
@@ -38,19 +38,19 @@ class Bias(Value):
         raise NotImplementedError
 
     def may_mask(self) -> bool:
-        """Whether it may hold −inf, so that a row may see nothing because of it."""
+        """Whether it may contain −inf, so that it can mask every key of a row."""
         return True
 
     def per_pair(self) -> int:
-        """Numbers held for each pair while a block is made; 1 where it is the bias alone."""
+        """Numbers in memory for each pair while a block is computed; 1 where that is the bias alone."""
         return 1
 
     def by_block(self) -> bool:
-        """Whether it is made for each pair anew, so that that of a whole call should never lie in memory."""
+        """Whether it is computed pair by pair, so that the bias of a whole call should never be in memory."""
         return False
 
     def lowered(self, sizes: Sizes) -> BiasTensors:
-        """The bound bias of a whole call as the kernels take it: by distance, and for each pair."""
+        """The bound bias of a whole call as kernels take it: by distance, and for each pair."""
         return BiasTensors(None, self.block(sizes.pairs))
 
     def __add__(self, other: Bias | Tensor) -> Bias:
@@ -88,8 +88,8 @@ class ByDistance(Aligned, Bias):
         return BiasTensors(self.of_distance(distance).to(torch.float32))
 
     def block(self, box: Box) -> Float[Tensor, "1 h q k"]:
-        # One number per diagonal. In a table from the greatest distance down, a query's keys are a
-        # run of entries, and the query before it has the run one further on.
+        # One number per diagonal. In a table from the greatest distance down, the keys of a query are
+        # consecutive entries, and those of the query before it start one entry later.
         queries, keys = box.q, box.k
         if not len(queries) or not len(keys):
             return torch.zeros(1, len(box.h), len(queries), len(keys))
@@ -138,10 +138,10 @@ class ALiBi(ByDistance):
 class T5(ByDistance):
     """A learned number for each head and each bucket of distances (Raffel et al., 2020).
 
-    It is ``table[bucket(distance), head]``. Half of n buckets, m, hold one distance each; a distance r ≥ m
-    has the bucket ``m + ⌊(n − m) · log(r / m) / log(max_distance / m)⌋``, the last takes all beyond. In a
-    `causal` model all buckets serve the past, and keys ahead have bucket 0; otherwise half of them serve the
-    keys ahead. T5 itself uses ``Dot(scale=1.0)`` with it.
+    It is ``table[bucket(distance), head]``. Half of the n buckets, m, are of one distance each; a distance r ≥ m
+    has the bucket ``m + ⌊(n − m) · log(r / m) / log(max_distance / m)⌋``, and the last one includes all greater
+    distances. In a `causal` model all buckets are of keys behind, and keys ahead have bucket 0; otherwise half of
+    them are of keys ahead. T5 itself uses ``Dot(scale=1.0)`` with it.
     """
 
     table: Float[Tensor, "buckets h"]
@@ -252,13 +252,13 @@ class FIRE(Aligned, Bias):
 
     For a query at position i and a key at j it is ``f(ψ(|i − j|) / ψ(max(L, i)))``, with
     ψ(x) = log(|c| x + 1) and f(x) = weight · relu(hidden_weight · x + hidden_bias) + bias, one output for
-    each head. The learned c bends distances, and the threshold L = |multiplier| · `length` keeps short
-    inputs from being stretched. For keys at or before their query, f sees numbers from 0 to 1 at any length:
-    that is why it extrapolates. A key ahead counts like one as far behind, as in the paper's code, and may
-    lie beyond 1.
+    each head. The learned c scales distances, and the threshold L = |multiplier| · `length` keeps short
+    inputs from being stretched. For keys at or before their query, the input of f is from 0 to 1 at any length:
+    that is why it extrapolates. A key ahead is treated like one as far behind, as in the paper's code, and its
+    input may exceed 1.
 
-    Positions are counted from the first key of the call, which a cache that drops keys would move. It
-    differs for every pair, so it is made block by block, on the chunked backend.
+    Positions are relative to the first key of the call, which a cache that drops keys would move. The bias
+    differs for every pair, so it is computed block by block, on the chunked backend.
 
     >>> FIRE.learned(heads=8).weight.shape
     torch.Size([8, 32])
@@ -277,8 +277,8 @@ class FIRE(Aligned, Bias):
             raise OptionError(
                 "FIRE(length=…)", self.length, "a number above 0", "The paper starts the threshold at 512."
             )
-        wide = self.hidden_weight.shape
-        if not self.weight.shape[-1:] == wide == self.hidden_bias.shape:
+        hidden = self.hidden_weight.shape
+        if not self.weight.shape[-1:] == hidden == self.hidden_bias.shape:
             given = [tuple(t.shape) for t in (self.hidden_weight, self.hidden_bias, self.weight)]
             raise ShapeError(
                 "FIRE(hidden_weight=…, hidden_bias=…, weight=…)",
@@ -291,9 +291,9 @@ class FIRE(Aligned, Bias):
     def learned(cls, heads: int, hidden: int = 32, length: float = 512.0, *, offset: int | None = None) -> Self:
         """With fresh parameters: c = 0.1 and multiplier 1 as in the paper, f as a fresh nn.Linear pair."""
         first, second = torch.nn.Linear(1, hidden), torch.nn.Linear(hidden, heads)
-        numbers = torch.tensor(0.1), torch.tensor(1.0), first.weight.detach()[:, 0].clone()
-        c, one, into = map(Parameter, numbers)
-        return cls(c, one, into, first.bias, second.weight, second.bias, length, offset=offset)
+        initial = torch.tensor(0.1), torch.tensor(1.0), first.weight.detach()[:, 0].clone()
+        c, multiplier, hidden_weight = map(Parameter, initial)
+        return cls(c, multiplier, hidden_weight, first.bias, second.weight, second.bias, length, offset=offset)
 
     def bind(self, sizes: Sizes) -> Self:
         _one_per_head("FIRE(weight=…)", self.weight, sizes.h, 0)
@@ -313,16 +313,16 @@ class FIRE(Aligned, Bias):
         queries = torch.arange(box.q.start, box.q.stop, device=self.c.device) + self.shift
         keys = torch.arange(box.k.start, box.k.stop, device=self.c.device)
         threshold = self.multiplier.abs() * self.length
-        reach = torch.log1p(torch.maximum(threshold, queries) * self.c.abs())
-        share = torch.log1p((queries[:, None] - keys).abs() * self.c.abs()) / reach[:, None]
-        hidden = torch.relu(share[..., None] * self.hidden_weight + self.hidden_bias)
+        scale = torch.log1p(torch.maximum(threshold, queries) * self.c.abs())
+        relative = torch.log1p((queries[:, None] - keys).abs() * self.c.abs()) / scale[:, None]
+        hidden = torch.relu(relative[..., None] * self.hidden_weight + self.hidden_bias)
         heads = slice(box.h.start, box.h.stop)
         return (hidden @ self.weight[heads].T + self.bias[heads]).permute(2, 0, 1)[None]
 
 
 @dataclass(frozen=True, eq=False)
 class Dense(Bias):
-    """A float tensor that broadcasts to (b, h, q, k). −inf forbids the pair, as in PyTorch."""
+    """A float tensor that broadcasts to (b, h, q, k). −inf masks the pair, as in PyTorch."""
 
     table: Float[Tensor, "*#bhqk"]
     origin: tuple[int, int, int] = (0, 0, 0)
@@ -349,7 +349,7 @@ class Dense(Bias):
         return replace(super().bind(sizes), table=self.table.reshape(missing + self.table.shape))
 
     def cast(self, dtype: torch.dtype) -> Self:
-        return self  # as large as the weights: cast block by block
+        return self  # as large as the weights: backends cast it block by block
 
     def cut(self, b: range, h: range, q: range) -> Self:
         return replace(self, table=self._cut((b, h, q)), origin=(b.start, h.start, q.start))
@@ -399,7 +399,7 @@ class Sum(Bias):
 
 
 def as_bias(bias: object) -> Bias:
-    """What a caller may give as a bias, as a `Bias`."""
+    """The argument `bias` of a call as a `Bias`."""
     if bias is None:
         return Nothing()
     if isinstance(bias, Bias):
@@ -422,7 +422,7 @@ def _alibi_slopes(heads: int) -> list[float]:
 
 
 def _finite(value: Value) -> bool:
-    """Whether all that it holds is known to be finite."""
+    """Whether all of its tensors are known to be finite."""
     return all(readable(t) and bool(t.isfinite().all()) for t in value.tensors())
 
 

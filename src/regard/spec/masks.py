@@ -1,6 +1,6 @@
 """Which keys a query may see.
 
-A mask is a value with one required meaning, `Mask.allows`, and two optional shortcuts, `Mask.tile` and
+A mask is a value that defines `Mask.allows`, and optionally two faster descriptions of it, `Mask.tile` and
 `Mask.spans`. Masks compose: ``Causal() & (Window(256) | Prefix(16))``, ``~Padding(lengths)``,
 ``Causal() & tensor``.
 """
@@ -21,11 +21,11 @@ from regard.errors import DtypeError, OptionError, ShapeError
 from regard.shapes import Box, Sizes, broadcasts_to
 from regard.spec import spans
 from regard.spec.spans import Spans
-from regard.spec.values import Aligned, Value, readable
+from regard.spec.values import Aligned, Value, readable, whole_number
 
 
 class Tile(enum.Enum):
-    """What a block of query-key pairs holds: no pair that may meet, only such pairs, or some."""
+    """Whether no pair of a block is allowed, every pair, or some."""
 
     EMPTY = "empty"
     FULL = "full"
@@ -40,26 +40,26 @@ class Mask(Value):
         """Whether query ``q`` of head ``h`` in batch row ``b`` may see key ``k``.
 
         The four are integer tensors of shapes (b, 1, 1, 1), (1, h, 1, 1), (1, 1, q, 1) and (1, 1, 1, k); the
-        answer is a bool tensor that broadcasts to (b, h, q, k).
+        result is a bool tensor that broadcasts to (b, h, q, k).
         """
         raise NotImplementedError
 
     def tile(self, box: Box) -> Tile:
-        """What a block of pairs holds. Always true; MIXED is always allowed, and only slower."""
+        """The kind of a block of pairs. EMPTY and FULL must be true; MIXED is always correct, and only slower."""
         del box
         return Tile.MIXED
 
     def spans(self, sizes: Sizes) -> Spans | None:
-        """The keys that each query may see as spans, where they are a few runs of neighbours; else None."""
+        """The keys that each query may see as spans, where they are a few runs of consecutive keys; else None."""
         del sizes
         return None
 
     def block(self, box: Box, device: torch.device) -> Tensor:
-        """Which pairs of a box may meet: `allows` of all its indices."""
+        """Which pairs of a box are allowed: `allows` of all its indices."""
         return self.allows(*box.indices(device))
 
     def conjuncts(self) -> tuple[Mask, ...]:
-        """Masks that must all allow a pair, instead of this one."""
+        """Masks whose conjunction is this one."""
         return (self,)
 
     def __and__(self, other: Mask | Tensor) -> Mask:
@@ -83,14 +83,14 @@ class Everything(Mask):
         return Tile.FULL
 
     def spans(self, sizes: Sizes) -> Spans | None:
-        return spans.single(_NONE, _NONE + sizes.k, sizes.k)
+        return spans.single(_ZERO, _ZERO + sizes.k, sizes.k)
 
 
 @dataclass(frozen=True)
 class Causal(Aligned, Mask):
     """Each query sees the keys up to its own position.
 
-    With fewer queries than keys the last query stands at the last key, as decoding with a cache needs;
+    With fewer queries than keys the last query is at the position of the last key, as decoding with a cache needs;
     ``Causal(offset=0)`` puts the first query at the first key instead.
 
     >>> show(Causal(), queries=3, keys=4)
@@ -106,7 +106,7 @@ class Causal(Aligned, Mask):
         return _tile_of_distances(_distances(box, self.shift), 0, None)
 
     def spans(self, sizes: Sizes) -> Spans | None:
-        return spans.single(_NONE, _positions(sizes, self.shift) + 1, sizes.k)
+        return spans.single(_ZERO, _positions(sizes, self.shift) + 1, sizes.k)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Window(Aligned, Mask):
 
     def __post_init__(self) -> None:
         for name in ("back", "ahead"):
-            _at_least(f"Window({name}=…)", getattr(self, name), 0)
+            whole_number(f"Window({name}=…)", getattr(self, name), 0)
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         distance = q + self.shift - k
@@ -141,7 +141,7 @@ class Window(Aligned, Mask):
 
 @dataclass(frozen=True)
 class Dilated(Aligned, Mask):
-    """Each query sees every `step`-th key, counted from itself in both directions (Longformer, 2020).
+    """Each query sees every `step`-th key, relative to its own position, in both directions (Longformer, 2020).
 
     >>> show(Causal() & Dilated(2), queries=4, keys=4)
     #...
@@ -153,7 +153,7 @@ class Dilated(Aligned, Mask):
     step: int
 
     def __post_init__(self) -> None:
-        _at_least("Dilated(step=…)", self.step, 1)
+        whole_number("Dilated(step=…)", self.step, 1)
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (q + self.shift - k) % self.step == 0
@@ -181,7 +181,7 @@ class Prefix(Mask):
     length: int
 
     def __post_init__(self) -> None:
-        _at_least("Prefix(length=…)", self.length, 0)
+        whole_number("Prefix(length=…)", self.length, 0)
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return k < self.length
@@ -192,14 +192,14 @@ class Prefix(Mask):
         return Tile.FULL if box.k.stop <= self.length else Tile.MIXED
 
     def spans(self, sizes: Sizes) -> Spans | None:
-        return spans.single(_NONE, _NONE + self.length, sizes.k)
+        return spans.single(_ZERO, _ZERO + self.length, sizes.k)
 
 
 @dataclass(frozen=True, eq=False)
 class Padding(Mask):
-    """Only the real keys of each batch row may be seen; padding stands on the right, or on the left.
+    """Only the real keys of each batch row may be seen; padding is on the right, or on the left.
 
-    `lengths` counts the real keys of each batch row. What a padded key or value holds never matters, and
+    `lengths` counts the real keys of each batch row. The contents of padded keys and values never matter, and
     a row of length 0 gives zeros.
 
     >>> show(Padding(torch.tensor([2])), queries=2, keys=4)
@@ -214,7 +214,7 @@ class Padding(Mask):
 
     def __post_init__(self) -> None:
         if self.side not in ("left", "right"):
-            raise OptionError("Padding(side=…)", repr(self.side), "'left' or 'right'", "Say where the padding stands.")
+            raise OptionError("Padding(side=…)", repr(self.side), "'left' or 'right'", "Name the side of the padding.")
         _integers("Padding(lengths=…)", self.lengths)
 
     def bind(self, sizes: Sizes) -> Self:
@@ -226,7 +226,7 @@ class Padding(Mask):
                 f"({sizes.b},), one length for each batch row",
                 "Give mask.sum(-1) of a 2-D padding mask.",
             )
-        return replace(bound, keys=sizes.k, _bounds=_numbers(self.lengths))
+        return replace(bound, keys=sizes.k, _bounds=_cpu_values(self.lengths))
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         lengths = _each_row(self.lengths, b)[:, None, None, None]
@@ -250,8 +250,8 @@ class Padding(Mask):
             return None
         lengths = self._bounds.reshape(-1, 1, 1)
         if self.side == "right":
-            return spans.single(_NONE, lengths, sizes.k)
-        return spans.single(sizes.k - lengths, _NONE + sizes.k, sizes.k)
+            return spans.single(_ZERO, lengths, sizes.k)
+        return spans.single(sizes.k - lengths, _ZERO + sizes.k, sizes.k)
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,7 +259,7 @@ class Documents(Aligned, Mask):
     """Several documents packed into one sequence: each token sees its own document only.
 
     `ids` names the document of each key position, for all batch rows or for each; `Documents.of_lengths`
-    builds it. Queries take the id of the key position at which they stand.
+    builds it. A query has the id of the key at its position.
 
     >>> show(Documents.of_lengths(1, 2), queries=3, keys=3)
     #..
@@ -292,52 +292,52 @@ class Documents(Aligned, Mask):
             raise ShapeError(
                 "Documents(ids=…)",
                 f"{sizes.q} queries at offset {bound.shift} and {sizes.k} keys",
-                "queries that stand among the keys",
+                "queries whose positions are among the keys",
                 "Give at most as many queries as keys, or use Where.",
             )
-        return replace(bound, _bounds=_numbers(self.ids))
+        return replace(bound, _bounds=_cpu_values(self.ids))
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         ids = self.ids.reshape(-1, self.ids.shape[-1])
         ids = ids if ids.shape[0] == 1 else ids[b.reshape(-1)]
-        mine = ids[:, (q + self.shift).reshape(-1)]
-        theirs = ids[:, k.reshape(-1)]
-        return (mine[:, :, None] == theirs[:, None, :])[:, None]
+        of_queries = ids[:, (q + self.shift).reshape(-1)]
+        of_keys = ids[:, k.reshape(-1)]
+        return (of_queries[:, :, None] == of_keys[:, None, :])[:, None]
 
     def tile(self, box: Box) -> Tile:
         if self._bounds is None:
             return Tile.MIXED
         ids = self._bounds.reshape(-1, self._bounds.shape[-1])
         ids = ids if len(ids) == 1 else ids[box.b.start : box.b.stop]
-        mine = ids[:, box.q.start + self.shift : box.q.stop + self.shift]
-        theirs = ids[:, box.k.start : box.k.stop]
-        low, high = mine.min(1), mine.max(1)
-        other_low, other_high = theirs.min(1), theirs.max(1)
-        if np.all((high < other_low) | (other_high < low)):
+        of_queries = ids[:, box.q.start + self.shift : box.q.stop + self.shift]
+        of_keys = ids[:, box.k.start : box.k.stop]
+        query_low, query_high = of_queries.min(1), of_queries.max(1)
+        key_low, key_high = of_keys.min(1), of_keys.max(1)
+        if np.all((query_high < key_low) | (key_high < query_low)):
             return Tile.EMPTY
-        one_each = (low == high) & (other_low == other_high) & (low == other_low)
-        return Tile.FULL if np.all(one_each) else Tile.MIXED
+        same_document = (query_low == query_high) & (key_low == key_high) & (query_low == key_low)
+        return Tile.FULL if np.all(same_document) else Tile.MIXED
 
     def spans(self, sizes: Sizes) -> Spans | None:
         if self._bounds is None:
             return None
         ids = self._bounds.reshape(-1, sizes.k)
-        turns = ids[:, 1:] != ids[:, :-1]
+        changes = ids[:, 1:] != ids[:, :-1]
         rising = bool((ids[:, 1:] >= ids[:, :-1]).all())
-        if not rising and any(len(np.unique(i)) <= t.sum() for i, t in zip(ids, turns, strict=True)):
-            return None  # some document lies in several pieces
-        places, edge = np.arange(sizes.k), np.ones((len(ids), 1), np.bool_)
-        first = np.where(np.concatenate((edge, turns), axis=1), places, 0)
-        last = np.where(np.concatenate((turns, edge), axis=1), places + 1, sizes.k)
+        if not rising and any(len(np.unique(row)) <= change.sum() for row, change in zip(ids, changes, strict=True)):
+            return None  # some document has several separate parts
+        indices, edge = np.arange(sizes.k), np.ones((len(ids), 1), np.bool_)
+        first = np.where(np.concatenate((edge, changes), axis=1), indices, 0)
+        last = np.where(np.concatenate((changes, edge), axis=1), indices + 1, sizes.k)
         first = np.maximum.accumulate(first, axis=1)
         last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
-        mine = slice(self.shift, self.shift + sizes.q)
-        return spans.single(first[:, None, mine], last[:, None, mine], sizes.k)
+        queries = slice(self.shift, self.shift + sizes.q)
+        return spans.single(first[:, None, queries], last[:, None, queries], sizes.k)
 
 
 @dataclass(frozen=True, eq=False)
 class Blocks(Mask):
-    """Whole blocks of queries see whole blocks of keys, as a table says (BigBird, 2020; sparse patterns).
+    """A table of which blocks of queries see which blocks of keys (BigBird, 2020; sparse patterns).
 
     ``table[i, j]`` says whether queries ``i·size … (i+1)·size − 1`` may see keys ``j·size … (j+1)·size − 1``.
 
@@ -353,7 +353,7 @@ class Blocks(Mask):
     _bounds: np.ndarray | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        _at_least("Blocks(size=…)", self.size, 1)
+        whole_number("Blocks(size=…)", self.size, 1)
         _bools("Blocks(table=…)", self.table)
 
     def bind(self, sizes: Sizes) -> Self:
@@ -366,7 +366,7 @@ class Blocks(Mask):
                 f"{needed}: one entry for each block of {sizes.q} queries × {sizes.k} keys",
                 "Build the table for these lengths.",
             )
-        return replace(bound, _bounds=_numbers(self.table))
+        return replace(bound, _bounds=_cpu_values(self.table))
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return self.table[q // self.size, k // self.size]
@@ -432,9 +432,9 @@ class Given(Mask):
                 "Add dimensions of size 1, for example mask[:, None, None, :] for padding.",
             )
         table = self.table.reshape((1,) * (4 - self.table.ndim) + self.table.shape)
-        if readable(table):  # what was expanded is looked at once
+        if readable(table):  # the bounds of an expanded dimension are computed once
             table = table[tuple(slice(None if stride else 1) for stride in table.stride())]
-        return replace(bound, table=table, _bounds=_numbers(table))
+        return replace(bound, table=table, _bounds=_cpu_values(table))
 
     def allows(self, b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         b, h, q, k = (_inside(i, n) for i, n in zip((b, h, q, k), self.table.shape, strict=True))
@@ -443,11 +443,11 @@ class Given(Mask):
     def tile(self, box: Box) -> Tile:
         if self._bounds is None:
             return Tile.MIXED
-        where = tuple(
+        index = tuple(
             slice(None) if size == 1 else slice(part.start, part.stop)
             for part, size in zip(box, self._bounds.shape, strict=True)
         )
-        return _tile_of_entries(self._bounds[where])
+        return _tile_of_entries(self._bounds[index])
 
     def spans(self, sizes: Sizes) -> Spans | None:
         return None if self._bounds is None else spans.of_table(self._bounds, sizes.k)
@@ -480,7 +480,7 @@ class And(Mask):
         return Tile.MIXED
 
     def spans(self, sizes: Sizes) -> Spans | None:
-        both = _few(self.left, self.right, sizes)
+        both = _spans_of_both(self.left, self.right, sizes)
         return both and spans.intersection(*both)
 
     def block(self, box: Box, device: torch.device) -> Tensor:
@@ -510,7 +510,7 @@ class Or(Mask):
         return Tile.MIXED
 
     def spans(self, sizes: Sizes) -> Spans | None:
-        both = _few(self.left, self.right, sizes)
+        both = _spans_of_both(self.left, self.right, sizes)
         return both and spans.union(*both, sizes.k)
 
     def block(self, box: Box, device: torch.device) -> Tensor:
@@ -519,7 +519,7 @@ class Or(Mask):
 
 @dataclass(frozen=True)
 class Not(Mask):
-    """The mask forbids the pair: ``~a``."""
+    """The mask does not allow the pair: ``~a``."""
 
     inner: Mask
 
@@ -539,7 +539,7 @@ class Not(Mask):
 
 
 def as_mask(mask: object) -> Mask:
-    """What a caller may give as a mask, as a `Mask`."""
+    """The argument `mask` of a call as a `Mask`."""
     if mask is None:
         return Everything()
     if isinstance(mask, Mask):
@@ -562,7 +562,7 @@ def as_mask(mask: object) -> Mask:
 
 
 def dense(mask: Mask, sizes: Sizes) -> Bool[Tensor, "b h q k"]:
-    """The whole mask of a call as one tensor: for tests, pictures and the reference; n² memory."""
+    """The whole mask of a call as one tensor: for tests, plots and the reference; n² memory."""
     allowed = mask.bind(sizes).allows(*sizes.pairs.indices(sizes.device))
     return allowed.expand(sizes.b, sizes.h, sizes.q, sizes.k)
 
@@ -574,21 +574,22 @@ def show(mask: Mask | Tensor, queries: int, keys: int) -> None:
         print("".join("#" if allowed else "." for allowed in row))
 
 
-_NONE = np.zeros((1, 1, 1), np.int32)
+_ZERO = np.zeros((1, 1, 1), np.int32)
 
 
 def _positions(sizes: Sizes, shift: int) -> np.ndarray:
-    """Where each query stands among the keys, (1, 1, q)."""
+    """The key position of each query, (1, 1, q)."""
     return np.arange(shift, shift + sizes.q)[None, None]
 
 
-def _few(left: Mask, right: Mask, sizes: Sizes) -> tuple[Spans, Spans] | None:
+def _spans_of_both(left: Mask, right: Mask, sizes: Sizes) -> tuple[Spans, Spans] | None:
     """The spans of both, where both have some and not so many that tiles are better."""
-    mine = left.spans(sizes)
-    theirs = None if mine is None else right.spans(sizes)
-    if mine is None or theirs is None or mine.shape[-2] * theirs.shape[-2] > 4 * spans.MAX_SPANS:
+    left_spans = left.spans(sizes)
+    right_spans = None if left_spans is None else right.spans(sizes)
+    if left_spans is None or right_spans is None:
         return None
-    return mine, theirs
+    few = left_spans.shape[-2] * right_spans.shape[-2] <= 4 * spans.MAX_SPANS
+    return (left_spans, right_spans) if few else None
 
 
 def _distances(box: Box, shift: int) -> tuple[int, int]:
@@ -596,8 +597,8 @@ def _distances(box: Box, shift: int) -> tuple[int, int]:
     return box.q.start + shift - (box.k.stop - 1), box.q.stop - 1 + shift - box.k.start
 
 
-def _tile_of_distances(found: tuple[int, int], low: int | None, high: int | None) -> Tile:
-    near, far = found
+def _tile_of_distances(distances: tuple[int, int], low: int | None, high: int | None) -> Tile:
+    near, far = distances
     if (low is not None and far < low) or (high is not None and near > high):
         return Tile.EMPTY
     inside = (low is None or near >= low) and (high is None or far <= high)
@@ -616,8 +617,8 @@ def _tile_of_entries(entries: np.ndarray) -> Tile:
     return Tile.FULL if entries.all() else Tile.MIXED
 
 
-def _numbers(tensor: Tensor) -> np.ndarray | None:
-    """The tensor's numbers on the CPU, for `tile`; None where they cannot be looked at."""
+def _cpu_values(tensor: Tensor) -> np.ndarray | None:
+    """The tensor's values on the CPU, for `tile`; None where they cannot be read."""
     return tensor.detach().cpu().numpy() if readable(tensor) else None
 
 
@@ -627,11 +628,6 @@ def _each_row(values: Tensor, b: Tensor) -> Tensor:
 
 def _inside(index: Tensor, size: int) -> Tensor:
     return torch.zeros_like(index) if size == 1 else index
-
-
-def _at_least(name: str, given: object, least: int) -> None:
-    if not isinstance(given, int) or isinstance(given, bool) or given < least:
-        raise OptionError(name, repr(given), f"a whole number ≥ {least}", "Count in tokens.")
 
 
 def _integers(name: str, tensor: object) -> None:

@@ -1,4 +1,4 @@
-"""From a row of scores to a row of weights."""
+"""Normalizers: from a row of scores to a row of weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Rows = Float[Tensor, "b h q k"]
 class Normalizer(Value):
     """What turns the scores of a row into weights. A score of −inf always gets the weight 0.
 
-    No row is all −inf: backends answer rows that see nothing themselves, with zeros.
+    No row is all −inf: backends handle rows that see nothing, with weights of zero.
     """
 
     def weigh(self, scores: Rows) -> Rows:
@@ -45,7 +45,7 @@ class Normalizer(Value):
 class Softmax(Normalizer):
     """exp(score) over the sum of exp(scores): between 0 and 1, each row sums to 1.
 
-    A `sink` is a logit for each head that takes part in the sum and gives nothing (gpt-oss, 2025; a fixed
+    A `sink` is a logit for each head that is part of the sum and has no value (gpt-oss, 2025; a fixed
     0 is "softmax off by one"): a head can then attend to nothing. The weights of a row sum to less than 1,
     and lse includes the sink.
     """
@@ -118,7 +118,7 @@ class Sparsemax(Normalizer):
         inside = 1 + count * ordered > ordered.cumsum(-1)
         size = inside.sum(-1, keepdim=True)
         smallest = ordered.gather(-1, size - 1)
-        # The threshold is written again with the support held fixed, so that its gradient is exact.
+        # The threshold is recomputed with a fixed support, so that its gradient is exact.
         total = torch.where(z >= smallest, z, 0).sum(-1, keepdim=True)
         support = (z >= smallest).sum(-1, keepdim=True)
         return (z - (total - 1) / support).clamp(min=0)
@@ -137,7 +137,7 @@ class Entmax15(Normalizer):
         threshold = mean - ((1 - spread) / count).clamp(min=0).sqrt()
         size = (threshold <= ordered).sum(-1, keepdim=True)
         inside = z >= ordered.gather(-1, size - 1)
-        # As in sparsemax: the threshold again, differentiable, on the support that was found.
+        # As in sparsemax: the threshold is recomputed, differentiably, on the fixed support.
         support = inside.sum(-1, keepdim=True)
         mean = torch.where(inside, z, 0).sum(-1, keepdim=True) / support
         spread = torch.where(inside, (z - mean).square(), 0).sum(-1, keepdim=True)
@@ -146,7 +146,7 @@ class Entmax15(Normalizer):
 
 
 def as_normalizer(normalizer: object) -> Normalizer:
-    """What a caller may give as a normalizer, as a `Normalizer`."""
+    """The argument `normalizer` of a call as a `Normalizer`."""
     if normalizer is None:
         return Softmax()
     if isinstance(normalizer, Normalizer):
@@ -160,7 +160,7 @@ def as_normalizer(normalizer: object) -> Normalizer:
 
 
 def _below_maximum(scores: Rows, reach: float) -> Rows:
-    """Scores less their row's maximum. What lies further below than `reach` has no weight, whatever its
-    value, and is held just beyond, so that −inf does not spoil the sums."""
+    """Scores minus the maximum of their row. Scores more than `reach` below it have no weight, whatever their
+    value, and are clamped just beyond it, so that −inf does not make the sums non-finite."""
     z = scores - scores.amax(-1, keepdim=True).detach()
     return torch.where(z > -reach, z, -reach - 1)

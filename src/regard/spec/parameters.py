@@ -16,8 +16,8 @@ AnyValue = TypeVar("AnyValue", bound=Value)
 class ModuleParameters(nn.Module, Generic[AnyValue]):
     """A value whose tensors belong to a module: parameters stay parameters, the rest become buffers.
 
-    Called, it gives the value with the module's tensors of that moment, so that moving, saving, training
-    and `torch.func.functional_call` work for any value, under the names of the value's fields.
+    Calling the module returns the value with its present tensors, so that moving, saving, training and
+    `torch.func.functional_call` work for any value, under the names of the value's fields.
 
     >>> from regard.spec.biases import Kerple
     >>> parameters = ModuleParameters(Kerple.learned(heads=4))
@@ -27,27 +27,27 @@ class ModuleParameters(nn.Module, Generic[AnyValue]):
 
     def __init__(self, value: AnyValue) -> None:
         super().__init__()
-        self._names = tuple(_names(value))
+        self._names = tuple(_tensor_names(value))
         tensors = value.tensors()
         for name, tensor in zip(self._names, tensors, strict=True):
             if isinstance(tensor, nn.Parameter):
                 self.register_parameter(name, tensor)
             else:
                 self.register_buffer(name, tensor)
-        self._form = value.with_tensors([tensor.detach() for tensor in tensors])
+        self._template = value.with_tensors([tensor.detach() for tensor in tensors])
 
     def forward(self) -> AnyValue:
-        """The value, with the tensors that this module holds now."""
-        return self._form.with_tensors([getattr(self, name) for name in self._names])
+        """The value with this module's present tensors."""
+        return self._template.with_tensors([getattr(self, name) for name in self._names])
 
     def extra_repr(self) -> str:
-        return repr(self._form) if not self._names else type(self._form).__name__
+        return repr(self._template) if not self._names else type(self._template).__name__
 
 
-def _names(value: Value, prefix: str = "") -> Iterator[str]:
+def _tensor_names(value: Value, prefix: str = "") -> Iterator[str]:
     for part in fields(value):
         content = getattr(value, part.name)
         if isinstance(content, Tensor):
             yield prefix + part.name
         elif isinstance(content, Value):
-            yield from _names(content, f"{prefix}{part.name}_")
+            yield from _tensor_names(content, f"{prefix}{part.name}_")

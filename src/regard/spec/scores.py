@@ -1,4 +1,4 @@
-"""How well a query and a key fit: what the softmax sees before bias and mask."""
+"""Scores: the compatibility of a query and a key, before bias, mask and softmax."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Score(Value):
     """A number for each pair of query and key."""
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
-        """The score of every query with every key; query head i meets key head i // (h / g)."""
+        """The score of every query with every key; query head i reads key head i // (h / g)."""
         raise NotImplementedError
 
     def at(self, q: Queries, k: Keys, queries: range, keys: Int[Tensor, " k"]) -> Float[Tensor, "b h q k"]:
         """The score of a part of a call: of these queries, with the keys that have these indices.
 
-        Only a score that depends on positions asks which they are.
+        Only a score that depends on positions uses the indices.
         """
         del queries, keys
         return self.of(q, k)
@@ -43,7 +43,7 @@ class Score(Value):
         return self
 
     def components(self, d: int) -> int | None:
-        """The size of the vectors that `as_dot` makes; None where this score is no dot product."""
+        """The size of the vectors that `as_dot` makes; None where this score is not a dot product."""
         del d
         return None
 
@@ -52,7 +52,7 @@ class Score(Value):
         raise NotImplementedError
 
     def inner(self, d: int) -> int:
-        """Numbers held for each pair while scores are computed; 1 where a matrix product does it."""
+        """Numbers in memory for each pair while scores are computed; 1 where a matrix product computes them."""
         del d
         return 1
 
@@ -119,7 +119,7 @@ class Cosine(Score):
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
         scale = self.scale[:, None, None] if isinstance(self.scale, Tensor) else self.scale
-        return products(_direction(q) * scale, _direction(k))
+        return products(_normalized(q) * scale, _normalized(k))
 
     def heads(self, h: range) -> Self:
         return type(self)(self.scale[h.start : h.stop]) if isinstance(self.scale, Tensor) else self
@@ -128,24 +128,24 @@ class Cosine(Score):
         return d
 
     def as_dot(self, q: Queries, k: Keys) -> Compared:
-        q, k = _exact(q), _exact(k)
+        q, k = _at_least_float32(q), _at_least_float32(k)
         scale = self.scale
         scale = scale.to(q.dtype)[:, None, None] if isinstance(scale, Tensor) else scale
-        return _direction(q) * scale, _direction(k), Dot(1.0)
+        return _normalized(q) * scale, _normalized(k), Dot(1.0)
 
 
 @dataclass(frozen=True)
 class Euclidean(Score):
-    """−scale · ‖q − k‖² / 2: near means alike (L2 attention, Kim et al., 2021). `scale` None is 1/√d.
+    """−scale · ‖q − k‖² / 2: near vectors score high (L2 attention, Kim et al., 2021). `scale` None is 1/√d.
 
-    For vectors of one length its weights are those of `Dot` with the same scale.
+    For vectors of equal norms its weights are those of `Dot` with the same scale.
     """
 
     scale: float | None = None
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
         repeats = q.shape[1] // max(k.shape[1], 1)
-        lengths = q.square().sum(-1)[..., :, None] + _repeat(k.square().sum(-1), repeats)[..., None, :]
+        lengths = q.square().sum(-1)[..., :, None] + _repeat_heads(k.square().sum(-1), repeats)[..., None, :]
         return (products(q, k) - lengths / 2) * _scale(self.scale, q.shape[-1])
 
     def components(self, d: int) -> int | None:
@@ -153,11 +153,11 @@ class Euclidean(Score):
 
     def as_dot(self, q: Queries, k: Keys) -> Compared:
         # q·k − q²/2 − k²/2 is (q, 1, −q²/2) · (k, −k²/2, 1).
-        q, k = _exact(q), _exact(k)
-        own_q, own_k = (x.square().sum(-1, keepdim=True) / -2 for x in (q, k))
-        more_q = torch.cat((q, torch.ones_like(own_q), own_q), dim=-1)
-        more_k = torch.cat((k, own_k, torch.ones_like(own_k)), dim=-1)
-        return more_q, more_k, Dot(_scale(self.scale, q.shape[-1]))
+        q, k = _at_least_float32(q), _at_least_float32(k)
+        half_q, half_k = (x.square().sum(-1, keepdim=True) / -2 for x in (q, k))
+        extended_q = torch.cat((q, torch.ones_like(half_q), half_q), dim=-1)
+        extended_k = torch.cat((k, half_k, torch.ones_like(half_k)), dim=-1)
+        return extended_q, extended_k, Dot(_scale(self.scale, q.shape[-1]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ class Additive(Score):
     """Σ_d weight_d · tanh(q_d + k_d), the first attention (Bahdanau et al., 2015).
 
     The maps of the paper's W and U are the learned query and key maps; `weight` is its v, one vector for
-    each head. It holds a number for each pair and component, so it is slow.
+    each head. It needs a number for each pair and component, so it is slow.
     """
 
     weight: Float[Tensor, "h d"]
@@ -181,7 +181,7 @@ class Additive(Score):
         return super().bind(sizes)
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
-        keys = _repeat(k, q.shape[1] // max(k.shape[1], 1))
+        keys = _repeat_heads(k, q.shape[1] // max(k.shape[1], 1))
         hidden = torch.tanh(q[..., :, None, :] + keys[..., None, :, :])
         return (hidden @ self.weight[:, None, :, None]).squeeze(-1)
 
@@ -194,14 +194,14 @@ class Additive(Score):
 
 @dataclass(frozen=True, eq=False)
 class Shaw(Aligned, Score):
-    """scale · q·(k + r), where r is learned for each distance, up to a greatest (Shaw et al., 2018).
+    """scale · q·(k + r), where r is learned for each distance, up to a maximum (Shaw et al., 2018).
 
     r is ``table[m + clip(i − j, −m, m)]`` for a query at position i, a key at j and a table of 2 m + 1 rows,
-    so that the middle row serves a token itself and rows above it the keys behind. (The paper counts
-    j − i: flip a table that does.) A table of three dimensions has rows for each head (Music Transformer,
-    Huang et al., 2018). `scale` None is 1/√d. The bias that needs no query is `Relative`.
+    so that the middle row is for a token itself and rows above it for keys behind. (The paper uses
+    j − i: flip such a table.) A table of three dimensions has rows for each head (Music Transformer,
+    Huang et al., 2018). `scale` None is 1/√d. `Relative` is the bias that does not depend on the query.
 
-    Memory stays linear: a block of queries meets the 2 m + 1 rows, and each pair picks its product.
+    Memory stays linear: a block of queries is multiplied with the 2 m + 1 rows, and each pair gathers its product.
 
     >>> Shaw.learned(head_size=64, max_distance=16).table.shape
     torch.Size([33, 64])
@@ -249,14 +249,14 @@ class Shaw(Aligned, Score):
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
         n, m = q.shape[-2], k.shape[-2]
-        whole = self if self.offset is not None else self._with(offset=m - n)
-        return whole.at(q, k, range(n), torch.arange(m, device=q.device))
+        bound = self if self.offset is not None else self._with(offset=m - n)
+        return bound.at(q, k, range(n), torch.arange(m, device=q.device))
 
     def at(self, q: Queries, k: Keys, queries: range, keys: Int[Tensor, " k"]) -> Float[Tensor, "b h q k"]:
         q = q * _scale(self.scale, q.shape[-1])
         most = self.table.shape[-2] // 2
-        own = torch.arange(queries.start, queries.stop, device=q.device) + self.shift
-        rows = (own[:, None] - keys).clamp(-most, most) + most
+        positions = torch.arange(queries.start, queries.stop, device=q.device) + self.shift
+        rows = (positions[:, None] - keys).clamp(-most, most) + most
         of_rows = q @ self.table.transpose(-1, -2)
         return products(q, k) + of_rows.gather(-1, rows.expand(*q.shape[:2], -1, -1))
 
@@ -277,22 +277,22 @@ class Custom(Score):
     function: Callable[[Tensor, Tensor], Tensor]
 
     def of(self, q: Queries, k: Keys) -> Float[Tensor, "b h q k"]:
-        keys = _repeat(k, q.shape[1] // max(k.shape[1], 1))
+        keys = _repeat_heads(k, q.shape[1] // max(k.shape[1], 1))
         scores = cast("object", self.function(q, keys))
-        wanted = (*q.shape[:-1], k.shape[-2])
-        if not isinstance(scores, Tensor) or tuple(scores.shape) != wanted:
+        expected = (*q.shape[:-1], k.shape[-2])
+        if not isinstance(scores, Tensor) or tuple(scores.shape) != expected:
             given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(type(scores))
             raise ShapeError(
                 "score",
                 f"{given} from the function",
-                f"(b, h, q, k) = {wanted}",
+                f"(b, h, q, k) = {expected}",
                 "Return one score for each pair of query and key.",
             )
         return scores
 
 
 def as_score(score: object) -> Score:
-    """What a caller may give as a score, as a `Score`."""
+    """The argument `score` of a call as a `Score`."""
     if score is None:
         return Dot()
     if isinstance(score, Score):
@@ -328,13 +328,13 @@ def _scale(scale: float | None, d: int) -> float:
     return scale if scale is not None else 1.0 / math.sqrt(max(d, 1))
 
 
-def _exact(x: Tensor) -> Tensor:
+def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _direction(x: Tensor) -> Tensor:
+def _normalized(x: Tensor) -> Tensor:
     return torch.nn.functional.normalize(x, dim=-1, eps=1e-12)
 
 
-def _repeat(k: Tensor, times: int) -> Tensor:
+def _repeat_heads(k: Tensor, times: int) -> Tensor:
     return k if times == 1 else k.repeat_interleave(times, dim=1)

@@ -1,7 +1,7 @@
-"""Which keys each query may see, as a few spans of keys: what most masks are, and kernels like best.
+"""The keys that each query may see, as a few spans: most masks have this form, and kernels are fastest with it.
 
-Spans are half-open, sorted, and neither overlap nor touch; queries that have fewer than others hold (0, 0)
-behind their own. Sets of spans meet, join and turn inside out as the masks do.
+Spans are half-open, sorted, and neither overlap nor touch; queries that have fewer than others are padded with
+(0, 0). Intersection, union and complement of spans are those of the masks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ Spans = Int32[np.ndarray, "#b #h #q _ 2"]
 Ends = Int[np.ndarray, "#b #h #q"]
 
 MAX_SPANS = 4
-"""Spans of a query that a kernel walks; a mask with more is given as tiles."""
+"""Spans of a query that kernels support; a mask with more is lowered to tiles."""
 
-_ROWS_AT_A_TIME = 1 << 22  # entries of a table, so that what is made on the way stays small
+_ROWS_AT_A_TIME = 1 << 22  # entries of a table, to bound the memory of temporary arrays
 
 
 def single(first: Ends, last: Ends, keys: int) -> Spans:
@@ -30,17 +30,16 @@ def of_table(table: Bool[np.ndarray, "b h q _"], keys: int) -> Spans | None:
     if width == 1:
         return single(np.zeros(lead, np.int32), np.where(table[..., 0], keys, 0), keys)
     rows = table.reshape(-1, width)
-    few = rows[:: len(rows) // 16 + 1]
-    if _runs(few) is None:  # a few rows tell, mostly
+    if _runs(rows[:: len(rows) // 16 + 1]) is None:  # some rows mostly suffice to find out
         return None
     step = max(_ROWS_AT_A_TIME // width, 1)
-    made = np.zeros((len(rows), MAX_SPANS, 2), np.int32)
+    result = np.zeros((len(rows), MAX_SPANS, 2), np.int32)
     for start in range(0, len(rows), step):
         runs = _runs(rows[start : start + step])
         if runs is None:
             return None
-        made[start : start + step] = runs
-    return _packed(*np.moveaxis(made.reshape(*lead, MAX_SPANS, 2), -1, 0))
+        result[start : start + step] = runs
+    return _packed(*np.moveaxis(result.reshape(*lead, MAX_SPANS, 2), -1, 0))
 
 
 def intersection(a: Spans, b: Spans) -> Spans:
@@ -51,9 +50,9 @@ def intersection(a: Spans, b: Spans) -> Spans:
 
 
 def complement(a: Spans, keys: int) -> Spans:
-    """The keys of none: the gaps before, between and after."""
-    there = a[..., 0] < a[..., 1]
-    first, last = (np.where(there, a[..., end], keys) for end in (0, 1))
+    """The other keys: the gaps before, between and after the spans."""
+    nonempty = a[..., 0] < a[..., 1]
+    first, last = (np.where(nonempty, a[..., end], keys) for end in (0, 1))
     edge = np.zeros((*first.shape[:-1], 1), first.dtype)
     return _packed(np.concatenate((edge, last), axis=-1), np.concatenate((first, edge + keys), axis=-1))
 
@@ -64,17 +63,17 @@ def union(a: Spans, b: Spans, keys: int) -> Spans:
 
 
 def _packed(first: np.ndarray, last: np.ndarray) -> Spans:
-    """In order, the empty ones as (0, 0) behind the others, and as narrow as the rows allow."""
-    there = first < last
+    """Sorted, empty spans as (0, 0) at the end, and with as few columns as the rows allow."""
+    nonempty = first < last
     if first.shape[-1] > 1:
-        order = np.argsort(np.where(there, first, np.iinfo(first.dtype).max), axis=-1)
-        most = max(int(there.sum(-1).max(initial=1)), 1)
-        order = order[..., :most]
-        first, last, there = (np.take_along_axis(x, order, axis=-1) for x in (first, last, there))
-    made = np.empty((*first.shape, 2), np.int32)
-    np.multiply(first, there, out=made[..., 0], casting="unsafe")
-    np.multiply(last, there, out=made[..., 1], casting="unsafe")
-    return made
+        order = np.argsort(np.where(nonempty, first, np.iinfo(first.dtype).max), axis=-1)
+        count = max(int(nonempty.sum(-1).max(initial=1)), 1)
+        order = order[..., :count]
+        first, last, nonempty = (np.take_along_axis(x, order, axis=-1) for x in (first, last, nonempty))
+    result = np.empty((*first.shape, 2), np.int32)
+    np.multiply(first, nonempty, out=result[..., 0], casting="unsafe")
+    np.multiply(last, nonempty, out=result[..., 1], casting="unsafe")
+    return result
 
 
 def _runs(rows: np.ndarray) -> np.ndarray | None:
@@ -86,7 +85,7 @@ def _runs(rows: np.ndarray) -> np.ndarray | None:
     counts = np.bincount(row, minlength=len(rows))
     if counts.max(initial=0) > MAX_SPANS:
         return None
-    made = np.zeros((len(rows), MAX_SPANS, 2), np.int32)
-    place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    made[row, place, 0], made[row, place, 1] = first, last
-    return made
+    result = np.zeros((len(rows), MAX_SPANS, 2), np.int32)
+    column = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    result[row, column, 0], result[row, column, 1] = first, last
+    return result

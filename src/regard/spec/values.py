@@ -19,14 +19,14 @@ from regard.integrations.compat.torch_internals import functorch_active
 from regard.shapes import Sizes
 
 
-def _names(value: Value) -> tuple[str, ...]:
-    if torch.compiler.is_compiling():  # a trace takes no part in what is remembered
+def _field_names(value: Value) -> tuple[str, ...]:
+    if torch.compiler.is_compiling():  # a trace does not use the cache
         return tuple(part.name for part in dataclasses.fields(value))
-    return _remembered_names(type(value))
+    return _cached_field_names(type(value))
 
 
 @functools.cache
-def _remembered_names(kind: type[Any]) -> tuple[str, ...]:
+def _cached_field_names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(part.name for part in dataclasses.fields(kind))
 
 
@@ -37,28 +37,28 @@ _PLAIN: tuple[type[Any], ...] = (int, float, str, tuple, NoneType)
 class Value:
     """An immutable description of one part of an attention call.
 
-    Its fields may hold tensors and other values. The tensors can be taken out and put back, so that
-    autograd sees them (`tensors`, `with_tensors`), and `bind` fits the value to the sizes of a call.
+    Its fields may be tensors and other values. `tensors` and `with_tensors` read and replace the tensors, so that
+    autograd sees them, and `bind` adapts the value to the sizes of a call.
     """
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Every tensor that this value holds, its own first field first, those of inner values in place."""
-        found: list[Tensor] = []
+        """Every tensor of this value and of its inner values, in the order of fields."""
+        tensors: list[Tensor] = []
         for content in self._contents():
             if isinstance(content, Tensor):
-                found.append(content)
+                tensors.append(content)
             elif isinstance(content, Value):
-                found.extend(content.tensors())
-        return tuple(found)
+                tensors.extend(content.tensors())
+        return tuple(tensors)
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Self:
         """The same value with other tensors, given in the order of `tensors`."""
-        return self._refilled(iter(tensors))
+        return self._replace_tensors(iter(tensors))
 
     def bind(self, sizes: Sizes) -> Self:
         """This value for a call of these sizes: checked, and with what depends on them filled in."""
         changes: dict[str, Any] = {}
-        for name in _names(self):
+        for name in _field_names(self):
             content = getattr(self, name)
             if isinstance(content, Tensor) and content.device != sizes.device:
                 raise DeviceError(
@@ -79,7 +79,7 @@ class Value:
         return self.with_tensors([t.to(dtype) if t.is_floating_point() else t for t in tensors])
 
     def plain(self) -> bool:
-        """Whether it holds numbers and words only: no tensor, no function. Such values may be remembered."""
+        """Whether it consists of numbers and strings only, no tensors or functions: then it may be a cache key."""
         return all(
             content.plain() if isinstance(content, Value) else isinstance(content, _PLAIN)
             for content in self._contents()
@@ -94,7 +94,7 @@ class Value:
         if "<locals>" in kind.__qualname__:
             return None
         fields: list[str] = []
-        for name in _names(self):
+        for name in _field_names(self):
             content = getattr(self, name)
             if isinstance(content, Tensor):
                 text = "..."
@@ -110,28 +110,28 @@ class Value:
     def cut(self, b: range, h: range, q: range) -> Self:
         """The part of this value that these batch rows, heads and queries need; views, no copies.
 
-        Only a value that holds something for each query (a dense bias) has less to give than itself.
+        Only a value with an entry for each query (a dense bias) is larger than its part.
         """
         del b, h, q
         return self
 
     def _contents(self) -> Iterator[Any]:
-        return (getattr(self, name) for name in _names(self))
+        return (getattr(self, name) for name in _field_names(self))
 
     def _with(self, **changes: Any) -> Self:
-        """The same value with other contents, which are known to fit: quicker than a check of all again."""
-        made = object.__new__(type(self))
-        made.__dict__.update(self.__dict__, **changes)
-        return made
+        """The same value with other contents that are known to be valid: faster than checking all of them again."""
+        value = object.__new__(type(self))
+        value.__dict__.update(self.__dict__, **changes)
+        return value
 
-    def _refilled(self, tensors: Iterator[Tensor]) -> Self:
+    def _replace_tensors(self, tensors: Iterator[Tensor]) -> Self:
         changes: dict[str, Any] = {}
         for part in dataclasses.fields(self):
             content = getattr(self, part.name)
             if isinstance(content, Tensor):
                 changes[part.name] = next(tensors)
             elif isinstance(content, Value):
-                changes[part.name] = content._refilled(tensors)
+                changes[part.name] = content._replace_tensors(tensors)
         return dataclasses.replace(self, **changes) if changes else self
 
 
@@ -159,9 +159,9 @@ def deserialize(text: str, tensors: Iterator[Tensor]) -> Value:
 
 @dataclass(frozen=True)
 class Aligned(Value):
-    """A value that depends on where queries stand among the keys.
+    """A value that depends on the positions of queries relative to the keys.
 
-    Query ``i`` stands at key position ``i + offset``. Without an offset the last query stands at the
+    Query ``i`` is at key position ``i + offset``. Without an offset the last query is at the position of the
     last key; ``offset=0`` puts the first query at the first key, as PyTorch's causal mask does.
     """
 
@@ -179,8 +179,19 @@ class Aligned(Value):
         return self.offset
 
 
+def whole_number(name: str, given: object, least: int) -> int:
+    """`given`, an argument that counts tokens.
+
+    Raises:
+        OptionError: it is no whole number of at least `least`.
+    """
+    if not isinstance(given, int) or isinstance(given, bool) or given < least:
+        raise OptionError(name, repr(given), f"a whole number ≥ {least}", "Count in tokens.")
+    return given
+
+
 def readable(tensor: Tensor) -> bool:
-    """Whether the tensor's numbers can be looked at now: not while tracing, nor inside a vmap."""
+    """Whether the tensor's values can be read now: not while tracing, nor inside a vmap."""
     if torch.compiler.is_compiling():
         return False
     if tensor.is_meta:
