@@ -83,7 +83,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCore:
     fake_core = FakeCore()
     for name in ("isa", "use", "kernels", "fma_peak", "read_bandwidth"):
         monkeypatch.setattr(core, name, getattr(fake_core, name), raising=False)
-    monkeypatch.setattr(native, "here", lambda: None)
+    monkeypatch.setattr(native, "available", lambda: None)
     monkeypatch.setattr(native, "why_not", lambda problem: None)
     for name in ("run", "held"):
         monkeypatch.setattr(native, name, getattr(chunked, name), raising=False)
@@ -92,7 +92,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCore:
 
 @pytest.fixture
 def without_native(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "here", lambda: "the core is not built")
+    monkeypatch.setattr(native, "available", lambda: "the core is not built")
     monkeypatch.setattr(native, "why_not", lambda problem: "the core is not built")
 
 
