@@ -15,7 +15,7 @@ import torch
 from regard import ALiBi, Causal, Pooled, Recording, Weights, observe, record
 from regard.errors import RegardError
 from regard.nn import MultiHeadAttention, Transformer
-from regard.plot.source import source_of
+from regard.plot.source import map_source_of
 
 mpl.use("Agg")
 
@@ -188,7 +188,7 @@ def test_what_does_not_fit_says_what_to_do(run: Recording) -> None:
         (lambda: plot.map(layer.weights, head=4), "for heads a number"),
         (lambda: plot.map(layer.head(0), head=1), "leave them out"),
         (lambda: plot.map(torch.rand(1, 4, 4)), "weights\\[0, 3\\]"),
-        (lambda: source_of("text", None, 0, None), "regard.plot.heads"),
+        (lambda: map_source_of("text", None, 0, None), "regard.plot.heads"),
         (lambda: plot.map(numbers, how="min"), "'mean', 'max' or 'sum'"),
         (lambda: plot.map(numbers, size=0), "whole number"),
         (lambda: plot.map(numbers, queries=(2, 2)), "start < stop"),

@@ -1,8 +1,9 @@
-"""`regard explore`: a server on this machine alone, and the page that shows what it computes.
+"""`regard explore`: an HTTP server on this machine alone, and the page that shows what it computes.
 
-A recording is opened by mapping. Fine tiles are computed when they are asked for, by the library's kernels;
-coarse ones come from pyramids that are built once and kept on disk (`pyramid`, `building`). `write_page`
-makes one HTML file of a recording, in which a worker computes what the server would.
+`routes` is the table of routes, `handlers` what they call, `state` the open recordings. Recordings are mapped. Fine
+tiles of a map are computed on request; coarse ones come from pyramids (`regard.analysis.pyramid`), which are built
+once and kept on disk. `write_page` writes one HTML file of a recording, in which a worker computes what the server
+would.
 """
 
 from regard.export.offline_page import write_page

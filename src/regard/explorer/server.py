@@ -1,4 +1,4 @@
-"""The server: on this machine only, for whoever has the token."""
+"""The server: on this machine only, for clients that have the token."""
 
 from __future__ import annotations
 
@@ -56,33 +56,31 @@ def application(explorer: Explorer, port: int, token: str, static: Path = STATIC
     page = files(static)
 
     async def asset(request: Request) -> Response:
-        # A look into a fixed table: no path is ever made from what was asked.
-        found = page.get(request.path_params["name"])
-        if found is None:
+        # Looked up in a fixed table: no path is ever built from the request.
+        file = page.get(request.path_params["name"])
+        if file is None:
             raise HttpError(404, "path", repr(request.url.path[:80]), "a file of the page", "Open /.")
-        data, kind = found
-        return Response(data, 200, {"Cache-Control": "no-cache"}, kind)
+        data, media_type = file
+        return Response(data, 200, {"Cache-Control": "no-cache"}, media_type)
 
     async def index(request: Request) -> Response:
-        found = page.get("index.html")
-        return HTMLResponse(_UNBUILT if found is None else found[0])
+        file = page.get("index.html")
+        return HTMLResponse(_UNBUILT if file is None else file[0])
 
     @asynccontextmanager
-    async def living(app: Starlette) -> AsyncIterator[None]:
-        for one in explorer.builders.values():
-            one.start()
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        for builder in explorer.builders.values():
+            builder.start()
         yield
         explorer.close()
 
     routes = [Route("/", index, methods=["GET"]), Route("/assets/{name}", asset, methods=["GET"])]
-    routes += [
-        Route(f"/{name}", _fixed(found), methods=["GET"]) for name, found in page.items() if name != "index.html"
-    ]
-    return _Guard(api_application(explorer, routes, living), port, token)
+    routes += [Route(f"/{name}", _fixed(file), methods=["GET"]) for name, file in page.items() if name != "index.html"]
+    return _Guard(api_application(explorer, routes, lifespan), port, token)
 
 
 class _Guard:
-    """Lets through what comes from this machine's own browser and, for the interface, has the token."""
+    """Passes on requests from this machine's own browser that have the token, where they are for /api."""
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
         self.app, self.token = app, token.encode()
@@ -103,13 +101,13 @@ class _Guard:
                 message = {**message, "headers": [*message["headers"], *own]}
             await send(message)
 
-        refused = self._refused(scope)
-        if refused is None:
+        error = self._check(scope)
+        if error is None:
             await self.app(scope, receive, sending)
         else:
-            await error_response(refused)(scope, receive, sending)
+            await error_response(error)(scope, receive, sending)
 
-    def _refused(self, scope: Scope) -> HttpError | None:
+    def _check(self, scope: Scope) -> HttpError | None:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
@@ -139,22 +137,22 @@ def listening(port: int) -> socket.socket:
     Raises:
         OptionError: the port is taken, or may not be used.
     """
-    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        made.bind((HOST, port))
-        made.listen(256)
+        listener.bind((HOST, port))
+        listener.listen(256)
     except (OSError, OverflowError) as error:
-        made.close()
+        listener.close()
         reason = getattr(error, "strerror", None) or str(error)
         raise OptionError(
             "--port", f"{port} ({reason})", "a port that nothing else listens on", "Leave it out: a free one is taken."
         ) from None
-    return made
+    return listener
 
 
 class Server(uvicorn.Server):
-    """uvicorn, which ends what is under way first when it is told to end."""
+    """uvicorn, which ends the explorer's streams first when it shuts down."""
 
     def __init__(self, app: ASGIApp, explorer: Explorer) -> None:
         super().__init__(
@@ -178,8 +176,8 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _fixed(found: tuple[bytes, str]) -> Callable[[Request], Any]:
+def _fixed(file: tuple[bytes, str]) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
-        return Response(found[0], 200, media_type=found[1])
+        return Response(file[0], 200, media_type=file[1])
 
     return answer

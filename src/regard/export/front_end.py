@@ -1,4 +1,4 @@
-"""The page that Vite builds of web/: where it is, how a checkout gets it, and one HTML file made of it."""
+"""The page that Vite builds from web/: its files, how a checkout builds it, and one HTML file of it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STATIC = Path(__file__).parent / "static"
 """Where the built page is, in an installed package and in a checkout that has built it."""
 
 WORKER = "worker.js"
-"""What answers the page in a file that is opened by itself."""
+"""The script that answers the requests of an offline page."""
 
 NODE = (20, 19)
 """The oldest node that builds the page."""
@@ -36,13 +36,13 @@ _POLICY = (
 def files(folder: Path | None = None) -> Mapping[str, tuple[bytes, str]]:
     """Every file of the built page and its media type, by its name; none where it is not built."""
     folder = STATIC if folder is None else folder
-    found: dict[str, tuple[bytes, str]] = {}
-    for place in (folder, folder / "assets"):
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
+    result: dict[str, tuple[bytes, str]] = {}
+    for directory in (folder, folder / "assets"):
+        for path in sorted(directory.iterdir()) if directory.is_dir() else ():
             if path.is_file() and not path.name.startswith("."):
                 kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-                found[path.name] = path.read_bytes(), kind
-    return found
+                result[path.name] = path.read_bytes(), kind
+    return result
 
 
 def html(
@@ -55,11 +55,11 @@ def html(
     """The page as one HTML file that fetches nothing, a piece at a time.
 
     Args:
-        about: What the page reads to know where its answers come from, as JSON: ``{"transport": "parent"}``
-            asks the window around it; ``{"transport": "worker", …}`` the worker, which comes along then.
-        data: Arrays by their names, each as pieces of its base64.
+        about: The transport of the page's requests, as JSON: ``{"transport": "parent"}`` sends them to the parent
+            window; ``{"transport": "worker", …}`` to the worker, which is included then.
+        data: Arrays by their names, each as base64 in pieces.
         title: Of the document.
-        built: The files of the page, where they were read before.
+        built: The files of the page, if they were read before.
 
     Raises:
         OptionError: the page is not built.
@@ -113,22 +113,22 @@ def _pieces(
 
 def _without(index: str, pattern: str) -> tuple[str, str]:
     """An index without a link, and the name of the file to which it leads."""
-    found = re.findall(pattern, index)
-    if len(found) != 1:
+    matches = re.findall(pattern, index)
+    if len(matches) != 1:
         raise OptionError(
-            "page", f"an index.html with {len(found)} of {pattern}", "one of each", "Build the page anew: make web."
+            "page", f"an index.html with {len(matches)} of {pattern}", "one of each", "Build the page anew: make web."
         )
-    return re.sub(rf"\s*{pattern}", "", index), found[0]
+    return re.sub(rf"\s*{pattern}", "", index), matches[0]
 
 
 def _inert(code: str) -> str:
-    """JavaScript in which no string ends the element that holds it, or opens a comment there."""
+    """JavaScript in which no string ends the script element that contains it, or opens a comment there."""
     return re.sub(r"<(?=/script|!--|script)", r"\\x3c", code, flags=re.IGNORECASE)
 
 
 def _inert_json(value: Any) -> str:
-    words = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    return words.replace("<", "\\u003c")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")
 
 
 # ---------------------------------------------------------------- building it in a checkout
@@ -143,16 +143,16 @@ _INCOMPLETE = "This installation of regard is incomplete: install it anew, from 
 def ensure_built(say: Callable[[str], None] = lambda line: None) -> None:
     """Build the page where it is missing or older than its sources, if this is a checkout with node.
 
-    A page that is older than its sources and cannot be built anew stays, and that is said.
+    A page that is older than its sources and cannot be built again stays, with a message.
 
     Args:
-        say: Is told in a line what is done.
+        say: Called with a line about each step.
 
     Raises:
         OptionError: there is no page and none can be built.
     """
     if not _in_checkout():
-        if _made() is None:
+        if _built_at() is None:
             raise OptionError("page", f"no page in {STATIC}", "the page that comes with regard", _INCOMPLETE)
         return
     if _fresh():
@@ -169,28 +169,28 @@ def ensure_built(say: Callable[[str], None] = lambda line: None) -> None:
         why = f"{there}{'' if npm else ' and no npm'} here"
     if why is None:
         return
-    if _made() is None:
+    if _built_at() is None:
         raise OptionError("page", f"none that is built, and {why}", "a page that is built", _HOW)
     state = "is built, but" if _fresh() else "is older than web/, and was not built anew:"
     say(f"the page {state} {why}")
 
 
-def _made() -> float | None:
+def _built_at() -> float | None:
     """When the page and its worker were built; None where one is missing, as in the middle of a build."""
     parts = STATIC / "index.html", STATIC / "assets" / WORKER
     return min(part.stat().st_mtime for part in parts) if all(map(Path.is_file, parts)) else None
 
 
 def _fresh() -> bool:
-    made = _made()
-    return made is not None and made >= _changed()
+    built_at = _built_at()
+    return built_at is not None and built_at >= _sources_changed_at()
 
 
 def _in_checkout() -> bool:
     return (_WEB / "package-lock.json").is_file() and _WEB.parent / "src" in STATIC.parents
 
 
-def _changed() -> float:
+def _sources_changed_at() -> float:
     """When the page's sources last changed."""
     paths = [_WEB / name for name in _SOURCES]
     paths += [path for path in (_WEB / "src").rglob("*") if not path.name.startswith(".")]
@@ -201,15 +201,15 @@ def _node() -> tuple[int, ...] | None:
     node = shutil.which("node")
     if node is None:
         return None
-    told = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.match(r"v(\d+)\.(\d+)", told)
-    return None if found is None else tuple(int(one) for one in found.groups())
+    output = subprocess.run([node, "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.match(r"v(\d+)\.(\d+)", output)
+    return None if match is None else tuple(int(part) for part in match.groups())
 
 
 def _built(npm: str, say: Callable[[str], None]) -> str | None:
     """Build it; why that failed, in a line, or None."""
-    lock, kept = _WEB / "package-lock.json", _WEB / "node_modules" / ".package-lock.json"
-    if not kept.is_file() or kept.stat().st_mtime < lock.stat().st_mtime:
+    lock, installed = _WEB / "package-lock.json", _WEB / "node_modules" / ".package-lock.json"
+    if not installed.is_file() or installed.stat().st_mtime < lock.stat().st_mtime:
         say("fetching what builds the page (npm ci in web/), once …")
         why = _run(npm, "ci", "--no-audit", "--no-fund", "--loglevel=error")
         if why is not None:

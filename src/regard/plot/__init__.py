@@ -25,7 +25,7 @@ from regard.display.images import DECADES, signed
 from regard.display.repr_html import ceiling
 from regard.display.text import printable
 from regard.errors import OptionError
-from regard.plot.source import HOW, Drawable, bound, maps_of, pixel, sizes, source_of
+from regard.plot.source import HOW, Drawable, bind_pooling, map_source_of, maps_of, pixel, sizes
 from regard.recording import Recording
 from regard.spec.observers import Pooled
 
@@ -74,7 +74,7 @@ def map(  # noqa: A001  regard.plot.map is what it is
         head, batch: Of `Weights`, which.
         queries, keys: From where to where, (start, stop); all by default.
         tokens: The text of each token, of the whole text; a recording knows its own. They are written out
-            where at most 40 are in sight.
+            where at most 40 are shown.
         size: Rows and columns at most; more weights than that are pooled.
         how: "max", "mean" or "sum" of the weights of a pixel. Of numbers with signs "max" is the one that is
             farthest from 0.
@@ -85,16 +85,16 @@ def map(  # noqa: A001  regard.plot.map is what it is
     Raises:
         OptionError, ShapeError: what does not fit, and what to do about it.
     """
-    source = source_of(weights, head, batch, tokens)
-    asked = bound(source, size, how, queries, keys)
-    values = source.pooled(asked)
-    q, k = asked.rectangle
+    source = map_source_of(weights, head, batch, tokens)
+    pooling = bind_pooling(source, size, how, queries, keys)
+    values = source.pooled(pooling)
+    q, k = pooling.rectangle
     ax = _axes((COLUMN, COLUMN * 0.85)) if ax is None else ax
     extent = (k.start - 0.5, k.stop - 0.5, q.stop - 0.5, q.start - 0.5)
     drawn = {"extent": extent, "aspect": "auto", "interpolation": "nearest"}
     image = ax.imshow(_shown(values, log), **drawn, **_colours([values], log))
     bar = ax.figure.colorbar(image, ax=ax)
-    _label(bar, pixel(asked, values))
+    _label(bar, pixel(pooling, values))
     _ticks(ax.xaxis, k, source.key_texts, "key", 90)
     _ticks(ax.yaxis, q, source.query_texts, "query", 0)
     return ax
@@ -128,11 +128,11 @@ def heads(
     (2, 4)
     """
     if isinstance(recording, Recording):
-        asked = Pooled(size, size, how)
-        layers = {str(one.number): one.see(asked)[asked] for one in recording}
-        sides = {(one.queries, one.keys) for one in recording}
-        alike = [asked.bind(sizes(*side)) for side in sides]
-        what = pixel(alike[0]) if len(alike) == 1 else f"attention weight, {HOW[how]} of a pixel's"
+        pooling = Pooled(size, size, how)
+        layers = {str(layer.number): layer.see(pooling)[pooling] for layer in recording}
+        sides = {(layer.queries, layer.keys) for layer in recording}
+        bound_poolings = [pooling.bind(sizes(*side)) for side in sides]
+        what = pixel(bound_poolings[0]) if len(bound_poolings) == 1 else f"attention weight, {HOW[how]} of a pixel's"
     elif isinstance(recording, Mapping):
         layers, what = dict(recording), "attention weight, pooled"
     else:
@@ -192,7 +192,7 @@ def row(
     >>> [float(bar.get_width()) for bar in ax.patches], [label.get_text() for label in ax.get_yticklabels()]
     ([0.75, 0.25], ['1 bank', '0 the'])
     """
-    source = source_of(weights, head, batch, tokens)
+    source = map_source_of(weights, head, batch, tokens)
     if type(query) is not int or not 0 <= query < source.shape[0]:
         raise OptionError("query", repr(query), f"0 to {source.shape[0] - 1}", "Count from 0.")
     if top is not None and (type(top) is not int or top < 1):

@@ -1,4 +1,4 @@
-"""What is drawn: one head's weights wherever they come from, parts of them, and what a pixel is in words."""
+"""The source of a figure: the weights of one head, maps and rows of them, and what a pixel is as text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from regard.spec.observers import Pooled, Rows, WeightRows
 from regard.weights import HeadWeights, Weights
 
 HOW = {"max": "maximum", "mean": "mean", "sum": "sum"}
-"""Poolings in words."""
+"""Poolings as text."""
 
 Drawable = RecordedHead | HeadWeights | Weights | Tensor | ndarray
-"""What has a map: a head of a recording, weights, or numbers of one's own, (queries, keys)."""
+"""What can be drawn: a head of a recording, weights, or an array (queries, keys)."""
 
 
 @dataclass(frozen=True)
-class Source:
+class MapSource:
     """One head's weights, and the texts of its tokens."""
 
     weights: HeadWeights | RecordedHead | Tensor
@@ -33,28 +33,28 @@ class Source:
     query_texts: Sequence[str] | None
     key_texts: Sequence[str] | None
 
-    def pooled(self, asked: Pooled) -> ndarray:
-        """A map of it."""
+    def pooled(self, pooling: Pooled) -> ndarray:
+        """A map of the weights."""
         if isinstance(self.weights, RecordedHead):
-            return self.weights.see(asked)[asked].float().numpy()
+            return self.weights.see(pooling)[pooling].float().numpy()
         if isinstance(self.weights, HeadWeights):
-            return self.weights.see(asked).float().numpy()
-        most = _pooled(self.weights, asked)
-        if asked.how == "max" and bool((self.weights < 0).any()):
-            least = -_pooled(-self.weights, asked)
+            return self.weights.see(pooling).float().numpy()
+        most = _pooled(self.weights, pooling)
+        if pooling.how == "max" and bool((self.weights < 0).any()):
+            least = -_pooled(-self.weights, pooling)
             most = np.where(most >= -least, most, least)
         return most
 
     def row(self, query: int) -> ndarray:
-        """What a query gives to each key."""
+        """The weights of a query."""
         if isinstance(self.weights, RecordedHead):
-            one = Rows(query)
-            return self.weights.see(one)[one][0].float().numpy()
+            row = Rows(query)
+            return self.weights.see(row)[row][0].float().numpy()
         return self.weights[query].float().numpy()
 
 
-def source_of(weights: Any, head: int | None, batch: int, tokens: Sequence[str] | None) -> Source:
-    """One head's weights as what is drawn of them; `tokens` are those of the whole text."""
+def map_source_of(weights: Any, head: int | None, batch: int, tokens: Sequence[str] | None) -> MapSource:
+    """The source of a map of one head's weights; `tokens` are those of the whole text."""
     shift, named = 0, tokens
     if isinstance(weights, Weights):
         if head is None:
@@ -103,18 +103,20 @@ def source_of(weights: Any, head: int | None, batch: int, tokens: Sequence[str] 
             "tokens", f"{len(named)} texts", f"one for each of {most} tokens", "Give those of the whole text."
         )
     queries = None if named is None else named[max(shift, 0) :]
-    return Source(weights, shape, queries, named)
+    return MapSource(weights, shape, queries, named)
 
 
-def bound(source: Source, size: int, how: str, queries: tuple[int, int] | None, keys: tuple[int, int] | None) -> Pooled:
-    """The map that is asked for, none of whose sides is empty."""
-    asked = Pooled(size, size, how, queries, keys).bind(sizes(*source.shape))
-    for name, side in zip(("queries", "keys"), asked.rectangle, strict=True):
+def bind_pooling(
+    source: MapSource, size: int, how: str, queries: tuple[int, int] | None, keys: tuple[int, int] | None
+) -> Pooled:
+    """The pooling of a map of this source, of which neither side is empty."""
+    pooling = Pooled(size, size, how, queries, keys).bind(sizes(*source.shape))
+    for name, side in zip(("queries", "keys"), pooling.rectangle, strict=True):
         if not side:
             raise OptionError(
                 name, f"({side.start}, {side.stop}), which is empty", "start < stop", "Ask for one at least."
             )
-    return asked
+    return pooling
 
 
 def sizes(queries: int, keys: int) -> Sizes:
@@ -122,12 +124,12 @@ def sizes(queries: int, keys: int) -> Sizes:
     return Sizes(1, 1, 1, queries, keys, 1, 1, torch.device("cpu"))
 
 
-def _pooled(numbers: Tensor, asked: Pooled) -> ndarray:
-    """What the library itself makes of a map of these weights."""
+def _pooled(numbers: Tensor, pooling: Pooled) -> ndarray:
+    """The map of these weights, by the observer itself."""
     whole = numbers[None, None]
     queries, keys = range(len(numbers)), torch.arange(numbers.shape[1])
     block = WeightRows(whole, whole, lambda: whole.logsumexp(-1), queries, keys, sizes(*numbers.shape))
-    return asked.of(block)[0][0, 0].numpy()
+    return pooling.of(block)[0][0, 0].numpy()
 
 
 def maps_of(maps: Any, name: str, batch: int) -> ndarray:
@@ -145,11 +147,11 @@ def maps_of(maps: Any, name: str, batch: int) -> ndarray:
     return given.numpy()
 
 
-def pixel(asked: Pooled, values: ndarray | None = None) -> str:
-    """What a pixel is, in words."""
+def pixel(pooling: Pooled, values: ndarray | None = None) -> str:
+    """What a pixel is, as text."""
     what = "difference" if values is not None and (values < 0).any() else "attention weight"
-    down, right = (-(-len(side) // n) for side, n in zip(asked.rectangle, (asked.rows, asked.cols), strict=True))
+    down, right = (-(-len(side) // n) for side, n in zip(pooling.rectangle, (pooling.rows, pooling.cols), strict=True))
     if down == right == 1:
         return f"{what}\n1 px = 1 weight"
-    how = "farthest from 0" if what == "difference" and asked.how == "max" else HOW[asked.how]
+    how = "farthest from 0" if what == "difference" and pooling.how == "max" else HOW[pooling.how]
     return f"{what}\n1 px = {down}×{right} weights, {how}"
