@@ -1,4 +1,4 @@
-"""The one list of attention calls that every backend is held against.
+"""The one list of attention calls that every backend is tested with.
 
 A case names one part of each kind; `Case.build` makes its tensors, always the same. A new mask, bias,
 score, normalizer or observer takes a row in its dictionary here, and every law and every backend is then
@@ -102,7 +102,7 @@ def _documents(s: Shape) -> Tensor:
     return torch.arange(s.k) * 3 // max(s.k, 1)
 
 
-def _some(table: Tensor, value: bool) -> Tensor:
+def _with_uniform_rows(table: Tensor, value: bool) -> Tensor:
     """The table with its last row, and all of its first batch row's first row, set."""
     table[..., -1, :] = value
     table[:1, ..., :1, :] = value
@@ -115,7 +115,7 @@ def _blocks(s: Shape, r: Draw) -> Mask:
     return Blocks(table, 4)
 
 
-def _places(s: Shape, r: Draw, *sizes: int) -> Tensor:
+def _slot_positions(s: Shape, r: Draw, *sizes: int) -> Tensor:
     """Positions of a cache's keys, ascending, with gaps; those of some batch rows begin with padding."""
     b, g, n = sizes
     padding = torch.arange(n) < torch.arange(b)[:, None, None] * 2
@@ -148,22 +148,26 @@ MASKS: dict[str, Part] = {
     "causal dilated": lambda s, r: Causal() & Dilated(2) & ~Window(1),
     "where": lambda s, r: Where(lambda b, h, q, k: (q + 2 * k + h + b) % 3 != 0),
     "where causal": lambda s, r: Causal() & Where(lambda b, h, q, k: (k + h) % 4 != 1),
-    "tensor": lambda s, r: _some(r.bools(0.7, s.b, s.h, s.q, s.k), False),
+    "tensor": lambda s, r: _with_uniform_rows(r.bools(0.7, s.b, s.h, s.q, s.k), False),
     "tensor of keys": lambda s, r: r.bools(0.6, s.b, 1, 1, s.k),
     "tensor of heads": lambda s, r: r.bools(0.6, s.h, s.q, 1),
     "causal tensor": lambda s, r: Causal() & r.bools(0.8, s.q, s.k),
     "placed": lambda s, r: PositionMask(
-        Causal(offset=0) & Window(20, offset=0), keys=_places(s, r, s.b, s.g, s.k), queries=_places(s, r, s.b, 1, s.q)
+        Causal(offset=0) & Window(20, offset=0),
+        keys=_slot_positions(s, r, s.b, s.g, s.k),
+        queries=_slot_positions(s, r, s.b, 1, s.q),
     ),
-    "filled": lambda s, r: SlotPadding(keys=_places(s, r, s.b, 1, s.k), queries=_places(s, r, s.b, 1, s.q)),
+    "filled": lambda s, r: SlotPadding(
+        keys=_slot_positions(s, r, s.b, 1, s.k), queries=_slot_positions(s, r, s.b, 1, s.q)
+    ),
     "tabled": lambda s, r: Tabled.of(Window(7, 2) & Where(lambda b, h, q, k: (q + 2 * k + h) % 5 != 0), s.sizes()),
 }
 
-WITHOUT_KEYS_FOR_ALL = {"documents", "documents of each", "documents unordered"}
-"""Masks that refuse more queries than keys."""
+NEED_A_KEY_FOR_EACH_QUERY = {"documents", "documents of each", "documents unordered"}
+"""Masks that raise an error for more queries than keys."""
 
 
-def _forbidding(s: Shape, r: Draw) -> Tensor:
+def _masking_bias(s: Shape, r: Draw) -> Tensor:
     bias = r.normal(s.b, 1, s.q, s.k)
     bias = bias.masked_fill(r.bools(0.3, s.b, 1, s.q, s.k), -torch.inf)
     bias[..., -1, :] = -torch.inf
@@ -183,9 +187,9 @@ BIASES: dict[str, Part] = {
     "dense of keys": lambda s, r: r.normal(s.h, 1, s.k),
     "dense of queries": lambda s, r: r.normal(s.b, 1, s.q, 1),
     "dense number": lambda s, r: r.normal(1, 1),
-    "forbidding": _forbidding,
+    "forbidding": _masking_bias,
     "placed": lambda s, r: PositionBias(
-        ALiBi(s.h, offset=0), keys=_places(s, r, s.b, s.g, s.k), queries=_places(s, r, 1, 1, s.q)
+        ALiBi(s.h, offset=0), keys=_slot_positions(s, r, s.b, s.g, s.k), queries=_slot_positions(s, r, 1, 1, s.q)
     ),
     "sum": lambda s, r: ALiBi(s.h) + r.normal(s.q, s.k) + Relative(r.normal(s.h, 3)),
 }
@@ -209,7 +213,7 @@ SCORES: dict[str, Part] = {
     "shaw per head": lambda s, r: Shaw(r.normal(s.h, 5, s.d), scale=0.5, offset=2),
     "custom": lambda s, r: _sum_of_sines,
     "custom hardtanh": lambda s, r: lambda q, k: torch.tanh(q @ k.transpose(-1, -2)),
-    "custom forbidding": lambda s, r: _forbid_first_component,
+    "custom forbidding": lambda s, r: _mask_by_first_component,
 }
 
 
@@ -217,7 +221,7 @@ def _sum_of_sines(q: Tensor, k: Tensor) -> Tensor:
     return torch.sin(q.sum(-1))[..., :, None] * k.sum(-1)[..., None, :]
 
 
-def _forbid_first_component(q: Tensor, k: Tensor) -> Tensor:
+def _mask_by_first_component(q: Tensor, k: Tensor) -> Tensor:
     scores = q @ k.transpose(-1, -2)
     return scores.masked_fill((q[..., :, None, :1] < k[..., None, :, :1])[..., 0], -torch.inf)
 
@@ -244,7 +248,7 @@ LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass
 class Call:
-    """What a case gives to `attention` or `observe`."""
+    """The arguments of a case for `attention` or `observe`."""
 
     q: Tensor
     k: Tensor
@@ -267,11 +271,11 @@ class Call:
         }
 
     def leaves(self) -> dict[str, Tensor]:
-        """Every tensor that takes a gradient, by name."""
-        found = {"q": self.q, "k": self.k, "v": self.v}
+        """Every tensor that may require a gradient, by name."""
+        leaves = {"q": self.q, "k": self.k, "v": self.v}
         for name, part in (("bias", self.bias), ("score", self.score), ("normalizer", self.normalizer)):
-            found |= {f"{name} {i}": tensor for i, tensor in enumerate(part.tensors()) if tensor.is_floating_point()}
-        return found
+            leaves |= {f"{name} {i}": tensor for i, tensor in enumerate(part.tensors()) if tensor.is_floating_point()}
+        return leaves
 
     def with_leaves(self, *leaves: Tensor) -> Call:
         q, k, v, *rest = leaves
@@ -379,7 +383,7 @@ def observers(s: Shape) -> tuple[Observer[Any], ...]:
     )
 
 
-def _list() -> tuple[Case, ...]:
+def _all_cases() -> tuple[Case, ...]:
     of = Case
     cases = [of(mask=mask) for mask in MASKS]
     cases += [of(mask=m, shape="fewer queries", bias="alibi", dtype=FP64) for m in MASKS]
@@ -410,9 +414,9 @@ def _list() -> tuple[Case, ...]:
     cases += [of(mask="where", bias="sum", score="soft-capped", normalizer="sparsemax", dtype=FP64)]
     cases += [of(mask="causal prefix", bias="t5 both", score="euclidean", normalizer="sigmoid", shape="many heads")]
     cases += [of(mask="causal left padding", bias="dense of keys", dtype=FP16, shape="many heads")]
-    seen = list(dict.fromkeys(cases))
-    return tuple(c for c in seen if not (c.sizes.q > c.sizes.k and c.mask in WITHOUT_KEYS_FOR_ALL))
+    unique = dict.fromkeys(cases)
+    return tuple(c for c in unique if not (c.sizes.q > c.sizes.k and c.mask in NEED_A_KEY_FOR_EACH_QUERY))
 
 
-CASES: tuple[Case, ...] = _list()
+CASES: tuple[Case, ...] = _all_cases()
 """Every case. `str(case)` is its id."""

@@ -1,7 +1,7 @@
-"""Attention as a textbook writes it, eagerly, in the dtype of its inputs: what rounding costs anyone.
+"""Textbook attention, eager, in the dtype of its inputs: the error budget of every backend.
 
-It shares nothing with the backends but the meaning of masks (`dense`) and dropout's `keeps`; each score,
-bias, normalizer and statistic is written again. A backend may be at most twice as far from float64 as this.
+It shares with the backends only the meaning of masks (`dense`) and dropout's `keeps`; each score, bias, normalizer and
+statistic is implemented independently. A backend may be at most twice as far from float64 as this.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from regard.spec.observers import Observer
 from regard.spec.values import Aligned
 
 
-def run(call: Call, *asked: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], Any]]:
+def run(call: Call, *requested: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], Any]]:
     """The output and each observer's result, in the dtype of the queries throughout."""
-    problem = call.problem(*asked)
+    problem = call.problem(*requested)
     s = problem.sizes
     times = s.h // max(s.g, 1)
     k, v = call.k.repeat_interleave(times, 1), call.v.repeat_interleave(times, 1)
@@ -34,13 +34,13 @@ def run(call: Call, *asked: Observer[Any]) -> tuple[Tensor, dict[Observer[Any], 
     sees = (raw > -torch.inf).any(-1, keepdim=True)
     rows = torch.where(sees, raw, 0)
     weights = torch.where(sees, weigh(call.normalizer, rows), 0) if s.k else rows
-    kept = weights
+    dropped = weights
     if call.dropout:
         box = Box(range(s.b), range(s.h), range(s.q), range(s.k))
         stays = keeps(problem.seed, call.dropout, box, torch.arange(s.k))
-        kept = weights * stays / (1 - call.dropout)
-    results = {o: statistic(o, weights, raw, rows, sees, distance, call.normalizer) for o in asked}
-    return kept @ v, results
+        dropped = weights * stays / (1 - call.dropout)
+    results = {o: statistic(o, weights, raw, rows, sees, distance, call.normalizer) for o in requested}
+    return dropped @ v, results
 
 
 def score(value: scores.Score, q: Tensor, k: Tensor, distance: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def score(value: scores.Score, q: Tensor, k: Tensor, distance: Tensor) -> Tensor
 
 
 def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
-    """Of all pairs; `distance` is that of a bias without an offset of its own."""
+    """The bias of all pairs; `distance` is for a bias without an offset."""
     if isinstance(value, biases.ByDistance) and value.offset is not None:
         q, k = distance.shape
         distance = distance - (k - q) + value.offset
@@ -92,9 +92,9 @@ def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
             q, k = distance.shape
             c, least = value.c.abs(), value.multiplier.abs() * value.length
             first = k - q if value.offset is None else value.offset
-            own = (torch.arange(q) + first).to(dtype)[:, None]
-            apart = (own - torch.arange(k)).abs()
-            x = torch.log(1 + c * apart) / torch.log(1 + c * torch.maximum(own, least))
+            position = (torch.arange(q) + first).to(dtype)[:, None]
+            apart = (position - torch.arange(k)).abs()
+            x = torch.log(1 + c * apart) / torch.log(1 + c * torch.maximum(position, least))
             units = zip(value.hidden_weight, value.hidden_bias, value.weight.T, strict=True)
             parts = [torch.relu(w * x + b) * v[:, None, None] for w, b, v in units]
             return sum(parts, value.bias[:, None, None])
@@ -106,7 +106,7 @@ def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
             assert value.queries is not None
             q, k = distance.shape
             apart = value.queries[..., :, None] - value.keys[..., None, :] + k - q
-            rows = [[bias(value.inner, one, dtype) for one in row] for row in apart]
+            rows = [[bias(value.inner, of_head, dtype) for of_head in row] for row in apart]
             if not rows or not rows[0]:
                 return torch.zeros((), dtype=dtype)
             heads = range(len(rows[0][0]))
@@ -118,7 +118,7 @@ def bias(value: biases.Bias, distance: Tensor, dtype: torch.dtype) -> Tensor:
 def t5_bucket(distance: Tensor, value: biases.T5) -> Tensor:
     """Number by number, from the paper's description."""
 
-    def one(n: int) -> int:
+    def bucket(n: int) -> int:
         buckets, start = value.table.shape[0], 0
         if not value.causal:
             buckets //= 2
@@ -131,7 +131,7 @@ def t5_bucket(distance: Tensor, value: biases.T5) -> Tensor:
         far = math.log(n / exact) / math.log(value.max_distance / exact) * (buckets - exact)
         return start + min(exact + math.floor(far + 1e-12), buckets - 1)
 
-    return torch.tensor([one(int(n)) for n in distance.flatten()], dtype=torch.int64).reshape(distance.shape)
+    return torch.tensor([bucket(int(n)) for n in distance.flatten()], dtype=torch.int64).reshape(distance.shape)
 
 
 def weigh(value: normalizers.Normalizer, rows: Tensor) -> Tensor:
@@ -192,11 +192,14 @@ def statistic(
         case observers.TopK():
             order = w.detach().sort(dim=-1, descending=True, stable=True)
             n = min(value.count, k)
-            found, where = (order.values[..., :n], order.indices[..., :n].masked_fill(order.values[..., :n] <= 0, -1))
+            weights, indices = (
+                order.values[..., :n],
+                order.indices[..., :n].masked_fill(order.values[..., :n] <= 0, -1),
+            )
             full = (b, h, q, value.count)
-            keys, weights = w.new_full(full, -1, dtype=torch.int64), w.new_zeros(full)
-            keys[..., :n], weights[..., :n] = where, found
-            return observers.Top(keys, weights)
+            top = observers.Top(w.new_full(full, -1, dtype=torch.int64), w.new_zeros(full))
+            top.keys[..., :n], top.weights[..., :n] = indices, weights
+            return top
         case observers.Entropy():
             some = torch.where(w > 0, w, 1)
             return -(some * some.log()).sum(-1)
@@ -235,9 +238,9 @@ def pooled(w: Tensor, value: observers.Pooled) -> Tensor:
     result = w.new_zeros((b, h, rows, cols))
     for i in range(rows if q and k else 0):
         for j in range(cols):
-            mine = [n for n in range(q) if n * rows // q == i]
-            theirs = [n for n in range(k) if n * cols // k == j]
-            cell = w[:, :, mine[0] : mine[-1] + 1, theirs[0] : theirs[-1] + 1].flatten(2)
+            in_row = [n for n in range(q) if n * rows // q == i]
+            in_column = [n for n in range(k) if n * cols // k == j]
+            cell = w[:, :, in_row[0] : in_row[-1] + 1, in_column[0] : in_column[-1] + 1].flatten(2)
             if value.how == "max":
                 result[:, :, i, j] = cell.amax(-1)
             else:

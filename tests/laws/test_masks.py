@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cases import MASKS, WITHOUT_KEYS_FOR_ALL, Draw, Shape
+from cases import MASKS, NEED_A_KEY_FOR_EACH_QUERY, Draw, Shape
 from regard.lowering.tiles import SIDE, LoweredMask, bitmap_bytes, count_pairs, key_runs, lower_mask
 from regard.shapes import Box
 from regard.spec.masks import And, Causal, Dilated, Everything, Mask, Not, Or, Tile, Window, as_mask, dense
@@ -29,7 +29,7 @@ def bound(name: str, shape: Shape) -> tuple[Mask, Tensor]:
 
 
 def fits(name: str, shape: Shape) -> bool:
-    return shape.q <= shape.k or name not in WITHOUT_KEYS_FOR_ALL
+    return shape.q <= shape.k or name not in NEED_A_KEY_FOR_EACH_QUERY
 
 
 def boxes(shape: Shape) -> st.SearchStrategy[Box]:
@@ -131,18 +131,18 @@ def test_runs_leave_out_nothing_that_may_be_seen(name: str, data: st.DataObject)
     b, h, q, _ = data.draw(boxes(shape))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("regard.lowering.tiles.KEYS", data.draw(st.integers(1, 9)))
-        found = key_runs(mask, b, h, q, shape.k)
+        runs = key_runs(mask, b, h, q, shape.k)
         pairs = count_pairs(mask, b, h, shape.q, shape.k, 5)
     part = table[b.start : b.stop, h.start : h.stop, q.start : q.stop]
     seen = torch.zeros(shape.k, dtype=torch.bool)
-    for run in found:
+    for run in runs:
         assert run.kind is not Tile.EMPTY
         assert not seen[run.keys.start : run.keys.stop].any()
         seen[run.keys.start : run.keys.stop] = True
         if run.kind is Tile.FULL:
             assert part[..., run.keys.start : run.keys.stop].all()
     assert not part[..., ~seen].any()
-    assert [run.keys.start for run in found] == sorted(run.keys.start for run in found)
+    assert [run.keys.start for run in runs] == sorted(run.keys.start for run in runs)
     assert sum(pairs.values()) == shape.q * shape.k
     visible = table[b.start : b.stop, h.start : h.stop].any(0).any(0)
     always = table[b.start : b.stop, h.start : h.stop].all(0).all(0)
@@ -213,8 +213,8 @@ def test_what_the_kernels_get_is_the_mask(name: str, shape: Shape) -> None:
     mask, table = bound(name, shape)
     low = lower_mask(mask, shape.sizes())
     assert torch.equal(expanded(low, shape), table)
-    held = 0 if low.bitmaps is None else low.bitmaps.nbytes
-    assert held <= bitmap_bytes(mask, shape.sizes())
+    nbytes = 0 if low.bitmaps is None else low.bitmaps.nbytes
+    assert nbytes <= bitmap_bytes(mask, shape.sizes())
 
 
 @given(data=st.data())

@@ -132,17 +132,17 @@ def test_fire_is_taken_by_blocks_in_little_memory() -> None:
     plan = regard.explain(q, q, q, bias=FIRE.learned(2) + ALiBi(2))
     assert plan.backend == "chunked"
     assert "a bias that is made for each pair would lie in memory whole" in str(plan)
-    held = chunked.block_rows(Problem.of(q, q, q, bias=FIRE.learned(2) + ALiBi(2)))[0]
-    assert held == chunked.LEAST_ROWS
-    assert chunked.block_rows(Problem.of(q, q, q, bias=ALiBi(2)))[0] > held
+    rows = chunked.block_rows(Problem.of(q, q, q, bias=FIRE.learned(2) + ALiBi(2)))[0]
+    assert rows == chunked.LEAST_ROWS
+    assert chunked.block_rows(Problem.of(q, q, q, bias=ALiBi(2)))[0] > rows
 
 
 def test_fire_learns_all_that_it_holds() -> None:
     bias = FIRE.learned(2, hidden=16, length=4.0)
     q, k, v = (Draw(name).normal(1, 2, 12, 4).float() for name in "qkv")
     out = regard.attention(q, k, v, mask=regard.Causal(), bias=bias)
-    found = torch.autograd.grad(out.square().sum(), bias.tensors()[:-1])  # a softmax sees no constant
-    assert all(float(grad.abs().sum()) > 0 for grad in found)
+    gradients = torch.autograd.grad(out.square().sum(), bias.tensors()[:-1])  # a softmax sees no constant
+    assert all(float(grad.abs().sum()) > 0 for grad in gradients)
 
 
 def test_fire_says_what_it_takes() -> None:

@@ -46,7 +46,7 @@ class Plain:
 
     def kept(self, index: list[list[list[int]]]) -> Plain:
         rows = [
-            [[head[i] for i in sorted(mine)] for head, mine in zip(*pair, strict=True)]
+            [[head[i] for i in sorted(own)] for head, own in zip(*pair, strict=True)]
             for pair in zip(self.rows, index, strict=True)
         ]
         return Plain(rows, self.next)
@@ -73,10 +73,10 @@ def sees(cache: KVCache, plain: Plain) -> None:
     q = min(n, 2)
     sizes = Sizes(b, 2 * g, g, q, n, 3, 2, torch.device("cpu"))
     table = dense(cache.mask(Causal() & Window(3)), sizes).tolist()
-    for row, mine in zip(plain.rows, table, strict=True):
+    for row, own in zip(plain.rows, table, strict=True):
         for h in range(2 * g):
             at = [place for _, place in row[h // 2]]
-            assert mine[h] == [[min(p, o) >= 0 and 0 <= p - o <= 3 for o in at] for p in at[n - q :]]
+            assert own[h] == [[min(p, o) >= 0 and 0 <= p - o <= 3 for o in at] for p in at[n - q :]]
 
 
 class Histories(RuleBasedStateMachine):
@@ -113,8 +113,8 @@ class Histories(RuleBasedStateMachine):
         if padded and n:
             flags = data.draw(st.integers(0, 2 ** (b * n) - 1))
             real = torch.tensor([flags >> i & 1 for i in range(b * n)], dtype=torch.bool).reshape(b, n)
-        made = cache.extend(k, -k[..., :2], real=real if padded else None)
-        self.add(made, plain.extended(numbers, real))
+        created = cache.extend(k, -k[..., :2], real=real if padded else None)
+        self.add(created, plain.extended(numbers, real))
 
     @rule(data=st.data(), seed=st.integers(0, 99), each=st.booleans())
     def keep(self, data: st.DataObject, seed: int, each: bool) -> None:
@@ -130,16 +130,16 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), budget=st.integers(1, 6))
     def keep_the_last(self, data: st.DataObject, budget: int) -> None:
         cache, plain = self.pick(data)
-        made = cache.keep(budget)
+        created = cache.keep(budget)
         if len(cache) <= budget:
-            assert made is cache
+            assert created is cache
             return
 
         def late(head: list[tuple[float, int]]) -> list[int]:
             """Tokens before padding, late ones before early ones."""
             return sorted(range(len(head)), key=lambda i: (head[i][1] >= 0, i))[-budget:]
 
-        self.add(made, plain.kept([[late(head) for head in row] for row in plain.rows]))
+        self.add(created, plain.kept([[late(head) for head in row] for row in plain.rows]))
 
     @rule(data=st.data())
     def reorder(self, data: st.DataObject) -> None:
@@ -160,7 +160,7 @@ class TestHistories(Histories.TestCase):
 
 def layer_of(name: str) -> MultiHeadAttention:
     torch.manual_seed(1)
-    made: dict[str, dict[str, Any]] = {
+    created: dict[str, dict[str, Any]] = {
         "near": {"mask": Causal() & Window(4), "bias": Relative(torch.randn(4, 11))},
         "local": {"mask": Causal() & Window(5), "position": Rotary(), "qk_norm": nn.RMSNorm},
         "far": {"mask": Causal(), "bias": ALiBi(heads=4)},
@@ -184,7 +184,7 @@ def layer_of(name: str) -> MultiHeadAttention:
         "shaw": {"mask": Causal(), "score": Shaw(torch.randn(7, 4), offset=0)},
         "fire": {"mask": Causal(), "bias": FIRE.learned(4, 8, length=6.0, offset=0)},
     }
-    return MultiHeadAttention(16, 4, key_value_heads=2, **made[name]).eval()
+    return MultiHeadAttention(16, 4, key_value_heads=2, **created[name]).eval()
 
 
 LAYERS = ("near", "local", "far", "t5, learned", "kerple, sink", "prefix, sum", "dilated", "where")
@@ -278,9 +278,9 @@ def test_what_is_left_is_seen_as_if_the_rest_were_masked(mask: Mask, bias, n: in
     there.scatter_(-1, (index if each else index[None, None]).expand(2, 2, -1), True)
     there[..., 20 - n :] = True
     queries = torch.arange(20 - n, 20)[:, None]
-    asked = Where(lambda b, h, q, k: mask_at(mask, b, h, q + 20 - n, k))
+    token_mask = Where(lambda b, h, q, k: mask_at(mask, b, h, q + 20 - n, k))
     hidden = there.repeat_interleave(2, 1)[:, :, None]
-    torch.testing.assert_close(out, attention(q, k, v, mask=asked & hidden, bias=bias))
+    torch.testing.assert_close(out, attention(q, k, v, mask=token_mask & hidden, bias=bias))
     assert len(cache) == 7 + n
     assert cache.positions[..., -n:].flatten().tolist()[-n:] == queries.flatten().tolist()
 
@@ -306,11 +306,11 @@ def test_gradients_of_a_bias_on_dropped_keys() -> None:
     q, k, v = torch.randn(3, 1, 2, 9, 8).unbind()
     cache = KVCache().extend(k, v).keep(torch.tensor([0, 3, 4, 8]))
     attention(q[:, :, -1:], cache.keys, cache.values, bias=cache.bias(bias)).square().sum().backward()
-    mine = [t.grad for t in bias.tensors()]
+    own = [t.grad for t in bias.tensors()]
     again = Kerple(*(t.detach().requires_grad_() for t in bias.tensors()))
     hidden = torch.zeros(9, dtype=torch.bool).index_fill(0, torch.tensor([0, 3, 4, 8]), True)
     attention(q[:, :, -1:], k, v, bias=again, mask=hidden).square().sum().backward()
-    torch.testing.assert_close(mine, [t.grad for t in again.tensors()])
+    torch.testing.assert_close(own, [t.grad for t in again.tensors()])
 
 
 def test_a_budget_keeps_recent_ones_and_heavy_ones() -> None:
@@ -383,12 +383,12 @@ class _Sizes(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.made: list[int] = []
+        self.created: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if isinstance(out, Tensor) and not out._is_view():
-            self.made.append(out.numel())
+            self.created.append(out.numel())
         return out
 
 
@@ -400,7 +400,7 @@ def test_attention_reads_the_buffer_where_it_lies() -> None:
     with _Sizes() as sizes:
         out = attention(q, cache.keys, cache.values, mask=cache.mask(Causal()), backend="native")
         observe(q, cache.keys, cache.values, Received(), mask=cache.mask(Causal()), backend="native")
-    assert max(sizes.made) < k.numel() // 4
+    assert max(sizes.created) < k.numel() // 4
     torch.testing.assert_close(out, attention(q, k, v))
 
 
@@ -411,9 +411,9 @@ def test_gradients_flow_through_a_cache() -> None:
     for part in (slice(0, 3), slice(3, 4), slice(4, 6)):
         cache = cache.extend(k[:, :, part], v[:, :, part])
         outs.append(attention(q[:, :, part], cache.keys, cache.values, mask=cache.mask(Causal())))
-    mine = torch.autograd.grad(torch.cat(outs, 2).square().sum(), (k, v))
+    own = torch.autograd.grad(torch.cat(outs, 2).square().sum(), (k, v))
     whole = torch.autograd.grad(attention(q, k, v, mask=Causal()).square().sum(), (k, v))
-    torch.testing.assert_close(mine, whole)
+    torch.testing.assert_close(own, whole)
     with torch.no_grad():
         longer = cache.extend(k[:, :, :1], v[:, :, :1])
     assert not longer.keys.requires_grad
@@ -488,8 +488,8 @@ def test_generating_is_asking_again_and_again(embedded: Any) -> None:
     width = max(map(len, prompts))
     tokens = torch.tensor([[0] * (width - len(ids)) + ids for ids in prompts])
     real = torch.arange(width) >= torch.tensor([[width - len(ids)] for ids in prompts])
-    made = embedded.model.generate(tokens, 5, real=real)
-    for ids, row in zip(prompts, made.tolist(), strict=True):
+    created = embedded.model.generate(tokens, 5, real=real)
+    for ids, row in zip(prompts, created.tolist(), strict=True):
         for token in row:
             assert int(embedded.model(torch.tensor([ids]))[0, -1].argmax()) == token
             ids = [*ids, token]

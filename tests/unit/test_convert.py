@@ -63,10 +63,10 @@ def config(name: str, **options: Any) -> Any:
 
 
 def model(name: str, **options: Any) -> Any:
-    made = getattr(transformers, f"{name}Model")(config(name, **options))
-    for parameter in made.parameters():  # biases and norms too are something
+    model = getattr(transformers, f"{name}Model")(config(name, **options))
+    for parameter in model.parameters():  # biases and norms too are something
         nn.init.normal_(parameter, std=0.3)
-    return made.eval()
+    return model.eval()
 
 
 def causal() -> Tensor:
@@ -214,13 +214,13 @@ def test_our_layer_gives_what_theirs_does(family: Family) -> None:
 @families
 def test_every_bit_comes_back(family: Family) -> None:
     with seeded():
-        theirs = family.module().state_dict()
-    ours = convert.read(theirs, family.layout, **family.sizes())
+        their_state = family.module().state_dict()
+    ours = convert.read(their_state, family.layout, **family.sizes())
     again = convert.write(ours, family.layout, **family.sizes())
-    beside = {key for key in theirs if "LayerNorm" in key}
-    assert again.keys() == theirs.keys() - beside
+    beside = {key for key in their_state if "LayerNorm" in key}
+    assert again.keys() == their_state.keys() - beside
     for name, tensor in again.items():
-        assert torch.equal(tensor, theirs[name]), name
+        assert torch.equal(tensor, their_state[name]), name
         assert tensor.is_contiguous(), name
 
 
@@ -235,8 +235,8 @@ def test_their_layer_takes_what_ours_learned(family: Family) -> None:
         if layer.bias is not None:
             nn.init.normal_(layer.bias.get_buffer("table"))
         x = torch.randn(2, N, WIDTH)
-    theirs = convert.write(layer.state_dict(), family.layout, **family.sizes())
-    missing, unknown = module.load_state_dict(theirs, strict=False)
+    their_state = convert.write(layer.state_dict(), family.layout, **family.sizes())
+    missing, unknown = module.load_state_dict(their_state, strict=False)
     assert not unknown
     assert all("LayerNorm" in name for name in missing)
     torch.testing.assert_close(layer(x), family.run(module, x), rtol=1e-4, atol=2e-5)
@@ -256,20 +256,20 @@ def test_the_names_that_vit_has_in_files(tmp_path: Path) -> None:
 
 
 def test_from_one_family_to_another() -> None:
-    theirs = Timm().state_dict()
-    plain = {name: t for name, t in theirs.items() if "norm" not in name}
+    their_state = Timm().state_dict()
+    plain = {name: t for name, t in their_state.items() if "norm" not in name}
     torchs = convert.write(convert.read(plain, "timm", heads=HEADS), "torch", heads=HEADS)
     nn.MultiheadAttention(WIDTH, HEADS).load_state_dict(torchs)
-    assert torch.equal(torchs["in_proj_weight"], theirs["qkv.weight"])
+    assert torch.equal(torchs["in_proj_weight"], their_state["qkv.weight"])
 
 
 def test_finding_the_layers_of_a_model() -> None:
     with seeded():
-        found = {
+        layouts = {
             name: convert.find(model(name, **options).state_dict())
             for name, options in (("Bert", {}), ("GPT2", {"num_hidden_layers": 2}), ("GPTNeoX", {}), ("Llama", {}))
         }
-    assert found == {
+    assert layouts == {
         "Bert": {"encoder.layer.0.attention.": "bert"},
         "GPT2": {"h.0.attn.": "gpt2", "h.1.attn.": "gpt2"},
         "GPTNeoX": {"layers.0.attention.": "neox"},
@@ -281,20 +281,20 @@ def test_finding_the_layers_of_a_model() -> None:
 
 
 def test_what_is_read_are_views() -> None:
-    theirs = nn.MultiheadAttention(WIDTH, HEADS).state_dict()
-    ours = convert.read(theirs, "torch", heads=HEADS)
-    assert ours["query.weight"].data_ptr() == theirs["in_proj_weight"].data_ptr()
+    their_state = nn.MultiheadAttention(WIDTH, HEADS).state_dict()
+    ours = convert.read(their_state, "torch", heads=HEADS)
+    assert ours["query.weight"].data_ptr() == their_state["in_proj_weight"].data_ptr()
 
 
 def test_a_layout_of_your_own() -> None:
-    mine = convert.Layout(
+    own_layout = convert.Layout(
         "mine",
         tuple(convert.Part(f"{name}.kernel", (f"{name}.weight",)) for name in ("query", "key", "value", "output")),
     )
     state = MultiHeadAttention(WIDTH, HEADS).state_dict()
-    theirs = convert.write(state, mine, heads=HEADS, prefix="att")
-    assert "att.query.kernel" in theirs
-    again = convert.read(theirs, mine, heads=HEADS, prefix="att")
+    their_state = convert.write(state, own_layout, heads=HEADS, prefix="att")
+    assert "att.query.kernel" in their_state
+    again = convert.read(their_state, own_layout, heads=HEADS, prefix="att")
     assert all(torch.equal(again[name], state[name]) for name in state)
 
 

@@ -130,9 +130,9 @@ def test_what_values_learn_belongs_to_the_layer(keyword, value) -> None:
 
 
 def test_held_names_the_fields_of_inner_values() -> None:
-    held = ModuleParameters(ALiBi(heads=2) + Kerple.learned(2))
-    assert sorted(held.state_dict()) == ["left_slopes", "right_a", "right_c"]
-    assert sorted(name for name, _ in held.named_parameters()) == ["right_a", "right_c"]
+    parameters = ModuleParameters(ALiBi(heads=2) + Kerple.learned(2))
+    assert sorted(parameters.state_dict()) == ["left_slopes", "right_a", "right_c"]
+    assert sorted(name for name, _ in parameters.named_parameters()) == ["right_a", "right_c"]
 
 
 def test_dropout_is_for_training() -> None:
@@ -270,14 +270,14 @@ def test_a_module_of_pytorch_as_our_layer(options) -> None:
     torch.testing.assert_close(got, want)
     # Gradients: of the inputs, and of the weights, which `write` puts back in the module's layout.
     cotangent = torch.randn_like(want)
-    theirs = torch.autograd.grad(want, [x, context, *module.parameters()], cotangent)
+    reference = torch.autograd.grad(want, [x, context, *module.parameters()], cotangent)
     ours = torch.autograd.grad(got, [x, context, *layer.parameters()], cotangent)
     grads = dict(zip((name for name, _ in layer.named_parameters()), ours[2:], strict=True))
     layout = "torch" if module.in_proj_weight is not None else "torch-cross"
     again = convert.write(grads, layout, heads=2)
     names = [name for name, _ in module.named_parameters()]
     assert again.keys() == set(names)
-    for want, got in zip(theirs, [*ours[:2], *(again[name] for name in names)], strict=True):
+    for want, got in zip(reference, [*ours[:2], *(again[name] for name in names)], strict=True):
         torch.testing.assert_close(got, want)
 
 
@@ -286,10 +286,10 @@ def test_a_row_that_sees_nothing_is_finite_where_pytorch_gives_nan() -> None:
     layer = MultiHeadAttention.from_torch(module)
     x = torch.randn(2, 7, 16, dtype=torch.float64)
     hidden = torch.tensor([[False] * 7, [True] * 7])
-    theirs = module(x, x, x, key_padding_mask=hidden)[0]
-    assert theirs[1].isnan().all()
+    reference = module(x, x, x, key_padding_mask=hidden)[0]
+    assert reference[1].isnan().all()
     ours = layer(x, mask=~hidden[:, None, None])
-    torch.testing.assert_close(ours[0], theirs[0])
+    torch.testing.assert_close(ours[0], reference[0])
     torch.testing.assert_close(ours[1], module.out_proj.bias.expand(7, -1))
 
 

@@ -19,7 +19,7 @@ from regard.positions import Alternating, Axes, Axial, Learned, Position, Rotary
 from regard.positions.rotary import _cached_frequencies
 
 
-def one(position: Position, x: Tensor, positions: Tensor) -> Tensor:
+def rotated_queries(position: Position, x: Tensor, positions: Tensor) -> Tensor:
     """Vectors turned as queries."""
     return position.turn(x, x, positions)[0]
 
@@ -39,7 +39,7 @@ def by_complex_numbers(x: list[float], position: int, base: float, size: int, pa
 def test_rotary_is_a_product_of_complex_numbers(pairs: str, size: int | None, base: float) -> None:
     x = Draw("rotary").normal(2, 3, 5, 8)
     positions = [0, 1, 7, 100, 100_000]
-    turned = one(Rotary(base, size, pairs), x, torch.tensor(positions))
+    turned = rotated_queries(Rotary(base, size, pairs), x, torch.tensor(positions))
     for b, h, n in itertools.product(range(2), range(3), range(5)):
         want = by_complex_numbers(x[b, h, n].tolist(), positions[n], base, size or 8, pairs)
         assert turned[b, h, n].tolist() == pytest.approx(want, abs=1e-10)
@@ -62,16 +62,16 @@ def test_queries_and_keys_have_positions_of_their_own() -> None:
     q, k = draw.normal(2, 4, 2, 8), draw.normal(2, 2, 5, 8)
     of_q, of_k = torch.tensor([3, 4]), torch.arange(5)
     turned = Rotary().turn(q, k, of_q, of_k)
-    torch.testing.assert_close(turned[0], one(Rotary(), q, of_q))
-    torch.testing.assert_close(turned[1], one(Rotary(), k, of_k))
+    torch.testing.assert_close(turned[0], rotated_queries(Rotary(), q, of_q))
+    torch.testing.assert_close(turned[1], rotated_queries(Rotary(), k, of_k))
 
 
 def test_rotary_takes_positions_of_each_batch_row() -> None:
     x = Draw("rows").normal(2, 3, 4, 8)
     positions = torch.tensor([[0, 1, 2, 3], [9, 8, 0, 5]])
-    together = one(Rotary(), x, positions)
+    together = rotated_queries(Rotary(), x, positions)
     for row in range(2):
-        alone = one(Rotary(), x[row : row + 1], positions[row])
+        alone = rotated_queries(Rotary(), x[row : row + 1], positions[row])
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
@@ -79,8 +79,8 @@ def test_rotary_takes_positions_of_each_batch_row() -> None:
 def test_a_turn_costs_one_rounding(dtype: torch.dtype) -> None:
     x = Draw("rounding").normal(1, 2, 3, 16)
     places = torch.tensor([5, 999_999, 12_345_678])
-    exact = one(Rotary(), x, places)
-    got = one(Rotary(), x.to(dtype), places)
+    exact = rotated_queries(Rotary(), x, places)
+    got = rotated_queries(Rotary(), x.to(dtype), places)
     assert got.dtype == dtype
     lengths = exact.unflatten(-1, (2, 8)).norm(dim=-2).repeat(1, 1, 1, 2)
     assert ((got - exact).abs() <= lengths * torch.finfo(dtype).eps).all()
@@ -89,16 +89,17 @@ def test_a_turn_costs_one_rounding(dtype: torch.dtype) -> None:
 def test_frequencies_are_made_once_and_not_in_a_trace() -> None:
     x = Draw("once").normal(1, 1, 3, 8)
     rotary = Rotary(base=4567.0)
-    one(rotary, x, torch.arange(3))
+    rotated_queries(rotary, x, torch.arange(3))
     before = _cached_frequencies.cache_info()
-    one(Rotary(base=4567.0), x, torch.arange(3))
+    rotated_queries(Rotary(base=4567.0), x, torch.arange(3))
     after = _cached_frequencies.cache_info()
     assert (after.hits, after.misses) == (before.hits + 1, before.misses)
     with FakeTensorMode():
-        one(Rotary(base=4568.0), torch.empty(1, 1, 3, 8), torch.arange(3))
+        rotated_queries(Rotary(base=4568.0), torch.empty(1, 1, 3, 8), torch.arange(3))
     assert _cached_frequencies.cache_info() == after
     torch.testing.assert_close(
-        one(Rotary(base=4568.0), x, torch.arange(3)), one(Rotary(base=4568.0), x, torch.arange(3))
+        rotated_queries(Rotary(base=4568.0), x, torch.arange(3)),
+        rotated_queries(Rotary(base=4568.0), x, torch.arange(3)),
     )
 
 
@@ -111,7 +112,7 @@ def test_each_pair_turns_with_one_axis(axes: Axes, pairs: str) -> None:
     n, size, base = axes.number, 12, 100.0
     x = Draw("axes").normal(2, 2, 4, 12)
     places = Draw("places").integers(0, 50, 2, 4, n)
-    turned = one(Rotary(base, pairs=pairs, axes=axes), x, places)
+    turned = rotated_queries(Rotary(base, pairs=pairs, axes=axes), x, places)
     # Of each pair its axis, and the exponent of its speed, by hand.
     match axes:
         case Axial(2):
@@ -134,14 +135,16 @@ def test_each_pair_turns_with_one_axis(axes: Axes, pairs: str) -> None:
             assert got[first] == pytest.approx(want.real, abs=1e-10)
             assert got[second] == pytest.approx(want.imag, abs=1e-10)
     torch.testing.assert_close(  # the same positions for every batch row
-        one(Rotary(base, pairs=pairs, axes=axes), x[:1], places[0]), turned[:1]
+        rotated_queries(Rotary(base, pairs=pairs, axes=axes), x[:1], places[0]), turned[:1]
     )
 
 
 def test_text_has_one_place_on_all_sections() -> None:
     x, places = Draw("text").normal(1, 2, 5, 12), torch.arange(5)
     sections = Rotary(axes=Sections((3, 1, 2)))
-    torch.testing.assert_close(one(sections, x, places[:, None].expand(5, 3)), one(Rotary(), x, places))
+    torch.testing.assert_close(
+        rotated_queries(sections, x, places[:, None].expand(5, 3)), rotated_queries(Rotary(), x, places)
+    )
 
 
 @pytest.mark.parametrize("pairs", ["halves", "interleaved"])
@@ -192,8 +195,8 @@ def test_sinusoidal_is_the_formula_of_the_paper() -> None:
     for row, position in enumerate((0, 2, 50)):
         for component in range(5):
             angle = torch.tensor(position / 10_000 ** (component // 2 * 2 / 5))
-            wanted = angle.cos() if component % 2 else angle.sin()
-            assert added[0, row, component] == pytest.approx(float(wanted), abs=1e-5)
+            expected = angle.cos() if component % 2 else angle.sin()
+            assert added[0, row, component] == pytest.approx(float(expected), abs=1e-5)
 
 
 def test_learned_adds_rows_and_learns() -> None:
@@ -229,27 +232,27 @@ def learned_from(table: Tensor) -> Learned:
         (lambda: Rotary(base=1.0), OptionError, "above 1"),
         (lambda: Rotary(size=3), OptionError, "even number"),
         (lambda: Rotary(pairs="thirds"), OptionError, "'halves' or 'interleaved'"),
-        (lambda: one(Rotary(), torch.zeros(1, 1, 2, 3), torch.arange(2)), ShapeError, "even head size"),
-        (lambda: one(Rotary(size=8), torch.zeros(1, 1, 2, 4), torch.arange(2)), ShapeError, "size=…"),
-        (lambda: one(Rotary(), torch.zeros(1, 1, 2, 4), torch.arange(3)), ShapeError, "(2,) or (batch, 2)"),
+        (lambda: rotated_queries(Rotary(), torch.zeros(1, 1, 2, 3), torch.arange(2)), ShapeError, "even head size"),
+        (lambda: rotated_queries(Rotary(size=8), torch.zeros(1, 1, 2, 4), torch.arange(2)), ShapeError, "size=…"),
+        (lambda: rotated_queries(Rotary(), torch.zeros(1, 1, 2, 4), torch.arange(3)), ShapeError, "(2,) or (batch, 2)"),
         (
             lambda: Rotary().turn(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 3, 4), torch.arange(2)),
             ShapeError,
             "key_positions: got shape (2,); allowed: (3,)",
         ),
         (
-            lambda: one(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 4), torch.arange(2)),
+            lambda: rotated_queries(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 4), torch.arange(2)),
             ShapeError,
             "(2, 2) or (batch, 2, 2). Give the position on each axis",
         ),
-        (lambda: one(Rotary(), torch.zeros(1, 1, 3, 4), torch.zeros(3, 2).long()), ShapeError, "(3,)"),
+        (lambda: rotated_queries(Rotary(), torch.zeros(1, 1, 3, 4), torch.zeros(3, 2).long()), ShapeError, "(3,)"),
         (
-            lambda: one(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 6), torch.zeros(2, 2).long()),
+            lambda: rotated_queries(Rotary(axes=Axial(2)), torch.zeros(1, 1, 2, 6), torch.zeros(2, 2).long()),
             OptionError,
             "2 for 6 components",
         ),
         (
-            lambda: one(Rotary(axes=Sections((1, 2))), torch.zeros(1, 1, 2, 4), torch.zeros(2, 2).long()),
+            lambda: rotated_queries(Rotary(axes=Sections((1, 2))), torch.zeros(1, 1, 2, 4), torch.zeros(2, 2).long()),
             OptionError,
             "2 pairs in all",
         ),

@@ -32,9 +32,9 @@ from regard.positions import Alternating, Axial, Rotary, Scaling, Sinusoidal, Ya
 from regard.spec.biases import T5, ALiBi
 
 
-def close(mine: Tensor, theirs: Tensor) -> None:
+def close(ours: Tensor, reference: Tensor) -> None:
     """They compute angles in float32."""
-    torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(ours, reference, rtol=1e-5, atol=2e-5)
 
 
 ROPES: dict[str, dict[str, Any]] = {
@@ -87,11 +87,11 @@ def test_frequencies_of_a_config(name: str) -> None:
     assert isinstance(scaling, Scaling)
     for length in (10, 64, 65, 300):
         make = ROPE_INIT_FUNCTIONS[name.split()[0]]
-        wanted, magnitude = make(llama_config(name), torch.device("cpu"), seq_len=length)
+        expected, magnitude = make(llama_config(name), torch.device("cpu"), seq_len=length)
         frequencies = torch.tensor(scaling.frequencies(5000.0, 32), dtype=torch.float64)
         if scaling.by_length:
             frequencies = scaling.stretched(frequencies, 5000.0, 32, torch.tensor(length))
-        torch.testing.assert_close(frequencies.float(), wanted, rtol=2e-6, atol=0)
+        torch.testing.assert_close(frequencies.float(), expected, rtol=2e-6, atol=0)
         assert scaling.magnitude == pytest.approx(magnitude, rel=1e-12)
 
 
@@ -100,8 +100,8 @@ def vectors(heads: int, n: int, d: int) -> tuple[Tensor, Tensor]:
     return draw.normal(2, heads, n, d).float(), draw.normal(2, 1, n, d).float()
 
 
-def compare(mine: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> None:
-    for own, other in zip(mine, theirs, strict=True):
+def compare(ours: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> None:
+    for own, other in zip(ours, reference, strict=True):
         close(own, other)
 
 
@@ -119,11 +119,11 @@ def test_llama_in_half_precision(dtype: torch.dtype) -> None:
     q, k = (x.to(dtype) for x in vectors(2, 20, 32))
     places = torch.arange(20)
     waves = llama.LlamaRotaryEmbedding(llama_config("default"))(q, places[None])
-    theirs = llama.apply_rotary_pos_emb(q, k, *waves)
+    reference = llama.apply_rotary_pos_emb(q, k, *waves)
     exact = read("default").turn(q.double(), k.double(), places)
-    mine = read("default").turn(q, k, places)
-    for own, other, wanted in zip(mine, theirs, exact, strict=True):
-        assert (own - wanted).square().mean() < (other - wanted).square().mean()
+    ours = read("default").turn(q, k, places)
+    for own, other, expected in zip(ours, reference, exact, strict=True):
+        assert (own - expected).square().mean() < (other - expected).square().mean()
 
 
 def test_interleaved_as_in_gptj() -> None:
@@ -142,8 +142,8 @@ def test_interleaved_as_in_cohere() -> None:
     config = CohereConfig(hidden_size=64, num_attention_heads=2, rope_parameters=rope_of("linear"))
     places = torch.stack((torch.arange(20), torch.arange(70, 90)))
     waves = cohere.CohereRotaryEmbedding(config)(q, places)
-    mine = read("linear", pairs="interleaved").turn(q, k, places)
-    compare(mine, cohere.apply_rotary_pos_emb(q, k, *waves))
+    ours = read("linear", pairs="interleaved").turn(q, k, places)
+    compare(ours, cohere.apply_rotary_pos_emb(q, k, *waves))
 
 
 def test_partial_as_in_gpt_neox() -> None:
@@ -152,9 +152,9 @@ def test_partial_as_in_gpt_neox() -> None:
     config = GPTNeoXConfig(hidden_size=64, num_attention_heads=2, rope_parameters=rope)
     places = torch.arange(20)
     waves = gpt_neox.GPTNeoXRotaryEmbedding(config)(q, places[None])
-    mine = Rotary.from_config(rope, head_size=32)
-    assert mine.size == 8
-    compare(mine.turn(q, k, places), gpt_neox.apply_rotary_pos_emb(q, k, *waves))
+    ours = Rotary.from_config(rope, head_size=32)
+    assert ours.size == 8
+    compare(ours.turn(q, k, places), gpt_neox.apply_rotary_pos_emb(q, k, *waves))
 
 
 GRID = torch.cartesian_prod(torch.arange(4), torch.arange(5))
@@ -166,8 +166,8 @@ def test_two_axes_as_in_pixtral() -> None:
     rope: Any = {"rope_type": "axial", "rope_theta": 5000.0}
     config = PixtralVisionConfig(hidden_size=64, num_attention_heads=2, rope_parameters=rope)
     cos, sin = pixtral.PixtralVisionRotaryEmbedding(config)(q, GRID.T[None])
-    mine = Rotary(5000.0, axes=Alternating(2)).turn(q, k, GRID)
-    compare(mine, pixtral.apply_rotary_pos_emb(q, k, cos, sin))
+    ours = Rotary(5000.0, axes=Alternating(2)).turn(q, k, GRID)
+    compare(ours, pixtral.apply_rotary_pos_emb(q, k, cos, sin))
 
 
 def test_two_axes_as_in_qwen2_vl() -> None:
@@ -175,9 +175,11 @@ def test_two_axes_as_in_qwen2_vl() -> None:
     rope: Any = {"rope_type": "axial", "rope_theta": 5000.0}
     config = Qwen2VLVisionConfig(embed_dim=64, num_heads=2, rope_parameters=rope)
     cos, sin = qwen2_vl.Qwen2VLVisionRotaryEmbedding(config)(q, GRID.T[None])
-    theirs = (qwen2_vl.apply_rotary_pos_emb_vision(x.transpose(1, 2), x.transpose(1, 2), cos, sin)[0] for x in (q, k))
-    mine = Rotary(5000.0, axes=Axial(2)).turn(q, k, GRID)
-    compare(mine, tuple(x.transpose(1, 2) for x in theirs))  # pyright: ignore[reportArgumentType]
+    reference = (
+        qwen2_vl.apply_rotary_pos_emb_vision(x.transpose(1, 2), x.transpose(1, 2), cos, sin)[0] for x in (q, k)
+    )
+    ours = Rotary(5000.0, axes=Axial(2)).turn(q, k, GRID)
+    compare(ours, tuple(x.transpose(1, 2) for x in reference))  # pyright: ignore[reportArgumentType]
 
 
 def test_two_axes_as_in_llama4() -> None:
@@ -188,11 +190,11 @@ def test_two_axes_as_in_llama4() -> None:
     turns = llama4.Llama4VisionRotaryEmbedding(config).freqs_ci
     q, k = vectors(2, 16, 32)
     # Theirs are (b, n, h, d); the last of their turns is that of a class token, which stands still.
-    theirs = llama4.vision_apply_rotary_emb(q.transpose(1, 2), k.transpose(1, 2), turns[:16])
+    reference = llama4.vision_apply_rotary_emb(q.transpose(1, 2), k.transpose(1, 2), turns[:16])
     row, column = torch.cartesian_prod(torch.arange(4), torch.arange(4)).T
     places = torch.stack((column, row), dim=-1) + 1
-    mine = Rotary(5000.0, pairs="interleaved", axes=Axial(2)).turn(q, k, places)
-    compare(mine, (theirs[0].transpose(1, 2), theirs[1].transpose(1, 2)))
+    ours = Rotary(5000.0, pairs="interleaved", axes=Axial(2)).turn(q, k, places)
+    compare(ours, (reference[0].transpose(1, 2), reference[1].transpose(1, 2)))
 
 
 @pytest.mark.parametrize("woven", [False, True], ids=["qwen2_vl", "qwen3_vl"])
@@ -206,37 +208,37 @@ def test_three_axes_of_text(woven: bool) -> None:
     config: Any = Qwen3VLTextConfig if woven else Qwen2VLTextConfig
     rotary = rotary(config(rope_parameters=rope, **sizes))
     cos, sin = rotary(q, places)
-    mine = Rotary.from_config(rope, head_size=32).turn(q, k, places.permute(1, 2, 0))
-    compare(mine, llama.apply_rotary_pos_emb(q, k, cos, sin))
+    ours = Rotary.from_config(rope, head_size=32).turn(q, k, places.permute(1, 2, 0))
+    compare(ours, llama.apply_rotary_pos_emb(q, k, cos, sin))
 
 
 def test_sinusoids_of_distilbert() -> None:
     table = torch.empty(50, 12)
     create_sinusoidal_embeddings(50, 12, table)
-    mine = Sinusoidal().add(torch.zeros(1, 50, 12), torch.arange(50))[0]
-    close(mine, table)
+    ours = Sinusoidal().add(torch.zeros(1, 50, 12), torch.arange(50))[0]
+    close(ours, table)
 
 
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize(("buckets", "most"), [(32, 128), (16, 40)])
 def test_t5s_buckets(buckets: int, most: int, causal: bool) -> None:
     distance = torch.arange(-500, 500)
-    wanted = T5Attention._relative_position_bucket(-distance, not causal, buckets, most)
+    expected = T5Attention._relative_position_bucket(-distance, not causal, buckets, most)
     got = T5(torch.zeros(buckets, 1), most, causal).bucket(distance)
     # At the edge of a bucket the logarithm is a whole number, and float32 may fall on either side of it.
-    assert (got != wanted).sum() <= 2
-    assert (got - wanted).abs().max() <= 1
+    assert (got != expected).sum() <= 2
+    assert (got - expected).abs().max() <= 1
 
 
 @pytest.mark.parametrize("heads", [4, 8, 12])
 def test_alibis_of_bloom_and_mpt(heads: int) -> None:
     # Both leave out what is the same for a whole row: the query's own position.
     bloom = build_alibi_tensor(torch.ones(1, 6), heads, torch.float32)[:, 0]
-    mine = ALiBi(heads).of_distance(torch.arange(5, -1, -1))
-    torch.testing.assert_close(mine - mine[:, :1], bloom)
+    ours = ALiBi(heads).of_distance(torch.arange(5, -1, -1))
+    torch.testing.assert_close(ours - ours[:, :1], bloom)
     if heads != 12:  # MPT orders the slopes of other counts in its own way
         mpt = build_mpt_alibi_tensor(heads, 6)[:, 0]
-        torch.testing.assert_close(mine, mpt)
+        torch.testing.assert_close(ours, mpt)
 
 
 def test_yarn_of_a_config_without_a_factor() -> None:

@@ -29,8 +29,8 @@ def angles(scaling: Scaling, *positions: int, keys: tuple[int, ...] | None = Non
 
 
 def test_linear_brings_positions_closer() -> None:
-    wanted = [[position / 8.0 * f for f in EACH] for position in (1, 77)]
-    torch.testing.assert_close(angles(Linear(8.0), 1, 77), torch.tensor(wanted).double())
+    expected = [[position / 8.0 * f for f in EACH] for position in (1, 77)]
+    torch.testing.assert_close(angles(Linear(8.0), 1, 77), torch.tensor(expected).double())
 
 
 def test_ntk_keeps_the_fastest_and_slows_the_slowest_by_its_factor() -> None:
@@ -46,10 +46,10 @@ def test_dynamic_ntk_grows_with_the_greatest_position(longest: int) -> None:
     scaling = DynamicNTK(4.0, trained=100)
     length = max(longest + 1, 100)
     base = 10_000.0 * (4.0 * length / 100 - 3.0) ** (SIZE / (SIZE - 2))
-    wanted = [[p * base ** (-2 * i / SIZE) for i in PAIRS] for p in (2, longest)]
-    torch.testing.assert_close(angles(scaling, 2, longest), torch.tensor(wanted).double())
+    expected = [[p * base ** (-2 * i / SIZE) for i in PAIRS] for p in (2, longest)]
+    torch.testing.assert_close(angles(scaling, 2, longest), torch.tensor(expected).double())
     # The length is that of queries and keys together.
-    torch.testing.assert_close(angles(scaling, 2, keys=(0, longest)), torch.tensor(wanted[:1]).double())
+    torch.testing.assert_close(angles(scaling, 2, keys=(0, longest)), torch.tensor(expected[:1]).double())
 
 
 def test_yarn_is_the_papers_ramp() -> None:
@@ -58,13 +58,13 @@ def test_yarn_is_the_papers_ramp() -> None:
     # The paper's α and β are turns; its code takes the pairs where they are reached, whole and outwards.
     low = max(i for i in PAIRS if turns[i] >= 32)
     high = min(i for i in PAIRS if turns[i] <= 1)
-    wanted: list[float] = []
+    expected: list[float] = []
     for i, f in enumerate(EACH):
         stays = 1 - min(max((i - low) / (high - low), 0), 1)
-        wanted.append(f * stays + f / factor * (1 - stays))
+        expected.append(f * stays + f / factor * (1 - stays))
     assert 0 < low < high < SIZE // 2 - 1
     got = angles(YaRN(factor, trained), 1)[0].tolist()
-    assert got == pytest.approx(wanted, rel=1e-12)
+    assert got == pytest.approx(expected, rel=1e-12)
     exact = angles(YaRN(factor, trained, ends="exact"), 1)[0].tolist()
     assert exact[low] < got[low + 1] * 2  # between the same neighbours, but not the same
     assert exact != pytest.approx(got, rel=1e-3)
@@ -110,9 +110,9 @@ def test_longrope_takes_long_divisors_past_the_trained_length() -> None:
     short, long = [1 + i / 100 for i in PAIRS], [2 + i for i in PAIRS]
     scaling = LongRoPE(tuple(short), tuple(long), trained=50, factor=4.0)
     for last, divisors in ((49, short), (50, long)):
-        wanted = [[p * f / x for f, x in zip(EACH, divisors, strict=True)] for p in (7, last)]
-        torch.testing.assert_close(angles(scaling, 7, last), torch.tensor(wanted).double())
-        torch.testing.assert_close(angles(scaling, 7, keys=(last,)), torch.tensor(wanted[:1]).double())
+        expected = [[p * f / x for f, x in zip(EACH, divisors, strict=True)] for p in (7, last)]
+        torch.testing.assert_close(angles(scaling, 7, last), torch.tensor(expected).double())
+        torch.testing.assert_close(angles(scaling, 7, keys=(last,)), torch.tensor(expected[:1]).double())
     assert scaling.magnitude == pytest.approx(math.sqrt(1 + math.log(4) / math.log(50)))
     assert LongRoPE(tuple(short), tuple(long), 50, 4.0, attention=1.5).magnitude == 1.5
     assert LongRoPE(tuple(short), tuple(long), 50).magnitude == 1
@@ -154,8 +154,8 @@ def test_a_config_tells_what_it_does_not() -> None:
         "long_factor": [2.0] * 32,
         "original_max_position_embeddings": 4096,
     }
-    wanted = LongRoPE((1.0,) * 32, (2.0,) * 32, 4096, 32.0)
-    assert Rotary.from_config(old, head_size=64, trained=131_072).scaling == wanted
+    expected = LongRoPE((1.0,) * 32, (2.0,) * 32, 4096, 32.0)
+    assert Rotary.from_config(old, head_size=64, trained=131_072).scaling == expected
 
 
 @pytest.mark.parametrize(

@@ -114,16 +114,16 @@ def test_shaw_is_the_relative_key_of_transformers() -> None:
         attention_dropout=0.0,
     )
     torch.manual_seed(0)
-    theirs = Wav2Vec2BertSelfAttention(config).eval()
+    module = Wav2Vec2BertSelfAttention(config).eval()
     x = Draw("relative key").normal(2, 9, 32).float()
     q, k, v = (
         linear(x).unflatten(-1, (4, 8)).transpose(1, 2)
-        for linear in (theirs.linear_q, theirs.linear_k, theirs.linear_v)
+        for linear in (module.linear_q, module.linear_k, module.linear_v)
     )
     # They count key − query.
-    score = Shaw(theirs.distance_embedding.weight.flip(0))
-    mine = theirs.linear_out(regard.attention(q, k, v, score=score).transpose(1, 2).flatten(-2))
-    torch.testing.assert_close(mine, theirs(x)[0], rtol=1e-5, atol=1e-6)
+    score = Shaw(module.distance_embedding.weight.flip(0))
+    out = module.linear_out(regard.attention(q, k, v, score=score).transpose(1, 2).flatten(-2))
+    torch.testing.assert_close(out, module(x)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_shaw_runs_in_blocks_of_queries() -> None:
