@@ -92,9 +92,9 @@ def main(options: argparse.Namespace, console: Console) -> None:
                 "Name it: regard explore WHAT --out page.html.",
             )
         path = writable_path(Path(options.out))
-        wanted = ExportOptions(_several(options.layer), _several(options.head), options.dtype, options.values)
-        books = _open_all(options, console)
-        write(books, path, wanted, console)
+        export_options = ExportOptions(_several(options.layer), _several(options.head), options.dtype, options.values)
+        recordings = _open_all(options, console)
+        write(recordings, path, export_options, console)
         return
     for name in ("layer", "head", "dtype", "values"):
         if getattr(options, name):
@@ -119,10 +119,10 @@ def main(options: argparse.Namespace, console: Console) -> None:
         raise OptionError("--port", port, "a port from 0 to 65535", "Leave it out: a free one is taken.")
     _build_front_end(console)
     with listening(port) as ear:
-        books = _open_all(options, console)
+        recordings = _open_all(options, console)
         port = ear.getsockname()[1]
         token = secrets.token_urlsafe(24)
-        explorer = Explorer({book.id: book for book in books}, models=(options.model,))
+        explorer = Explorer({recording.id: recording for recording in recordings}, models=(options.model,))
         server = Server(application(explorer, port, token), explorer)
         url = f"http://{HOST}:{port}/#token={token}"
         console.print("open", end=" ")
@@ -140,27 +140,29 @@ def main(options: argparse.Namespace, console: Console) -> None:
     console.print("ended")
 
 
-def write(books: Sequence[OpenRecording], path: Path, wanted: ExportOptions, console: Console) -> None:
+def write(recordings: Sequence[OpenRecording], path: Path, export_options: ExportOptions, console: Console) -> None:
     """Write recordings as one page; say before how large it will be, and what its numbers are."""
     front_end.ensure_built(lambda line: console.print(line, markup=False, style="dim", soft_wrap=True))
     errors = Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
     with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
         task = bar.add_task("", total=1.0)
-        made = prepare_page(
-            books, wanted, lambda told: bar.update(task, completed=told.progress, description=told.doing)
+        page = prepare_page(
+            recordings,
+            export_options,
+            lambda progress: bar.update(task, completed=progress.progress, description=progress.doing),
         )
-    with made:
-        told = made.summary
+    with page:
+        summary = page.summary
         console.print(
-            f"will write {size_in_words(made.size)}: queries and keys in {told['dtype']}, {told['error']}",
+            f"will write {size_in_words(page.size)}: queries and keys in {summary['dtype']}, {summary['error']}",
             markup=False,
             soft_wrap=True,
         )
-        if made.size > LARGE:
+        if page.size > LARGE:
             console.print(f"[dim]{SMALLER}", soft_wrap=True)
         console.file.flush()
-        made.write(path)
+        page.write(path)
     console.print("the page, one file that needs no other, is", end=" ")
     console.print(str(path.resolve()), style="bold", markup=False, soft_wrap=True)
 
@@ -179,12 +181,12 @@ def _build_front_end(console: Console) -> None:
 
 def _open_all(options: argparse.Namespace, console: Console) -> list[OpenRecording]:
     """What the options name, each once."""
-    books = [_open_one(what, options, console) for what in options.what]
-    return [*{book.id: book for book in books}.values()]
+    recordings = [_open_one(what, options, console) for what in options.what]
+    return [*{recording.id: recording for recording in recordings}.values()]
 
 
 def _open_one(what: str, options: argparse.Namespace, console: Console) -> OpenRecording:
-    """A recording by its path, or one that is made of arrays or a text and kept for the next time."""
+    """A recording by its path, or one made of arrays or a text and cached for the next time."""
     path = Path(what)
     if is_array_file(path):
         if not path.is_file():

@@ -95,20 +95,20 @@ def open_pretrained(given: str, kind: str = "AutoModel") -> Pretrained:
 
 
 def _tokenizer(transformers: Any, given: str, how: dict[str, Any]) -> Any:
-    wanted = "a model with a fast tokenizer (tokenizer.json)"
+    allowed = "a model with a fast tokenizer (tokenizer.json)"
     remedy = "Save one beside the model: tokenizer.save_pretrained(folder)."
     path = Path(given)
     files = "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "tokenizer.model"
     if path.is_dir() and not any((path / name).is_file() for name in files):
-        raise OptionError("--model", f"{given}, which has no tokenizer", wanted, remedy)
+        raise OptionError("--model", f"{given}, which has no tokenizer", allowed, remedy)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(given, **how)
     except Exception as error:
         given = f"{given}, whose tokenizer cannot be read ({_reason(error)})"
-        raise OptionError("--model", given, wanted, remedy) from error
+        raise OptionError("--model", given, allowed, remedy) from error
     if not tokenizer.is_fast:
         given = f"{given}, whose tokenizer does not tell which characters a token covers"
-        raise OptionError("--model", given, wanted, remedy)
+        raise OptionError("--model", given, allowed, remedy)
     return tokenizer
 
 
