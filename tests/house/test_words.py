@@ -16,9 +16,6 @@ PYTHON = ("src/regard", "benchmarks", "experiments")
 WORDS = frozenset(("asked", "told", "wanted", "held", "sight", "glance", "carried", "telling", "placed", "spelled"))
 """What no name may contain: none of them says to a reader who knows PyTorch and attention what a thing is."""
 
-REMAINING = frozenset((Path(__file__).parent / "remaining_names.txt").read_text(encoding="utf-8").split())
-"""Names that still have such a word, to be renamed: nothing may be added."""
-
 
 def python_files() -> list[Path]:
     return sorted(path for folder in PYTHON for path in (ROOT / folder).rglob("*.py"))
@@ -60,7 +57,7 @@ def test_no_python_name_uses_private_vocabulary() -> None:
     for path in python_files():
         place = str(path.relative_to(ROOT))
         names = {*names_of(ast.parse(path.read_text(encoding="utf-8"))), path.stem, path.parent.name}
-        bad |= {f"{place}: {name}" for name in names if parts(name) & WORDS and name not in REMAINING}
+        bad |= {f"{place}: {name}" for name in names if parts(name) & WORDS}
     assert sorted(bad) == []
 
 
@@ -73,7 +70,7 @@ def test_no_native_or_web_name_uses_private_vocabulary(folder: str, endings: tup
         if path.suffix in endings and not path.name.endswith(".d.ts"):
             names = {*re.findall(r"[A-Za-z_]\w*", without_prose(path.read_text(encoding="utf-8"))), path.stem}
             place = str(path.relative_to(ROOT))
-            bad |= {f"{place}: {name}" for name in names if parts(name) & WORDS and name not in REMAINING}
+            bad |= {f"{place}: {name}" for name in names if parts(name) & WORDS}
     assert sorted(bad) == []
 
 
@@ -91,12 +88,7 @@ def test_no_two_classes_have_the_same_name() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ClassDef):
                 places[node.name].append(str(path.relative_to(ROOT / "src/regard")))
-    twice = {name: where for name, where in places.items() if len(where) > 1}
-    assert {name: where for name, where in twice.items() if name not in SAME_NAME} == {}
-
-
-SAME_NAME = frozenset(("Block",))
-"""Classes that still share their name with another, to be renamed: nothing may be added."""
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 def test_nothing_is_exempt_from_formatting() -> None:

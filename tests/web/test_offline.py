@@ -102,7 +102,7 @@ def test_statistics_and_coarse_maps_come_along(
         assert coarse is not None
         cells = fold.reduceat(fold.reduceat(weights, edges, 0), edges, 1)
         np.testing.assert_allclose(coarse[1], cells, rtol=2e-3, atol=1e-6)
-    assert {(one["layer"], one["head"]) for one in parsed.run["telling"]} <= {(0, 0), (0, 1)}
+    assert {(one["layer"], one["head"]) for one in parsed.run["highlights"]} <= {(0, 0), (0, 1)}
     assert all(one["layer"] == 0 for one in parsed.run["heads"])
 
 
@@ -324,7 +324,7 @@ def test_the_atlas_tells_of_the_heads_that_look_shows(tmp_path: Path, made: Call
         {"layer": pick.head.layer, "head": pick.head.head, "title": pick.title, "why": pick.why} for pick in shown
     ]
     assert len(wanted) >= 3
-    assert Parsed.of(made(run, dtype="float16")).run["telling"] == wanted
+    assert Parsed.of(made(run, dtype="float16")).run["highlights"] == wanted
 
 
 def test_a_page_without_node_is_asked_for_in_a_sentence(

@@ -126,7 +126,7 @@ class OfflineRecording(TypedDict):
     recording: RecordingDescription
     tokens: TokenTexts
     heads: list[HeadSummary]
-    telling: list[Highlight]
+    highlights: list[Highlight]
     layers: list[LayerFacts]
 
 
@@ -298,7 +298,7 @@ class OfflinePage:
             "recording": recording,
             "tokens": {"texts": texts, "starts": starts},
             "heads": [head for head in heads if (head["layer"], head["head"]) in included],
-            "telling": [head for head in builder.ranked_heads() if (head["layer"], head["head"]) in included],
+            "highlights": [head for head in builder.ranked_heads() if (head["layer"], head["head"]) in included],
             "layers": layers,
         }
 

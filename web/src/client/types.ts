@@ -55,7 +55,7 @@ export interface SearchMatches {
 /** Statistics of every head, and the heads that are worth showing. */
 export interface Atlas {
   heads: HeadSummary[];
-  telling: Highlight[];
+  highlights: Highlight[];
 }
 
 /** One head, as the explorer's atlas shows it. */
@@ -287,7 +287,7 @@ export interface Models {
 /** A model that may record texts, and where it comes from. */
 export interface ModelLine {
   name: string;
-  told: string;
+  description: string;
 }
 
 /** A job that is done, and the ID of its recording. */

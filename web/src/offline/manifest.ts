@@ -22,7 +22,7 @@ export interface OfflineRecording {
   readonly recording: Recording;
   readonly tokens: { texts: string[]; starts: number[] };
   readonly heads: HeadSummary[];
-  readonly telling?: unknown;
+  readonly highlights?: unknown;
   /** As many as the recording's, in its order. */
   readonly layers: LayerFacts[];
 }

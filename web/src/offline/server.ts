@@ -147,9 +147,9 @@ const ROUTES: Record<string, [number, Route]> = {
     const { texts, starts } = server.run(parts[1]!).tokens;
     return { tokens: findText(texts, starts, query.text("text"), query.number("from", 0, 0, Math.max(texts.length - 1, 0))) };
   }],
-  atlas: [3, (server, { parts }): { heads: HeadSummary[]; telling?: unknown } => {
-    const { heads, telling } = server.run(parts[1]!);
-    return { heads, telling };
+  atlas: [3, (server, { parts }): { heads: HeadSummary[]; highlights?: unknown } => {
+    const { heads, highlights } = server.run(parts[1]!);
+    return { heads, highlights };
   }],
   thumbnail: [5, (server, request) => {
     const head = server.head(request.parts);

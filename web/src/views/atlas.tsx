@@ -15,10 +15,10 @@ import { Bar, Choice } from "./components";
 const filter = signal<Filter>({ by: "", descending: true, least: "", most: "", layer: "" });
 const change = (part: Partial<Filter>) => (filter.value = { ...filter.value, ...part });
 
-const atlas = resource<{ heads: HeadSummary[]; telling?: Highlight[] }>(
+const atlas = resource<{ heads: HeadSummary[]; highlights?: Highlight[] }>(
   () => (screen.value === "atlas" && recordingId.value ? paths.atlas(recordingId.value) : null),
   (path, signal) =>
-    json<{ heads: HeadSummary[]; telling?: Highlight[] }>(path, signal, (part, what) => (buildProgress.value = { part, what })).finally(() => (buildProgress.value = null)),
+    json<{ heads: HeadSummary[]; highlights?: Highlight[] }>(path, signal, (part, what) => (buildProgress.value = { part, what })).finally(() => (buildProgress.value = null)),
 );
 
 const thumbnails = new Lru<Values>(400);
@@ -67,7 +67,7 @@ export function AtlasView() {
   const now = recording.value;
   if (!now) return <p class="empty">{SAY.loading}</p>;
   const statistics = atlas.value.path === paths.atlas(now.id) ? atlas.value.value?.heads : undefined;
-  const ranked = (statistics && atlas.value.value?.telling) || [];
+  const ranked = (statistics && atlas.value.value?.highlights) || [];
   const all: HeadSummary[] | { layer: number; head: number }[] =
     statistics ?? now.layers.flatMap((layer) => Array.from({ length: layer.heads }, (_, head) => ({ layer: layer.index, head })));
   const current = filter.value;

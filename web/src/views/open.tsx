@@ -129,13 +129,13 @@ function FromText() {
         <label class="choice">
           <span>{SAY.openTextModel}</span>
           <select name="model" aria-describedby="model-description">
-            {available?.models.map(({ name, told }) => (
-              <option value={name} key={name} selected={name === available.default} title={told}>{name}</option>
+            {available?.models.map(({ name, description }) => (
+              <option value={name} key={name} selected={name === available.default} title={description}>{name}</option>
             ))}
           </select>
           <button class="primary" disabled={!available || now !== null}>{SAY.openRead}</button>
         </label>
-        {available && <p class="soft" id="model-description">{available.models.map(({ name, told }) => `${name}: ${told}`).join(" ")}</p>}
+        {available && <p class="soft" id="model-description">{available.models.map(({ name, description }) => `${name}: ${description}`).join(" ")}</p>}
       </form>
       {now && (
         <div class="tools">

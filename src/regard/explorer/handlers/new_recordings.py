@@ -39,7 +39,7 @@ class ModelLine(TypedDict):
     """A model that may record texts, and where it comes from."""
 
     name: str
-    told: str
+    description: str
 
 
 class Models(TypedDict):
@@ -81,7 +81,7 @@ async def list_models(explorer: Explorer, parameters: NoParameters, request: Req
         "models": [
             {
                 "name": name,
-                "told": "the embedded model of Python code" if name == EMBEDDED else "named on the command line",
+                "description": "the embedded model of Python code" if name == EMBEDDED else "named on the command line",
             }
             for name in jobs.models
         ],

@@ -77,7 +77,7 @@ class Atlas(TypedDict):
     """Statistics of every head, and the heads that are worth showing."""
 
     heads: list[HeadSummary]
-    telling: list[Highlight]
+    highlights: list[Highlight]
 
 
 async def list_recordings(explorer: Explorer, parameters: NoParameters, request: Request) -> list[RecordingLine]:
@@ -116,7 +116,7 @@ async def get_atlas(explorer: Explorer, parameters: RecordingParameters, request
     opened = explorer.recording(parameters.id)
     builder = explorer.builders[opened.id]
     heads = builder.heads()
-    return explorer.pending(opened) if heads is None else {"heads": heads, "telling": builder.ranked_heads()}
+    return explorer.pending(opened) if heads is None else {"heads": heads, "highlights": builder.ranked_heads()}
 
 
 async def stream_progress(explorer: Explorer, parameters: NoParameters, request: Request) -> Response:
