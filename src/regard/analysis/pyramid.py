@@ -35,7 +35,6 @@ LEAST = 4096
 MOST_CELLS = 4096
 """The most rows of cells; for longer texts cells grow."""
 
-FORMAT = 2
 _TAIL = struct.Struct("<QQI8s")
 _MAGIC = b"regardpy"
 _PARTS = 2  # a maximum and a sum

@@ -17,8 +17,9 @@ from numpy import ndarray
 from regard.analysis import head_statistics, layer_pyramid
 from regard.analysis.head_statistics import HeadSummary, Highlight
 from regard.analysis.open_recording import OpenRecording
-from regard.analysis.pyramid import FORMAT, Damaged, FileIdentity, Pyramid, PyramidWriter, cell_for, open_pyramid
+from regard.analysis.pyramid import Damaged, FileIdentity, Pyramid, PyramidWriter, cell_for, open_pyramid
 from regard.errors import RegardError
+from regard.system import file_formats
 from regard.system.cache_folder import cache_folder
 
 _LONGEST_PAUSE = 0.25
@@ -195,7 +196,7 @@ class PyramidBuilder:
         """How similar heads are, stored in a file next to those of the layers."""
         number = len(self.opened.layers)
         identity: FileIdentity = {
-            "format": FORMAT,
+            "format": file_formats.PYRAMID,
             "key": self.opened.recording.key,
             "alike": True,
             "cell": 0,
@@ -231,7 +232,7 @@ class PyramidBuilder:
     def _identity(self, number: int) -> FileIdentity:
         layer = self.opened.layers[number]
         return {
-            "format": FORMAT,
+            "format": file_formats.PYRAMID,
             "key": self.opened.recording.key,
             "layer": number,
             "heads": layer.heads,

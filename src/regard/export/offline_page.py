@@ -50,9 +50,8 @@ from regard.export.options import (
     rounding_error,
 )
 from regard.recording import Recording, Rounding, size_in_words
+from regard.system import file_formats
 from regard.system.atomic_files import disk_full, writable_path, write_text
-
-FORMAT = 1
 
 SMALL = 16 << 20
 """Bytes up to which a page has numbers as they were recorded, unless a dtype is given."""
@@ -174,7 +173,7 @@ class OfflinePage:
             self._errors = dict.fromkeys(run["recording"]["error"] for run in runs.values())
             manifest: Manifest = {
                 "transport": "worker",
-                "format": FORMAT,
+                "format": file_formats.OFFLINE_PAGE,
                 "version": version("regard"),
                 "start": f"atlas?r={builders[0].opened.id}",
                 "recordings": [descriptions.describe_line(builder.opened) for builder in builders],

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from regard.errors import OptionError
 from regard.recording.text import no_constant, shown
+from regard.system import file_formats
 from regard.system.atomic_files import AtomicFile
 
-FORMAT, VERSION = "regard.recording", 1
+FORMAT = "regard.recording"
 """The name of the format in the header, and its newest version that is read here."""
 
 DTYPES = {
@@ -101,7 +102,7 @@ class TensorFileWriter(AtomicFile):
         self._digest.update(description.encode())
         own = {
             "format": FORMAT,
-            "version": str(VERSION),
+            "version": str(file_formats.RECORDING),
             **metadata,
             "about": description,
             "digest": self._digest.hexdigest(),
@@ -241,12 +242,12 @@ def _metadata(path: Path, header: dict[str, Any]) -> dict[str, str]:
     version = own.get("version", "")
     if not version.isdecimal() or len(version) > 9:
         raise damaged(path, f"its format is {version[:20]!r}")
-    if int(version) > VERSION:
+    if int(version) > file_formats.RECORDING:
         by = shown(own.get("regard", "of a newer version")[:40])
         raise OptionError(
             "Recording.open",
             f"{path}, of format {version}, which regard {by} wrote",
-            f"recordings of format {VERSION} or older",
+            f"recordings of format {file_formats.RECORDING} or older",
             "Update regard, or record again with this version.",
         )
     return own
