@@ -192,7 +192,7 @@ class Plan:
     flops: int
     """Multiplications and additions of the two matrix products of the forward pass, over all heads."""
     scores_bytes: int
-    """Memory for the scores that are held at a time."""
+    """Memory for the scores that are computed at a time."""
     whole_bytes: int
     """What all scores would take at once: what is not allocated."""
 

@@ -49,7 +49,7 @@ class Weights:
     """
 
     prepared: Prepared
-    """The call, of whose values one column is there."""
+    """The call, with one column of the values."""
 
     @classmethod
     def of(

@@ -51,7 +51,7 @@ REFUSED = {
     "additive": "the score Additive is no dot product; chunked runs any score",
     "shaw": "the score Shaw is no dot product; chunked runs any score",
     "custom": "the score Custom is no dot product; chunked runs any score",
-    "fire": "a bias that is made for each pair would lie in memory whole; chunked makes it by blocks",
+    "fire": "a bias that is computed for each pair would be in memory whole; chunked computes it by blocks",
     "sparsemax": "the kernels know Softmax and Sigmoid, not Sparsemax; chunked runs it",
     "entmax15": "the kernels know Softmax and Sigmoid, not Entmax15; chunked runs it",
 }

@@ -131,7 +131,7 @@ def test_fire_is_taken_by_blocks_in_little_memory() -> None:
     q = torch.zeros(1, 2, 4096, 8)
     plan = regard.explain(q, q, q, bias=FIRE.learned(2) + ALiBi(2))
     assert plan.backend == "chunked"
-    assert "a bias that is made for each pair would lie in memory whole" in str(plan)
+    assert "a bias that is computed for each pair would be in memory whole" in str(plan)
     rows = chunked.block_rows(Problem.of(q, q, q, bias=FIRE.learned(2) + ALiBi(2)))[0]
     assert rows == chunked.LEAST_ROWS
     assert chunked.block_rows(Problem.of(q, q, q, bias=ALiBi(2)))[0] > rows

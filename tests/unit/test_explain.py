@@ -135,7 +135,7 @@ def test_why_the_kernels_do_not_run_certain_tensors() -> None:
     long = torch.zeros(1, 1, 1, 1).expand(8, 64, 1 << 14, 1)
     scattered = Problem.of(long, long, long, mask=Where(lambda b, h, q, k: (q * k + h + b) % 3 == 0))
     assert native.why_not(scattered) == (
-        "the mask may need 16 GiB of bits, more than 4; chunked asks it block by block"
+        "the mask may need 16 GiB of bits, more than 4; chunked evaluates it block by block"
     )
     assert native.why_not(Problem.of(long, long, long, mask=Causal() & Dilated(2))) is None
 

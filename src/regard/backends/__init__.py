@@ -1,7 +1,7 @@
 """Ways to run a `Problem`. Each runs the whole of it or says in one sentence why not.
 
 `ORDER` is the order of preference of ``backend="auto"``. The reference is the float64 oracle, for tests and
-for those who want to read what a call means; it is run only when asked for by name.
+for reading what a call means; it runs only when requested by name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from regard.errors import BackendError, OptionError
 from regard.problem import Problem
 
 
-@runtime_checkable  # what checks signatures in tests asks isinstance
+@runtime_checkable  # tests check signatures with isinstance
 class Backend(Protocol):
     """What a backend module offers."""
 

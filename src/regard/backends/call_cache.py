@@ -27,7 +27,7 @@ _Sizes = tuple[int, int, int, int, int, int, int]
 
 
 def lookup(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None, score: Dot | None) -> Tensor | None:
-    """The output of a call like one that `store` knows; None where there is none, or more is asked."""
+    """The output of a call like one that `store` knows; None where there is none, or more than the output is needed."""
     known = _calls.get((q.shape, k.shape, v.shape, q.dtype, k.dtype, v.dtype, mask, score))
     if known is None or not (q.is_cpu and k.is_cpu and v.is_cpu) or _more_than_output(q, k, v):
         return None
@@ -62,7 +62,7 @@ _MOST_CALLS = 256
 
 
 def _more_than_output(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Whether a gradient is wanted, or the tensors are not what they seem."""
+    """Whether gradients are recorded, or the tensors are not plain ones in memory."""
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return True
     if type(q) not in _PLAIN or type(k) not in _PLAIN or type(v) not in _PLAIN:

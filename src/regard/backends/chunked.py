@@ -1,7 +1,7 @@
 """Exact attention in plain PyTorch: every feature, any device, O(n · chunk) memory, forward and backward.
 
 Queries are taken a block at a time, with all the keys that the block may see, so that a row of weights is
-whole when it is normalized and observed. Nothing of a block is kept: the backward computes it again.
+whole when it is normalized and observed. Nothing of a block is stored: the backward pass recomputes it.
 """
 
 from __future__ import annotations
@@ -214,24 +214,24 @@ def _attend(
     keys = _cat(keys, 0) if keys else torch.zeros(0, dtype=torch.int64, device=sizes.device)
 
     scores = problem.score.heads(part.h).at(q, k, part.q, keys)
-    users = isinstance(problem.score, Custom)
-    if users:
-        scores = scores.clone()  # the user's function may still hold what it returned
-    # Where nobody else holds the scores, they are changed in place: each pass over them counts.
-    ours = not scores.requires_grad and readable(q)
+    custom = isinstance(problem.score, Custom)
+    if custom:
+        scores = scores.clone()  # the user's function may still use what it returned
+    # Where nothing else uses the scores, they are changed in place: each pass over them counts.
+    in_place = not scores.requires_grad and readable(q)
     biased = bool(spans) and not isinstance(problem.bias, Nothing)
     if biased:
         blocks = [problem.bias.block(Box(part.b, part.h, part.q, span)) for span in spans]
         bias = _cat_last(blocks, [len(span) for span in spans]).to(scores.dtype)
-        scores = scores.add_(bias) if ours else scores + bias
+        scores = scores.add_(bias) if in_place else scores + bias
     permitted = _permitted(problem.mask, part, sizes.device)
     for columns, allowed in permitted:
-        if ours or len(columns) < len(keys):
+        if in_place or len(columns) < len(keys):
             scores[..., columns.start : columns.stop].masked_fill_(~allowed, -torch.inf)
         else:
             scores = scores.masked_fill(~allowed, -torch.inf)
 
-    sees_nothing = _sees_nothing(scores, permitted, users or (biased and problem.bias.may_mask()))
+    sees_nothing = _sees_nothing(scores, permitted, custom or (biased and problem.bias.may_mask()))
     normalizer = problem.normalizer.heads(part.h)
     rows = scores if sees_nothing is None else scores.masked_fill(sees_nothing, 0)
     weights = normalizer.weigh(rows) if len(keys) else rows
@@ -246,11 +246,11 @@ def _attend(
         lse = lse if sees_nothing is None else lse.masked_fill(sees_nothing[..., 0], -torch.inf)
         return lse if non_finite is None else lse.masked_fill(non_finite[..., 0], torch.nan)
 
-    kept = weights
+    after_dropout = weights
     if problem.dropout:
         stays = keeps(problem.seed, problem.dropout, Box(part.b, part.h, part.q, range(0)), keys)
-        kept = torch.where(stays, weights / (1 - problem.dropout), 0)
-    out = mix(kept, v)
+        after_dropout = torch.where(stays, weights / (1 - problem.dropout), 0)
+    out = mix(after_dropout, v)
     if not problem.observers:
         return [out]
     block = WeightRows(weights, scores, log_sum_exp, part.q, keys, sizes)
@@ -258,7 +258,7 @@ def _attend(
 
 
 def _permitted(mask: Mask, part: _Part, device: torch.device) -> Permitted:
-    """Where only some queries may see some keys: the columns of the block, and who may see them."""
+    """Where only some queries may see some keys: the columns of the block, and which queries may see them."""
     permitted: Permitted = []
     start = 0
     for run in part.runs:
@@ -353,12 +353,12 @@ def _gradients(
 def _pieces(problem: Problem, part: _Part) -> list[Tensor]:
     """The views of a call's tensors that a part works on, in a fixed order."""
     bias = problem.bias.cut(part.b, part.h, part.q)
-    kept = (problem.score, bias, problem.normalizer)
+    values = (problem.score, bias, problem.normalizer)
     return [
         part.of_queries(problem.q),
         *part.of_keys(problem.k),
         *part.of_keys(problem.v),
-        *(t for value in kept for t in value.tensors()),
+        *(t for value in values for t in value.tensors()),
     ]
 
 

@@ -57,7 +57,7 @@ MOST_PLACES = 2**30
 """The most keys, queries or offsets that statistics of distances count with."""
 
 _PLAIN = (Tensor, Parameter)
-_BLOCK = 64, 256  # queries and keys whose scores a thread holds
+_BLOCK = 64, 256  # queries and keys whose scores a thread has in memory
 
 
 @functools.cache
@@ -87,7 +87,7 @@ def why_not(problem: Problem) -> str | None:
         kind = type(problem.score).__name__
         return f"the score {kind} is no dot product; chunked runs any score"
     if problem.bias.by_block():
-        return "a bias that is made for each pair would lie in memory whole; chunked makes it by blocks"
+        return "a bias that is computed for each pair would be in memory whole; chunked computes it by blocks"
     if components > MOST_COMPONENTS or sizes.dv > MOST_COMPONENTS:
         return (
             f"a head size of {max(components, sizes.dv)} is above {MOST_COMPONENTS}, the kernels' most; "
@@ -119,7 +119,7 @@ def why_not(problem: Problem) -> str | None:
         if needed > MOST_BITS:
             return (
                 f"the mask may need {needed / 2**30:.3g} GiB of bits, more than {MOST_BITS >> 30}; "
-                "chunked asks it block by block"
+                "chunked evaluates it block by block"
             )
     return None
 
@@ -352,16 +352,16 @@ class _Attention(torch.autograd.Function):
         (out, rows, *statistics) = saved[count:]
         call = CanonicalCall(ctx.form, CanonicalTensors(*saved[:count]))
         out_grad, rows_grad, *rest = grads
-        given = OutputGradients(
+        output_grads = OutputGradients(
             out_grad, None if rows_grad is None else rows_grad[0], dict(zip(ctx.kinds, rest, strict=True))
         )
         if all(grad is None for grad in grads):
             gradients: Sequence[Tensor | None] = [None] * count
         elif torch.is_grad_enabled():  # a backward that will be differentiated again
-            gradients = _differentiable_gradients(call, ctx.reductions, given, needed)
+            gradients = _differentiable_gradients(call, ctx.reductions, output_grads, needed)
         else:
             buffers: Buffers = {kind: (tensor,) for kind, tensor in zip(ctx.kinds, statistics, strict=True)}
-            gradients = _gradients(call, ctx.reductions, ForwardResult(out, rows, buffers), given, needed)
+            gradients = _gradients(call, ctx.reductions, ForwardResult(out, rows, buffers), output_grads, needed)
         return None, None, None, None, *gradients
 
 
@@ -377,7 +377,7 @@ def _gradients(
     call: CanonicalCall,
     reductions: Reductions | None,
     result: ForwardResult,
-    given: OutputGradients,
+    output_grads: OutputGradients,
     needed: Sequence[bool],
 ) -> Sequence[Tensor | None]:
     """The gradient of each tensor that needs one."""
@@ -386,7 +386,7 @@ def _gradients(
     assert rows is not None, "rows are computed where gradients are"
     sizes, lse = call.form.sizes, rows[0]
     sees = lse > -torch.inf
-    out_grad, lse_grad = given.out, given.lse
+    out_grad, lse_grad = output_grads.out, output_grads.lse
     if out_grad is None:
         out_grad = torch.zeros((), dtype=out.dtype).expand(out.shape)
     if lse_grad is not None:  # a row that sees nothing stays −∞
@@ -395,12 +395,12 @@ def _gradients(
     sink_share = torch.zeros_like(lse) if sink is None else torch.exp(sink[:, None] - lse)
     sink_share, mass = torch.where(sees, sink_share, 0), torch.where(sees, 1 - sink_share, 0)
     statistics, shift = None, lse_grad
-    observed = reductions and observation.gradients(reductions, sizes, sees, given.buffers)
+    observed = reductions and observation.gradients(reductions, sizes, sees, output_grads.buffers)
     alive: list[Tensor] = []
     if reductions and observed:
-        statistics, kept, alive = observed
+        statistics, buffer_grads, alive = observed
         run = functools.partial(_statistics_only, call)
-        weighted = observation.weighted_gradients(reductions, sizes, kept, result.buffers, mass, run)
+        weighted = observation.weighted_gradients(reductions, sizes, buffer_grads, result.buffers, mass, run)
         shift = -weighted if lse_grad is None else lse_grad - weighted
     out_grad = resolve_negation(out_grad)
     of_q, of_k, of_v = (empty_with_layout_of(t, t.shape[2], t.shape[3]) for t in (q, k, v))
@@ -451,17 +451,17 @@ def _statistics_only(call: CanonicalCall, statistics: core.Statistics) -> None:
 
 
 def _differentiable_gradients(
-    call: CanonicalCall, reductions: Reductions | None, given: OutputGradients, needed: Sequence[bool]
+    call: CanonicalCall, reductions: Reductions | None, output_grads: OutputGradients, needed: Sequence[bool]
 ) -> Sequence[Tensor | None]:
     """The same by the chunked backend, whose backward can be differentiated."""
     pairs: list[tuple[Observer[Any], Tensor]] = []
     if reductions is not None:
-        for kind, grad in given.buffers.items():
+        for kind, grad in output_grads.buffers.items():
             pairs += [] if grad is None else kind.observers(reductions, grad)
-    if given.lse is not None:
-        pairs.append((LogSumExp(), given.lse))
+    if output_grads.lse is not None:
+        pairs.append((LogSumExp(), output_grads.lse))
     answer = chunked.prepare(call.problem(tuple(observer for observer, _ in pairs))).forward()
-    outputs = [] if given.out is None else [(answer.out, given.out)]
+    outputs = [] if output_grads.out is None else [(answer.out, output_grads.out)]
     outputs += [(statistic, grad) for (statistic,), (_, grad) in zip(answer.observed, pairs, strict=True)]
     tensors, grads = zip(*outputs, strict=True)
     leaves = [t for t, n in zip(call.tensors, needed, strict=True) if n and t is not None]

@@ -16,7 +16,7 @@ class PassPlan(NamedTuple):
     forward: tuple[Observer[Any], ...]
     """Reductions over a forward pass, log-sum-exp, and what only a backend in PyTorch knows."""
     second: tuple[Observer[Any], ...]
-    """What needs final weights: it costs what it asks for, if the log-sum-exp of the rows is known."""
+    """What needs final weights: its cost is that of the part it reads, if the log-sum-exp of the rows is known."""
 
 
 def plan(observers: Sequence[Observer[Any]], sizes: Sizes, recorded: bool) -> PassPlan:

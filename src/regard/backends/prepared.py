@@ -102,7 +102,7 @@ class PreparedInPyTorch:
         return out, torch.zeros((3, *self.problem.q.shape[:3]), dtype=torch.float32, device=out.device)
 
     def resume(self, out: Tensor, rows: Tensor) -> Answer:
-        del out, rows  # the backward pass computes blocks again by itself
+        del out, rows  # the backward pass recomputes blocks by itself
         return self.forward()
 
     def statistics(self, observers: Sequence[Observer[Any]]) -> tuple[Any, ...]:

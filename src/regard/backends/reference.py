@@ -59,11 +59,11 @@ def run(problem: Problem) -> Answer:
         weights = torch.where(seen.any(-1, keepdim=True), torch.nan, weights)
         lse = torch.where(seen.any(-1), torch.nan, lse)
 
-    kept = weights
+    after_dropout = weights
     if problem.dropout:
-        kept = weights * keeps(problem.seed, problem.dropout, whole, keys) / (1 - problem.dropout)
+        after_dropout = weights * keeps(problem.seed, problem.dropout, whole, keys) / (1 - problem.dropout)
     values = exact.v.repeat_interleave(sizes.h // max(sizes.g, 1), dim=1)
-    out = kept @ values
+    out = after_dropout @ values
 
     block = WeightRows(weights, scores, lambda: lse, whole.q, keys, sizes)
     observed = tuple(observer.of(block) for observer in exact.observers)

@@ -97,20 +97,20 @@ def gradients(
         sees: (b, h, q) of bool: rows that see a key; the others have no gradient.
         grads: The gradient of each kind's buffer.
     """
-    kept: Buffers = {}
+    buffer_grads: Buffers = {}
     for kind, grad in grads.items():
         if grad is not None and kind is RECEIVED:
-            kept[kind] = (grad.float().contiguous(),)
+            buffer_grads[kind] = (grad.float().contiguous(),)
         elif grad is not None:
             rows = sees[(..., *(None,) * (grad.ndim - 3))]
-            kept[kind] = (torch.where(rows, grad, 0).float().contiguous(),)
-    if not kept:
+            buffer_grads[kind] = (torch.where(rows, grad, 0).float().contiguous(),)
+    if not buffer_grads:
         return None
-    statistics = attach(reductions, kept)
+    statistics = attach(reductions, buffer_grads)
     alive: list[Tensor] = []
-    if RECEIVED in kept:
-        alive.append(_attach_received_gradient(statistics, reductions, kept[RECEIVED][0], 0))
-    return statistics, kept, alive
+    if RECEIVED in buffer_grads:
+        alive.append(_attach_received_gradient(statistics, reductions, buffer_grads[RECEIVED][0], 0))
+    return statistics, buffer_grads, alive
 
 
 def _attach_received_gradient(statistics: core.Statistics, reductions: Reductions, grad: Tensor, sums: int) -> Tensor:

@@ -127,7 +127,7 @@ def _backward_fake(
 
 
 def _once(keys: Any, *arguments: Any) -> list[Tensor]:
-    """On to the kernel, unless its result is to be differentiated again: that would come out as 0."""
+    """On to the kernel, unless its result is to be differentiated a second time: that would give 0."""
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in arguments):
         raise OptionError(
             "create_graph",

@@ -92,7 +92,7 @@ class CanonicalCall(NamedTuple):
         return call
 
     def problem(self, observers: tuple[Observer[Any], ...] = ()) -> Problem:
-        """The same call as a problem again."""
+        """The same call as a problem."""
         q, k, v, table, pairs, sink = self.tensors
         form, sizes = self.form, self.form.sizes
         bias: Bias = Nothing() if pairs is None else Dense(pairs)

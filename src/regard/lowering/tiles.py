@@ -55,7 +55,7 @@ def key_runs(mask: Mask, b: range, h: range, q: range, keys: int) -> tuple[KeyRu
 
 
 def count_pairs(mask: Mask, b: range, h: range, queries: int, keys: int, rows: int) -> dict[Tile, int]:
-    """How many pairs of one head lie in tiles of each kind."""
+    """How many pairs of one head are in tiles of each kind."""
     pairs = dict.fromkeys(Tile, 0)
     for start in range(0, queries, rows):
         q = range(start, min(start + rows, queries))
@@ -122,7 +122,7 @@ def _strides(array: np.ndarray) -> tuple[int, int]:
 class Tabled(Mask):
     """A mask of one call that was lowered, as tensors: what a recording holds of a mask without words.
 
-    A pair may meet where the spans of its query and the tile that it lies in both allow it.
+    A pair may meet where the spans of its query and the tile that it is in both allow it.
 
     >>> from regard.spec.masks import Where, show
     >>> sizes = Sizes(1, 1, 1, 2, 3, 1, 1, torch.device("cpu"))
@@ -318,7 +318,7 @@ def _tiles(
     for box in _slabs(own, sizes):
         where = tuple(slice(r.start, r.stop) for r in box[:2])
         rows = _in_tiles(box.q)
-        # What is shared among batch rows or heads is asked of one, but must hold for all.
+        # What is shared among batch rows or heads is evaluated for one, but must be true for all.
         b, h = (r if n > 1 else range(all_) for r, n, all_ in zip(box, own, sizes[:2], strict=False))
         for keys, kind in _parts(mask, rest, Box(b, h, box.q, range(sizes.k))):
             if kind is Tile.EMPTY:

@@ -251,8 +251,8 @@ class MeanDistance(Aligned, Observer[Tensor]):
 class SpanMass(Observer[Tensor]):
     """The weight that each query gives to each span of keys: (b, h, q, spans).
 
-    `spans` are (start, stop) pairs of key indices, half-open; they may overlap and may be empty. Keys that do
-    not lie together are taken together by their labels: `SpanMass.by_label`.
+    `spans` are (start, stop) pairs of key indices, half-open; they may overlap and may be empty. Keys that
+    are not adjacent are counted together by their labels: `SpanMass.by_label`.
 
     >>> SpanMass((0, 1), (1, 100)).spans
     ((0, 1), (1, 100))
@@ -285,9 +285,9 @@ class SpanMass(Observer[Tensor]):
             )
         runs = [(label, len([*run])) for label, run in itertools.groupby(cast("list[int]", values))]
         ends = [*itertools.accumulate(length for _, length in runs)]
-        kept = [(label, end - n, end) for (label, n), end in zip(runs, ends, strict=True) if label >= 0]
-        observer = cls(*((start, end) for _, start, end in kept))
-        object.__setattr__(observer, "columns", tuple(label for label, _, _ in kept))
+        spans = [(label, end - n, end) for (label, n), end in zip(runs, ends, strict=True) if label >= 0]
+        observer = cls(*((start, end) for _, start, end in spans))
+        object.__setattr__(observer, "columns", tuple(label for label, _, _ in spans))
         return observer
 
     @property
@@ -363,7 +363,7 @@ class Pooled(Observer[Tensor]):
     Of the `queries` and `keys` from start to stop (all, if not given), the i-th query falls into row
     ``i · rows // queries``, the j-th key into column ``j · cols // keys``; `how` is "mean", "max" or "sum"
     over all pairs of a cell, the masked ones as 0. There are never more rows than queries, nor more columns
-    than keys: so to zoom into a map is to ask for a rectangle of it at the same size.
+    than keys: so zooming into a map is observing a rectangle of it at the same size.
 
     >>> Pooled(256, 256, "max", queries=(4096, 8192), keys=(0, 1024)).rows
     256
@@ -459,7 +459,7 @@ class Rows(Observer[Tensor]):
         return (block.on_all_keys(block.weights.detach()[:, :, inside]),)
 
     def result(self, *tensors: Tensor) -> Tensor:
-        # Blocks come in the order of queries: put the rows in the order asked for.
+        # Blocks come in the order of queries: put the rows in the order requested.
         by_query = sorted(range(len(self.queries)), key=lambda i: self.queries[i])
         order = [by_query.index(i) for i in range(len(self.queries))]
         return tensors[0][:, :, order]
@@ -472,7 +472,7 @@ class Rows(Observer[Tensor]):
 class LogSumExp(Observer[Tensor]):
     """The log-sum-exp of each row of scores: (b, h, q); −inf where a query sees nothing.
 
-    With softmax, a weight is exp(score − lse): with q, k and lse any weight can be had again.
+    With softmax, a weight is exp(score − lse): with q, k and lse any weight can be recomputed.
     """
 
     differentiable = True
