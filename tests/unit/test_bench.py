@@ -85,7 +85,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeCore:
         monkeypatch.setattr(core, name, getattr(fake_core, name), raising=False)
     monkeypatch.setattr(native, "available", lambda: None)
     monkeypatch.setattr(native, "why_not", lambda problem: None)
-    for name in ("run", "held"):
+    for name in ("run", "prepare"):
         monkeypatch.setattr(native, name, getattr(chunked, name), raising=False)
     return fake_core
 
